@@ -1,0 +1,35 @@
+"""What went wrong, in one sentence for the person who can put it right."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class BnewError(ValueError):
+    """A mistake in the input: the message says what is wrong and what to do.
+
+    The command line prints the message alone and exits with code 2; in Python it is a ``ValueError``.
+    """
+
+
+class NumericalError(BnewError):
+    """The loss became NaN or infinite."""
+
+
+def unknown(kind: str, name: str, allowed: Iterable[str]) -> BnewError:
+    """The error for a ``name`` that is not one of ``allowed``, with the nearest name suggested."""
+    names = sorted(allowed)
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    return BnewError(f"unknown {kind} '{name}': {hint}allowed are {', '.join(names)}")
+
+
+def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:
+    """``table[name]``, or :func:`unknown` as a :class:`BnewError`."""
+    if name not in table:
+        raise unknown(kind, name, table)
+    return table[name]

@@ -1,0 +1,184 @@
+"""The layers of a binarized network.
+
+One convention holds everywhere in bnew, in training, in packed files and in every kernel:
+**sign never returns 0; x >= 0 is +1 and x < 0 is -1.**
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bnew.errors import lookup
+
+# d sign(x) / dx as the backward pass pretends it to be, as a function of x.
+SURROGATES: dict[str, Callable[[Tensor], Tensor]] = {
+    # Bi-Real Net's piecewise polynomial (arXiv 1808.00278): 2 - 2|x| for |x| < 1, else 0.
+    "polynomial": lambda x: (2 - 2 * x.abs()).clamp_(min=0),
+    # The straight-through estimator (arXiv 1602.02830): 1 for |x| < 1, else 0.
+    "clipped_identity": lambda x: (x.abs() < 1).to(x.dtype),
+}
+
+
+def hard_sign(x: Tensor) -> Tensor:
+    """+1 where ``x >= 0``, else −1; same shape, dtype and memory format. No gradient of its own."""
+    return torch.where(x >= 0, x.new_ones(()), x.new_full((), -1))
+
+
+class _Sign(torch.autograd.Function):
+    """sign with a surrogate gradient; its input is the one tensor it saves."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, surrogate: str) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.surrogate = surrogate
+        return hard_sign(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        (x,) = ctx.saved_tensors
+        return grad * SURROGATES[ctx.surrogate](x), None
+
+
+def sign(x: Tensor, surrogate: str = "polynomial") -> Tensor:
+    """Binarize activations: ``y = +1 if x >= 0 else −1``.
+
+    The gradient is that of a surrogate s with ``dL/dx = dL/dy · s'(x)``:
+
+    * ``polynomial`` (default): ``s'(x) = 2 − 2|x|`` for ``|x| < 1``, else 0
+      (Bi-Real Net, arXiv 1808.00278);
+    * ``clipped_identity``: ``s'(x) = 1`` for ``|x| < 1``, else 0 (arXiv 1602.02830).
+
+    Any shape; the result has the shape, dtype and memory format of ``x``.
+
+    Raises:
+        BnewError: ``surrogate`` is not one of the above.
+    """
+    lookup("surrogate gradient", surrogate, SURROGATES)
+    return _Sign.apply(x, surrogate)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def _per_channel(values: Tensor, like: Tensor) -> Tensor:
+    """``values`` (C,) shaped so that it broadcasts over ``like`` (N, C, ...)."""
+    return values.view(1, -1, *(1,) * (like.dim() - 2))
+
+
+class RSign(nn.Module):
+    """ReActNet's sign (arXiv 2003.03488): ``y = sign(x + b)``, one learnable shift ``b`` a channel.
+
+    Input and output (N, C, ...). ``shift=False`` leaves ``b`` out, which makes it plain :func:`sign`.
+    The gradient is that of :func:`sign` at ``x + b``.
+
+    Raises:
+        BnewError: unknown ``surrogate``.
+    """
+
+    def __init__(self, channels: int, surrogate: str = "polynomial", shift: bool = True) -> None:
+        super().__init__()
+        lookup("surrogate gradient", surrogate, SURROGATES)
+        self.surrogate = surrogate
+        self.shift = nn.Parameter(torch.zeros(channels)) if shift else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, ...) → (N, C, ...) in {−1, +1}."""
+        if self.shift is not None:
+            x = x + _per_channel(self.shift, x)
+        return sign(x, self.surrogate)
+
+    def extra_repr(self) -> str:
+        """What ``print(module)`` shows."""
+        shift = "shift=False" if self.shift is None else str(self.shift.numel())
+        return f"{shift}, surrogate={self.surrogate!r}"
+
+
+class RPReLU(nn.Module):
+    """ReActNet's activation (arXiv 2003.03488): ``y = PReLU(x + b; a) + c``, all per channel.
+
+    ``PReLU(v; a) = v`` for ``v >= 0``, else ``a v``. ``a`` starts at 0.25, ``b`` and ``c`` at 0.
+    Input and output (N, C, ...). ``shift=False`` leaves out ``b`` and ``c``;
+    ``prelu=False`` makes it a ReLU (the published ablations).
+    """
+
+    def __init__(self, channels: int, shift: bool = True, prelu: bool = True) -> None:
+        super().__init__()
+        self.shift_in = nn.Parameter(torch.zeros(channels)) if shift else None
+        self.slope = nn.Parameter(torch.full((channels,), 0.25)) if prelu else None
+        self.shift_out = nn.Parameter(torch.zeros(channels)) if shift else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, ...) → (N, C, ...)."""
+        if self.shift_in is not None:
+            x = x + _per_channel(self.shift_in, x)
+        x = F.relu(x) if self.slope is None else F.prelu(x, self.slope)
+        if self.shift_out is not None:
+            x = x + _per_channel(self.shift_out, x)
+        return x
+
+
+class ChannelScale(nn.Module):
+    """``y = s x``, one learnable scale ``s`` a channel, starting at 1. (N, C, ...) → (N, C, ...)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, ...) → (N, C, ...)."""
+        return x * _per_channel(self.scale, x)
+
+
+class BinaryConv2d(nn.Conv2d):
+    """Binary convolution: ``y = conv(activation(x), W) [+ bias]``, zero padding after the sign.
+
+    ``activation`` binarizes the input (default: ``RSign(in_channels)`` without shift, i.e. plain
+    :func:`sign`). The weight is an ordinary parameter; a method of :mod:`bnew.methods` decides its
+    values and makes it ±1 (or ± a scale per output channel). A weight that no method looks after
+    stays real: that is phase 1 without the clipping.
+
+    Shapes, arguments and errors as ``torch.nn.Conv2d``; only ``padding_mode="zeros"`` is binary in
+    the packed file, as the other modes are rare and refused there.
+    """
+
+    def __init__(self, *args: Any, activation: nn.Module | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.activation = activation or RSign(self.in_channels, shift=False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, C_in, H, W) → (N, C_out, H_out, W_out)."""
+        return super().forward(self.activation(input))
+
+
+class BinaryLinear(nn.Linear):
+    """Binary linear layer: ``y = activation(x) Wᵀ [+ bias]``; see :class:`BinaryConv2d`.
+
+    Input (N, in_features), output (N, out_features).
+    """
+
+    def __init__(self, *args: Any, activation: nn.Module | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.activation = activation or RSign(self.in_features, shift=False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, in_features) → (N, out_features)."""
+        return super().forward(self.activation(input))
+
+
+def named_binary_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Layer name and weight of every :class:`BinaryConv2d` and :class:`BinaryLinear`, each weight once."""
+    layers = ((n, m) for n, m in model.named_modules() if isinstance(m, BinaryConv2d | BinaryLinear))
+    return list({id(m.weight): (name, m.weight) for name, m in layers}.values())
+
+
+def binary_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The weights that a method is to binarize."""
+    return [weight for _, weight in named_binary_parameters(model)]
+
+
+def real_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """All the other parameters: first and last layer, batch norm, shifts, scales, biases."""
+    binary = {id(weight) for weight in binary_parameters(model)}
+    return [p for p in model.parameters() if id(p) not in binary]
