@@ -22,8 +22,8 @@ _NAMES = {
     "named_binary_parameters": "bnew.layers",
     "real_parameters": "bnew.layers",
     "sign": "bnew.layers",
-    "binarize": "bnew.binarize",
-    "summary": "bnew.binarize",
+    "binarize": "bnew.convert",
+    "summary": "bnew.convert",
     "create_model": "bnew.models",
     "list_models": "bnew.models",
 }
@@ -33,7 +33,7 @@ __all__ = ["__version__", *_NAMES, *_MODULES]  # noqa: PLE0604
 
 if TYPE_CHECKING:
     from bnew import data, experiments, layers, methods, models, recipes, report, results, train
-    from bnew.binarize import binarize, summary
+    from bnew.convert import binarize, summary
     from bnew.errors import BnewError
     from bnew.layers import (
         BinaryConv2d,
@@ -52,7 +52,6 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name in _NAMES:
         value = getattr(importlib.import_module(_NAMES[name]), name)
-        # `bnew.binarize` is the function, though importing the module of that name put the module here.
         globals()[name] = value
         return value
     if name in _MODULES:
