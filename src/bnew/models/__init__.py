@@ -1,0 +1,56 @@
+"""Architectures by name: one a file, :data:`MODELS` is the table of them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from bnew.errors import BnewError, lookup, unknown
+from bnew.models.birealnet import BiRealNet
+from bnew.models.reactnet import ReActNet18, ReActNetA
+from bnew.models.wideresnet import WideResNet
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "birealnet8": partial(BiRealNet, blocks=2),
+    "birealnet20": partial(BiRealNet, blocks=6),
+    "reactnet18": ReActNet18,
+    "reactnet_a": ReActNetA,
+    "wideresnet22": partial(WideResNet, blocks=3),
+}
+
+
+def list_models() -> list[str]:
+    """The names that :func:`create_model` knows, sorted."""
+    return sorted(MODELS)
+
+
+def create_model(name: str, **kwargs: Any) -> nn.Module:
+    """A new model with random weights.
+
+    Args:
+        name: one of :func:`list_models`.
+        **kwargs: the architecture's own options, see its class; all have ``num_classes`` and
+            ``in_channels``.
+
+    Raises:
+        BnewError: unknown name or option, or a value of the wrong kind.
+    """
+    make = lookup("model", name, MODELS)
+    options = inspect.signature(make).parameters
+    for option, value in kwargs.items():
+        if option not in options:
+            raise unknown(f"option of model {name}", option, options)
+        _check(name, option, value, options[option].default)
+    return make(**kwargs)
+
+
+def _check(model: str, option: str, value: object, default: object) -> None:
+    """An option takes what its default is: a switch, a positive whole number or a name."""
+    if type(value) is not type(default):
+        raise BnewError(f"model {model}: {option} is {value!r}, but takes values like {default!r}")
+    if type(value) is int and value < 1:
+        raise BnewError(f"model {model}: {option} is {value}, but must be at least 1")
