@@ -1,0 +1,468 @@
+"""Data sets by name, held in memory as bytes, and their batches.
+
+A name of :data:`DATASETS` → :func:`load` → :class:`Dataset` (train, val, test) → :class:`Batches`.
+
+Where the images come from, in this order:
+
+* ``folder``: a user's own images, ``DIR/train/<class>/*`` with ``DIR/val`` and ``DIR/test`` optional;
+* ``DIR/<name>/{train,test}/<class>/*``, where that folder exists;
+* torchvision's download into ``DIR`` (``digits`` comes with scikit-learn and needs no file).
+
+Sorted class names number the classes and sorted file names order the images, so the same files always
+make the same data set. What a source lacks is held out of its training images, at random but always the
+same (:data:`SPLIT_SEED`): a fifth for test, then a tenth for validation. A folder with train and val
+only is used as ImageNet is: its val serves as the test set.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from filelock import FileLock
+from PIL import Image
+from torch import Tensor
+from torchvision import datasets
+from torchvision.transforms.v2 import functional as transforms
+
+from bnew.errors import BnewError, lookup
+
+SPLIT_SEED = 1234  # of what is held out; never the run's seed, so that all runs share one test set
+IMAGE_SUFFIXES = frozenset(datasets.folder.IMG_EXTENSIONS)
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images, uint8 (N, C, H, W), and their labels, int64 (N,)."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: Tensor) -> Split:
+        return Split(self.images[index], self.labels[index])
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Of training images: pad by ``padding`` black pixels, crop at random; ``flip`` half of them."""
+
+    padding: int
+    flip: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A data set in memory. ``mean`` and ``std`` are per channel, of pixel values in [0, 1]."""
+
+    name: str
+    train: Split
+    val: Split
+    test: Split
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augmentation: Augmentation
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.classes)
+
+    @property
+    def in_channels(self) -> int:
+        """1 for greyscale, 3 for colour."""
+        return self.image_size[0]
+
+    @property
+    def image_size(self) -> tuple[int, int, int]:
+        """(C, H, W) of every image."""
+        channels, height, width = self.train.images.shape[1:]
+        return channels, height, width
+
+
+@dataclass(frozen=True, eq=False)
+class _Parts:
+    """What a source has: "train" for certain, "val" and "test" perhaps."""
+
+    classes: tuple[str, ...]
+    splits: dict[str, Split]
+
+
+@dataclass(frozen=True)
+class Source:
+    """How a data set is fetched and treated.
+
+    ``fetch(data_dir, download)`` gets it where there is no image folder; ``None``: folder only.
+    ``mode`` is PIL's of its images. ``padding`` None is an eighth of the shorter side.
+    ``mean`` and ``std`` None are computed from the training split.
+    """
+
+    fetch: Callable[[Path, bool], _Parts] | None
+    mode: str = "RGB"
+    flip: bool = True
+    padding: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+def _digits(data_dir: Path, download: bool) -> _Parts:
+    """scikit-learn's 1,797 handwritten digits, 8×8, whose values 0..16 become 0..255."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = torch.from_numpy(digits.images).mul(255 / 16).round().to(torch.uint8).unsqueeze(1)
+    split = Split(images, torch.from_numpy(digits.target).long())
+    return _Parts(tuple(map(str, digits.target_names)), {"train": split})
+
+
+def _torchvision(
+    make: Callable[..., Any],
+    files: str,
+    to_nchw: Callable[[Tensor], Tensor],
+    part: Callable[[str], dict[str, Any]] = lambda name: {"train": name == "train"},
+) -> Callable[[Path, bool], _Parts]:
+    """A ``fetch`` by ``make``, a class of ``torchvision.datasets`` that keeps its data in ``files``."""
+
+    def read(data_dir: Path, download: bool) -> _Parts:
+        splits = {}
+        for name in ("train", "test"):
+            dataset = make(data_dir, download=download, **part(name))
+            labels = dataset.labels if hasattr(dataset, "labels") else dataset.targets
+            images = to_nchw(torch.as_tensor(dataset.data)).contiguous()
+            splits[name] = Split(images, torch.as_tensor(labels, dtype=torch.int64))
+        classes = getattr(dataset, "classes", map(str, range(10)))  # SVHN does not name its digits
+        return _Parts(tuple(classes), splits)
+
+    def fetch(data_dir: Path, download: bool) -> _Parts:
+        # torchvision raises RuntimeError for files that are missing, incomplete or of a wrong checksum.
+        try:
+            return read(data_dir, download=False)
+        except (OSError, RuntimeError) as error:
+            reason: Exception = error
+        if download:
+            try:
+                data_dir.mkdir(parents=True, exist_ok=True)
+                # One of several processes downloads, the others wait and then find the files complete.
+                with FileLock(data_dir / f".{make.__name__}.lock"):
+                    return read(data_dir, download=True)
+            except (OSError, RuntimeError, HTTPException) as error:
+                reason = error
+        raise BnewError(
+            f"{make.__name__} is not in '{data_dir}' and was not downloaded ({_first_line(reason)}): "
+            f"put {files} into that folder (removing incomplete ones), "
+            "or its images there as <name>/train/<class>/* and <name>/test/<class>/*"
+        )
+
+    return fetch
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(":. ")
+
+
+def _nhwc(images: Tensor) -> Tensor:
+    return images.permute(0, 3, 1, 2)
+
+
+def _nhw(images: Tensor) -> Tensor:
+    return images.unsqueeze(1)
+
+
+_CIFAR_MEAN = (125.3 / 255, 123.0 / 255, 113.9 / 255)
+_CIFAR_STD = (63.0 / 255, 62.1 / 255, 66.7 / 255)
+
+DATASETS: dict[str, Source] = {
+    "digits": Source(_digits, mode="L", flip=False),
+    "mnist": Source(
+        _torchvision(datasets.MNIST, "its four files as MNIST/raw/*-ubyte.gz", _nhw),
+        mode="L",
+        flip=False,
+        padding=2,
+    ),
+    "fashion_mnist": Source(
+        _torchvision(datasets.FashionMNIST, "its four files as FashionMNIST/raw/*-ubyte.gz", _nhw),
+        mode="L",
+        padding=2,
+    ),
+    "svhn": Source(
+        _torchvision(
+            datasets.SVHN,
+            "train_32x32.mat and test_32x32.mat",
+            lambda images: images,
+            lambda name: {"split": name},
+        ),
+        flip=False,
+    ),
+    "cifar10": Source(
+        _torchvision(datasets.CIFAR10, "cifar-10-python.tar.gz", _nhwc), mean=_CIFAR_MEAN, std=_CIFAR_STD
+    ),
+    "cifar100": Source(
+        _torchvision(datasets.CIFAR100, "cifar-100-python.tar.gz", _nhwc), mean=_CIFAR_MEAN, std=_CIFAR_STD
+    ),
+    "folder": Source(None),
+}
+
+
+def list_datasets() -> list[str]:
+    """The names that :func:`load` knows, sorted."""
+    return sorted(DATASETS)
+
+
+def load(
+    name: str,
+    data_dir: str | Path = "data",
+    *,
+    image_size: int | None = None,
+    workers: int = 0,
+    download: bool = True,
+) -> Dataset:
+    """The data set ``name``, in memory; a second call with the same arguments returns the same object.
+
+    Args:
+        name: one of :func:`list_datasets`.
+        data_dir: the folder that holds the data sets; for ``folder``, the data set itself.
+        image_size: resize the shorter side to this many pixels and crop the centre.
+        workers: threads that decode images, 0 for one a CPU. The result does not depend on it.
+        download: whether what is missing may be downloaded.
+
+    Raises:
+        BnewError: unknown name; a folder that is missing, empty or inconsistent; a broken image; images of
+            different sizes without ``image_size``; a download that is needed and fails or is not allowed.
+    """
+    lookup("data set", name, DATASETS)
+    if image_size is not None and image_size < 1:
+        raise BnewError(f"image size is {image_size}: give 1 or more pixels")
+    if workers < 0:
+        raise BnewError(f"workers is {workers}: give 0 (one a CPU) or more")
+    return _load(name, Path(data_dir).resolve(), image_size, workers or os.cpu_count() or 1, download)
+
+
+@lru_cache(maxsize=4)  # the runs of an experiment share their data sets, of which there are few
+def _load(name: str, data_dir: Path, image_size: int | None, workers: int, download: bool) -> Dataset:
+    source = DATASETS[name]
+    if source.fetch is None:
+        parts = _read_folder(data_dir, source.mode, image_size, workers)
+    elif (data_dir / name / "train").is_dir():
+        parts = _read_folder(data_dir / name, source.mode, image_size, workers)
+        if "test" not in parts.splits:
+            raise BnewError(f"'{data_dir / name}' has a folder train but no test: put the test images there")
+    else:
+        parts = source.fetch(data_dir, download)
+        if image_size is not None:
+            parts = _Parts(parts.classes, {k: _resize(v, image_size) for k, v in parts.splits.items()})
+
+    train, val, test = (parts.splits.get(part) for part in ("train", "val", "test"))
+    assert train is not None
+    if test is None:
+        val, test = None, val
+    if test is None:
+        train, test = _hold_out(train, 5)
+    if val is None:
+        train, val = _hold_out(train, 10)
+
+    mean, std = source.mean, source.std
+    if mean is None or std is None:
+        mean, std = _mean_std(train.images)
+    padding = min(train.images.shape[2:]) // 8 if source.padding is None else source.padding
+    return Dataset(name, train, val, test, parts.classes, mean, std, Augmentation(padding, source.flip))
+
+
+def _resize(split: Split, size: int) -> Split:
+    images = transforms.resize(split.images, [size], antialias=True)
+    return Split(transforms.center_crop(images, [size, size]).contiguous(), split.labels)
+
+
+def _hold_out(split: Split, share: int) -> tuple[Split, Split]:
+    """All but a ``share``-th of ``split``, and that part: random, always the same, in their old order."""
+    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(SPLIT_SEED))
+    held = max(1, len(split) // share)
+    return split[order[held:].sort().values], split[order[:held].sort().values]
+
+
+def _mean_std(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of every channel in units of [0, 1], chunk by chunk to save memory."""
+    total = torch.zeros(images.shape[1], dtype=torch.float64)
+    squares = total.clone()
+    for start in range(0, len(images), 256):
+        values = images[start : start + 256].double()
+        total += values.sum((0, 2, 3))
+        squares += values.square().sum((0, 2, 3))
+    count = images.numel() / images.shape[1]
+    mean = total / count
+    std = (squares / count - mean.square()).sqrt().clamp(min=1)  # a channel of one value stays finite
+    return tuple((mean / 255).tolist()), tuple((std / 255).tolist())
+
+
+def _read_folder(root: Path, mode: str, image_size: int | None, workers: int) -> _Parts:
+    """``root/{train,val,test}/<class>/*``, of which val and test may be missing."""
+    if not (root / "train").is_dir():
+        what = "has no folder train" if root.is_dir() else "does not exist"
+        raise BnewError(f"the data folder '{root}' {what}: put the images there as train/<class>/*")
+    listed = {part: _list_images(root / part) for part in ("train", "val", "test") if (root / part).is_dir()}
+    classes = list(listed["train"])
+    for part, files in listed.items():
+        if list(files) != classes:
+            odd = sorted(set(files) ^ set(classes))[0]
+            has, lacks = (part, "train") if odd in files else ("train", part)
+            raise BnewError(f"in '{root}', {has} has a class '{odd}' that {lacks} has not: make them agree")
+    if len(classes) < 2:
+        raise BnewError(f"'{root / 'train'}' has the one class '{classes[0]}': add a folder for another")
+
+    first = next(iter(listed["train"].values()))[0]
+    shape = _decode(first, mode, image_size).shape
+
+    def read(files: dict[str, list[Path]]) -> Split:
+        paths = [path for class_files in files.values() for path in class_files]
+        labels = [label for label, class_files in enumerate(files.values()) for _ in class_files]
+        images = np.empty((len(paths), *shape), np.uint8)
+
+        def decode(index: int) -> None:
+            image = _decode(paths[index], mode, image_size)
+            if image.shape != shape:
+                raise BnewError(
+                    f"the image '{paths[index]}' is {_size(image.shape)} and '{first}' is {_size(shape)}: "
+                    "give --image-size to bring all to one size"
+                )
+            images[index] = image
+
+        with ThreadPoolExecutor(workers) as pool:
+            for _ in pool.map(decode, range(len(paths))):
+                pass  # to raise the first error, in the order of the files
+        return Split(torch.from_numpy(images), torch.tensor(labels))
+
+    return _Parts(tuple(classes), {part: read(files) for part, files in listed.items()})
+
+
+def _list_images(folder: Path) -> dict[str, list[Path]]:
+    """Class → its images, both sorted by name; hidden folders and files that are no images do not count."""
+    names = sorted(d.name for d in folder.iterdir() if d.is_dir() and not d.name.startswith("."))
+    if not names:
+        raise BnewError(f"'{folder}' has no class folders: put the images there as <class>/*")
+    files = {
+        n: sorted(f for f in (folder / n).iterdir() if f.suffix.lower() in IMAGE_SUFFIXES) for n in names
+    }
+    for name, images in files.items():
+        if not images:
+            raise BnewError(f"the class folder '{folder / name}' has no images: add some or remove it")
+    return files
+
+
+def _decode(path: Path, mode: str, image_size: int | None) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """The image as (C, H, W)."""
+    try:
+        with Image.open(path) as file:
+            image = file.convert(mode)
+    except (OSError, SyntaxError, ValueError) as error:  # what PIL raises, depending on the format
+        raise BnewError(f"cannot read the image '{path}' ({error}): repair or remove it") from error
+    if image_size is not None:
+        image = transforms.center_crop(transforms.resize(image, [image_size]), [image_size, image_size])
+    pixels = np.asarray(image)
+    return np.atleast_3d(pixels).transpose(2, 0, 1)
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[2]}×{shape[1]}"
+
+
+class Batches:
+    """The batches of a split: x, float32 normalised (n, C, H, W), and y, int64 (n,), on ``device``.
+
+    With ``train``, every epoch has its own order, crops and flips. They depend on (``seed``, epoch) alone:
+    not on earlier epochs, on threads or on the number of processes. Otherwise the images come once each,
+    in order and unchanged.
+
+    ``batch_size`` is the total over ``world_size`` processes. Process ``rank`` gets every
+    ``world_size``-th image of each batch from its ``rank``-th on, so all processes make the same number
+    of steps; in evaluation a share of the last batch may be empty.
+
+    Raises:
+        BnewError: ``batch_size`` is not positive, or a training batch has fewer images than processes.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        dataset: Dataset,
+        batch_size: int,
+        *,
+        device: str | torch.device = "cpu",
+        train: bool,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if batch_size < 1:
+            raise BnewError(f"batch size is {batch_size}: give 1 or more")
+        smallest = len(split) % batch_size or batch_size
+        if train and smallest < world_size:
+            raise BnewError(
+                f"a batch of {smallest} images is too few for {world_size} processes: change the batch size"
+            )
+        self.split, self.batch_size, self.device = split, batch_size, torch.device(device)
+        self.augmentation = dataset.augmentation if train else None
+        self.seed, self.rank, self.world_size = seed, rank, world_size
+        # (v / 255 − mean) / std = v · scale + shift
+        mean, std = (torch.tensor(v, device=self.device).view(-1, 1, 1) for v in (dataset.mean, dataset.std))
+        self.scale, self.shift = 1 / (255 * std), -mean / std
+
+    def __len__(self) -> int:
+        """Batches an epoch; the last one may be smaller."""
+        return -(-len(self.split) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return self.epoch(0)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of ``epoch`` (from 0), from number ``start`` on."""
+        count = len(self.split)
+        order = torch.arange(count)
+        if self.augmentation is not None:
+            order, offsets, flips = self._draw(epoch, self.augmentation)
+        for first in range(start * self.batch_size, count, self.batch_size):
+            share = slice(first + self.rank, min(first + self.batch_size, count), self.world_size)
+            # index_select is many times faster than images[index] on a CPU.
+            images = self.split.images.index_select(0, order[share]).to(self.device, non_blocking=True)
+            labels = self.split.labels[order[share]].to(self.device, non_blocking=True)
+            if self.augmentation is not None:
+                images = crop_and_flip(images, offsets[share], flips[share], self.augmentation.padding)
+            yield images.float().mul_(self.scale).add_(self.shift), labels
+
+    def _draw(self, epoch: int, augmentation: Augmentation) -> tuple[Tensor, Tensor, Tensor]:
+        """All random numbers of an epoch, at once, so that a run can go on in the middle of it."""
+        # torch's CPU generator uses 32 bits of its seed: SeedSequence mixes the two numbers into them.
+        mixed = np.random.SeedSequence((self.seed, epoch)).generate_state(1)[0]
+        generator = torch.Generator().manual_seed(int(mixed))
+        count = len(self.split)
+        order = torch.randperm(count, generator=generator)
+        offsets = torch.randint(2 * augmentation.padding + 1, (count, 2), generator=generator)
+        flips = torch.randint(1 + augmentation.flip, (count,), generator=generator).bool()
+        return order, offsets.to(self.device), flips.to(self.device)
+
+
+def crop_and_flip(images: Tensor, offsets: Tensor, flips: Tensor, padding: int) -> Tensor:
+    """Zero-pad all sides by ``padding``, crop every image at its own offset to its old size, then flip.
+
+    ``images`` (N, C, H, W); ``offsets`` int64 (N, 2), the crop's top row and left column, 0..2·padding;
+    ``flips`` bool (N,), left to right. Returns (N, C, H, W).
+    """
+    n, channels, height, width = images.shape
+    padded = F.pad(images, (padding,) * 4)
+    rows = offsets[:, :1] + torch.arange(height, device=images.device)
+    columns = offsets[:, 1:] + torch.arange(width, device=images.device)
+    columns = torch.where(flips[:, None], columns.flip(1), columns)
+    # Where each pixel comes from in its flattened padded channel, the same for all channels of an image.
+    source = rows[:, :, None] * padded.shape[3] + columns[:, None, :]
+    index = source.view(n, 1, height * width).expand(n, channels, height * width)
+    return padded.flatten(2).gather(2, index).view_as(images)
