@@ -38,6 +38,8 @@ from bnew.errors import BnewError, lookup
 
 SPLIT_SEED = 1234  # of what is held out; never the run's seed, so that all runs share one test set
 IMAGE_SUFFIXES = frozenset(datasets.folder.IMG_EXTENSIONS)
+# What torchvision raises without a network, and for files that are missing, cut short or otherwise wrong.
+FETCH_ERRORS = (OSError, RuntimeError, ValueError, AssertionError, HTTPException)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,11 +107,13 @@ class Source:
     """How a data set is fetched and treated.
 
     ``fetch(data_dir, download)`` gets it where there is no image folder; ``None``: folder only.
-    ``mode`` is PIL's of its images. ``padding`` None is an eighth of the shorter side.
-    ``mean`` and ``std`` None are computed from the training split.
+    ``files``: what a person without a network puts into the data folder.
+    ``mode``: PIL's, of the images. ``padding``: ``None`` is an eighth of the shorter side.
+    ``mean``, ``std``: ``None`` computes them from the training split.
     """
 
     fetch: Callable[[Path, bool], _Parts] | None
+    files: str = ""
     mode: str = "RGB"
     flip: bool = True
     padding: int | None = None
@@ -129,11 +133,10 @@ def _digits(data_dir: Path, download: bool) -> _Parts:
 
 def _torchvision(
     make: Callable[..., Any],
-    files: str,
     to_nchw: Callable[[Tensor], Tensor],
     part: Callable[[str], dict[str, Any]] = lambda name: {"train": name == "train"},
 ) -> Callable[[Path, bool], _Parts]:
-    """A ``fetch`` by ``make``, a class of ``torchvision.datasets`` that keeps its data in ``files``."""
+    """A ``fetch`` by ``make``, a class of ``torchvision.datasets`` that takes ``part``'s arguments."""
 
     def read(data_dir: Path, download: bool) -> _Parts:
         splits = {}
@@ -146,30 +149,17 @@ def _torchvision(
         return _Parts(tuple(classes), splits)
 
     def fetch(data_dir: Path, download: bool) -> _Parts:
-        # torchvision raises RuntimeError for files that are missing, incomplete or of a wrong checksum.
         try:
             return read(data_dir, download=False)
-        except (OSError, RuntimeError) as error:
-            reason: Exception = error
-        if download:
-            try:
-                data_dir.mkdir(parents=True, exist_ok=True)
-                # One of several processes downloads, the others wait and then find the files complete.
-                with FileLock(data_dir / f".{make.__name__}.lock"):
-                    return read(data_dir, download=True)
-            except (OSError, RuntimeError, HTTPException) as error:
-                reason = error
-        raise BnewError(
-            f"{make.__name__} is not in '{data_dir}' and was not downloaded ({_first_line(reason)}): "
-            f"put {files} into that folder (removing incomplete ones), "
-            "or its images there as <name>/train/<class>/* and <name>/test/<class>/*"
-        )
+        except FETCH_ERRORS:
+            if not download:
+                raise
+        data_dir.mkdir(parents=True, exist_ok=True)
+        # One of several processes downloads; the others wait and then find the files complete.
+        with FileLock(data_dir / f".{make.__name__}.lock"):
+            return read(data_dir, download=True)
 
     return fetch
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(":. ")
 
 
 def _nhwc(images: Tensor) -> Tensor:
@@ -186,30 +176,21 @@ _CIFAR_STD = (63.0 / 255, 62.1 / 255, 66.7 / 255)
 DATASETS: dict[str, Source] = {
     "digits": Source(_digits, mode="L", flip=False),
     "mnist": Source(
-        _torchvision(datasets.MNIST, "its four files as MNIST/raw/*-ubyte.gz", _nhw),
-        mode="L",
-        flip=False,
-        padding=2,
+        _torchvision(datasets.MNIST, _nhw), "MNIST/raw/*-ubyte.gz", mode="L", flip=False, padding=2
     ),
     "fashion_mnist": Source(
-        _torchvision(datasets.FashionMNIST, "its four files as FashionMNIST/raw/*-ubyte.gz", _nhw),
-        mode="L",
-        padding=2,
+        _torchvision(datasets.FashionMNIST, _nhw), "FashionMNIST/raw/*-ubyte.gz", mode="L", padding=2
     ),
     "svhn": Source(
-        _torchvision(
-            datasets.SVHN,
-            "train_32x32.mat and test_32x32.mat",
-            lambda images: images,
-            lambda name: {"split": name},
-        ),
+        _torchvision(datasets.SVHN, lambda images: images, lambda name: {"split": name}),
+        "train_32x32.mat and test_32x32.mat",
         flip=False,
     ),
     "cifar10": Source(
-        _torchvision(datasets.CIFAR10, "cifar-10-python.tar.gz", _nhwc), mean=_CIFAR_MEAN, std=_CIFAR_STD
+        _torchvision(datasets.CIFAR10, _nhwc), "cifar-10-python.tar.gz", mean=_CIFAR_MEAN, std=_CIFAR_STD
     ),
     "cifar100": Source(
-        _torchvision(datasets.CIFAR100, "cifar-100-python.tar.gz", _nhwc), mean=_CIFAR_MEAN, std=_CIFAR_STD
+        _torchvision(datasets.CIFAR100, _nhwc), "cifar-100-python.tar.gz", mean=_CIFAR_MEAN, std=_CIFAR_STD
     ),
     "folder": Source(None),
 }
@@ -259,7 +240,15 @@ def _load(name: str, data_dir: Path, image_size: int | None, workers: int, downl
         if "test" not in parts.splits:
             raise BnewError(f"'{data_dir / name}' has a folder train but no test: put the test images there")
     else:
-        parts = source.fetch(data_dir, download)
+        try:
+            parts = source.fetch(data_dir, download)
+        except FETCH_ERRORS as error:
+            reason = (str(error) or type(error).__name__).strip().splitlines()[0].rstrip(".:")
+            raise BnewError(
+                f"{name} is not whole in '{data_dir}' and was not downloaded ({reason}): put {source.files} "
+                f"there (and remove what is incomplete), or the images as {name}/train/<class>/* and "
+                f"{name}/test/<class>/*"
+            ) from error
         if image_size is not None:
             parts = _Parts(parts.classes, {k: _resize(v, image_size) for k, v in parts.splits.items()})
 
@@ -328,17 +317,21 @@ def _read_folder(root: Path, mode: str, image_size: int | None, workers: int) ->
         labels = [label for label, class_files in enumerate(files.values()) for _ in class_files]
         images = np.empty((len(paths), *shape), np.uint8)
 
-        def decode(index: int) -> None:
-            image = _decode(paths[index], mode, image_size)
-            if image.shape != shape:
-                raise BnewError(
-                    f"the image '{paths[index]}' is {_size(image.shape)} and '{first}' is {_size(shape)}: "
-                    "give --image-size to bring all to one size"
-                )
-            images[index] = image
+        def decode(chunk: range) -> None:
+            for index in chunk:
+                image = _decode(paths[index], mode, image_size)
+                if image.shape != shape:
+                    raise BnewError(
+                        f"the image '{paths[index]}' is {_size(image.shape)} and '{first}' is "
+                        f"{_size(shape)}: give --image-size to bring all to one size"
+                    )
+                images[index] = image
 
+        everything = range(len(paths))
+        # 64 a task: for small images, the pool would otherwise take as long as the decoding.
+        chunks = (everything[start : start + 64] for start in everything[::64])
         with ThreadPoolExecutor(workers) as pool:
-            for _ in pool.map(decode, range(len(paths))):
+            for _ in pool.map(decode, chunks):
                 pass  # to raise the first error, in the order of the files
         return Split(torch.from_numpy(images), torch.tensor(labels))
 
