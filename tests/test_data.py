@@ -300,6 +300,11 @@ def test_folder_with_one_class(tmp_path: Path) -> None:
         data.load("folder", tmp_path)
 
 
+def test_too_few_images_to_hold_some_out(tmp_path: Path) -> None:
+    with pytest.raises(BnewError, match="too few training images"):
+        data.load("folder", make_folder(tmp_path, count=1))
+
+
 def test_class_folder_without_images(tmp_path: Path) -> None:
     (make_folder(tmp_path) / "train" / "cow").mkdir()
     with pytest.raises(BnewError, match="cow' has no images"):

@@ -243,7 +243,7 @@ def _load(name: str, data_dir: Path, image_size: int | None, workers: int, downl
         try:
             parts = source.fetch(data_dir, download)
         except FETCH_ERRORS as error:
-            reason = (str(error) or type(error).__name__).strip().splitlines()[0].rstrip(".:")
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
             raise BnewError(
                 f"{name} is not whole in '{data_dir}' and was not downloaded ({reason}): put {source.files} "
                 f"there (and remove what is incomplete), or the images as {name}/train/<class>/* and "
@@ -275,6 +275,8 @@ def _resize(split: Split, size: int) -> Split:
 
 def _hold_out(split: Split, share: int) -> tuple[Split, Split]:
     """All but a ``share``-th of ``split``, and that part: random, always the same, in their old order."""
+    if len(split) < 2:
+        raise BnewError("there are too few training images to hold some out for validation: add more")
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(SPLIT_SEED))
     held = max(1, len(split) // share)
     return split[order[held:].sort().values], split[order[:held].sort().values]
