@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
-from typing import TypeVar
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -33,3 +34,11 @@ def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:
     if name not in table:
         raise unknown(kind, name, table)
     return table[name]
+
+
+def check_options(kind: str, make: Callable[..., Any], options: Iterable[str]) -> None:
+    """Raise :func:`unknown` unless each of ``options`` is a parameter of ``make`` with a default."""
+    allowed = [name for name, p in inspect.signature(make).parameters.items() if p.default is not p.empty]
+    for option in options:
+        if option not in allowed:
+            raise unknown(f"option of {kind}", option, allowed)

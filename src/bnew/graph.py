@@ -1,0 +1,191 @@
+"""What the graph of a network says about its layers, as :func:`bnew.binarize` needs to know it."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from torch import fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+
+from bnew.layers import BinaryConv2d, BinaryLinear, ChannelScale, RPReLU, RSign
+
+_log = logging.getLogger("bnew")
+
+# Operators by name, whether module, function or method: MaxPool2d and F.max_pool2d are both maxpool2d.
+_NEVER_NEGATIVE = re.compile(r"relu6?|(hard)?sigmoid|softmax|softplus")
+_KEEPS_CHANNELS = re.compile(r"(adaptive)?(max|avg)pool[123]d|(feature)?dropout[123]?d?|identity|contiguous|clone")
+_KEEPS_RANGE = re.compile(
+    _KEEPS_CHANNELS.pattern
+    + r"|flatten|view|reshape|permute|transpose|squeeze|unsqueeze|chunk|split|getitem|mean|interpolate|upsample"
+)
+_ADD = re.compile(r"i?add")
+_COMBINES = re.compile(r"i?(add|mul)")
+_CONCATENATES = re.compile(r"cat|concat")
+_SHORTCUT_NAME = re.compile(r"downsample|shortcut|skip")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was read about the layers of a network.
+
+    Attributes:
+        first: layers that see the network's input and no other layer's output.
+        last: layers whose output no other layer sees.
+        shortcut: 1×1 layers whose output is added to that of a longer path from the same place.
+        floors: for a layer whose input is never negative, what makes it so: ReLU modules, and names of
+            operators that are no replaceable module.
+        widths: for a ReLU module, the channels of all its uses; None among them where they are unknown.
+    """
+
+    first: set[nn.Module]
+    last: set[nn.Module]
+    shortcut: set[nn.Module]
+    floors: dict[nn.Module, set[nn.Module | str]]
+    widths: dict[nn.Module, set[int | None]]
+
+
+def is_layer(module: nn.Module) -> bool:
+    """Whether the module is a convolution (any) or a linear layer."""
+    return isinstance(module, _ConvNd | nn.Linear)
+
+
+def is_relu(module: nn.Module) -> bool:
+    """Whether the module is a ReLU that a PReLU can stand in for."""
+    return type(module) in (nn.ReLU, nn.ReLU6)
+
+
+def read(model: nn.Module) -> Reading:
+    """Read the network by tracing it; by its names, with a warning, if it cannot be traced."""
+    try:
+        graph = _Tracer().trace(model)
+    except Exception as error:  # whatever the model's own forward raises on stand-ins for tensors
+        _log.warning(
+            "%s cannot be traced (%s): first, last and shortcut layers are found by order and by name, "
+            "every ReLU module counts as feeding a binary layer, and ReLUs called as functions are not seen",
+            type(model).__name__,
+            error,
+        )
+        return _by_names(model)
+    return _GraphReader(model, graph).reading()
+
+
+class _Tracer(fx.Tracer):
+    """Looks into every module but torch's own and the layers of bnew."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        ours = isinstance(m, BinaryConv2d | BinaryLinear | RSign | RPReLU | ChannelScale)
+        return ours or super().is_leaf_module(m, module_qualified_name)
+
+
+def _by_names(model: nn.Module) -> Reading:
+    layers = {module: name for name, module in model.named_modules() if is_layer(module)}
+    relus: set[nn.Module | str] = {module for module in model.modules() if is_relu(module)}
+    order = list(layers)
+    return Reading(
+        first=set(order[:1]),
+        last=set(order[-1:]),
+        shortcut={m for m, name in layers.items() if _is_1x1(m) and _SHORTCUT_NAME.search(name)},
+        floors=dict.fromkeys(order, relus) if relus else {},
+        widths={},
+    )
+
+
+def _is_1x1(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Linear) or set(getattr(layer, "kernel_size", ())) == {1}
+
+
+class _GraphReader:
+    def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
+        modules = dict(model.named_modules(remove_duplicate=False))
+        self.nodes = list(graph.nodes)
+        self.module = {n: modules[str(n.target)] for n in self.nodes if n.op == "call_module"}
+        self.layers = {n: m for n, m in self.module.items() if is_layer(m)}
+
+    def reading(self) -> Reading:
+        behind = self._reach(self.layers, forward=True)
+        before = self._reach(self.layers, forward=False)
+        floor = cache(self._floor)
+        floors: defaultdict[nn.Module, set[nn.Module | str]] = defaultdict(set)
+        for node, layer in self.layers.items():
+            floors[layer] |= floor(node.all_input_nodes[0])
+        widths: defaultdict[nn.Module, set[int | None]] = defaultdict(set)
+        for node, module in self.module.items():
+            if is_relu(module):
+                widths[module].add(self._width(node.all_input_nodes[0]))
+        return Reading(
+            first={layer for node, layer in self.layers.items() if node not in behind},
+            last={layer for node, layer in self.layers.items() if node not in before},
+            shortcut={layer for node, layer in self.layers.items() if self._is_shortcut(node)},
+            floors=dict(floors),
+            widths=dict(widths),
+        )
+
+    def _reach(
+        self, start: Iterable[fx.Node], forward: bool, stop: Iterable[fx.Node] = ()
+    ) -> set[fx.Node]:
+        """The nodes that follow (or precede) those of ``start``, none behind a node of ``stop``."""
+        stop, reached = set(stop), set[fx.Node]()
+        todo = [node for node in start if node not in stop]
+        while todo:
+            node = todo.pop()
+            near = set(node.users if forward else node.all_input_nodes) - reached
+            reached |= near
+            todo += near - stop
+        return reached
+
+    def _operator(self, node: fx.Node) -> str:
+        target: Any = type(self.module[node]) if node in self.module else node.target
+        return str(getattr(target, "__name__", target)).lower().replace("_", "")
+
+    def _floor(self, node: fx.Node) -> frozenset[nn.Module | str]:
+        """What keeps every value of the node from being negative; empty if nothing does."""
+        name = self._operator(node)
+        if _NEVER_NEGATIVE.fullmatch(name):
+            module = self.module.get(node)
+            return frozenset([module if module is not None and is_relu(module) else name])
+        inputs = [self._floor(i) for i in node.all_input_nodes]
+        # A sum or product is never negative if none of its parts is; one part of a concatenation is enough
+        # for some channels to be so.
+        passes = (
+            (_KEEPS_RANGE.fullmatch(name) and all(inputs[:1]))
+            or (_COMBINES.fullmatch(name) and len(inputs) == 2 and all(inputs))
+            or _CONCATENATES.fullmatch(name)
+        )
+        return frozenset[nn.Module | str]().union(*inputs) if passes else frozenset()
+
+    def _width(self, node: fx.Node) -> int | None:
+        """Channels of an (N, C, ...) value; None if the nearest layer before it does not tell."""
+        module = self.module.get(node)
+        if isinstance(module, nn.Conv2d):
+            return module.out_channels
+        if isinstance(module, _BatchNorm):
+            return module.num_features
+        name = self._operator(node)
+        if node.all_input_nodes and (_KEEPS_CHANNELS.fullmatch(name) or _ADD.fullmatch(name)):
+            return self._width(node.all_input_nodes[0])
+        return None
+
+    def _is_shortcut(self, node: fx.Node) -> bool:
+        if not _is_1x1(self.layers[node]):
+            return False
+        # Where the shortcut may start: its input, or the same value before a pool or an activation.
+        start = [node.all_input_nodes[0]]
+        while start[-1] not in self.layers and len(start[-1].all_input_nodes) == 1:
+            start += start[-1].all_input_nodes
+        others = self._reach(start, forward=True, stop=[node])
+        sums = {n for n in self.nodes if _ADD.fullmatch(self._operator(n))}
+        own = {node} | self._reach([node], forward=True, stop=(self.layers.keys() - {node}) | sums)
+        for merge in own & sums:
+            for operand in set(merge.all_input_nodes) - own:
+                path = others & ({operand} | self._reach([operand], forward=False, stop=start))
+                layers = [self.layers[n] for n in path if n in self.layers]
+                if len(layers) > 1 or any(not _is_1x1(layer) for layer in layers):
+                    return True
+        return False

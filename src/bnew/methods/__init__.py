@@ -1,0 +1,43 @@
+"""Methods: what decides the binary weights, step by step. Each rides on any optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+from bnew.errors import check_options, lookup
+from bnew.methods.base import Binarizer, binary_value
+from bnew.methods.bnew import BNEW
+from bnew.methods.bop import Bop
+from bnew.methods.clip import Clip
+from bnew.methods.mirror import BinaryMirrorDescent
+from bnew.methods.ste import STE
+
+METHODS: dict[str, type[Binarizer]] = {
+    "clip": Clip,
+    "bnew": BNEW,
+    "ste": STE,
+    "bmd": BinaryMirrorDescent,
+    "bop": Bop,
+}
+
+
+
+def create_method(
+    name: str | None, params: Iterable[nn.Parameter], total_steps: int, **options: Any
+) -> Binarizer:
+    """The method ``name`` for ``params``; None gives a plain Binarizer, which binarizes nothing.
+
+    Raises:
+        BnewError: unknown method or option, an impossible value, or no ``params``.
+    """
+    if name is None:
+        return Binarizer([], total_steps)
+    method = lookup("method", name, METHODS)
+    check_options(f"method {name}", method, options)
+    return method(params, total_steps, **options)
+
+
+__all__ = ["BNEW", "METHODS", "STE", "BinaryMirrorDescent", "Binarizer", "Bop", "Clip", "binary_value", "create_method"]

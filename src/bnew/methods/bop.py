@@ -1,0 +1,80 @@
+"""Bop, the binary optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from bnew.errors import BnewError
+from bnew.methods.base import Binarizer
+
+
+def bop_(weights: list[Tensor], momenta: list[Tensor], grads: list[Tensor], gamma: float, tau: float) -> None:
+    """``m ← (1−γ) m + γ g``; ``w ← −w`` where ``|m| > τ`` and ``sign(m) = sign(w)``, in place.
+
+    With w = ±s, s > 0, both conditions together are ``sign(w) m > τ``.
+    """
+    torch._foreach_lerp_(momenta, grads, gamma)
+    for w, m in zip(weights, momenta, strict=True):
+        w.copy_(torch.where(w.sign() * m > tau, -w, w))
+
+
+class Bop(Binarizer):
+    """Bop (Helwegen et al., arXiv 1906.02107): weights are binary from the start and are flipped.
+
+    With the gradient's moving average m, at every step t::
+
+        m ← (1 − γ_t) m + γ_t g,     γ_t = gamma (1 − t / T),     T = total_steps
+        w ← −w   where |m| > τ and sign(m) = sign(w)
+
+    The state is m. The other parameters are the optimizer's; it passes the binary weights by.
+
+    Args:
+        params: the weights to binarize; their signs are the start.
+        total_steps: T.
+        gamma: γ, the adaptivity rate.
+        tau: τ, the flipping threshold.
+        scale: weights are ± mean|w| of the output channel at the start.
+
+    Raises:
+        BnewError: ``gamma`` not in (0, 1] or ``tau`` negative.
+    """
+
+    needs_total_steps = True
+
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter],
+        total_steps: int | None = None,
+        *,
+        gamma: float = 1e-4,
+        tau: float = 1e-8,
+        scale: bool = False,
+    ) -> None:
+        super().__init__(params, total_steps, scale=scale)
+        if not 0 < gamma <= 1:
+            raise BnewError(f"Bop's gamma is {gamma}, but must be in (0, 1]")
+        if tau < 0:
+            raise BnewError(f"Bop's tau is {tau}, but must not be negative")
+        self.gamma, self.tau = gamma, tau
+        self.momentum: list[Tensor] = []
+
+    def schedule(self) -> dict[str, float]:
+        """``gamma``: γ_t."""
+        return {"gamma": self.gamma * (1 - self.progress)}
+
+    def _start(self) -> None:
+        self._set_binary()
+        self.momentum = [torch.zeros_like(p) for p in self.params]
+
+    def _before(self) -> None:
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
+        weights = [p.detach() for p in self.params]
+        bop_(weights, self.momentum, grads, self.schedule()["gamma"], self.tau)
+        for p in self.params:
+            p.grad = None  # the optimizer passes it by
+
+    def _state(self) -> dict[str, list[Tensor]]:
+        return {"momentum": self.momentum}

@@ -1,0 +1,35 @@
+"""Phase 1: real weights, clipped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from bnew.methods.base import Binarizer
+
+
+def clip_(weights: list[Tensor]) -> None:
+    """``w ← clip(w, −1, 1)``, in place."""
+    torch._foreach_clamp_min_(weights, -1.0)
+    torch._foreach_clamp_max_(weights, 1.0)
+
+
+class Clip(Binarizer):
+    """Phase 1 of BNEW: activations are binary, weights real within [−1, 1].
+
+    After every optimizer step ``w ← clip(w, −1, 1)``. No state. Source: Paren and Poudel, BMVC 2022.
+
+    The weights are not binary yet, so ``binarized()`` leaves them real: the best checkpoint of phase 1 is
+    the one that is best with real weights. ``freeze()`` signs them, as for every method.
+    """
+
+    def _after(self) -> None:
+        clip_(self.values())
+
+    @contextmanager
+    def binarized(self) -> Iterator[None]:
+        """Leaves the weights as they are."""
+        yield

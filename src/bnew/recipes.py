@@ -1,0 +1,158 @@
+"""A training run as frozen data, and the published settings."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from bnew.errors import BnewError, lookup, unknown
+
+# The rate's course: share of the run that is done, in [0, 1), and milestones → factor on the rate.
+SCHEDULES: dict[str, Callable[[float, tuple[float, ...]], float]] = {
+    "linear": lambda progress, _: 1 - progress,
+    "cosine": lambda progress, _: (1 + math.cos(math.pi * progress)) / 2,
+    "step": lambda progress, milestones: 0.1 ** sum(progress >= m for m in milestones),
+    "constant": lambda progress, _: 1.0,
+}
+OPTIMIZERS = ("adam", "sgd")
+LOSSES = ("cross_entropy", "distillation")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides the outcome of one run.
+
+    ``init`` and ``teacher`` name other runs by their folders, relative to this run's folder, so that an
+    experiment can be moved as a whole.
+
+    Raises:
+        BnewError: an impossible value, naming the field, the value and what is allowed.
+    """
+
+    data: str = "cifar10"
+    model: str = "birealnet20"
+    model_options: Mapping[str, Any] = field(default_factory=dict)
+    method: str | None = None
+    """A name from METHODS, or None for an ordinary network (a teacher)."""
+    method_options: Mapping[str, Any] = field(default_factory=dict)
+    epochs: int = 200
+    batch_size: int = 128
+    optimizer: str = "adam"
+    lr: float = 0.01
+    momentum: float = 0.9
+    """Of sgd, which is Nesterov's; Adam has its own betas."""
+    weight_decay: float = 0.0
+    schedule: str = "linear"
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    """Shares of the run after which the step schedule divides the rate by ten."""
+    freeze: float = 1.0
+    """Share of the epochs after which the binary weights are frozen; 1: never."""
+    loss: str = "cross_entropy"
+    init: str | None = None
+    """Run whose best checkpoint is the start."""
+    teacher: str | None = None
+    """Run whose best checkpoint gives the targets of the distillation loss."""
+    image_size: int | None = None
+    """Side of the images of a folder of one's own, in pixels."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, at_least in (("epochs", 1), ("batch_size", 1), ("seed", 0), ("image_size", 1)):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < at_least):
+                raise BnewError(f"{name} is {value!r}, but must be a whole number of at least {at_least}")
+        for name, low, high in (
+            ("lr", 0, math.inf), ("momentum", 0, 1), ("weight_decay", 0, math.inf), ("freeze", 0, 1),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if not (isinstance(value, int | float) and low <= value <= high and math.isfinite(value)):
+                limit = f"between {low} and {high}" if high < math.inf else f"a finite number of at least {low}"
+                raise BnewError(f"{name} is {value!r}, but must be {limit}")
+        if self.lr == 0:
+            raise BnewError("lr is 0: nothing would be learnt; give a positive rate")
+        lookup("schedule", self.schedule, SCHEDULES)
+        lookup("optimizer", self.optimizer, dict.fromkeys(OPTIMIZERS))
+        lookup("loss", self.loss, dict.fromkeys(LOSSES))
+        if (self.loss == "distillation") != (self.teacher is not None):
+            raise BnewError("the distillation loss and a teacher go together: give both or neither")
+        object.__setattr__(self, "milestones", tuple(self.milestones))
+
+    def lr_at(self, progress: float) -> float:
+        """The rate when a share ``progress`` in [0, 1) of all steps is done."""
+        return self.lr * SCHEDULES[self.schedule](progress, self.milestones)
+
+    @property
+    def freeze_epoch(self) -> int:
+        """The epoch, from 0, at whose start the binary weights are frozen; ``epochs`` if never.
+
+        However short the run, at least one epoch comes after freezing, and one before.
+        """
+        if self.freeze == 1 or self.epochs == 1:
+            return self.epochs
+        return min(max(math.floor(self.freeze * self.epochs), 1), self.epochs - 1)
+
+    def scaled(self, factor: float) -> Recipe:
+        """The same run, ``factor`` times as long, with every schedule in proportion.
+
+        Rates, freezing, λ and β follow the share of the run that is done, so they need nothing; what is
+        counted in steps follows :data:`SCALING`.
+        """
+        if not (factor > 0 and math.isfinite(factor)):
+            raise BnewError(f"the scale of the epochs is {factor}, but must be a positive number")
+        epochs = max(1, round(self.epochs * factor))
+        scale = SCALING.get(self.method or "", lambda options, _: dict(options))
+        return self.replace(epochs=epochs, method_options=scale(self.method_options, epochs / self.epochs))
+
+    def replace(self, **changes: Any) -> Recipe:
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
+        """The recipe of :meth:`to_dict`'s result.
+
+        Raises:
+            BnewError: an unknown field or an impossible value.
+        """
+        fields = typing.get_type_hints(cls)
+        for name in data:
+            if name not in fields:
+                raise unknown("field of a recipe", name, fields)
+        return cls(**data)
+
+
+def _scale_bnew(options: Mapping[str, Any], factor: float) -> dict[str, Any]:
+    return {**options, "strength": options["strength"] * factor**0.25}
+
+
+def _scale_bop(options: Mapping[str, Any], factor: float) -> dict[str, Any]:
+    return {**options, "gamma": min(options["gamma"] / factor, 1.0)}
+
+
+# How a method's options change when a run gets `factor` times as long; docs/methods.md explains each.
+SCALING: dict[str, Callable[[Mapping[str, Any], float], dict[str, Any]]] = {
+    "bnew": _scale_bnew,
+    "bop": _scale_bop,
+}
+
+# ---------------------------------------------------------------------- the published settings
+
+TEACHER = Recipe(
+    model="wideresnet22", epochs=200, optimizer="sgd", lr=1.0, momentum=0.9, weight_decay=1e-4, schedule="step"
+)
+PHASE1 = Recipe(method="clip", epochs=200)
+# λ = 1e-4 over 1000 epochs of 352 steps is a strength of 35.2.
+PHASE2: dict[str, Recipe] = {
+    "bnew": Recipe(method="bnew", method_options={"strength": 35.2}, epochs=1000, freeze=0.98),
+    "ste": Recipe(method="ste", epochs=1000),
+    "bmd": Recipe(method="bmd", method_options={"beta_end": 1.01**1000}, epochs=1000, freeze=0.98),
+    "bop": Recipe(method="bop", method_options={"gamma": 1e-4, "tau": 1e-8}, epochs=1000),
+}

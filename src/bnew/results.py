@@ -1,0 +1,232 @@
+"""A run's folder: what is written while it trains, and what is read from it afterwards.
+
+    recipe.json        the recipe
+    environment.json   versions, machine, commit
+    metrics.csv        one row an epoch
+    layers.csv         one row an epoch and binary layer
+    histogram.csv      one row an epoch: how many weights in each of 40 equal bins of [-1, 1]
+    events.*           the same for TensorBoard
+    last.pt            the whole state, to resume from
+    best.safetensors   the weights of the best epoch, at the values that were validated
+    summary.json       the outcome; it is there when the run is done
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from bnew.errors import BnewError
+from bnew.recipes import Recipe
+
+TABLES = ("metrics", "layers", "histogram")
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a file beside ``path``, then put it in place at once.
+
+    Whatever happens on the way, ``path`` holds either what it held or the whole of the new content.
+
+    Raises:
+        BnewError: it could not be written; ``path`` is as it was.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(beside)
+        with open(beside, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        raise BnewError(
+            f"could not write {path}: {error}; what it held before is kept; "
+            "make room or check the permissions, then start the same command again"
+        ) from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """``data`` as JSON, atomically."""
+    write_atomically(path, lambda p: p.write_text(json.dumps(data, indent=2) + "\n"))
+
+
+class Run:
+    """The folder of one run; nothing is read or made until it is asked for."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint to resume from."""
+        return self.path / "last.pt"
+
+    @property
+    def best(self) -> Path:
+        """The weights of the best epoch."""
+        return self.path / "best.safetensors"
+
+    @property
+    def done(self) -> bool:
+        """Whether the run has ended and been tested."""
+        return (self.path / "summary.json").is_file()
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The run's recipe.
+
+        Raises:
+            BnewError: there is no run here.
+        """
+        return Recipe.from_dict(self._read("recipe.json"))
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """The outcome: accuracies and losses as shares and nats, seconds, steps.
+
+        Raises:
+            BnewError: the run is not done.
+        """
+        return self._read("summary.json")
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """Versions and machine that the run last ran with."""
+        return self._read("environment.json")
+
+    def _read(self, name: str) -> dict[str, Any]:
+        try:
+            data = json.loads((self.path / name).read_text())
+        except FileNotFoundError:
+            why = "the run is not done" if name == "summary.json" else "this is not the folder of a run"
+            raise BnewError(f"{self.path} has no {name}: {why}") from None
+        except ValueError as error:
+            raise BnewError(f"{self.path / name} is not JSON ({error}): delete it and start the run again") from None
+        if not isinstance(data, dict):
+            raise BnewError(f"{self.path / name} does not hold an object: delete it and start the run again")
+        return data
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for this process.
+
+        Raises:
+            BnewError: another process holds it.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / ".lock", timeout=0)
+            lock.acquire()
+        except Timeout:
+            raise BnewError(
+                f"another process is training {self.path}: wait for it, or choose another folder"
+            ) from None
+        except OSError as error:
+            raise BnewError(f"could not write in {self.path}: {error}; choose another folder") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def begin(self, recipe: Recipe, environment: Mapping[str, Any]) -> None:
+        """Record recipe and environment, or check that this run was begun with the same recipe.
+
+        Raises:
+            BnewError: the folder holds a run with another recipe; says what differs.
+        """
+        if (self.path / "recipe.json").exists():
+            here, wanted = self.recipe.to_dict(), recipe.to_dict()
+            differing = [k for k in wanted if json.dumps(here[k]) != json.dumps(wanted[k])]
+            if differing:
+                what = ", ".join(f"{k} is {here[k]!r} there and {wanted[k]!r} here" for k in differing)
+                raise BnewError(f"{self.path} holds a run with another recipe ({what}): choose another folder")
+        else:
+            write_json(self.path / "recipe.json", recipe.to_dict())
+        write_json(self.path / "environment.json", environment)
+
+    def append(self, table: str, *rows: Mapping[str, Any]) -> None:
+        """Add rows to ``table``.csv."""
+        if not rows:
+            return
+        path = self.path / f"{table}.csv"
+        new = not path.exists()
+        with open(path, "a", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+            if new:
+                writer.writeheader()
+            writer.writerows(rows)
+
+    def rows(self, table: str = "metrics") -> list[dict[str, str]]:
+        """The rows of ``table``.csv; none if there is no such file."""
+        try:
+            with open(self.path / f"{table}.csv", newline="") as file:
+                return list(csv.DictReader(file))
+        except FileNotFoundError:
+            return []
+
+    def rewind(self, epoch: int) -> None:
+        """Drop what the tables say of ``epoch`` and later: a resumed run will say it again."""
+        for table in TABLES:
+            # A row that a kill cut short has fields missing.
+            kept = [row for row in self.rows(table) if None not in row.values() and int(row["epoch"]) < epoch]
+            (self.path / f"{table}.csv").unlink(missing_ok=True)
+            self.append(table, *kept)
+
+
+def find_runs(roots: Iterable[str | Path]) -> list[Run]:
+    """Every run that is done at or below ``roots``, sorted by path.
+
+    Raises:
+        BnewError: a root that does not exist, or no finished run below any of them.
+    """
+    paths: set[Path] = set()
+    for root in map(Path, roots):
+        if not root.is_dir():
+            raise BnewError(f"there is no folder {root}")
+        paths.update(p.parent for p in root.rglob("summary.json"))
+    if not paths:
+        raise BnewError(f"no finished run below {', '.join(map(str, roots))}")
+    return [Run(p) for p in sorted(paths)]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in nothing but their seed."""
+
+    name: str
+    runs: tuple[Run, ...]
+
+    def values(self, key: str) -> list[float]:
+        """``key`` of the summaries of those runs that have it."""
+        return [float(run.summary[key]) for run in self.runs if run.summary.get(key) is not None]
+
+    def mean(self, key: str) -> float:
+        """Mean over the seeds."""
+        return statistics.fmean(self.values(key))
+
+    def std(self, key: str) -> float | None:
+        """Sample standard deviation over the seeds (n − 1); None for a single seed."""
+        values = self.values(key)
+        return statistics.stdev(values) if len(values) > 1 else None
+
+
+def group_by_recipe(runs: Iterable[Run]) -> list[Group]:
+    """Runs grouped by recipe without the seed, in order of first appearance; a group's name is its folder."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        recipe = run.recipe.to_dict()
+        # Runs of different seeds start from different runs, which differ in their seeds alone.
+        for key in ("seed", "init", "teacher"):
+            recipe[key] = key != "seed" and recipe[key] is not None
+        groups.setdefault(json.dumps([run.path.parent.name, recipe], sort_keys=True), []).append(run)
+    return [Group(members[0].path.parent.name, tuple(members)) for members in groups.values()]

@@ -1,0 +1,558 @@
+"""The one training loop, evaluation and checkpoints."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning_fabric import Fabric
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+
+import bnew
+from bnew.data import Batches, Dataset, Split, load
+from bnew.errors import BnewError, NumericalError, lookup
+from bnew.layers import binary_parameters, named_binary_parameters
+from bnew.methods import Binarizer, create_method
+from bnew.models import create_model
+from bnew.recipes import Recipe
+from bnew.results import Run, write_atomically, write_json
+
+logger = logging.getLogger("bnew")
+
+EVAL_BATCH_SIZE = 500
+HISTOGRAM_BINS = 40
+# Compiling takes about a minute and then saves some 20 ms a step on a CPU.
+COMPILE_FROM_STEPS = 2000
+# The loss is looked at every so many steps: each look makes an accelerator wait.
+CHECK_EVERY = 20
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and how a run is computed: what is not part of the recipe."""
+
+    data_dir: str = "data"
+    """Folder of the data sets."""
+    device: str = "auto"
+    """cpu, cuda, mps or auto."""
+    devices: int = 1
+    """Number of devices or processes."""
+    precision: str = "32-true"
+    """Any precision of Lightning Fabric, such as bf16-mixed."""
+    compile: bool | None = None
+    """Use torch.compile; by default where the run is long enough to pay for it."""
+    workers: int = 0
+    """Threads that decode images; 0 is one a core."""
+    save_every: int = 0
+    """Save every so many steps too; 0 is at the end of each epoch only."""
+    quiet: bool = False
+    """Show no progress."""
+
+
+class Interrupted(Exception):
+    """A signal stopped the run, which has saved where it was; the message says how to go on."""
+
+
+# ---------------------------------------------------------------------- evaluation
+
+
+class Meter:
+    """Sums over batches of loss, top-1 hits, top-5 hits and images, as one tensor that a checkpoint can hold."""
+
+    def __init__(self, num_classes: int, device: torch.device) -> None:
+        self.k = 5 if num_classes >= 100 else 1
+        self.sums = torch.zeros(4, dtype=torch.float64, device=device)
+
+    @torch.no_grad()
+    def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Add a batch: its mean loss, logits (N, classes), labels (N,)."""
+        hits = logits.topk(self.k).indices == labels[:, None]
+        sums = (loss.detach() * len(labels), hits[:, 0].sum(), hits.sum(), torch.full_like(loss, len(labels)))
+        self.sums += torch.stack([s.double() for s in sums])
+
+    def result(self, fabric: Fabric) -> dict[str, float]:
+        """Means over all ranks: loss in nats, accuracy and, from 100 classes on, top5 as shares."""
+        total = fabric.all_reduce(self.sums.clone(), reduce_op="sum")
+        assert isinstance(total, Tensor)
+        loss, top1, top5, count = total.tolist()
+        means = {"loss": loss / count, "accuracy": top1 / count}
+        return means if self.k == 1 else {**means, "top5": top5 / count}
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, batches: Batches, fabric: Fabric, num_classes: int) -> dict[str, float]:
+    """:meth:`Meter.result` of ``model`` in evaluation mode over ``batches``, every image counted once."""
+    meter = Meter(num_classes, fabric.device)
+    model.eval()
+    # Compiling a second graph for a short pass would not pay.
+    with torch.compiler.set_stance("force_eager"):
+        for x, y in batches.epoch(0):
+            logits = model(x).float()
+            meter.update(F.cross_entropy(logits, y), logits, y)
+    model.train()
+    return meter.result(fabric)
+
+
+def load_weights(model: nn.Module, run: Run) -> None:
+    """Put the best weights of ``run`` into ``model``.
+
+    Raises:
+        BnewError: the file is missing, cut short, or of another model.
+    """
+    try:
+        weights = load_file(run.best)
+    except FileNotFoundError:
+        raise BnewError(f"{run.path} has no {run.best.name}: that run has not finished an epoch") from None
+    except (SafetensorError, OSError) as error:
+        raise BnewError(
+            f"{run.best} is cut short or not a checkpoint ({error}): train that run again"
+        ) from None
+    own = model.state_dict()
+    shapes = {name: tensor.shape for name, tensor in own.items()}
+    wrong = shapes.items() ^ {name: tensor.shape for name, tensor in weights.items()}.items()
+    if wrong:
+        raise BnewError(f"{run.best} is of another model: '{min(wrong)[0]}' is missing, extra or of another shape")
+    model.load_state_dict(weights)
+
+
+def build_model(recipe: Recipe, data: Dataset) -> nn.Module:
+    """The recipe's network for ``data``, newly initialised, in channels_last."""
+    options = {"num_classes": data.num_classes, "in_channels": data.in_channels, **recipe.model_options}
+    return create_model(recipe.model, **options).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def load_data(recipe: Recipe, machine: Machine) -> Dataset:
+    """The recipe's data set, held in memory."""
+    return load(recipe.data, machine.data_dir, image_size=recipe.image_size, workers=machine.workers)
+
+
+def make_fabric(machine: Machine) -> Fabric:
+    """Lightning Fabric for ``machine``, launched.
+
+    Raises:
+        BnewError: the device is not there, or the precision unknown.
+    """
+    try:
+        fabric = Fabric(
+            accelerator=machine.device, devices=machine.devices, precision=machine.precision  # type: ignore[arg-type]
+        )  # fmt: skip
+        fabric.launch()
+    except (ValueError, RuntimeError) as error:
+        raise BnewError(
+            f"device {machine.device} × {machine.devices} at precision {machine.precision} cannot be used: {error}"
+        ) from error
+    return fabric
+
+
+def test(run: Run, machine: Machine, split: str = "test") -> dict[str, float]:
+    """The best weights of ``run`` on ``split`` (train, val or test), at the values that were validated.
+
+    Raises:
+        BnewError: no such run or split.
+    """
+    fabric = make_fabric(machine)
+    data = load_data(run.recipe, machine)
+    splits: dict[str, Split] = {"train": data.train, "val": data.val, "test": data.test}
+    model = build_model(run.recipe, data)
+    load_weights(model, run)
+    batches = Batches(lookup("split", split, splits), data, EVAL_BATCH_SIZE, device=fabric.device, train=False)
+    return evaluate(fabric.to_device(model), batches, fabric, data.num_classes)
+
+
+# ---------------------------------------------------------------------- training
+
+
+def train(recipe: Recipe, path: str | Path, machine: Machine = Machine()) -> Run:  # noqa: B008 (frozen)
+    """Train ``recipe`` in the folder ``path``, or go on where a stopped run left off; a finished run is kept.
+
+    A resumed run ends exactly where an unbroken one ends: bit for bit on a CPU with as many threads.
+
+    Raises:
+        BnewError: bad input; the folder holds a run with another recipe, or is in use.
+        NumericalError: the loss became NaN or infinite.
+        Interrupted: SIGINT or SIGTERM came; the run is saved.
+    """
+    run = Run(path)
+    with run.locked():
+        if run.done:
+            run.begin(recipe, run.environment)
+            logger.info("%s is done already", run.path)
+        else:
+            fabric = make_fabric(machine)
+            run.begin(recipe, environment(fabric))
+            _Training(recipe, run, machine, fabric).fit()
+    return run
+
+
+class _Training:
+    """One run in progress."""
+
+    def __init__(self, recipe: Recipe, run: Run, machine: Machine, fabric: Fabric) -> None:
+        self.recipe, self.run, self.machine, self.fabric = recipe, run, machine, fabric
+        self.data = load_data(recipe, machine)
+        shards = {"device": fabric.device, "rank": fabric.global_rank, "world_size": fabric.world_size}
+        self.batches = Batches(
+            self.data.train, self.data, recipe.batch_size, train=True, seed=recipe.seed, **shards
+        )
+        self.val, self.test = (
+            Batches(split, self.data, EVAL_BATCH_SIZE, train=False, **shards)
+            for split in (self.data.val, self.data.test)
+        )
+        self.total_steps = recipe.epochs * len(self.batches)
+
+        fabric.seed_everything(recipe.seed, verbose=False)
+        model = build_model(recipe, self.data)
+        if recipe.init is not None:
+            load_weights(model, Run(run.path / recipe.init))
+        optimizer = make_optimizer(recipe, model)
+        layers = named_binary_parameters(model)
+        self.layer_names = [name for name, _ in layers]
+        self.method = create_method(
+            recipe.method, (w for _, w in layers), self.total_steps, **recipe.method_options
+        )
+        # Fabric moves the parameters in place, so the method's first values come after it.
+        self.model, self.optimizer = fabric.setup(self._compiled(model), optimizer)
+        self.method.attach(optimizer)
+        self.teacher = self._load_teacher()
+
+        self.step = 0
+        self.best: dict[str, float] = {}
+        self.at_freezing: dict[str, float] = {}
+        self.seconds = 0.0
+        self.meter = Meter(self.data.num_classes, fabric.device)
+
+    def _compiled(self, model: nn.Module) -> nn.Module:
+        wanted = self.machine.compile
+        if wanted is None:
+            wanted = self.total_steps >= COMPILE_FROM_STEPS
+        return torch.compile(model, dynamic=False) if wanted else model  # type: ignore[return-value]
+
+    def _load_teacher(self) -> nn.Module | None:
+        if self.recipe.teacher is None:
+            return None
+        run = Run(self.run.path / self.recipe.teacher)
+        if run.recipe.data != self.recipe.data:
+            raise BnewError(
+                f"the teacher {run.path} was trained on {run.recipe.data}, the student is to be on "
+                f"{self.recipe.data}: give a teacher of the same data set"
+            )
+        teacher = build_model(run.recipe, self.data)
+        load_weights(teacher, run)
+        return self.fabric.to_device(teacher).eval().requires_grad_(False)
+
+    # ------------------------------------------------------------------ the loop
+
+    def fit(self) -> None:
+        """Train from the last checkpoint, if there is one, to the end; then test once."""
+        if self.run.last.exists():
+            self._resume()
+        else:
+            self.method.layer_flips()  # counting starts at the first values
+        first = self.step // len(self.batches)
+        with stop_signals() as stop, self._display() as show:
+            writer = SummaryWriter(str(self.run.path), purge_step=first)  # type: ignore[no-untyped-call]
+            for epoch in range(first, self.recipe.epochs):
+                if epoch >= self.recipe.freeze_epoch and not self.method.frozen:
+                    self._freeze()
+                self._train_epoch(epoch, stop, show)
+                self._end_epoch(epoch, writer, show)
+            writer.close()  # type: ignore[no-untyped-call]
+        self._finish()
+
+    def _train_epoch(self, epoch: int, stop: threading.Event, show: _Show) -> None:
+        started = time.perf_counter()
+        for x, y in self.batches.epoch(epoch, start=self.step % len(self.batches)):
+            lr = self.recipe.lr_at(self.step / self.total_steps)
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+            # A last, smaller batch is not worth a graph of its own.
+            whole = len(x) * self.fabric.world_size == self.recipe.batch_size
+            with torch.compiler.set_stance("default" if whole else "force_eager"):
+                logits = self.model(x.contiguous(memory_format=torch.channels_last)).float()
+                loss = F.cross_entropy(logits, self._targets(x, y))
+                self.fabric.backward(loss)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            self.meter.update(loss, logits, y)
+            self.step += 1
+            if self.step % CHECK_EVERY == 0:
+                self._check_finite(epoch)
+                show.step(epoch, self.step)
+            if stop.is_set() or (self.machine.save_every and self.step % self.machine.save_every == 0):
+                self._check_finite(epoch)
+                self.seconds += time.perf_counter() - started
+                started = time.perf_counter()
+                self._save()
+            if stop.is_set():
+                raise Interrupted(
+                    f"stopped in epoch {epoch + 1} of {self.recipe.epochs}, saved in {self.run.path}: "
+                    "start the same command again to go on"
+                )
+        self._check_finite(epoch)
+        self.seconds += time.perf_counter() - started
+
+    def _targets(self, x: Tensor, y: Tensor) -> Tensor:
+        """Labels, or with a teacher its softmax: the cross-entropy with it is the distillation loss."""
+        if self.teacher is None:
+            return y
+        with torch.no_grad(), self.fabric.autocast():
+            return self.teacher(x).float().softmax(1)  # type: ignore[no-any-return]
+
+    def _check_finite(self, epoch: int) -> None:
+        if not torch.isfinite(self.meter.sums[0]):
+            saved = f"what was saved before is in {self.run.last}; " if self.run.last.exists() else ""
+            raise NumericalError(
+                f"the loss became NaN or infinite in epoch {epoch + 1}, by step {self.step}: "
+                f"{saved}lower the rate ({self.recipe.lr}) or look for broken images"
+            )
+
+    def _validate(self) -> dict[str, float]:
+        return evaluate(self.model, self.val, self.fabric, self.data.num_classes)
+
+    def _freeze(self) -> None:
+        """Freeze the binary weights, and record what that costs."""
+        before = self._validate()["accuracy"]
+        self.at_freezing = {
+            "distance_before_freezing": self.method.distance(),
+            "share_at_one_before_freezing": self.method.share_at_one(),
+        }
+        self.method.freeze()
+        self.at_freezing["freezing_cost"] = before - self._validate()["accuracy"]
+
+    def _end_epoch(self, epoch: int, writer: SummaryWriter, show: _Show) -> None:
+        with self.method.binarized():
+            val = self._validate()
+            if val["accuracy"] > self.best.get("accuracy", -1.0):
+                self.best = {"epoch": epoch, **val}
+                self._save_best()
+        trained = self.meter.result(self.fabric)
+        self.meter = Meter(self.data.num_classes, self.fabric.device)
+        layers = zip(
+            self.layer_names,
+            self.method.layer_distances(),
+            self.method.layer_shares_at_one(),
+            self.method.layer_flips(),
+            strict=False,  # a real network has no method, but perhaps binary layers
+        )
+        rows = [
+            {"epoch": epoch, "layer": name, "distance": distance, "share_at_one": share, "flips": flips}
+            for name, distance, share, flips in layers
+        ]
+        row = {
+            "epoch": epoch,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            **{f"train_{k}": v for k, v in trained.items()},
+            **{f"val_{k}": v for k, v in val.items()},
+            **self.method.schedule(),
+            "distance": self.method.distance(),
+            "share_at_one": self.method.share_at_one(),
+            "flips": sum(int(r["flips"]) for r in rows),
+            "seconds": round(self.seconds, 3),
+        }
+        if self.fabric.is_global_zero:
+            self.run.append("metrics", row)
+            self.run.append("layers", *rows)
+            self._record_weights(epoch, writer)
+            for name, value in row.items():
+                writer.add_scalar(name, value, epoch)  # type: ignore[no-untyped-call]
+            for layer in rows:
+                for name in ("distance", "share_at_one", "flips"):
+                    writer.add_scalar(f"{name}/{layer['layer']}", layer[name], epoch)  # type: ignore[no-untyped-call]
+        self._save()
+        show.epoch(epoch, row)
+
+    def _record_weights(self, epoch: int, writer: SummaryWriter) -> None:
+        if self.method.params:
+            weights = torch.cat([v.flatten() for v in self.method.values()]).float().cpu()
+            counts = weights.histc(HISTOGRAM_BINS, -1, 1).int().tolist()
+            self.run.append("histogram", {"epoch": epoch, **{f"bin{i}": n for i, n in enumerate(counts)}})
+            writer.add_histogram("binary weights", weights, epoch)  # type: ignore[no-untyped-call]
+
+    def _finish(self) -> None:
+        """Test the best checkpoint, once."""
+        load_weights(self._module, self.run)
+        tested = evaluate(self.model, self.test, self.fabric, self.data.num_classes)
+        summary = {
+            "val_accuracy": self.best["accuracy"],
+            "best_epoch": self.best["epoch"],
+            **{f"test_{k}": v for k, v in tested.items()},
+            **self.at_freezing,
+            "distance": self.method.distance(),
+            "parameters": sum(p.numel() for p in self._module.parameters()),
+            "binary_parameters": sum(p.numel() for p in binary_parameters(self._module)),
+            "epochs": self.recipe.epochs,
+            "steps": self.total_steps,
+            "train_seconds": round(self.seconds, 3),
+        }
+        if self.fabric.is_global_zero:
+            write_json(self.run.path / "summary.json", summary)
+
+    # ------------------------------------------------------------------ checkpoints
+
+    @property
+    def _module(self) -> nn.Module:
+        """The network itself, out of the wrappers of Fabric and torch.compile."""
+        module = self.model.module
+        return module._orig_mod if hasattr(module, "_orig_mod") else module
+
+    def _save_best(self) -> None:
+        if self.fabric.is_global_zero:
+            weights = {name: t.contiguous() for name, t in self._module.state_dict().items()}
+            write_atomically(self.run.best, lambda path: save_file(weights, path))
+
+    def _save(self) -> None:
+        state = {
+            "model": self._module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "method": self.method.state_dict(),
+            "step": self.step,
+            "meter": self.meter.sums,
+            "best": self.best,
+            "at_freezing": self.at_freezing,
+            "seconds": self.seconds,
+            "rng": torch.get_rng_state(),
+        }
+        if self.fabric.is_global_zero:
+            write_atomically(self.run.last, lambda path: torch.save(state, path))
+
+    def _resume(self) -> None:
+        path = self.run.last
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            self._module.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.method.load_state_dict(state["method"])
+            self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
+            self.at_freezing = state["at_freezing"]
+            self.meter.sums.copy_(state["meter"])
+            torch.set_rng_state(state["rng"])
+        except Exception as error:  # torch raises many kinds for a file that is cut short
+            what = (str(error).splitlines() or [repr(error)])[0]
+            raise BnewError(
+                f"{path} is cut short, or not a checkpoint of this run ({what}): "
+                "delete it to start the run from its beginning"
+            ) from error
+        if self.fabric.is_global_zero:
+            self.run.rewind(self.step // len(self.batches))
+        logger.info("going on from step %d of %d", self.step, self.total_steps)
+
+    # ------------------------------------------------------------------ what a person sees
+
+    @contextmanager
+    def _display(self) -> Iterator[_Show]:
+        quiet = self.machine.quiet or not self.fabric.is_global_zero
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.completed}/{task.total} steps"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, disable=quiet) as progress:
+            task = progress.add_task(self.run.path.name, total=self.total_steps, completed=self.step)
+            yield _Show(progress, task, self.recipe.epochs, quiet)
+
+
+class _Show:
+    """The progress display: a bar where there is a terminal, and a line an epoch."""
+
+    def __init__(self, progress: Progress, task: Any, epochs: int, quiet: bool) -> None:
+        self.progress, self.task, self.epochs, self.quiet = progress, task, epochs, quiet
+
+    def step(self, epoch: int, step: int) -> None:
+        self.progress.update(self.task, completed=step, description=f"epoch {epoch + 1}/{self.epochs}")
+
+    def epoch(self, epoch: int, row: dict[str, Any]) -> None:
+        if not self.quiet:
+            self.progress.console.print(
+                f"epoch {epoch + 1:>4}/{self.epochs}  loss {row['train_loss']:.4f}  "
+                f"train {row['train_accuracy']:.2%}  val {row['val_accuracy']:.2%}  "
+                f"distance {row['distance']:.4f}  at ±1 {row['share_at_one']:.1%}  flips {row['flips']}"
+            )
+
+
+def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
+    """Adam, or SGD with Nesterov's momentum, as the recipe says; fused."""
+    common = {"lr": recipe.lr, "weight_decay": recipe.weight_decay, "fused": True}
+    if recipe.optimizer == "sgd":
+        momentum = {"momentum": recipe.momentum, "nesterov": recipe.momentum > 0}
+        return torch.optim.SGD(model.parameters(), **common, **momentum)
+    return torch.optim.Adam(model.parameters(), **common)
+
+
+@contextmanager
+def stop_signals() -> Iterator[threading.Event]:
+    """An event that SIGINT or SIGTERM sets; a second signal has its usual effect."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in usual.items():
+            signal.signal(number, handler)
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        stop.set()
+        restore()
+
+    for number in usual:
+        signal.signal(number, on_signal)
+    try:
+        yield stop
+    finally:
+        restore()
+
+
+def environment(fabric: Fabric) -> dict[str, Any]:
+    """Versions and machine, for the record."""
+    return {
+        "bnew": bnew.__version__,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+        "cpu": _cpu_name(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if fabric.device.type == "cuda" else str(fabric.device),
+        "world_size": fabric.world_size,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def _commit() -> str | None:
+    """The commit of bnew's own source, where it runs from a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
