@@ -29,7 +29,7 @@ _NAMES = {
 }
 _MODULES = ("methods", "models", "data", "recipes", "experiments", "results", "report", "train", "layers")
 
-__all__ = ["__version__", *_NAMES, *_MODULES]  # noqa: PLE0604
+__all__ = ["__version__", *_NAMES, *_MODULES]
 
 if TYPE_CHECKING:
     from bnew import data, experiments, layers, methods, models, recipes, report, results, train

@@ -39,7 +39,7 @@ class _Sign(torch.autograd.Function):
         return hard_sign(x)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
         return grad * SURROGATES[ctx.surrogate](x), None
 
@@ -59,7 +59,7 @@ def sign(x: Tensor, surrogate: str = "polynomial") -> Tensor:
         BnewError: ``surrogate`` is not one of the above.
     """
     lookup("surrogate gradient", surrogate, SURROGATES)
-    return _Sign.apply(x, surrogate)  # type: ignore[no-any-return, no-untyped-call]
+    return _Sign.apply(x, surrogate)  # type: ignore[no-any-return]
 
 
 def _per_channel(values: Tensor, like: Tensor) -> Tensor:
@@ -169,8 +169,11 @@ class BinaryLinear(nn.Linear):
 
 def named_binary_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     """Layer name and weight of every :class:`BinaryConv2d` and :class:`BinaryLinear`, each weight once."""
-    layers = ((n, m) for n, m in model.named_modules() if isinstance(m, BinaryConv2d | BinaryLinear))
-    return list({id(m.weight): (name, m.weight) for name, m in layers}.values())
+    found: dict[int, tuple[str, nn.Parameter]] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, BinaryConv2d | BinaryLinear):
+            found.setdefault(id(module.weight), (name, module.weight))
+    return list(found.values())
 
 
 def binary_parameters(model: nn.Module) -> list[nn.Parameter]:

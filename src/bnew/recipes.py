@@ -49,8 +49,8 @@ class Recipe:
     schedule: str = "linear"
     milestones: tuple[float, ...] = (0.5, 0.75)
     """Shares of the run after which the step schedule divides the rate by ten."""
-    freeze: float = 1.0
-    """Share of the epochs after which the binary weights are frozen; 1: never."""
+    freeze: float | None = None
+    """Share of the epochs after which the binary weights are frozen; 1: never; None: as published."""
     loss: str = "cross_entropy"
     init: str | None = None
     """Run whose best checkpoint is the start."""
@@ -66,11 +66,14 @@ class Recipe:
             if value is not None and (not isinstance(value, int) or value < at_least):
                 raise BnewError(f"{name} is {value!r}, but must be a whole number of at least {at_least}")
         for name, low, high in (
-            ("lr", 0, math.inf), ("momentum", 0, 1), ("weight_decay", 0, math.inf), ("freeze", 0, 1),
+            ("lr", 0, math.inf), ("momentum", 0, 1), ("weight_decay", 0, math.inf),
+            *([] if self.freeze is None else [("freeze", 0, 1)]),
         ):  # fmt: skip
             value = getattr(self, name)
             if not (isinstance(value, int | float) and low <= value <= high and math.isfinite(value)):
-                limit = f"between {low} and {high}" if high < math.inf else f"a finite number of at least {low}"
+                limit = (
+                    f"between {low} and {high}" if high < math.inf else f"a finite number of at least {low}"
+                )
                 raise BnewError(f"{name} is {value!r}, but must be {limit}")
         if self.lr == 0:
             raise BnewError("lr is 0: nothing would be learnt; give a positive rate")
@@ -91,9 +94,10 @@ class Recipe:
 
         However short the run, at least one epoch comes after freezing, and one before.
         """
-        if self.freeze == 1 or self.epochs == 1:
+        share = FREEZE.get(self.method or "", 1.0) if self.freeze is None else self.freeze
+        if share == 1 or self.epochs == 1:
             return self.epochs
-        return min(max(math.floor(self.freeze * self.epochs), 1), self.epochs - 1)
+        return min(max(math.floor(share * self.epochs), 1), self.epochs - 1)
 
     def scaled(self, factor: float) -> Recipe:
         """The same run, ``factor`` times as long, with every schedule in proportion.
@@ -104,8 +108,10 @@ class Recipe:
         if not (factor > 0 and math.isfinite(factor)):
             raise BnewError(f"the scale of the epochs is {factor}, but must be a positive number")
         epochs = max(1, round(self.epochs * factor))
-        scale = SCALING.get(self.method or "", lambda options, _: dict(options))
-        return self.replace(epochs=epochs, method_options=scale(self.method_options, epochs / self.epochs))
+        options = self.method_options
+        if self.method in SCALING:
+            options = SCALING[self.method](options, epochs / self.epochs)
+        return self.replace(epochs=epochs, method_options=options)
 
     def replace(self, **changes: Any) -> Recipe:
         """A copy with some fields changed."""
@@ -129,12 +135,18 @@ class Recipe:
         return cls(**data)
 
 
+# The methods whose weights are real until they are frozen, and the published share of the epochs before.
+FREEZE = {"bnew": 0.98, "bmd": 0.98}
+
+
 def _scale_bnew(options: Mapping[str, Any], factor: float) -> dict[str, Any]:
-    return {**options, "strength": options["strength"] * factor**0.25}
+    if "reg" in options:
+        return {**options, "reg": options["reg"] * factor**-0.75}
+    return {**options, "strength": options.get("strength", 35.0) * factor**0.25}
 
 
 def _scale_bop(options: Mapping[str, Any], factor: float) -> dict[str, Any]:
-    return {**options, "gamma": min(options["gamma"] / factor, 1.0)}
+    return {**options, "gamma": min(options.get("gamma", 1e-4) / factor, 1.0)}
 
 
 # How a method's options change when a run gets `factor` times as long; docs/methods.md explains each.
@@ -145,14 +157,47 @@ SCALING: dict[str, Callable[[Mapping[str, Any], float], dict[str, Any]]] = {
 
 # ---------------------------------------------------------------------- the published settings
 
-TEACHER = Recipe(
-    model="wideresnet22", epochs=200, optimizer="sgd", lr=1.0, momentum=0.9, weight_decay=1e-4, schedule="step"
+
+@dataclass(frozen=True)
+class Experiment:
+    """The recipes of an experiment: teachers, phase 1, and phase 2 by each method."""
+
+    teacher: Recipe
+    phase1: Recipe
+    phase2: Mapping[str, Recipe]
+
+    def replace(self, **changes: Any) -> Experiment:
+        """The experiment with some fields changed in every recipe."""
+        return Experiment(
+            self.teacher.replace(**{k: v for k, v in changes.items() if k != "model"}),
+            self.phase1.replace(**changes),
+            {name: recipe.replace(**changes) for name, recipe in self.phase2.items()},
+        )
+
+
+CIFAR10 = Experiment(
+    teacher=Recipe(
+        model="wideresnet22",
+        epochs=200,
+        optimizer="sgd",
+        lr=1.0,
+        momentum=0.9,
+        weight_decay=1e-4,
+        schedule="step",
+    ),
+    phase1=Recipe(method="clip", epochs=200),
+    phase2={
+        # λ = 1e-4 over 1000 epochs of 352 steps.
+        "bnew": Recipe(method="bnew", method_options={"strength": 35.2}, epochs=1000),
+        "ste": Recipe(method="ste", epochs=1000),
+        # β grows by 1.01 an epoch.
+        "bmd": Recipe(method="bmd", method_options={"beta_end": 1.01**1000}, epochs=1000),
+        "bop": Recipe(method="bop", method_options={"gamma": 1e-4, "tau": 1e-8}, epochs=1000),
+    },
 )
-PHASE1 = Recipe(method="clip", epochs=200)
-# λ = 1e-4 over 1000 epochs of 352 steps is a strength of 35.2.
-PHASE2: dict[str, Recipe] = {
-    "bnew": Recipe(method="bnew", method_options={"strength": 35.2}, epochs=1000, freeze=0.98),
-    "ste": Recipe(method="ste", epochs=1000),
-    "bmd": Recipe(method="bmd", method_options={"beta_end": 1.01**1000}, epochs=1000, freeze=0.98),
-    "bop": Recipe(method="bop", method_options={"gamma": 1e-4, "tau": 1e-8}, epochs=1000),
+
+# By the names that `bnew reproduce` takes.
+EXPERIMENTS: dict[str, Experiment] = {
+    "cifar10": CIFAR10,
+    "cifar100": CIFAR10.replace(data="cifar100"),
 }

@@ -1,14 +1,14 @@
 """A run's folder: what is written while it trains, and what is read from it afterwards.
 
-    recipe.json        the recipe
-    environment.json   versions, machine, commit
-    metrics.csv        one row an epoch
-    layers.csv         one row an epoch and binary layer
-    histogram.csv      one row an epoch: how many weights in each of 40 equal bins of [-1, 1]
-    events.*           the same for TensorBoard
-    last.pt            the whole state, to resume from
-    best.safetensors   the weights of the best epoch, at the values that were validated
-    summary.json       the outcome; it is there when the run is done
+recipe.json        the recipe
+environment.json   versions, machine, commit
+metrics.csv        one row an epoch
+layers.csv         one row an epoch and binary layer
+histogram.csv      one row an epoch: how many weights in each of 40 equal bins of [-1, 1]
+events.*           the same for TensorBoard
+last.pt            the whole state, to resume from
+best.safetensors   the weights of the best epoch, at the values that were validated
+summary.json       the outcome; it is there when the run is done
 """
 
 from __future__ import annotations
@@ -111,7 +111,9 @@ class Run:
             why = "the run is not done" if name == "summary.json" else "this is not the folder of a run"
             raise BnewError(f"{self.path} has no {name}: {why}") from None
         except ValueError as error:
-            raise BnewError(f"{self.path / name} is not JSON ({error}): delete it and start the run again") from None
+            raise BnewError(
+                f"{self.path / name} is not JSON ({error}): delete it and start the run again"
+            ) from None
         if not isinstance(data, dict):
             raise BnewError(f"{self.path / name} does not hold an object: delete it and start the run again")
         return data
@@ -139,7 +141,17 @@ class Run:
             lock.release()
 
     def begin(self, recipe: Recipe, environment: Mapping[str, Any]) -> None:
-        """Record recipe and environment, or check that this run was begun with the same recipe.
+        """Record recipe and environment.
+
+        Raises:
+            BnewError: see :meth:`check`.
+        """
+        self.check(recipe)
+        write_json(self.path / "recipe.json", recipe.to_dict())
+        write_json(self.path / "environment.json", environment)
+
+    def check(self, recipe: Recipe) -> None:
+        """Check that this folder is new, or holds a run with the same recipe.
 
         Raises:
             BnewError: the folder holds a run with another recipe; says what differs.
@@ -149,10 +161,9 @@ class Run:
             differing = [k for k in wanted if json.dumps(here[k]) != json.dumps(wanted[k])]
             if differing:
                 what = ", ".join(f"{k} is {here[k]!r} there and {wanted[k]!r} here" for k in differing)
-                raise BnewError(f"{self.path} holds a run with another recipe ({what}): choose another folder")
-        else:
-            write_json(self.path / "recipe.json", recipe.to_dict())
-        write_json(self.path / "environment.json", environment)
+                raise BnewError(
+                    f"{self.path} holds a run with another recipe ({what}): choose another folder"
+                )
 
     def append(self, table: str, *rows: Mapping[str, Any]) -> None:
         """Add rows to ``table``.csv."""

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
-import platform
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,11 +21,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-import bnew
-from bnew.data import Batches, Dataset, Split, load
+from bnew.data import Batches, Dataset, load
 from bnew.errors import BnewError, NumericalError, lookup
 from bnew.layers import binary_parameters, named_binary_parameters
-from bnew.methods import Binarizer, create_method
+from bnew.machine import Machine, environment, make_fabric
+from bnew.methods import create_method
 from bnew.models import create_model
 from bnew.recipes import Recipe
 from bnew.results import Run, write_atomically, write_json
@@ -44,28 +40,6 @@ COMPILE_FROM_STEPS = 2000
 CHECK_EVERY = 20
 
 
-@dataclass(frozen=True)
-class Machine:
-    """Where and how a run is computed: what is not part of the recipe."""
-
-    data_dir: str = "data"
-    """Folder of the data sets."""
-    device: str = "auto"
-    """cpu, cuda, mps or auto."""
-    devices: int = 1
-    """Number of devices or processes."""
-    precision: str = "32-true"
-    """Any precision of Lightning Fabric, such as bf16-mixed."""
-    compile: bool | None = None
-    """Use torch.compile; by default where the run is long enough to pay for it."""
-    workers: int = 0
-    """Threads that decode images; 0 is one a core."""
-    save_every: int = 0
-    """Save every so many steps too; 0 is at the end of each epoch only."""
-    quiet: bool = False
-    """Show no progress."""
-
-
 class Interrupted(Exception):
     """A signal stopped the run, which has saved where it was; the message says how to go on."""
 
@@ -74,7 +48,7 @@ class Interrupted(Exception):
 
 
 class Meter:
-    """Sums over batches of loss, top-1 hits, top-5 hits and images, as one tensor that a checkpoint can hold."""
+    """Sums over batches of loss, top-1 and top-5 hits and images, as one tensor for the checkpoint."""
 
     def __init__(self, num_classes: int, device: torch.device) -> None:
         self.k = 5 if num_classes >= 100 else 1
@@ -128,40 +102,24 @@ def load_weights(model: nn.Module, run: Run) -> None:
     shapes = {name: tensor.shape for name, tensor in own.items()}
     wrong = shapes.items() ^ {name: tensor.shape for name, tensor in weights.items()}.items()
     if wrong:
-        raise BnewError(f"{run.best} is of another model: '{min(wrong)[0]}' is missing, extra or of another shape")
+        raise BnewError(
+            f"{run.best} is of another model: '{min(wrong)[0]}' is missing, extra or of another shape"
+        )
     model.load_state_dict(weights)
 
 
 def build_model(recipe: Recipe, data: Dataset) -> nn.Module:
     """The recipe's network for ``data``, newly initialised, in channels_last."""
     options = {"num_classes": data.num_classes, "in_channels": data.in_channels, **recipe.model_options}
-    return create_model(recipe.model, **options).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return create_model(recipe.model, **options).to(memory_format=torch.channels_last)
 
 
 def load_data(recipe: Recipe, machine: Machine) -> Dataset:
     """The recipe's data set, held in memory."""
-    return load(recipe.data, machine.data_dir, image_size=recipe.image_size, workers=machine.workers)
+    return load(recipe.data, machine.data_dir, image_size=recipe.image_size, workers=machine.decode_threads)
 
 
-def make_fabric(machine: Machine) -> Fabric:
-    """Lightning Fabric for ``machine``, launched.
-
-    Raises:
-        BnewError: the device is not there, or the precision unknown.
-    """
-    try:
-        fabric = Fabric(
-            accelerator=machine.device, devices=machine.devices, precision=machine.precision  # type: ignore[arg-type]
-        )  # fmt: skip
-        fabric.launch()
-    except (ValueError, RuntimeError) as error:
-        raise BnewError(
-            f"device {machine.device} × {machine.devices} at precision {machine.precision} cannot be used: {error}"
-        ) from error
-    return fabric
-
-
-def test(run: Run, machine: Machine, split: str = "test") -> dict[str, float]:
+def evaluate_run(run: Run, machine: Machine, split: str = "test") -> dict[str, float]:
     """The best weights of ``run`` on ``split`` (train, val or test), at the values that were validated.
 
     Raises:
@@ -169,10 +127,12 @@ def test(run: Run, machine: Machine, split: str = "test") -> dict[str, float]:
     """
     fabric = make_fabric(machine)
     data = load_data(run.recipe, machine)
-    splits: dict[str, Split] = {"train": data.train, "val": data.val, "test": data.test}
+    splits = {"train": data.train, "val": data.val, "test": data.test}
     model = build_model(run.recipe, data)
     load_weights(model, run)
-    batches = Batches(lookup("split", split, splits), data, EVAL_BATCH_SIZE, device=fabric.device, train=False)
+    batches = Batches(
+        lookup("split", split, splits), data, EVAL_BATCH_SIZE, device=fabric.device, train=False
+    )
     return evaluate(fabric.to_device(model), batches, fabric, data.num_classes)
 
 
@@ -192,7 +152,7 @@ def train(recipe: Recipe, path: str | Path, machine: Machine = Machine()) -> Run
     run = Run(path)
     with run.locked():
         if run.done:
-            run.begin(recipe, run.environment)
+            run.check(recipe)
             logger.info("%s is done already", run.path)
         else:
             fabric = make_fabric(machine)
@@ -207,7 +167,11 @@ class _Training:
     def __init__(self, recipe: Recipe, run: Run, machine: Machine, fabric: Fabric) -> None:
         self.recipe, self.run, self.machine, self.fabric = recipe, run, machine, fabric
         self.data = load_data(recipe, machine)
-        shards = {"device": fabric.device, "rank": fabric.global_rank, "world_size": fabric.world_size}
+        shards: dict[str, Any] = {
+            "device": fabric.device,
+            "rank": fabric.global_rank,
+            "world_size": fabric.world_size,
+        }
         self.batches = Batches(
             self.data.train, self.data, recipe.batch_size, train=True, seed=recipe.seed, **shards
         )
@@ -267,13 +231,13 @@ class _Training:
             self.method.layer_flips()  # counting starts at the first values
         first = self.step // len(self.batches)
         with stop_signals() as stop, self._display() as show:
-            writer = SummaryWriter(str(self.run.path), purge_step=first)  # type: ignore[no-untyped-call]
+            writer = SummaryWriter(str(self.run.path), purge_step=first)
             for epoch in range(first, self.recipe.epochs):
                 if epoch >= self.recipe.freeze_epoch and not self.method.frozen:
                     self._freeze()
                 self._train_epoch(epoch, stop, show)
                 self._end_epoch(epoch, writer, show)
-            writer.close()  # type: ignore[no-untyped-call]
+            writer.close()
         self._finish()
 
     def _train_epoch(self, epoch: int, stop: threading.Event, show: _Show) -> None:
@@ -351,7 +315,7 @@ class _Training:
             self.method.layer_flips(),
             strict=False,  # a real network has no method, but perhaps binary layers
         )
-        rows = [
+        rows: list[dict[str, Any]] = [
             {"epoch": epoch, "layer": name, "distance": distance, "share_at_one": share, "flips": flips}
             for name, distance, share, flips in layers
         ]
@@ -363,7 +327,7 @@ class _Training:
             **self.method.schedule(),
             "distance": self.method.distance(),
             "share_at_one": self.method.share_at_one(),
-            "flips": sum(int(r["flips"]) for r in rows),
+            "flips": sum(r["flips"] for r in rows),
             "seconds": round(self.seconds, 3),
         }
         if self.fabric.is_global_zero:
@@ -371,10 +335,10 @@ class _Training:
             self.run.append("layers", *rows)
             self._record_weights(epoch, writer)
             for name, value in row.items():
-                writer.add_scalar(name, value, epoch)  # type: ignore[no-untyped-call]
+                writer.add_scalar(name, value, epoch)
             for layer in rows:
                 for name in ("distance", "share_at_one", "flips"):
-                    writer.add_scalar(f"{name}/{layer['layer']}", layer[name], epoch)  # type: ignore[no-untyped-call]
+                    writer.add_scalar(f"{name}/{layer['layer']}", layer[name], epoch)
         self._save()
         show.epoch(epoch, row)
 
@@ -383,7 +347,7 @@ class _Training:
             weights = torch.cat([v.flatten() for v in self.method.values()]).float().cpu()
             counts = weights.histc(HISTOGRAM_BINS, -1, 1).int().tolist()
             self.run.append("histogram", {"epoch": epoch, **{f"bin{i}": n for i, n in enumerate(counts)}})
-            writer.add_histogram("binary weights", weights, epoch)  # type: ignore[no-untyped-call]
+            writer.add_histogram("binary weights", weights, epoch)
 
     def _finish(self) -> None:
         """Test the best checkpoint, once."""
@@ -409,8 +373,8 @@ class _Training:
     @property
     def _module(self) -> nn.Module:
         """The network itself, out of the wrappers of Fabric and torch.compile."""
-        module = self.model.module
-        return module._orig_mod if hasattr(module, "_orig_mod") else module
+        module: nn.Module = self.model.module
+        return getattr(module, "_orig_mod", module)
 
     def _save_best(self) -> None:
         if self.fabric.is_global_zero:
@@ -489,70 +453,30 @@ class _Show:
 
 def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
     """Adam, or SGD with Nesterov's momentum, as the recipe says; fused."""
-    common = {"lr": recipe.lr, "weight_decay": recipe.weight_decay, "fused": True}
+    options: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay, "fused": True}
     if recipe.optimizer == "sgd":
-        momentum = {"momentum": recipe.momentum, "nesterov": recipe.momentum > 0}
-        return torch.optim.SGD(model.parameters(), **common, **momentum)
-    return torch.optim.Adam(model.parameters(), **common)
+        options |= {"momentum": recipe.momentum, "nesterov": recipe.momentum > 0}
+        return torch.optim.SGD(model.parameters(), **options)
+    return torch.optim.Adam(model.parameters(), **options)
 
 
 @contextmanager
 def stop_signals() -> Iterator[threading.Event]:
-    """An event that SIGINT or SIGTERM sets; a second signal has its usual effect."""
+    """An event that SIGINT or SIGTERM sets; the same signal again has its usual effect."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
     usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def restore() -> None:
-        for number, handler in usual.items():
-            signal.signal(number, handler)
-
     def on_signal(number: int, frame: FrameType | None) -> None:
         stop.set()
-        restore()
+        signal.signal(number, usual[signal.Signals(number)])
 
     for number in usual:
         signal.signal(number, on_signal)
     try:
         yield stop
     finally:
-        restore()
-
-
-def environment(fabric: Fabric) -> dict[str, Any]:
-    """Versions and machine, for the record."""
-    return {
-        "bnew": bnew.__version__,
-        "commit": _commit(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "platform": platform.platform(),
-        "cpu": _cpu_name(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name() if fabric.device.type == "cuda" else str(fabric.device),
-        "world_size": fabric.world_size,
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    }
-
-
-def _commit() -> str | None:
-    """The commit of bnew's own source, where it runs from a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+        for number, handler in usual.items():
+            signal.signal(number, handler)

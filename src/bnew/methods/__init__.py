@@ -24,7 +24,6 @@ METHODS: dict[str, type[Binarizer]] = {
 }
 
 
-
 def create_method(
     name: str | None, params: Iterable[nn.Parameter], total_steps: int, **options: Any
 ) -> Binarizer:
@@ -40,4 +39,14 @@ def create_method(
     return method(params, total_steps, **options)
 
 
-__all__ = ["BNEW", "METHODS", "STE", "BinaryMirrorDescent", "Binarizer", "Bop", "Clip", "binary_value", "create_method"]
+__all__ = [
+    "BNEW",
+    "METHODS",
+    "STE",
+    "Binarizer",
+    "BinaryMirrorDescent",
+    "Bop",
+    "Clip",
+    "binary_value",
+    "create_method",
+]

@@ -74,7 +74,7 @@ class Binarizer:
         """Just after the optimizer's step."""
 
     def values(self) -> list[Tensor]:
-        """The real values whose signs are the binary weights: the parameters, unless a latent copy is kept."""
+        """The real values whose signs are the binary weights: the parameters, or a latent copy."""
         return [p.detach() for p in self.params]
 
     def _state(self) -> dict[str, list[Tensor]]:

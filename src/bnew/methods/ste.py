@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from bnew.methods.base import Binarizer, binary_value
+from bnew.methods.base import Binarizer
 from bnew.methods.clip import clip_
 
 
@@ -43,6 +43,7 @@ class STE(Binarizer):
         self._set_binary()
 
     def values(self) -> list[Tensor]:
+        """The latent copy; once frozen, the parameters."""
         return self.latent or super().values()
 
     def _state(self) -> dict[str, list[Tensor]]:

@@ -1,0 +1,227 @@
+"""The command line: parse, then one call."""
+
+from __future__ import annotations
+
+import ast
+import logging
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from tyro.conf import OmitArgPrefixes, Positional
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
+
+from bnew.errors import BnewError
+from bnew.machine import Machine
+from bnew.recipes import Recipe
+
+logger = logging.getLogger("bnew")
+
+
+def reproduce(
+    experiment: Positional[str],
+    /,
+    machine: Annotated[Machine, tyro.conf.arg(name="")],
+    out: Path | None = None,
+    methods: tuple[str, ...] = ("bnew", "ste", "bmd", "bop"),
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4),
+    epochs_scale: tuple[float, ...] = (1.0,),
+    distill: bool = False,
+    ablations: bool = False,
+    workers: int = 1,
+) -> int:
+    """Run a published experiment: teachers where asked, phase 1, every method, a test each, the table.
+
+    Runs that are done are not run again; one that was stopped goes on where it was.
+
+    Args:
+        experiment: cifar10, cifar100, or digits for a first look.
+        machine: where to compute.
+        out: folder of the experiment's runs; default runs/EXPERIMENT.
+        methods: methods of phase 2.
+        seeds: one run of everything per seed.
+        epochs_scale: make all runs this many times as long, schedules in proportion; two numbers are
+            for teachers and phase 1, and for phase 2.
+        distill: train with a teacher's outputs as targets, in place of the plain runs.
+        ablations: the published ablations too, by the first of the methods.
+        workers: how many runs side by side, each with its share of the cores.
+    """
+    from bnew import experiments
+    from bnew.report import write_report
+
+    out = out or Path("runs") / experiment
+    stages = experiments.plan(
+        experiment,
+        methods=methods,
+        seeds=seeds,
+        distill=distill,
+        ablations=ablations,
+        epochs_scale=epochs_scale,
+    )
+    failed = experiments.run(stages, out, machine, workers)
+    for path in write_report([out], out):
+        logger.info("wrote %s", path)
+    print((out / "report.md").read_text())
+    for name, why in failed.items():
+        print(f"bnew: {name} did not finish: {why}", file=sys.stderr)
+    if failed:
+        print("bnew: start the same command again to run only what is missing", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def train(
+    recipe: Annotated[Recipe, tyro.conf.arg(name="")],
+    machine: Annotated[Machine, tyro.conf.arg(name="")],
+    out: Path = Path("runs/run"),
+) -> int:
+    """Train one network, or go on with a run that was stopped.
+
+    Args:
+        recipe: what to train.
+        machine: where to compute.
+        out: the run's folder.
+    """
+    from bnew.train import train as fit
+
+    run = fit(recipe, out, machine)
+    print(f"{out}: test accuracy {run.summary['test_accuracy']:.2%} (epoch {run.summary['best_epoch'] + 1})")
+    return 0
+
+
+def evaluate(
+    run: Positional[Path],
+    /,
+    machine: Annotated[Machine, tyro.conf.arg(name="")],
+    split: Literal["train", "val", "test"] = "test",
+) -> int:
+    """Loss and accuracy of a run's best weights.
+
+    Args:
+        run: the run's folder.
+        machine: where to compute.
+        split: which images.
+    """
+    from bnew.results import Run
+    from bnew.train import evaluate_run
+
+    for name, value in evaluate_run(Run(run), machine, split).items():
+        print(f"{split} {name}: {value:.4f}")
+    return 0
+
+
+def summary(
+    model: Positional[str],
+    /,
+    image_size: int = 32,
+    in_channels: int = 3,
+    num_classes: int = 10,
+) -> int:
+    """Parameters, sizes and multiply-accumulates of a network, layer by layer.
+
+    Args:
+        model: a name that `bnew models` lists.
+        image_size: side of the input in pixels.
+        in_channels: 1 for greyscale, 3 for colour.
+        num_classes: how many classes.
+    """
+    from rich import print as show
+
+    from bnew.convert import summary as summarize
+    from bnew.models import create_model
+
+    network = create_model(model, in_channels=in_channels, num_classes=num_classes)
+    show(summarize(network, (in_channels, image_size, image_size)))
+    return 0
+
+
+def models() -> int:
+    """List the networks."""
+    from bnew.models import list_models
+
+    print("\n".join(list_models()))
+    return 0
+
+
+def report(runs: Positional[tuple[Path, ...]], /, out: Path = Path(".")) -> int:
+    """Table and pictures of finished runs, as Markdown and as one HTML page.
+
+    Args:
+        runs: folders of runs, or folders above them.
+        out: where to write report.md and report.html.
+    """
+    from bnew.report import write_report
+
+    for path in write_report(runs, out):
+        print(path)
+    return 0
+
+
+COMMANDS: dict[str, Callable[..., int]] = {
+    "reproduce": reproduce,
+    "train": train,
+    "eval": evaluate,
+    "summary": summary,
+    "models": models,
+    "report": report,
+}
+
+
+def _options(words: list[str]) -> dict[str, Any]:
+    """``name=value`` words as a dictionary; a value is a Python literal, or else text.
+
+    Raises:
+        ValueError: a word without an equals sign.
+    """
+    options = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise ValueError(f"'{word}' is not NAME=VALUE")
+        try:
+            options[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            options[name] = value
+    return options
+
+
+def _registry() -> ConstructorRegistry:
+    registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def _(
+        info: tyro.constructors.PrimitiveTypeInfo,
+    ) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
+        if info.type_origin is not Mapping:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs="*",
+            metavar="[NAME=VALUE ...]",
+            instance_from_str=_options,
+            is_instance=lambda value: isinstance(value, Mapping),
+            str_from_instance=lambda value: [f"{k}={v}" for k, v in value.items()],
+        )
+
+    return registry
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 some runs failed, 2 bad input, 130 stopped."""
+    logging.basicConfig(level=logging.INFO, format="bnew: %(message)s")
+    try:
+        code: int = tyro.extras.subcommand_cli_from_dict(
+            COMMANDS,
+            prog="bnew",
+            description="Train binarized neural networks the easy way.",
+            args=args,
+            registry=_registry(),
+            config=(OmitArgPrefixes,),
+        )
+    except BnewError as error:
+        print(f"bnew: error: {error}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print("bnew: stopped: start the same command again to go on", file=sys.stderr)
+        code = 130
+    sys.exit(code)

@@ -1,0 +1,98 @@
+"""Where and how a run is computed, which is not part of its recipe."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bnew import __version__
+from bnew.errors import BnewError
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where the data is, and what computes."""
+
+    data_dir: str = "data"
+    """Folder of the data sets."""
+    device: str = "auto"
+    """cpu, cuda, mps or auto."""
+    devices: int = 1
+    """Number of devices or processes."""
+    precision: str = "32-true"
+    """Any precision of Lightning Fabric, such as bf16-mixed."""
+    compile: bool | None = None
+    """Use torch.compile; by default where the run is long enough to pay for it."""
+    decode_threads: int = 0
+    """Threads that decode images; 0 is one a core."""
+    save_every: int = 0
+    """Save every so many steps too; 0 is at the end of each epoch only."""
+    quiet: bool = False
+    """Show no progress."""
+
+
+def make_fabric(machine: Machine) -> Fabric:
+    """Lightning Fabric for ``machine``, launched.
+
+    Raises:
+        BnewError: the device is not there, or the precision unknown.
+    """
+    from lightning_fabric import Fabric
+
+    try:
+        fabric = Fabric(
+            accelerator=machine.device, devices=machine.devices, precision=machine.precision  # type: ignore[arg-type]
+        )  # fmt: skip
+        fabric.launch()
+    except (ValueError, RuntimeError) as error:
+        raise BnewError(
+            f"{machine.devices} × {machine.device} at precision {machine.precision} cannot be used: {error}"
+        ) from error
+    return fabric
+
+
+def environment(fabric: Fabric) -> dict[str, Any]:
+    """Versions and machine, for the record."""
+    import torch
+
+    return {
+        "bnew": __version__,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+        "cpu": _cpu_name(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if fabric.device.type == "cuda" else str(fabric.device),
+        "world_size": fabric.world_size,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def _commit() -> str | None:
+    """The commit of bnew's own source, where it runs from a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
