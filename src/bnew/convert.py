@@ -1,27 +1,26 @@
-"""An existing network gets binary layers (:func:`binarize`); what is binary in a network (:func:`summary`)."""
+"""A network gets binary layers (:func:`binarize`), and what is binary in it (:func:`summary`)."""
 
 from __future__ import annotations
 
 import difflib
 import io
 import logging
-import math
-import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import astuple, dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import astuple, dataclass
 from fnmatch import fnmatchcase
-from functools import cache
+from functools import partial
 from typing import Any, Literal, TypeAlias, overload
 
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, fx, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd
 
 from bnew.errors import BnewError, lookup
-from bnew.layers import SURROGATES, BinaryConv2d, BinaryLinear, RPReLU, RSign
+from bnew.graph import Reading, is_layer, read
+from bnew.layers import SURROGATES, BinaryConv2d, BinaryLinear, RSign, named_binary_parameters
 
 _log = logging.getLogger("bnew")
 
@@ -30,14 +29,6 @@ Activation: TypeAlias = str | Callable[[int], nn.Module]
 
 # Which layers have a binary twin. Only these very types: a subclass may use its weight in its own way.
 _TWINS: dict[type[nn.Module], type[nn.Module]] = {nn.Conv2d: BinaryConv2d, nn.Linear: BinaryLinear}
-
-_ACTIVATIONS: dict[str, Callable[[int, str], nn.Module]] = {
-    "rsign": lambda channels, surrogate: RSign(channels, surrogate),
-    "sign": lambda channels, surrogate: RSign(channels, surrogate, shift=False),
-}
-
-
-# ---------------------------------------------------------------------------------------------- binarize
 
 
 @dataclass(frozen=True)
@@ -69,7 +60,7 @@ class Plan(list[PlannedLayer]):
         return table
 
     def __str__(self) -> str:
-        return _text(self)
+        return _text(self.__rich__())
 
 
 @overload
@@ -152,19 +143,280 @@ def binarize(
     Raises:
         BnewError: an unknown option; a name in ``skip`` that matches no layer; nothing is left to binarize.
     """
-    make = activation if callable(activation) else _maker(activation, surrogate)
+    lookup("surrogate gradient", surrogate, SURROGATES)
     lookup("treatment of ReLU", relu, dict.fromkeys(("prelu", "keep")))
+    rsign = partial(RSign, surrogate=surrogate)
+    activations = {"rsign": rsign, "sign": partial(rsign, shift=False)}
+    make = activation if callable(activation) else lookup("activation", activation, activations)
+
     asked = {"depthwise": depthwise, "first": first, "last": last, "shortcut": shortcut}
-    decided = _decide(model, _skipper(model, skip), asked, relu == "prelu")
-    rows = Plan(row for row, _ in decided)
+    reading = read(model)
+    rows = _plan(model, reading, skip, asked, keep_relu=relu == "keep")
     if not any(row.binarize for row in rows):
-        why = "; ".join(f"'{row.name}' ({row.kind}) {row.reason}" for row in rows) or "it has no layers"
-        raise BnewError(f"nothing to binarize in {type(model).__name__}: {why}")
+        why = "; ".join(f"{row.name or 'it'} ({row.kind}): {row.reason}" for row in rows)
+        raise BnewError(f"nothing to binarize in {type(model).__name__}: {why or 'it has no such layer'}")
     if plan:
         return rows
-    names = {module: name for name, module in model.named_modules(remove_duplicate=False)}
-    for row, module in decided:
+    for row in rows:
         _log.info("%s (%s) %s: %s", row.name, row.kind, row.becomes or "stays", row.reason)
+        module = model.get_submodule(row.name)
         if row.binarize:
             _make_binary(module, make)
+        elif row.becomes:
+            _replace_relu(model, module, reading)
     return model
+
+
+def _plan(model: nn.Module, reading: Reading, skip: Skip, asked: dict[str, bool], keep_relu: bool) -> Plan:
+    layers = {module: name for name, module in model.named_modules() if is_layer(module)}
+    skipped = _skipped(layers, skip)
+    obstacles = _obstacles(model)
+
+    def judge(layer: nn.Module) -> tuple[bool, str]:
+        """Whether the layer becomes binary, and why or why not."""
+        if layer in obstacles:
+            return False, obstacles[layer]
+        if layer in skipped:
+            return False, "skipped"
+        special = _special(model, layer, reading)
+        for option, reason in special.items():
+            if not asked[option]:
+                return False, reason
+        floors = reading.floors.get(layer, set())
+        fixed = sorted(floor for floor in floors if isinstance(floor, str))
+        if floors and keep_relu:
+            _log.warning("%s: its input is never negative, and relu='keep'", layers[layer])
+        elif fixed:
+            reason = (
+                f"its input is never negative, as {fixed[0]} is called before it: sign would be +1 always"
+            )
+            _log.warning("%s stays real: %s; an nn.ReLU module could be replaced", layers[layer], reason)
+            return False, reason
+        return True, "; ".join(["asked for", *special.values()]) if special else "an inner layer"
+
+    judged = {layer: judge(layer) for layer in layers}
+    relus: set[nn.Module | str] = set()
+    if not keep_relu:
+        relus = relus.union(
+            *(reading.floors.get(layer, ()) for layer, (binary, _) in judged.items() if binary)
+        )
+
+    rows = Plan()
+    for name, module in model.named_modules():
+        kind = type(module).__name__
+        if module in relus:
+            rows.append(PlannedLayer(name, kind, "PReLU", "feeds a binary layer, which needs both signs"))
+        elif module in judged:
+            binary, reason = judged[module]
+            rows.append(PlannedLayer(name, kind, _TWINS[type(module)].__name__ if binary else "", reason))
+    return rows
+
+
+def _skipped(layers: dict[nn.Module, str], skip: Skip) -> set[nn.Module]:
+    if callable(skip):
+        return {layer for layer, name in layers.items() if skip(name, layer)}
+    found = set[nn.Module]()
+    for pattern in [skip] if isinstance(skip, str) else skip:
+        matches = {
+            layer
+            for layer, name in layers.items()
+            if fnmatchcase(name, pattern) or name.startswith(f"{pattern}.")
+        }
+        if not matches:
+            near = difflib.get_close_matches(pattern, layers.values(), n=3, cutoff=0.4)
+            hint = f"; the nearest names are {', '.join(near)}" if near else ""
+            raise BnewError(f"skip: no layer is called or matches '{pattern}'{hint}")
+        found |= matches
+    return found
+
+
+def _obstacles(model: nn.Module) -> dict[nn.Module, str]:
+    """The layers that cannot be binary, with the reason."""
+    uses = Counter(id(p) for m in model.modules() for p in m.parameters(recurse=False))
+    # torch's own composite modules (attention, a transformer's layer) read the weights of their parts.
+    owners = {
+        part: type(owner).__name__
+        for owner in model.modules()
+        if type(owner).__module__.startswith("torch.nn.modules.")
+        and not isinstance(owner, nn.Sequential | nn.ModuleList | nn.ModuleDict)
+        for part in owner.modules()
+        if part is not owner
+    }
+    obstacles: dict[nn.Module, str] = {}
+    for layer in filter(is_layer, model.modules()):
+        if isinstance(layer, BinaryConv2d | BinaryLinear):
+            obstacles[layer] = "already binary"
+        elif type(layer) not in _TWINS:
+            obstacles[layer] = f"there is no binary {type(layer).__name__}"
+        elif layer in owners:
+            obstacles[layer] = f"{owners[layer]} reads its weight itself"
+        elif not isinstance(layer.weight, nn.Parameter):
+            obstacles[layer] = "its weight is computed, not a parameter"
+        elif uses[id(layer.weight)] > 1:
+            obstacles[layer] = "its weight belongs to another module too"
+    return obstacles
+
+
+def _special(model: nn.Module, layer: nn.Module, reading: Reading) -> dict[str, str]:
+    """The options of :func:`binarize` that decide about this layer, with what the layer is to each."""
+    depthwise = isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1
+    inside = layer is not model
+    special = {
+        "depthwise": (depthwise, "a depthwise convolution"),
+        "first": (inside and layer in reading.first, "sees the network's input"),
+        "last": (inside and layer in reading.last, "makes the network's output"),
+        "shortcut": (layer in reading.shortcut, "a 1×1 layer on a shortcut"),
+    }
+    return {option: reason for option, (applies, reason) in special.items() if applies}
+
+
+def _make_binary(layer: nn.Module, make: Callable[[int], nn.Module]) -> None:
+    # The type is changed, as torch's own parametrizations do it: the layer stays the same object, so
+    # that whoever holds it, its weight or a hook on it goes on working.
+    assert isinstance(layer, nn.Conv2d | nn.Linear)
+    channels = layer.in_channels if isinstance(layer, nn.Conv2d) else layer.in_features
+    layer.activation = make(channels).to(layer.weight).train(layer.training)
+    layer.__class__ = _TWINS[type(layer)]
+
+
+def _replace_relu(model: nn.Module, old: nn.Module, reading: Reading) -> None:
+    widths = reading.widths.get(old, set())
+    width = next(iter(widths)) if len(widths) == 1 else None
+    new = nn.PReLU(width or 1).to(next(model.parameters())).train(old.training)
+    for name in [name for name, m in model.named_modules(remove_duplicate=False) if m is old]:
+        model.set_submodule(name, new)
+
+
+@dataclass(frozen=True)
+class LayerSummary:
+    """One module of a :class:`Summary`; the fields' units are in :func:`summary`."""
+
+    name: str
+    kind: str
+    binary_parameters: int
+    real_parameters: int
+    float_bytes: int
+    packed_bytes: int
+    binary_macs: int
+    real_macs: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What :func:`summary` returns: a row per module that has parameters; prints as a table."""
+
+    rows: tuple[LayerSummary, ...]
+
+    @property
+    def total(self) -> LayerSummary:
+        """The sums of all rows."""
+        columns = list(zip(*(astuple(row)[2:] for row in self.rows), strict=True))
+        return LayerSummary("total", "", *(sum(column) for column in columns or [()] * 6))
+
+    def __rich__(self) -> Table:
+        table = Table()
+        for title in (
+            "layer",
+            "is",
+            "binary",
+            "real",
+            "float bytes",
+            "packed bytes",
+            "binary MACs",
+            "real MACs",
+        ):
+            table.add_column(title, justify="left" if title in ("layer", "is") else "right")
+        for row in (*self.rows, self.total):
+            name, kind, *numbers = astuple(row)
+            if row.name == "total":
+                table.add_section()
+            table.add_row(name, kind, *(f"{number:,}" for number in numbers))
+        return table
+
+    def __str__(self) -> str:
+        return _text(self.__rich__())
+
+
+def summary(model: nn.Module, input_size: Sequence[int]) -> Summary:
+    """Parameters, sizes and multiply-accumulates of a network, by module.
+
+    * Binary parameters are the weights of binary layers, whatever their values; all others are real.
+      A parameter of two modules counts once.
+    * Float bytes: 4 per parameter. Packed bytes: 4 per real parameter; a bit per binary weight, each
+      output channel filled up to whole 32-bit words. Running statistics of batch norms count in neither:
+      they are folded into the two real numbers per channel that do count.
+    * MACs: multiply-accumulates of convolutions and linear layers for one input, by a pass over zeros in
+      eval mode. Those of a binary layer are binary. Attention's own products are not counted.
+
+    The model is left as it was, on its device and in its training modes.
+
+    Args:
+        model: any module.
+        input_size: (C, H, W), or (N, C, H, W), where N does not matter; (C,) or (N, C) for a network of
+            linear layers.
+
+    Raises:
+        BnewError: ``input_size`` is no such size, or the model does not take it.
+    """
+    if len(input_size) not in (1, 2, 3, 4) or any(type(n) is not int or n < 1 for n in input_size):
+        raise BnewError(f"input_size is {input_size!r}, but must be like (3, 32, 32) or (1, 3, 32, 32)")
+    sample = tuple(input_size[1:] if len(input_size) in (2, 4) else input_size)
+    macs = _macs(model, sample)
+    binary = {id(weight) for _, weight in named_binary_parameters(model)}
+    seen = set[int]()
+    rows = []
+    for name, module in model.named_modules():
+        own = [p for p in module.parameters(recurse=False) if id(p) not in seen]
+        seen.update(map(id, own))
+        if not own:
+            continue
+        weights = [p for p in own if id(p) in binary]
+        n_binary = sum(p.numel() for p in weights)
+        n_real = sum(p.numel() for p in own) - n_binary
+        words = sum(len(p) * -(-p[0].numel() // 32) for p in weights)
+        row = LayerSummary(
+            name=name,
+            kind=type(module).__name__,
+            binary_parameters=n_binary,
+            real_parameters=n_real,
+            float_bytes=4 * (n_binary + n_real),
+            packed_bytes=4 * (words + n_real),
+            binary_macs=macs[module] if weights else 0,
+            real_macs=0 if weights else macs[module],
+        )
+        rows.append(row)
+    return Summary(tuple(rows))
+
+
+def _macs(model: nn.Module, sample: tuple[int, ...]) -> Counter[nn.Module]:
+    """Multiply-accumulates of each convolution and linear layer for one input of size ``sample``."""
+    macs = Counter[nn.Module]()
+
+    def count(layer: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
+        # Every value of the output takes one output channel's weights; in a transposed convolution,
+        # every value of the input is spread by one input channel's.
+        values = args[0] if isinstance(layer, _ConvTransposeNd) else output
+        macs[layer] += values.numel() * layer.weight[0].numel()
+
+    training = {module: module.training for module in model.modules()}
+    hooks = [m.register_forward_hook(count) for m in model.modules() if is_layer(m)]
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(()))
+    try:
+        with torch.no_grad():
+            model.eval()(like.new_zeros(1, *sample))
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise BnewError(f"{type(model).__name__} does not take an input of size {sample}: {error}") from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, mode in training.items():
+            module.training = mode
+    return macs
+
+
+def _text(table: Table) -> str:
+    """The table as plain text."""
+    console = Console(file=io.StringIO(), width=140)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get().rstrip()

@@ -20,10 +20,13 @@ _log = logging.getLogger("bnew")
 
 # Operators by name, whether module, function or method: MaxPool2d and F.max_pool2d are both maxpool2d.
 _NEVER_NEGATIVE = re.compile(r"relu6?|(hard)?sigmoid|softmax|softplus")
-_KEEPS_CHANNELS = re.compile(r"(adaptive)?(max|avg)pool[123]d|(feature)?dropout[123]?d?|identity|contiguous|clone")
+_KEEPS_CHANNELS = re.compile(
+    r"(adaptive)?(max|avg)pool[123]d|(feature)?dropout[123]?d?|identity|contiguous|clone"
+)
 _KEEPS_RANGE = re.compile(
     _KEEPS_CHANNELS.pattern
-    + r"|flatten|view|reshape|permute|transpose|squeeze|unsqueeze|chunk|split|getitem|mean|interpolate|upsample"
+    + r"|flatten|view|reshape|permute|transpose|squeeze|unsqueeze|chunk|split|getitem|mean"
+    + r"|interpolate|upsample"
 )
 _ADD = re.compile(r"i?add")
 _COMBINES = re.compile(r"i?(add|mul)")
@@ -107,14 +110,14 @@ class _GraphReader:
         self.nodes = list(graph.nodes)
         self.module = {n: modules[str(n.target)] for n in self.nodes if n.op == "call_module"}
         self.layers = {n: m for n, m in self.module.items() if is_layer(m)}
+        self._floor = cache(self._find_floor)
 
     def reading(self) -> Reading:
         behind = self._reach(self.layers, forward=True)
         before = self._reach(self.layers, forward=False)
-        floor = cache(self._floor)
         floors: defaultdict[nn.Module, set[nn.Module | str]] = defaultdict(set)
         for node, layer in self.layers.items():
-            floors[layer] |= floor(node.all_input_nodes[0])
+            floors[layer] |= self._floor(node.all_input_nodes[0])
         widths: defaultdict[nn.Module, set[int | None]] = defaultdict(set)
         for node, module in self.module.items():
             if is_relu(module):
@@ -127,9 +130,7 @@ class _GraphReader:
             widths=dict(widths),
         )
 
-    def _reach(
-        self, start: Iterable[fx.Node], forward: bool, stop: Iterable[fx.Node] = ()
-    ) -> set[fx.Node]:
+    def _reach(self, start: Iterable[fx.Node], forward: bool, stop: Iterable[fx.Node] = ()) -> set[fx.Node]:
         """The nodes that follow (or precede) those of ``start``, none behind a node of ``stop``."""
         stop, reached = set(stop), set[fx.Node]()
         todo = [node for node in start if node not in stop]
@@ -144,21 +145,22 @@ class _GraphReader:
         target: Any = type(self.module[node]) if node in self.module else node.target
         return str(getattr(target, "__name__", target)).lower().replace("_", "")
 
-    def _floor(self, node: fx.Node) -> frozenset[nn.Module | str]:
+    def _find_floor(self, node: fx.Node) -> frozenset[nn.Module | str]:
         """What keeps every value of the node from being negative; empty if nothing does."""
         name = self._operator(node)
         if _NEVER_NEGATIVE.fullmatch(name):
             module = self.module.get(node)
             return frozenset([module if module is not None and is_relu(module) else name])
         inputs = [self._floor(i) for i in node.all_input_nodes]
-        # A sum or product is never negative if none of its parts is; one part of a concatenation is enough
-        # for some channels to be so.
-        passes = (
-            (_KEEPS_RANGE.fullmatch(name) and all(inputs[:1]))
-            or (_COMBINES.fullmatch(name) and len(inputs) == 2 and all(inputs))
-            or _CONCATENATES.fullmatch(name)
-        )
-        return frozenset[nn.Module | str]().union(*inputs) if passes else frozenset()
+        every = frozenset[nn.Module | str]().union(*inputs)
+        if _CONCATENATES.fullmatch(name):  # one part is enough for some channels to be never negative
+            return every
+        if _COMBINES.fullmatch(name) and len(inputs) == 2 and all(inputs):
+            # One part that may be negative frees a sum or a product: the replaceable parts are enough.
+            return frozenset(part for part in every if isinstance(part, nn.Module)) or every
+        if _KEEPS_RANGE.fullmatch(name):
+            return inputs[0]
+        return frozenset()
 
     def _width(self, node: fx.Node) -> int | None:
         """Channels of an (N, C, ...) value; None if the nearest layer before it does not tell."""

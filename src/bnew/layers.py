@@ -7,7 +7,7 @@ One convention holds everywhere in bnew, in training, in packed files and in eve
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -155,7 +155,7 @@ class BinaryConv2d(nn.Conv2d):
 class BinaryLinear(nn.Linear):
     """Binary linear layer: ``y = activation(x) Wᵀ [+ bias]``; see :class:`BinaryConv2d`.
 
-    Input (N, in_features), output (N, out_features).
+    Input (..., in_features), output (..., out_features); ``activation`` sees (N, in_features).
     """
 
     def __init__(self, *args: Any, activation: nn.Module | None = None, **kwargs: Any) -> None:
@@ -163,8 +163,11 @@ class BinaryLinear(nn.Linear):
         self.activation = activation or RSign(self.in_features, shift=False)
 
     def forward(self, input: Tensor) -> Tensor:
-        """(N, in_features) → (N, out_features)."""
-        return super().forward(self.activation(input))
+        """(..., in_features) → (..., out_features)."""
+        if input.dim() == 2:
+            return super().forward(self.activation(input))
+        rows = self.activation(input.reshape(-1, self.in_features))
+        return super().forward(rows.view_as(input))
 
 
 def named_binary_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
@@ -172,7 +175,8 @@ def named_binary_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     found: dict[int, tuple[str, nn.Parameter]] = {}
     for name, module in model.named_modules():
         if isinstance(module, BinaryConv2d | BinaryLinear):
-            found.setdefault(id(module.weight), (name, module.weight))
+            weight = cast(nn.Parameter, module.weight)  # Conv2d declares a Tensor
+            found.setdefault(id(weight), (name, weight))
     return list(found.values())
 
 
