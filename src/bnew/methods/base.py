@@ -214,6 +214,8 @@ class Binarizer:
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs beside the parameters themselves."""
         return {
+            "method": type(self).__name__,
+            "shapes": self._shapes(),
             "step": self.step,
             "frozen": self.frozen,
             "last_signs": self._last_signs,
@@ -222,22 +224,27 @@ class Binarizer:
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up where ``state`` was; the parameters are loaded with the model, before or after.
+        """Take up where ``state`` was.
+
+        Attach first, as that puts the first values into the parameters; then load the parameters with the
+        model, and this, in either order.
 
         Raises:
             BnewError: ``state`` is of another method or of other weights.
         """
-        own = self._state()
-        if not own.keys() <= state.keys() or len(state) != 3 + len(own):
-            raise BnewError(f"this state is not one of {type(self).__name__}: it holds {', '.join(state)}")
+        if state.get("method") != type(self).__name__:
+            raise BnewError(f"this state is not one of {type(self).__name__}, but of {state.get('method')}")
+        if state["shapes"] != self._shapes():
+            raise BnewError("this state does not fit the weights to binarize: it is of another model")
         self.step, self.frozen = state["step"], state["frozen"]
         device = self.params[0].device if self.params else None
         self._last_signs = state["last_signs"] and [s.to(device) for s in state["last_signs"]]
-        for name, tensors in own.items():
-            shapes = [] if self.frozen else [p.shape for p in self.params]
-            if [t.shape for t in state[name]] != shapes:
-                raise BnewError(f"the state's '{name}' does not fit the weights: it is of another model")
-            tensors[:] = [t.clone().to(p) for t, p in zip(state[name], self.params, strict=False)]
+        for name, tensors in self._state().items():
+            # Once frozen there are none.
+            tensors[:] = [t.clone().to(p) for t, p in zip(state[name], self.params, strict=not self.frozen)]
+
+    def _shapes(self) -> list[list[int]]:
+        return [list(p.shape) for p in self.params]
 
 
 def _pack_signs(weight: Tensor) -> Tensor:

@@ -59,7 +59,7 @@ class BNEW(Binarizer):
         if strength is None:
             strength = 35.0
         self.reg = strength / (self.total_steps + 1) if reg is None else reg
-        if self.reg <= 0:
+        if not self.reg > 0:
             raise BnewError(f"BNEW's {'strength' if reg is None else 'reg'} must be positive")
 
     def schedule(self) -> dict[str, float]:

@@ -56,7 +56,7 @@ class Bop(Binarizer):
         super().__init__(params, total_steps, scale=scale)
         if not 0 < gamma <= 1:
             raise BnewError(f"Bop's gamma is {gamma}, but must be in (0, 1]")
-        if tau < 0:
+        if not tau >= 0:
             raise BnewError(f"Bop's tau is {tau}, but must not be negative")
         self.gamma, self.tau = gamma, tau
         self.momentum: list[Tensor] = []

@@ -43,7 +43,7 @@ class BinaryMirrorDescent(Binarizer):
         scale: bool = False,
     ) -> None:
         super().__init__(params, total_steps, scale=scale)
-        if beta_end < 1:
+        if not beta_end >= 1:
             raise BnewError(f"beta_end is {beta_end}, but β grows from 1: it must be at least 1")
         self.beta_end = beta_end
         self.latent: list[Tensor] = []
