@@ -1,0 +1,166 @@
+"""Slow, readable twins of the methods: one scalar weight at a time, in plain Python.
+
+They are written from the published facts and share no code with bnew. One optimizer step is one epoch of
+the published schedules, so that λ_e, β_e and γ_e below are the paper's own formulas.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+def sign(x: float) -> float:
+    return 1.0 if x >= 0 else -1.0
+
+
+def clip(x: float) -> float:
+    return max(-1.0, min(1.0, x))
+
+
+def binary(weights: Array, scale: bool) -> Array:
+    """±1, or ± the mean magnitude of the output channel."""
+    result = np.empty_like(weights)
+    for channel, values in enumerate(weights):
+        size = sum(abs(x) for x in values.flat) / values.size if scale else 1.0
+        for index in np.ndindex(values.shape):
+            result[(channel, *index)] = size * sign(values[index])
+    return result
+
+
+# Optimizers of one weight
+
+
+class Optimizer(Protocol):
+    lr: float
+
+    def __call__(self, w: float, g: float) -> float:
+        """The weight after one step."""
+        ...
+
+
+class Adam:
+    """Kingma and Ba, arXiv 1412.6980, with weight decay as a gradient."""
+
+    def __init__(self, lr: float, weight_decay: float = 0.0) -> None:
+        self.lr, self.weight_decay = lr, weight_decay
+        self.t, self.m, self.v = 0, 0.0, 0.0
+
+    def __call__(self, w: float, g: float) -> float:
+        g += self.weight_decay * w
+        self.t += 1
+        self.m = 0.9 * self.m + 0.1 * g
+        self.v = 0.999 * self.v + 0.001 * g**2
+        m_hat = self.m / (1 - 0.9**self.t)
+        v_hat = self.v / (1 - 0.999**self.t)
+        return w - self.lr * m_hat / (math.sqrt(v_hat) + 1e-8)
+
+
+class SGD:
+    """Nesterov's momentum, 0.9, as PyTorch defines it."""
+
+    def __init__(self, lr: float, weight_decay: float = 0.0) -> None:
+        self.lr, self.weight_decay = lr, weight_decay
+        self.velocity = 0.0
+
+    def __call__(self, w: float, g: float) -> float:
+        g += self.weight_decay * w
+        self.velocity = 0.9 * self.velocity + g
+        return w - self.lr * (g + 0.9 * self.velocity)
+
+
+# Methods
+
+
+class Twin:
+    """One weight under one method, for ``epochs`` steps.
+
+    ``w`` is what the method keeps, ``value`` what the sign is taken of, ``used`` what the forward pass uses.
+    """
+
+    def __init__(self, w: float, optimizer: Optimizer, epochs: int) -> None:
+        self.w, self.optimizer, self.epochs = w, optimizer, epochs
+        self.epoch = 0
+        self.frozen = False
+
+    @property
+    def value(self) -> float:
+        return self.w
+
+    @property
+    def used(self) -> float:
+        return self.value
+
+    def step(self, g: float) -> None:
+        if not self.frozen:
+            self.update(g)
+        self.epoch += 1
+
+    def update(self, g: float) -> None:
+        raise NotImplementedError
+
+    def freeze(self) -> None:
+        self.w = sign(self.value)
+        self.frozen = True
+
+
+class Clip(Twin):
+    def update(self, g: float) -> None:
+        self.w = clip(self.optimizer(self.w, g))
+
+
+class BNEW(Twin):
+    reg = 0.02
+
+    def update(self, g: float) -> None:
+        reg = min(self.reg * (self.epoch + 1) / self.epochs, 1)
+        self.w = clip((1 + 2 * reg) * self.optimizer(self.w, g))
+
+
+class STE(Twin):
+    def update(self, g: float) -> None:
+        self.w = clip(self.optimizer(self.w, g))
+
+    @property
+    def used(self) -> float:
+        return sign(self.w)
+
+
+class BinaryMirrorDescent(Twin):
+    growth = 1.01
+
+    def update(self, g: float) -> None:
+        self.w = self.optimizer(self.w, g)
+
+    @property
+    def value(self) -> float:
+        return self.w if self.frozen else math.tanh(min(self.growth**self.epoch, 1e35) * self.w)
+
+
+class Bop(Twin):
+    gamma, tau = 0.1, 0.02
+
+    def __init__(self, w: float, optimizer: Optimizer, epochs: int) -> None:
+        super().__init__(sign(w), optimizer, epochs)
+        self.m = 0.0
+
+    def update(self, g: float) -> None:
+        gamma = self.gamma * (1 - self.epoch / self.epochs)
+        self.m = (1 - gamma) * self.m + gamma * g
+        if abs(self.m) > self.tau and sign(self.m) == sign(self.w):
+            self.w = -self.w
+
+
+METHODS: dict[str, type[Twin]] = {
+    "clip": Clip,
+    "bnew": BNEW,
+    "ste": STE,
+    "bmd": BinaryMirrorDescent,
+    "bop": Bop,
+}
+OPTIMIZERS: dict[str, type[Adam] | type[SGD]] = {"adam": Adam, "sgd": SGD}

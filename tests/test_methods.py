@@ -1,0 +1,481 @@
+"""Every method against its slow twin, and one contract that all of them keep."""
+
+from __future__ import annotations
+
+import gc
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import oracles
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils._pytree import tree_leaves
+
+from bnew.errors import BnewError
+from bnew.layers import BinaryConv2d, BinaryLinear, binary_parameters
+from bnew.methods import BNEW, METHODS, STE, Binarizer, BinaryMirrorDescent, Bop, Clip, create_method
+
+SHAPES = ((3, 2, 3, 3), (5, 7), (1, 4, 1, 1))
+STEPS, FREEZE_AT = 40, 32
+# What the twins have written into them, and quick enough for 40 steps.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "bnew": {"reg": oracles.BNEW.reg},
+    "bmd": {"beta_end": oracles.BinaryMirrorDescent.growth**STEPS},
+    "bop": {"gamma": oracles.Bop.gamma, "tau": oracles.Bop.tau},
+}
+LATENT = {"ste", "bmd", "bop"}  # the methods that keep a tensor as large as the weights
+every_method = pytest.mark.parametrize("name", METHODS)
+every_optimizer = pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+
+
+def make_optimizer(
+    name: str, params: list[nn.Parameter], lr: float = 0.05, weight_decay: float = 0.0
+) -> torch.optim.Optimizer:
+    if name == "sgd":
+        return torch.optim.SGD(params, lr, momentum=0.9, nesterov=True, weight_decay=weight_decay)
+    return torch.optim.Adam(params, lr, weight_decay=weight_decay)
+
+
+def make_method(name: str, params: list[nn.Parameter], **options: Any) -> Binarizer:
+    return create_method(name, params, STEPS, **OPTIONS.get(name, {}), **options)
+
+
+class Training:
+    """Three weights to binarize and a real parameter, fed random gradients that only the step decides."""
+
+    def __init__(
+        self, method: str, optimizer: str = "adam", weight_decay: float = 0.0, seed: int = 0, **options: Any
+    ) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.weights = [
+            nn.Parameter(torch.rand(shape, generator=generator, dtype=torch.float64) * 2 - 1)
+            for shape in SHAPES
+        ]
+        self.start = self.copies()
+        self.real = nn.Parameter(torch.ones(3, dtype=torch.float64))
+        self.optimizer = make_optimizer(optimizer, [*self.weights, self.real], weight_decay=weight_decay)
+        self.method = make_method(method, self.weights, **options).attach(self.optimizer)
+
+    def copies(self) -> list[Tensor]:
+        return [w.detach().clone() for w in self.weights]
+
+    def gradients(self, step: int) -> list[Tensor]:
+        generator = torch.Generator().manual_seed(1000 + step)
+        params = (*self.weights, self.real)
+        return [torch.randn(p.shape, generator=generator, dtype=torch.float64) for p in params]
+
+    def step(self, step: int, set_to_none: bool = True) -> None:
+        self.optimizer.zero_grad(set_to_none)
+        for p, g in zip((*self.weights, self.real), self.gradients(step), strict=True):
+            p.grad = g if p.grad is None else p.grad + g
+        self.optimizer.step()
+
+    def run(
+        self, first: int = 0, last: int = STEPS, freeze_at: int = FREEZE_AT, set_to_none: bool = True
+    ) -> Training:
+        for step in range(first, last):
+            if step == freeze_at:
+                self.method.freeze()
+            self.step(step, set_to_none)
+        return self
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "params": [*self.copies(), self.real.detach().clone()],
+            "optimizer": self.optimizer.state_dict(),
+            "method": self.method.state_dict(),
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for p, value in zip((*self.weights, self.real), state["params"], strict=True):
+            p.copy_(value)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.method.load_state_dict(state["method"])
+
+
+def flat(tensors: list[Tensor]) -> list[float]:
+    return [float(x) for t in tensors for x in t.flatten()]
+
+
+def assert_same(a: Training, b: Training) -> None:
+    for x, y in zip((*a.weights, a.real), (*b.weights, b.real), strict=True):
+        assert torch.equal(x, y)
+
+
+# Against the twins
+
+
+@every_method
+@every_optimizer
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_twin(name: str, optimizer: str, weight_decay: float) -> None:
+    training = Training(name, optimizer, weight_decay)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(training.optimizer, lambda step: 1 - step / STEPS)
+    make = oracles.OPTIMIZERS[optimizer]
+    twins = [oracles.METHODS[name](w, make(0.05, weight_decay), STEPS) for w in flat(training.start)]
+    for step in range(STEPS):
+        if step == FREEZE_AT:
+            training.method.freeze()
+            for twin in twins:
+                twin.freeze()
+        np.testing.assert_allclose(flat(training.copies()), [t.used for t in twins], rtol=0, atol=1e-10)
+        distance = sum(abs(1 - abs(t.value)) for t in twins) / len(twins)
+        assert training.method.distance() == pytest.approx(distance, abs=1e-6)
+        gradients = flat(training.gradients(step)[:-1])
+        for twin, g in zip(twins, gradients, strict=True):
+            twin.optimizer.lr = 0.05 * (1 - step / STEPS)
+            twin.step(g)
+        training.step(step)
+        scheduler.step()
+    assert flat(training.copies()) == [t.used for t in twins]
+
+
+@every_method
+def test_twins_are_not_trivial(name: str) -> None:
+    """The run above changes some signs and keeps others."""
+    training = Training(name).run()
+    ends = zip(flat(training.copies()), flat(training.start), strict=True)
+    changed = [a != oracles.sign(b) for a, b in ends]
+    assert 5 < sum(changed) < len(changed) - 5
+
+
+# The published schedules
+
+EPOCHS, STEPS_PER_EPOCH = 1000, 352
+
+
+def published(name: str, **options: Any) -> Binarizer:
+    return create_method(name, [nn.Parameter(torch.ones(1, 1))], EPOCHS * STEPS_PER_EPOCH, **options)
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 500, 979, 999])
+def test_published_schedules(epoch: int) -> None:
+    bnew, bmd, bop = published("bnew", reg=1e-4), published("bmd"), published("bop")
+    bnew.step = (epoch + 1) * STEPS_PER_EPOCH - 1  # the epoch's last step
+    bmd.step = bop.step = epoch * STEPS_PER_EPOCH  # its first
+    assert bnew.schedule()["reg"] == pytest.approx(1e-4 * (epoch + 1) / EPOCHS)
+    assert bmd.schedule()["beta"] == pytest.approx(1.01**epoch)
+    assert bop.schedule()["gamma"] == pytest.approx(1e-4 * (1 - epoch / EPOCHS))
+
+
+def test_schedules_stay_within_their_limits() -> None:
+    bnew, bmd, bop = published("bnew", reg=50.0), published("bmd", beta_end=1e40), published("bop")
+    bnew.step = bmd.step = bop.step = EPOCHS * STEPS_PER_EPOCH
+    assert bnew.schedule() == {"reg": 1.0}
+    assert bmd.schedule() == {"beta": 1e35}
+    assert bop.schedule() == {"gamma": 0.0}
+    bop.step *= 2  # a run that goes on past total_steps
+    assert bop.schedule() == {"gamma": 0.0}
+
+
+def test_strength() -> None:
+    """It is Σ 2 λ_t over the run; the default is the paper's λ, and pushes alike in a short run."""
+    default = published("bnew")
+    assert isinstance(default, BNEW)
+    assert default.reg == pytest.approx(1e-4, rel=0.01)
+    for total_steps in (10, 1000):
+        method = BNEW([nn.Parameter(torch.ones(1, 1))], total_steps, strength=7.0)
+        total = 0.0
+        for method.step in range(total_steps):
+            total += 2 * method.schedule()["reg"]
+        assert total == pytest.approx(7)
+
+
+# The contract
+
+
+@every_method
+def test_determinism(name: str) -> None:
+    assert_same(Training(name).run(), Training(name).run())
+
+
+@every_method
+@pytest.mark.parametrize("saved_at", [0, 20, FREEZE_AT + 3])
+def test_state_round_trip(name: str, saved_at: int, tmp_path: Path) -> None:
+    whole, resumed = Training(name), Training(name, seed=9)
+    whole.method.flips()
+    whole.run(0, saved_at)
+    torch.save(whole.state_dict(), tmp_path / "last.pt")
+    resumed.load_state_dict(torch.load(tmp_path / "last.pt", weights_only=True))
+    whole.run(saved_at)
+    resumed.run(saved_at)
+    assert_same(whole, resumed)
+    assert resumed.method.flips() == whole.method.flips()
+    assert resumed.method.schedule() == whole.method.schedule()
+
+
+@every_method
+def test_flips_survive_a_resumed_run(name: str) -> None:
+    whole, resumed = Training(name), Training(name, seed=9)
+    whole.method.flips()
+    whole.run(0, 20)
+    resumed.load_state_dict(whole.state_dict())
+    assert resumed.method.flips() == whole.method.flips() > 0
+
+
+@every_method
+@pytest.mark.parametrize("scale", [False, True])
+def test_freeze(name: str, scale: bool) -> None:
+    training = Training(name, scale=scale)
+    training.run(0, 20)
+    # Bop's weights have the scale that they had at the start, so their values are of that size already.
+    values = [v.numpy().copy() for v in training.method.values()]
+    training.method.freeze()
+    for weight, value in zip(training.copies(), values, strict=True):
+        if scale:
+            np.testing.assert_allclose(weight.numpy(), oracles.binary(value, scale), rtol=1e-12)
+            for channel in weight:
+                assert channel.abs().unique().numel() == 1
+        else:
+            np.testing.assert_array_equal(weight.numpy(), oracles.binary(value, scale))
+    assert training.method.distance() == 0
+    assert training.method.share_at_one() == 1
+
+
+@pytest.mark.parametrize("name", ["ste", "bop"])
+def test_forward_with_scale_is_binary_from_the_start(name: str) -> None:
+    training = Training(name, scale=True)
+    for weight, start in zip(training.copies(), training.start, strict=True):
+        np.testing.assert_allclose(weight.numpy(), oracles.binary(start.numpy(), scale=True), rtol=1e-12)
+
+
+@every_method
+@every_optimizer
+def test_frozen_weights_stay(name: str, optimizer: str) -> None:
+    training = Training(name, optimizer, weight_decay=0.1)
+    training.run(0, FREEZE_AT)
+    training.method.freeze()
+    weights, real = training.copies(), training.real.detach().clone()
+    training.run(FREEZE_AT, freeze_at=STEPS)
+    assert flat(training.copies()) == flat(weights)
+    assert (training.real != real).all()
+
+
+@every_method
+@every_optimizer
+def test_zeroed_gradients(name: str, optimizer: str) -> None:
+    """zero_grad(set_to_none=False) gives the same weights, after freezing too."""
+    assert_same(Training(name, optimizer).run(set_to_none=False), Training(name, optimizer).run())
+
+
+@every_method
+def test_binarized(name: str) -> None:
+    training = Training(name).run(0, 20)
+    with torch.no_grad():
+        training.weights[0][0, 0] = torch.tensor([-0.0, 1e-310, float("nan")])
+    before = [w.numpy().tobytes() for w in training.copies()]
+    with training.method.binarized():
+        inside = flat(training.copies()[1:])
+    assert [w.numpy().tobytes() for w in training.copies()] == before
+    if name == "clip":  # phase 1 validates with real weights
+        assert inside == flat(training.copies()[1:])
+    else:
+        assert inside == [oracles.sign(v) for v in flat(training.method.values()[1:])]
+
+
+@every_method
+def test_binarized_restores_after_an_error(name: str) -> None:
+    training = Training(name).run(0, 20)
+    before = training.copies()
+    with pytest.raises(KeyboardInterrupt), training.method.binarized():
+        raise KeyboardInterrupt
+    assert flat(training.copies()) == flat(before)
+    assert not training.method.frozen
+
+
+@every_method
+def test_flips(name: str) -> None:
+    training = Training(name).run(0, 5)
+    assert training.method.flips() == 0
+    for first in (5, 20):
+        before = [x >= 0 for x in flat(training.copies())]
+        training.run(first, first + 10)
+        after = [x >= 0 for x in flat(training.copies())]
+        expected = sum(a != b for a, b in zip(before, after, strict=True))
+        assert training.method.flips() == expected > 0
+        assert training.method.flips() == 0
+
+
+def test_distance_and_share_count_weights_not_layers() -> None:
+    layers = [[[1.0, -1.0, 0.5, 0.0]], [[-0.25, -1.0]]]
+    method = Clip([nn.Parameter(torch.tensor(layer)) for layer in layers])
+    assert method.layer_distances() == [(0 + 0 + 0.5 + 1) / 4, (0.75 + 0) / 2]
+    assert method.distance() == pytest.approx((0 + 0 + 0.5 + 1 + 0.75 + 0) / 6)
+    assert method.layer_shares_at_one() == [2 / 4, 1 / 2]
+    assert method.share_at_one() == pytest.approx(3 / 6)
+
+
+@every_method
+def test_memory(name: str) -> None:
+    """Every tensor alive that is as large as the weight, in the whole process, is accounted for."""
+    weight = nn.Parameter(torch.rand(101, 997))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    method = create_method(name, [weight], STEPS).attach(optimizer)
+    for _ in range(3):
+        weight.grad = torch.ones_like(weight)
+        optimizer.step()
+        optimizer.zero_grad()
+        method.flips()
+    gc.collect()
+    alive = (o for o in gc.get_objects() if issubclass(type(o), Tensor))
+    large = (t for t in alive if weight.numel() / 2 < t.numel() < 2 * weight.numel())
+    assert len({t.untyped_storage().data_ptr() for t in large}) == (2 if name in LATENT else 1)
+    kept = [t for t in tree_leaves(method.state_dict()) if isinstance(t, Tensor)]
+    latent = weight.nbytes if name in LATENT else 0
+    signs = weight.numel() / 8  # one bit a weight, because flips() was asked
+    assert sum(t.untyped_storage().nbytes() for t in kept) == pytest.approx(latent + signs, abs=8)
+
+
+# Data parallel
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = BinaryConv2d(2, 3, 3, padding=1)
+        self.binary = BinaryLinear(3 * 4 * 4, 5)
+        self.head = nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.binary(self.conv(x).flatten(1)))  # type: ignore[no-any-return]
+
+
+def train_net(name: str, rank: int = 0, world: int = 1) -> dict[str, Tensor]:
+    """The weights after a run in which this process sees its share of every batch."""
+    torch.manual_seed(0)
+    net = Net().double()
+    model = DistributedDataParallel(net) if world > 1 else net
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.05)
+    method = make_method(name, binary_parameters(net)).attach(optimizer)
+    for step in range(12):
+        if step == 9:
+            method.freeze()
+        x = torch.randn(8, 2, 4, 4, dtype=torch.float64)[rank::world]
+        model(x).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return net.state_dict()
+
+
+def data_parallel(rank: int, folder: Path) -> None:
+    torch.distributed.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    torch.save({name: train_net(name, rank, 2) for name in METHODS}, folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_data_parallel(tmp_path: Path) -> None:
+    spawn(data_parallel, (tmp_path,), nprocs=2)  # type: ignore[no-untyped-call]
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    for name in METHODS:
+        alone = train_net(name)
+        for key, weight in alone.items():
+            assert torch.equal(first[name][key], second[name][key]), (name, key)
+            torch.testing.assert_close(first[name][key], weight, rtol=0, atol=1e-9)
+
+
+# Errors
+
+weights = [nn.Parameter(torch.ones(2, 2))]
+
+
+@every_method
+def test_no_weights(name: str) -> None:
+    with pytest.raises(BnewError, match="no weights to binarize"):
+        METHODS[name]([], 10)
+
+
+@every_method
+def test_total_steps(name: str) -> None:
+    with pytest.raises(BnewError, match="at least 1"):
+        METHODS[name](weights, 0)
+    if METHODS[name].needs_total_steps:
+        with pytest.raises(BnewError, match="needs total_steps"):
+            METHODS[name](weights)
+    else:
+        METHODS[name](weights)
+
+
+@every_method
+def test_weights_missing_from_the_optimizer(name: str) -> None:
+    with pytest.raises(BnewError, match=r"1 of the 1 weights .* not in the optimizer"):
+        METHODS[name](weights, 10).attach(torch.optim.SGD([nn.Parameter(torch.ones(1))]))
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        (BNEW, {"strength": 0.0}, "strength must be positive"),
+        (BNEW, {"reg": -1e-4}, "reg must be positive"),
+        (BNEW, {"strength": float("nan")}, "strength must be positive"),
+        (BNEW, {"strength": 35.0, "reg": 1e-4}, "give one of them"),
+        (BinaryMirrorDescent, {"beta_end": 0.99}, "at least 1"),
+        (BinaryMirrorDescent, {"beta_end": float("nan")}, "at least 1"),
+        (Bop, {"gamma": 0.0}, r"gamma is 0\.0"),
+        (Bop, {"gamma": 1.5}, r"gamma is 1\.5"),
+        (Bop, {"gamma": float("nan")}, "gamma is nan"),
+        (Bop, {"tau": -1e-8}, "tau is -1e-08"),
+        (Bop, {"tau": float("nan")}, "tau is nan"),
+    ],
+)
+def test_impossible_options(method: type[Binarizer], options: dict[str, Any], message: str) -> None:
+    with pytest.raises(BnewError, match=message):
+        method(weights, 10, **options)
+
+
+@pytest.mark.parametrize(("saved", "loaded"), list(permutations(METHODS, 2)))
+def test_state_of_another_method(saved: str, loaded: str) -> None:
+    with pytest.raises(BnewError, match="not one of"):
+        Training(loaded).method.load_state_dict(Training(saved).method.state_dict())
+
+
+@every_method
+def test_state_of_another_model(name: str) -> None:
+    other = make_method(name, [nn.Parameter(torch.ones(3, 4, 5, 5))])
+    other.attach(torch.optim.SGD(other.params))
+    other.flips()
+    method = Training(name).method
+    with pytest.raises(BnewError, match="another model"):
+        method.load_state_dict(other.state_dict())
+    assert method.flips() == 0
+
+
+# By name
+
+
+@every_method
+def test_create_method(name: str) -> None:
+    assert type(create_method(name, weights, 10)) is METHODS[name]
+
+
+def test_create_no_method() -> None:
+    """A real network trains with a method that touches nothing."""
+    assert type(create_method(None, weights, 10)) is Binarizer
+    assert create_method(None, weights, 10).distance() == 0
+
+
+@pytest.mark.parametrize(("name", "nearest"), [("bnwe", "bnew"), ("clipp", "clip")])
+def test_unknown_method(name: str, nearest: str) -> None:
+    with pytest.raises(BnewError, match=f"unknown method '{name}': did you mean '{nearest}'"):
+        create_method(name, weights, 10)
+
+
+def test_unknown_option() -> None:
+    with pytest.raises(BnewError, match="unknown option of method bnew 'strenght': did you mean 'strength'"):
+        create_method("bnew", weights, 10, strenght=3.0)
+    with pytest.raises(BnewError, match="unknown option of method ste 'gamma'"):
+        create_method("ste", weights, 10, gamma=1e-4)
+
+
+def test_ste_keeps_the_latent_clipped() -> None:
+    method = STE([nn.Parameter(torch.full((1, 1), 0.9))])
+    optimizer = torch.optim.SGD(method.params, lr=1.0)
+    method.attach(optimizer)
+    method.params[0].grad = torch.full((1, 1), -5.0)
+    optimizer.step()
+    assert float(method.values()[0]) == 1

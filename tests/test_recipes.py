@@ -1,0 +1,168 @@
+"""Recipes: what they refuse, their schedules, and their way through JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bnew.errors import BnewError
+from bnew.recipes import Recipe
+
+# More than the defaults: every kind of value that a recipe can hold.
+FULL = Recipe(
+    data="cifar100",
+    model_options={"width": 2, "shift": False},
+    method="bnew",
+    method_options={"strength": 3.5},
+    epochs=10,
+    schedule="step",
+    milestones=(0.3, 0.6),
+    loss="distillation",
+    init="../clip/seed3",
+    teacher="../teacher/seed3",
+    image_size=64,
+    seed=3,
+)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("epochs", 0),
+        ("epochs", 1.5),
+        ("epochs", "10"),
+        ("batch_size", 0),
+        ("seed", -1),
+        ("image_size", 0),
+        ("lr", 0),
+        ("lr", -0.1),
+        ("lr", math.nan),
+        ("lr", math.inf),
+        ("lr", "0.1"),
+        ("momentum", 1.1),
+        ("weight_decay", -1e-4),
+        ("weight_decay", math.inf),
+        ("freeze", -0.1),
+        ("freeze", 1.1),
+    ],
+)
+def test_impossible_values(field: str, value: Any) -> None:
+    with pytest.raises(BnewError, match=rf"^{field} is {value!r}"):
+        Recipe(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "nearest"),
+    [
+        ("schedule", "linaer", "linear"),
+        ("optimizer", "adem", "adam"),
+        ("loss", "distil", "distillation"),
+    ],
+)
+def test_unknown_names(field: str, value: Any, nearest: str) -> None:
+    with pytest.raises(BnewError, match=f"unknown {field} '{value}': did you mean '{nearest}'"):
+        Recipe(**{field: value})
+
+
+@pytest.mark.parametrize("fields", [{"loss": "distillation"}, {"teacher": "../teacher/seed0"}])
+def test_distillation_and_teacher_go_together(fields: dict[str, Any]) -> None:
+    with pytest.raises(BnewError, match="give both or neither"):
+        Recipe(**fields)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [
+        ("linear", {0.0: 2.0, 0.25: 1.5, 0.75: 0.5, 1.0: 0.0}),
+        ("cosine", {0.0: 2.0, 1 / 3: 1.5, 0.5: 1.0, 2 / 3: 0.5, 1.0: 0.0}),
+        ("step", {0.0: 2.0, 0.499: 2.0, 0.5: 0.2, 0.749: 0.2, 0.75: 0.02, 0.999: 0.02}),
+        ("constant", {0.0: 2.0, 0.999: 2.0}),
+    ],
+)
+def test_lr_at(schedule: str, rates: dict[float, float]) -> None:
+    recipe = Recipe(lr=2.0, schedule=schedule)
+    for progress, rate in rates.items():
+        assert recipe.lr_at(progress) == pytest.approx(rate, abs=1e-12)
+
+
+def test_milestones() -> None:
+    assert [FULL.replace(lr=1.0).lr_at(p) for p in (0.2, 0.5, 0.9)] == pytest.approx([1, 0.1, 0.01])
+
+
+@pytest.mark.parametrize(
+    ("epochs", "freeze", "epoch"),
+    [
+        (1000, 0.98, 980),
+        (100, 0.98, 98),
+        (10, 0.98, 9),
+        (2, 0.98, 1),
+        (1, 0.98, 1),  # there is no room for it
+        (10, 0.0, 1),  # one epoch comes before
+        (10, 1.0, 10),  # never
+    ],
+)
+def test_freeze_epoch(epochs: int, freeze: float, epoch: int) -> None:
+    assert Recipe(method="bnew", epochs=epochs, freeze=freeze).freeze_epoch == epoch
+
+
+@pytest.mark.parametrize(
+    ("method", "epoch"), [("bnew", 980), ("bmd", 980), ("ste", 1000), ("clip", 1000), (None, 1000)]
+)
+def test_freeze_epoch_as_published(method: str | None, epoch: int) -> None:
+    assert Recipe(method=method, epochs=1000).freeze_epoch == epoch
+
+
+@given(st.integers(2, 3000), st.floats(0, 1, exclude_max=True))
+def test_freezing_leaves_an_epoch_on_either_side(epochs: int, freeze: float) -> None:
+    assert 1 <= Recipe(epochs=epochs, freeze=freeze).freeze_epoch <= epochs - 1
+
+
+@pytest.mark.parametrize("method", [None, "clip", "bnew", "ste", "bmd", "bop"])
+@pytest.mark.parametrize("factor", [0.1, 1.0, 2.0])
+def test_scaled_keeps_proportions(method: str | None, factor: float) -> None:
+    recipe = Recipe(method=method, epochs=200, schedule="step")
+    scaled = recipe.scaled(factor)
+    assert scaled.epochs == 200 * factor
+    assert abs(scaled.freeze_epoch - recipe.freeze_epoch * factor) < 1
+    assert scaled.lr_at(0.6) == recipe.lr_at(0.6)
+    assert scaled.replace(epochs=200, method_options={}) == recipe
+
+
+@pytest.mark.parametrize("method", ["bnew", "bop"])
+@pytest.mark.parametrize("options", [{}, {"scale": True}])
+def test_scaling_of_method_options(method: str, options: dict[str, Any]) -> None:
+    """It composes, goes back, keeps the other options, and leaves the recipe itself alone."""
+    recipe = Recipe(method=method, method_options=options, epochs=1000)
+    there = recipe.scaled(0.1)
+    assert there.method_options.items() >= options.items()
+    assert there.method_options == pytest.approx(recipe.scaled(0.5).scaled(0.2).method_options)
+    assert there.scaled(10).method_options == pytest.approx(recipe.scaled(1).method_options)
+    assert there.method_options != recipe.scaled(1).method_options
+    assert recipe.method_options == options
+
+
+def test_scaled_to_next_to_nothing() -> None:
+    shortest = Recipe(method="bop", epochs=1000).scaled(1e-9)
+    assert shortest.epochs == 1
+    assert 0 < shortest.method_options["gamma"] <= 1
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0, math.nan, math.inf])
+def test_impossible_scale(factor: float) -> None:
+    with pytest.raises(BnewError, match="scale of the epochs"):
+        Recipe().scaled(factor)
+
+
+@pytest.mark.parametrize("recipe", [Recipe(), FULL])
+def test_json_round_trip(recipe: Recipe) -> None:
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+
+
+def test_from_dict_refuses_unknown_fields() -> None:
+    with pytest.raises(BnewError, match="unknown field of a recipe 'epoch': did you mean 'epochs'"):
+        Recipe.from_dict({"epoch": 3})

@@ -1,0 +1,230 @@
+"""A run's folder: nothing is lost when writing fails, and rows and seeds come out as they went in."""
+
+from __future__ import annotations
+
+import errno
+import math
+import multiprocessing
+import statistics
+from multiprocessing.synchronize import Event
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bnew.errors import BnewError
+from bnew.recipes import Recipe
+from bnew.results import Group, Run, find_runs, group_by_recipe, write_atomically, write_json
+
+
+def make_run(path: Path, recipe: Recipe | None = None, **summary: Any) -> Run:
+    path.mkdir(parents=True)
+    run = Run(path)
+    run.begin(recipe or Recipe(), {"torch": "2.9"})
+    if summary:
+        write_json(path / "summary.json", summary)
+    return run
+
+
+# Writing
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("file write failed")]
+)
+def test_failed_write_keeps_the_old_content(tmp_path: Path, error: Exception) -> None:
+    path = tmp_path / "last.pt"
+    path.write_text("old and whole")
+
+    def write(p: Path) -> None:
+        p.write_text("new and ha")
+        raise error
+
+    with pytest.raises(BnewError, match=r"could not write .*last\.pt: .*what it held before is kept"):
+        write_atomically(path, write)
+    assert path.read_text() == "old and whole"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_interrupted_write_keeps_the_old_content(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    path.write_text("old and whole")
+
+    def write(p: Path) -> None:
+        p.write_text("new and ha")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(path, write)
+    assert path.read_text() == "old and whole"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_write_replaces_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    path.write_text("old")
+    seen = []
+
+    def write(p: Path) -> None:
+        p.write_text("new")
+        seen.append(path.read_text())
+
+    write_atomically(path, write)
+    assert seen == ["old"]
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_write_into_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(BnewError, match="could not write"):
+        write_json(tmp_path / "gone" / "summary.json", {})
+
+
+# The lock
+
+
+def hold(path: Path, held: Event, enough: Event) -> None:
+    with Run(path).locked():
+        held.set()
+        enough.wait(60)
+
+
+def test_lock(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    held, enough = context.Event(), context.Event()
+    other = context.Process(target=hold, args=(tmp_path, held, enough))
+    other.start()
+    try:
+        assert held.wait(60)
+        with pytest.raises(BnewError, match="another process is training"), Run(tmp_path).locked():
+            pass
+    finally:
+        enough.set()
+        other.join(60)
+    with Run(tmp_path).locked():  # free again
+        pass
+
+
+def test_lock_is_released_after_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), Run(tmp_path).locked():
+        raise ZeroDivisionError
+    with Run(tmp_path).locked():
+        pass
+
+
+# Recipe and summary
+
+
+def test_begin_again(tmp_path: Path) -> None:
+    recipe = Recipe(method="bnew", method_options={"strength": 3.5}, milestones=(0.3,))
+    run = make_run(tmp_path / "run", recipe)
+    assert Run(run.path).recipe == recipe
+    Run(run.path).begin(recipe, {"torch": "2.10"})
+    assert Run(run.path).environment == {"torch": "2.10"}
+    with pytest.raises(BnewError, match=r"another recipe \(lr is 0\.01 there and 0\.1 here\)"):
+        Run(run.path).begin(recipe.replace(lr=0.1), {})
+    assert Run(run.path).recipe == recipe
+
+
+def test_no_run(tmp_path: Path) -> None:
+    with pytest.raises(BnewError, match="not the folder of a run"):
+        _ = Run(tmp_path).recipe
+    with pytest.raises(BnewError, match="the run is not done"):
+        _ = make_run(tmp_path / "begun").summary
+
+
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_spoilt_summary(tmp_path: Path, content: str) -> None:
+    (tmp_path / "summary.json").write_text(content)
+    with pytest.raises(BnewError, match="delete it and start the run again"):
+        _ = Run(tmp_path).summary
+
+
+# Tables
+
+
+def row(epoch: int) -> dict[str, Any]:
+    return {"epoch": epoch, "loss": epoch / 8, "flips": 100 - epoch}
+
+
+def as_read(*epochs: int) -> list[dict[str, str]]:
+    return [{key: str(value) for key, value in row(epoch).items()} for epoch in epochs]
+
+
+def test_rewind_drops_later_rows(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    for epoch in range(4):
+        run.append("metrics", row(epoch))
+        run.append("layers", row(epoch), row(epoch))
+    run.rewind(2)
+    assert run.rows() == as_read(0, 1)
+    assert run.rows("layers") == as_read(0, 0, 1, 1)
+    assert run.rows("histogram") == []
+    run.append("metrics", row(2))
+    assert run.rows() == as_read(0, 1, 2)
+
+
+def test_rewind_drops_a_row_cut_anywhere(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.append("metrics", *map(row, range(12)))
+    whole = (tmp_path / "metrics.csv").read_bytes()
+    last_row = whole.index(b"11,")
+    for cut in range(last_row, len(whole)):
+        (tmp_path / "metrics.csv").write_bytes(whole[:cut])
+        run.rewind(11)
+        assert run.rows() == as_read(*range(11)), whole[last_row:cut]
+
+
+def test_rewind_to_the_start_lets_the_columns_change(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.append("metrics", {"epoch": 0, "old": 1})
+    run.rewind(0)
+    run.append("metrics", row(0))
+    assert run.rows() == as_read(0)
+
+
+# Many runs
+
+
+def test_mean_and_standard_deviation(tmp_path: Path) -> None:
+    accuracies = [0.81, 0.84, 0.78]
+    runs = tuple(make_run(tmp_path / str(i), accuracy=a) for i, a in enumerate(accuracies))
+    without = [make_run(tmp_path / str(value), accuracy=value) for value in (None, math.nan)]
+    group = Group("three", "", (*runs, *without))
+    assert group.values("accuracy") == accuracies
+    assert group.mean("accuracy") == pytest.approx(0.81)
+    assert group.std("accuracy") == pytest.approx(statistics.stdev(accuracies)) == pytest.approx(0.03)
+    assert Group("one", "", runs[:1]).std("accuracy") is None
+
+
+def test_group_by_recipe(tmp_path: Path) -> None:
+    """Of one group are the runs that differ in their seed, and in the runs that they start from."""
+    method = tmp_path / "plain" / "bnew"
+    recipe = Recipe(method="bnew", init="../clip/seed0")
+    for seed in range(3):
+        make_run(method / f"seed{seed}", recipe.replace(seed=seed, init=f"../clip/seed{seed}"), done=True)
+    make_run(method / "seed3", recipe.replace(seed=3, init=None), done=True)  # from random weights
+    make_run(method / "seed4", recipe.replace(seed=4))  # not done
+    make_run(tmp_path / "mine" / "seed0", recipe, done=True)
+    make_run(tmp_path / "other", recipe, done=True)
+    groups = group_by_recipe(find_runs([tmp_path]))
+    assert [(g.name, g.variant, [run.recipe.seed for run in g.runs]) for g in groups] == [
+        ("mine", "", [0]),
+        ("other", "", [0]),
+        ("bnew", "plain", [0, 1, 2]),
+        ("bnew", "plain", [3]),
+    ]
+
+
+def test_a_seed_counts_once_in_a_group(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / str(i) / "mine" / "seed0") for i in range(2)]
+    assert [group.runs for group in group_by_recipe(runs)] == [(runs[0],), (runs[1],)]
+
+
+def test_find_runs(tmp_path: Path) -> None:
+    with pytest.raises(BnewError, match="no folder"):
+        find_runs([tmp_path / "gone"])
+    with pytest.raises(BnewError, match="no finished run"):
+        find_runs([tmp_path])
+    run = make_run(tmp_path / "a" / "b", accuracy=1.0)
+    assert [r.path for r in find_runs([tmp_path, tmp_path / "a"])] == [run.path]
