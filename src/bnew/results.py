@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -215,11 +217,20 @@ class Group:
     """Runs that differ in nothing but their seed."""
 
     name: str
+    """The folder that holds the seeds, or the run's own where it is not one of several."""
+    variant: str
+    """In an experiment its variant (plain, distilled, an ablation) or "teacher"; else empty."""
     runs: tuple[Run, ...]
 
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe of the first run: the others' but for the seed."""
+        return self.runs[0].recipe
+
     def values(self, key: str) -> list[float]:
-        """``key`` of the summaries of those runs that have it."""
-        return [float(run.summary[key]) for run in self.runs if run.summary.get(key) is not None]
+        """``key`` of the summaries of those runs that have it as a finite number."""
+        values = (run.summary.get(key) for run in self.runs)
+        return [float(v) for v in values if isinstance(v, int | float) and math.isfinite(v)]
 
     def mean(self, key: str) -> float:
         """Mean over the seeds."""
@@ -232,12 +243,28 @@ class Group:
 
 
 def group_by_recipe(runs: Iterable[Run]) -> list[Group]:
-    """Runs grouped by recipe without the seed, in order of first appearance; a group's name is its folder."""
+    """Runs grouped by name, variant and recipe without the seed, in order of first appearance.
+
+    A seed counts once in a group: a second run of the same recipe and seed begins a group of its own.
+    """
     groups: dict[str, list[Run]] = {}
+    seen: Counter[str] = Counter()
     for run in runs:
         recipe = run.recipe.to_dict()
         # Runs of different seeds start from different runs, which differ in their seeds alone.
         for key in ("seed", "init", "teacher"):
             recipe[key] = key != "seed" and recipe[key] is not None
-        groups.setdefault(json.dumps([run.path.parent.name, recipe], sort_keys=True), []).append(run)
-    return [Group(members[0].path.parent.name, tuple(members)) for members in groups.values()]
+        kind = json.dumps([*_names(run), recipe], sort_keys=True)
+        seeded = f"{kind} {run.recipe.seed}"
+        seen[seeded] += 1
+        groups.setdefault(f"{kind} {seen[seeded]}", []).append(run)
+    return [Group(*_names(members[0]), tuple(members)) for members in groups.values()]
+
+
+def _names(run: Run) -> tuple[str, str]:
+    """Name and variant of ``run`` by its place: an experiment's <variant>/<method>/seed<k>, or any other."""
+    path = run.path.resolve()
+    if path.name != f"seed{run.recipe.seed}":
+        return path.name, ""
+    name = path.parent.name
+    return name, path.parent.parent.name if name in (run.recipe.method, run.recipe.model) else ""
