@@ -1,0 +1,217 @@
+"""The report: numbers by hand, pictures that parse, pages that stand on their own."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bnew.errors import BnewError
+from bnew.recipes import Recipe
+from bnew.report import _spread, pictures, table, write_report
+from bnew.results import Run, find_runs, group_by_recipe, write_json
+
+EPOCHS = 3
+
+
+def make_run(path: Path, summary: dict[str, Any] | None = None, **recipe: Any) -> Run:
+    """A finished run of three epochs whose weights move to ±1."""
+    run = Run(path)
+    path.mkdir(parents=True)
+    run.begin(Recipe(**{"data": "digits", "method": "bnew", "epochs": EPOCHS, **recipe}), {})
+    for epoch in range(EPOCHS):
+        run.append(
+            "metrics",
+            {"epoch": epoch, "val_accuracy": 0.5 + epoch / 10, "distance": 0.1**epoch, "seconds": 1},
+        )
+        run.append("histogram", {"epoch": epoch, "bin0": epoch, "bin1": 4 - 2 * epoch, "bin2": epoch})
+    write_json(
+        run.path / "summary.json",
+        {"val_accuracy": 0.7, "test_accuracy": 0.6, "train_seconds": 90, **(summary or {})},
+    )
+    return run
+
+
+def cells(markdown: str, first: str) -> list[str]:
+    """The cells of the one row of the table that starts with ``first``."""
+    (line,) = [line for line in markdown.splitlines() if line.startswith(f"| {first} |")]
+    return [cell.strip() for cell in line.strip("|").split(" | ")]
+
+
+def test_mean_and_deviation_by_hand(tmp_path: Path) -> None:
+    for seed, test in enumerate((0.80, 0.82, 0.87)):
+        make_run(
+            tmp_path / f"plain/bnew/seed{seed}",
+            {"test_accuracy": test, "distance_before_freezing": 0.002, "freezing_cost": 0.01 * seed},
+            seed=seed,
+            init=f"../../clip/seed{seed}",
+        )
+    # mean 83; deviations −3, −1, 4: sqrt(26 / 2) = 3.61
+    assert cells(table(find_runs([tmp_path])), "BNEW") == [
+        "BNEW", "plain", "digits", "birealnet20", "3", "3", "83.00 ± 3.61", "70.00 ± 0.00", "0.002",
+        "1.00 ± 1.00", "1.5 min",
+    ]  # fmt: skip
+
+
+def test_single_run_anywhere_has_no_deviation(tmp_path: Path) -> None:
+    make_run(tmp_path / "my-run", method="ste")
+    row = cells(table(find_runs([tmp_path / "my-run"])), "STE (my-run)")
+    assert row == [
+        "STE (my-run)",
+        "–",
+        "digits",
+        "birealnet20",
+        "3",
+        "1",
+        "60.00",
+        "70.00",
+        "–",
+        "–",
+        "1.5 min",
+    ]
+
+
+def test_what_differs_beyond_the_seed_is_another_row(tmp_path: Path) -> None:
+    for variant in ("plain", "no-scale"):
+        for seed in (0, 1):
+            make_run(tmp_path / variant / "bnew" / f"seed{seed}", seed=seed)
+    make_run(tmp_path / "teacher/wideresnet22/seed0", model="wideresnet22", method=None)
+    make_run(tmp_path / "longer", epochs=4)
+    groups = group_by_recipe(find_runs([tmp_path]))
+    assert {(g.name, g.variant, len(g.runs)) for g in groups} == {
+        ("bnew", "plain", 2), ("bnew", "no-scale", 2), ("wideresnet22", "teacher", 1), ("longer", "", 1),
+    }  # fmt: skip
+
+
+def test_a_seed_counts_once(tmp_path: Path) -> None:
+    for copy in ("a", "b"):
+        make_run(tmp_path / copy / "plain/bnew/seed0")
+    assert [len(g.runs) for g in group_by_recipe(find_runs([tmp_path]))] == [1, 1]
+
+
+def test_values_that_are_missing_or_nan_are_not_counted(tmp_path: Path) -> None:
+    values = (0.1, math.nan, None)
+    for seed, value in enumerate(values):
+        make_run(
+            tmp_path / f"plain/bnew/seed{seed}", {"freezing_cost": value, "train_seconds": None}, seed=seed
+        )
+    row = cells(table(find_runs([tmp_path])), "BNEW")
+    assert row[9:] == ["10.00 (1 of 3)", "–"]
+
+
+def test_references_stand_with_their_data_set_alone(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "bnew")
+    assert "published" not in table([run])
+    text = table(
+        [run, make_run(tmp_path / "c100", data="cifar100"), make_run(tmp_path / "i", data="/x/ImageNet")]
+    )
+    assert "*55.08*" in text
+    assert "*70.5*" in text
+    assert "IR-Net" not in text
+
+
+def test_names_are_escaped(tmp_path: Path) -> None:
+    make_run(tmp_path / "a|b <script>$x^$&_c")
+    markdown, page = (path.read_text() for path in write_report([tmp_path], tmp_path / "out"))
+    assert r"BNEW (a\|b \<script\>$x^$\&\_c)" in markdown
+    assert "<script" not in page
+    assert "a|b &lt;script&gt;$x^$&amp;_c" in page
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a report on three methods and an unfinished run."""
+    root = tmp_path_factory.mktemp("runs")
+    for method in ("clip", "bnew", "ste"):
+        for seed in (0, 1):
+            make_run(root / "plain" / method / f"seed{seed}", method=method, seed=seed, data="cifar10")
+    (root / "plain/bnew/seed2").mkdir()
+    Run(root / "plain/bnew/seed2").begin(Recipe(seed=2), {})
+    assert write_report([root], root / "report") == [root / "report/report.md", root / "report/report.html"]
+    return root / "report"
+
+
+def test_pictures_are_svg_with_every_method(report: Path) -> None:
+    markdown = (report / "report.md").read_text()
+    names = re.findall(r"!\[\w+\]\((.*?)\)", markdown)
+    assert names == ["report-1-accuracy.svg", "report-1-distance.svg", "report-1-weights.svg"]
+    for name in names:
+        root = ET.parse(report / name).getroot()
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        texts = {element.text for element in root.iter("{http://www.w3.org/2000/svg}text")}
+        assert {"BNEW", "STE", "phase 1 (clip)"} <= texts
+        assert not any("$" in (text or "") for text in texts)
+
+
+def test_page_stands_on_its_own(report: Path) -> None:
+    page = (report / "report.html").read_text()
+    assert page.count("<svg") == 3
+    assert re.findall(r"""(?:src|href)\s*=\s*["'](?!#)""", page) == []
+    assert not re.search(r"url\((?!#)|@import|<script|<link|<!DOCTYPE svg", page)
+    assert "prefers-color-scheme: dark" in page
+    assert "AdaBin" in page
+
+
+def test_unfinished_runs_are_named(report: Path) -> None:
+    for name in ("report.md", "report.html"):
+        assert "left out (1): plain/bnew/seed2" in (report / name).read_text()
+
+
+def test_the_same_runs_give_the_same_report(report: Path, tmp_path: Path) -> None:
+    write_report([report.parent / "plain"], tmp_path)
+    for path in tmp_path.iterdir():
+        assert path.read_bytes() == (report / path.name).read_bytes()
+
+
+def test_broken_tables_are_survived(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "bnew")
+    with open(run.path / "metrics.csv", "a") as file:
+        file.write("3,nan,0.001,1\nx,0.5,0.5,1\n4,0.9")
+    with open(run.path / "histogram.csv", "a") as file:
+        file.write("3,nan,1,1\n4,1")
+    bare = make_run(tmp_path / "bare")
+    for name in ("metrics", "histogram"):
+        (bare.path / f"{name}.csv").unlink()
+    groups = group_by_recipe([run])
+    assert [p.kind for p in pictures(groups)] == ["accuracy", "distance", "weights"]
+    assert pictures(group_by_recipe([bare])) == []
+    write_report([tmp_path], tmp_path / "out")
+
+
+def test_real_networks_have_accuracy_alone(tmp_path: Path) -> None:
+    groups = group_by_recipe([make_run(tmp_path / "teacher", method=None)])
+    assert [p.kind for p in pictures(groups)] == ["accuracy"]
+
+
+def test_bad_input_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BnewError, match="no finished run"):
+        write_report([tmp_path], tmp_path / "out")
+    with pytest.raises(BnewError, match="there is no folder"):
+        write_report([tmp_path / "none"], tmp_path / "out")
+    make_run(tmp_path / "bnew")
+    (tmp_path / "file").touch()
+    with pytest.raises(BnewError, match="could not make the folder"):
+        write_report([tmp_path], tmp_path / "file" / "out")
+    (tmp_path / "bnew/summary.json").write_text('{"val_acc')
+    with pytest.raises(BnewError, match="not JSON"):
+        write_report([tmp_path], tmp_path / "out")
+
+
+@pytest.mark.parametrize("heights", [[0.5], [0.5, 0.5, 0.5], [0.99, 1.0, 0.0], [0.0, 0.01, 0.9]])
+def test_labels_keep_apart(heights: list[float]) -> None:
+    spread = sorted(_spread(heights, gap=0.1))
+    assert all(b - a > 0.0999 for a, b in itertools.pairwise(spread))
+    assert spread[0] >= -1e-9
+    assert spread[-1] <= 1 + 1e-9
+
+
+def test_needs_no_torch() -> None:
+    code = "import sys, bnew.report; sys.exit('torch' in sys.modules or 'matplotlib.pyplot' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
