@@ -31,22 +31,30 @@ _MODULES = ("methods", "models", "data", "recipes", "experiments", "results", "r
 
 __all__ = ["__version__", *_NAMES, *_MODULES]
 
-if TYPE_CHECKING:
-    from bnew import data, experiments, layers, methods, models, recipes, report, results, train
-    from bnew.convert import binarize, summary
-    from bnew.errors import BnewError
-    from bnew.layers import (
-        BinaryConv2d,
-        BinaryLinear,
-        ChannelScale,
-        RPReLU,
-        RSign,
-        binary_parameters,
-        named_binary_parameters,
-        real_parameters,
-        sign,
-    )
-    from bnew.models import create_model, list_models
+if TYPE_CHECKING:  # `as` is how a type checker knows that a name is public
+    from bnew import data as data
+    from bnew import experiments as experiments
+    from bnew import layers as layers
+    from bnew import methods as methods
+    from bnew import models as models
+    from bnew import recipes as recipes
+    from bnew import report as report
+    from bnew import results as results
+    from bnew import train as train
+    from bnew.convert import binarize as binarize
+    from bnew.convert import summary as summary
+    from bnew.errors import BnewError as BnewError
+    from bnew.layers import BinaryConv2d as BinaryConv2d
+    from bnew.layers import BinaryLinear as BinaryLinear
+    from bnew.layers import ChannelScale as ChannelScale
+    from bnew.layers import RPReLU as RPReLU
+    from bnew.layers import RSign as RSign
+    from bnew.layers import binary_parameters as binary_parameters
+    from bnew.layers import named_binary_parameters as named_binary_parameters
+    from bnew.layers import real_parameters as real_parameters
+    from bnew.layers import sign as sign
+    from bnew.models import create_model as create_model
+    from bnew.models import list_models as list_models
 
 
 def __getattr__(name: str) -> Any:

@@ -276,7 +276,7 @@ def _make_binary(layer: nn.Module, make: Callable[[int], nn.Module]) -> None:
     assert isinstance(layer, nn.Conv2d | nn.Linear)
     channels = layer.in_channels if isinstance(layer, nn.Conv2d) else layer.in_features
     layer.activation = make(channels).to(layer.weight).train(layer.training)
-    layer.__class__ = _TWINS[type(layer)]
+    layer.__class__ = _TWINS[type(layer)]  # type: ignore[assignment]
 
 
 def _replace_relu(model: nn.Module, old: nn.Module, reading: Reading) -> None:

@@ -1,0 +1,155 @@
+"""The layers against their formulas."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from bnew import BinaryConv2d, BinaryLinear, BnewError, ChannelScale, RPReLU, RSign, sign
+from bnew.layers import binary_parameters, named_binary_parameters, real_parameters
+
+POINTS = [-2.0, -1.0, -0.75, -0.25, -0.0, 0.0, 0.25, 0.75, 1.0, 2.0]
+GRADIENTS = {
+    "polynomial": [0.0, 0.0, 0.5, 1.5, 2.0, 2.0, 1.5, 0.5, 0.0, 0.0],
+    "clipped_identity": [0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0],
+}
+
+
+def test_sign_is_never_zero() -> None:
+    assert sign(torch.tensor(POINTS)).tolist() == [-1, -1, -1, -1, 1, 1, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("surrogate", GRADIENTS)
+def test_surrogate_gradient_at_known_points(surrogate: str) -> None:
+    x = torch.tensor(POINTS, requires_grad=True)
+    torch.autograd.backward(sign(x, surrogate), torch.full_like(x, 3))
+    assert x.grad is not None
+    assert x.grad.tolist() == [3 * g for g in GRADIENTS[surrogate]]
+
+
+def test_polynomial_gradient_is_the_slope_of_the_published_polynomial() -> None:
+    def published(x: Tensor) -> Tensor:  # Bi-Real Net, eq. 5
+        inside = torch.where(x < 0, 2 * x + x**2, 2 * x - x**2)
+        return torch.where(x < -1, -1.0, torch.where(x < 1, inside, 1.0))
+
+    x = torch.linspace(-1.995, 1.995, 400, dtype=torch.float64, requires_grad=True)
+    torch.autograd.backward(sign(x).sum())
+    with torch.no_grad():
+        slope = (published(x + 1e-6) - published(x - 1e-6)) / 2e-6
+    torch.testing.assert_close(x.grad, slope, rtol=0, atol=1e-5)
+
+
+@given(
+    shape=st.lists(st.integers(1, 4), min_size=2, max_size=5),
+    surrogate=st.sampled_from(sorted(GRADIENTS)),
+    dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
+)
+@settings(max_examples=40, deadline=None)
+def test_rsign_of_any_shape(shape: list[int], surrogate: str, dtype: torch.dtype) -> None:
+    layer = RSign(shape[1], surrogate).to(dtype)
+    assert layer.shift is not None
+    nn.init.uniform_(layer.shift, -0.5, 0.5)
+    x = torch.randn(shape, dtype=dtype, requires_grad=True)
+    y = layer(x)
+    assert y.shape == x.shape
+    assert y.dtype == dtype
+    shifted = (x.transpose(0, 1).flatten(1) + layer.shift[:, None]).detach()
+    assert torch.equal(y.transpose(0, 1).flatten(1), torch.where(shifted < 0, -1, 1).to(dtype))
+
+    upstream = torch.randn(shape).to(dtype)
+    y.backward(upstream)
+    slope = (
+        (2 - 2 * shifted.abs()).clamp(min=0) if surrogate == "polynomial" else (shifted.abs() < 1).to(dtype)
+    )
+    expected = upstream.transpose(0, 1).flatten(1) * slope
+    assert x.grad is not None
+    assert torch.equal(x.grad.transpose(0, 1).flatten(1), expected)
+    tolerance = 0.1 if dtype == torch.bfloat16 else 1e-4
+    torch.testing.assert_close(layer.shift.grad, expected.sum(1), rtol=tolerance, atol=tolerance)
+
+
+def test_sign_saves_one_tensor_its_input() -> None:
+    saved: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        saved.append(tensor)
+        return tensor
+
+    x = torch.randn(2, 3, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        sign(x)
+    assert [t.data_ptr() for t in saved] == [x.data_ptr()]
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [RSign(4), RPReLU(4), ChannelScale(4), BinaryConv2d(4, 6, 3, padding=1)],
+    ids=lambda m: type(m).__name__,
+)
+def test_channels_last_is_kept(layer: nn.Module) -> None:
+    layer = layer.to(memory_format=torch.channels_last)
+    x = torch.randn(2, 4, 5, 5).to(memory_format=torch.channels_last)
+    y = layer(x)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(y, layer(x.contiguous()))
+
+
+def test_rprelu_is_its_formula() -> None:
+    layer = RPReLU(2)
+    assert layer.slope is not None
+    assert layer.slope.tolist() == [0.25, 0.25]
+    values = {"shift_in": [1.0, -1.0], "slope": [0.5, 0.1], "shift_out": [10.0, 20.0]}
+    layer.load_state_dict({name: torch.tensor(v) for name, v in values.items()})
+    assert layer(torch.tensor([[2.0, 2.0], [-3.0, -3.0]])).tolist() == [[13, 21], [9, pytest.approx(19.6)]]
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({"shift": False}, {"slope"}),
+        ({"prelu": False}, {"shift_in", "shift_out"}),
+        ({"shift": False, "prelu": False}, set()),
+    ],
+)
+def test_rprelu_without_its_parts(options: dict[str, bool], names: set[str]) -> None:
+    layer = RPReLU(3, **options)
+    assert {name for name, _ in layer.named_parameters()} == names
+    x = torch.randn(2, 3)
+    torch.testing.assert_close(layer(x), x.relu() if "slope" not in names else F.leaky_relu(x, 0.25))
+
+
+def test_binary_convolution_pads_after_the_sign() -> None:
+    layer = BinaryConv2d(1, 1, 3, padding=1, bias=False)
+    nn.init.ones_(layer.weight)
+    assert layer(torch.zeros(1, 1, 3, 3))[0, 0].tolist() == [[4, 6, 4], [6, 9, 6], [4, 6, 4]]
+
+
+def test_binary_linear_takes_any_rank() -> None:
+    rsign = RSign(4)
+    assert rsign.shift is not None
+    nn.init.normal_(rsign.shift)
+    layer = BinaryLinear(4, 3, activation=rsign)
+    x = torch.randn(4, 4, 4)  # the feature and the token axis are alike, and must not be mixed up
+    expected = F.linear(torch.where(x + rsign.shift < 0, -1.0, 1.0), layer.weight, layer.bias)
+    torch.testing.assert_close(layer(x), expected)
+    torch.testing.assert_close(layer(x[0]), expected[0])
+    torch.testing.assert_close(layer(x[0, 0]), expected[0, 0])
+
+
+def test_binary_and_real_parameters_part_the_model() -> None:
+    conv = BinaryConv2d(3, 4, 3, activation=RSign(3))
+    model = nn.Sequential(conv, nn.Flatten(), BinaryLinear(4, 2), nn.Linear(2, 2), conv)
+    assert [name for name, _ in named_binary_parameters(model)] == ["0", "2"]
+    binary, real = binary_parameters(model), real_parameters(model)
+    assert {id(p) for p in binary} | {id(p) for p in real} == {id(p) for p in model.parameters()}
+    assert len(binary) + len(real) == len(list(model.parameters()))
+
+
+def test_unknown_surrogate_is_named() -> None:
+    for call in (lambda: sign(torch.ones(1), "polynomal"), lambda: RSign(1, "polynomal")):
+        with pytest.raises(BnewError, match="did you mean 'polynomial'"):
+            call()

@@ -1,0 +1,146 @@
+"""Counts, shapes and options of the architectures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from bnew import BnewError, binary_parameters, create_model, list_models
+from bnew.layers import BinaryConv2d, BinaryLinear, ChannelScale, RPReLU, RSign
+from bnew.models.birealnet import BinaryBlock
+
+# name → parameters, binary ones; those of the paper's student and of ReActNet-A are published
+COUNTS = {
+    "birealnet20": (275_786, 267_264),
+    "birealnet8": (79_114, 73_728),
+    "reactnet_a": (29_343_592, 28_253_184),
+    "reactnet18": (11_704_424, 10_985_472),
+    "wideresnet22": (272_282, 0),
+}
+
+
+def count(parameters: Any) -> int:
+    return sum(p.numel() for p in parameters)
+
+
+def test_every_model_is_counted() -> None:
+    assert list_models() == sorted(COUNTS)
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_parameter_counts(name: str) -> None:
+    with torch.device("meta"):
+        model = create_model(name)
+    assert (count(model.parameters()), count(binary_parameters(model))) == COUNTS[name]
+
+
+@pytest.mark.parametrize("name", ["birealnet20", "birealnet8", "wideresnet22"])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [8, 28, 32])
+def test_small_images(name: str, channels: int, size: int) -> None:
+    model = create_model(name, num_classes=7, in_channels=channels)
+    logits = model(torch.randn(2, channels, size, size))
+    assert logits.shape == (2, 7)
+    logits.square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["reactnet_a", "reactnet18"])
+def test_imagenet_outline(name: str) -> None:
+    """Every layer at its published resolution, without the arithmetic."""
+    with torch.device("meta"):
+        model = create_model(name).eval()
+        sizes = []
+        for module in model.modules():
+            if isinstance(module, BinaryBlock):
+                module.register_forward_hook(lambda m, x, y: sizes.append(tuple(y.shape[1:3])))
+        assert model(torch.empty(1, 3, 224, 224)).shape == (1, 1000)
+    if name == "reactnet18":
+        expected = [(c, s) for c, s in ((64, 56), (128, 28), (256, 14), (512, 7)) for _ in range(4)]
+    else:
+        widths = [64, 128, 128, 256, 256, *[512] * 6, 1024, 1024]
+        spatial = [112, 56, 56, 28, 28, *[14] * 6, 7, 7]
+        halves = zip([32, *widths], widths, spatial, strict=False)
+        expected = [half for c_in, c_out, s in halves for half in ((c_in, s), (c_out, s))]
+    assert sizes == expected
+
+
+def test_block_is_its_formula() -> None:
+    block = BinaryBlock(3, 3).eval()
+    for parameter in block.parameters():
+        nn.init.normal_(parameter)
+    x = torch.randn(2, 3, 5, 5)
+    shift = block.conv.activation.shift
+    assert isinstance(shift, nn.Parameter)
+    signs = torch.where(x + shift[:, None, None] < 0, -1.0, 1.0)
+    y = block.scale(nn.functional.conv2d(signs, block.conv.weight, padding=1))
+    torch.testing.assert_close(block(x), block.activation(x + block.norm(y)))
+
+
+def test_reactnet_widens_as_two_convolutions_side_by_side() -> None:
+    """One convolution C → 2C plus the input twice is what ReActNet writes as two convolutions."""
+    model = create_model("reactnet_a", num_classes=2).eval()
+    block = next(m for m in model.modules() if isinstance(m, BinaryBlock) and m.conv.out_channels == 64)
+    for parameter in block.norm.parameters():
+        nn.init.normal_(parameter)
+    x = torch.randn(1, 32, 4, 4)
+    signs = block.conv.activation(x)
+    halves = []
+    for half in (slice(0, 32), slice(32, 64)):
+        norm = nn.BatchNorm2d(32).eval()
+        norm.load_state_dict({k: v[half] if v.dim() else v for k, v in block.norm.state_dict().items()})
+        halves.append(x + norm(nn.functional.conv2d(signs, block.conv.weight[half])))
+    torch.testing.assert_close(block(x), block.activation(torch.cat(halves, 1)))
+
+
+def parts(model: nn.Module, kind: type[nn.Module]) -> int:
+    return sum(isinstance(m, kind) for m in model.modules())
+
+
+def test_ablations() -> None:
+    assert parts(create_model("birealnet8"), ChannelScale) == 6
+    assert parts(create_model("birealnet8", scale=False), ChannelScale) == 0
+    assert not any("shift" in name for name, _ in create_model("birealnet8", shift=False).named_parameters())
+    relus = [m for m in create_model("birealnet8", prelu=False).modules() if isinstance(m, RPReLU)]
+    assert [m.slope for m in relus] == [None] * 6
+    signs = [
+        m for m in create_model("birealnet8", surrogate="clipped_identity").modules() if isinstance(m, RSign)
+    ]
+    assert {m.surrogate for m in signs} == {"clipped_identity"}
+
+
+def test_binary_ends_and_shortcuts_leave_no_real_weight() -> None:
+    model = create_model("birealnet8", binary_ends=True, binary_shortcut=True)
+    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    assert all(isinstance(m, BinaryConv2d | BinaryLinear) for m in layers)
+    assert len(layers) == 1 + 6 + 2 + 1
+    assert model(torch.randn(2, 3, 8, 8)).shape == (2, 10)
+
+
+def test_compiles_to_one_graph() -> None:
+    model = create_model("birealnet8", num_classes=3).eval()
+    x = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(torch.compile(model, backend="eager", fullgraph=True)(x), model(x))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("birealnet21", {}, "unknown model 'birealnet21': did you mean 'birealnet20'"),
+        (
+            "birealnet8",
+            {"num_clases": 3},
+            "'num_clases': did you mean 'num_classes'.* allowed are .*surrogate",
+        ),
+        ("wideresnet22", {"num_classes": 0}, "num_classes is 0, but must be at least 1"),
+        ("reactnet_a", {"in_channels": "3"}, "in_channels is '3', but takes values like 3"),
+        ("birealnet8", {"shift": 1}, "shift is 1, but takes values like True"),
+        ("reactnet18", {"surrogate": "tanh"}, "unknown surrogate gradient 'tanh'"),
+    ],
+)
+def test_bad_options_are_named(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(BnewError, match=message):
+        create_model(name, **options)
