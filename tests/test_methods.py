@@ -255,6 +255,8 @@ def test_frozen_weights_stay(name: str, optimizer: str) -> None:
     training.run(FREEZE_AT, freeze_at=STEPS)
     assert flat(training.copies()) == flat(weights)
     assert (training.real != real).all()
+    assert training.method.step == STEPS  # the schedule goes on
+    assert not any(isinstance(t, Tensor) for t in tree_leaves(training.method.state_dict()))  # nothing is kept
 
 
 @every_method
