@@ -348,7 +348,7 @@ def test_a_binarized_resnet18_learns() -> None:
     torch.manual_seed(0)
     model = binarize(torchvision.models.resnet18(num_classes=2))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    method = bnew.methods.STE(binary_parameters(model), total_steps=20).attach(optimizer)
+    method = bnew.methods.STE(binary_parameters(model), total_steps=12).attach(optimizer)
 
     def batch(n: int) -> tuple[Tensor, Tensor]:
         y = torch.randint(2, (n,))
@@ -357,7 +357,7 @@ def test_a_binarized_resnet18_learns() -> None:
         x[..., 16:] -= y.view(-1, 1, 1, 1) - 0.5
         return x, y
 
-    for _ in range(20):
+    for _ in range(12):
         x, y = batch(16)
         torch.autograd.backward(F.cross_entropy(model(x), y))
         optimizer.step()
