@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import logging
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,8 +14,8 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
 
-from bnew.errors import BnewError
-from bnew.machine import Machine
+from bnew.errors import BnewError, Interrupted
+from bnew.machine import Machine, is_first_process
 from bnew.recipes import Recipe
 
 logger = logging.getLogger("bnew")
@@ -86,7 +87,9 @@ def train(
     from bnew.train import train as fit
 
     run = fit(recipe, out, machine)
-    print(f"{out}: test accuracy {run.summary['test_accuracy']:.2%} (epoch {run.summary['best_epoch'] + 1})")
+    if is_first_process():
+        accuracy, epoch = run.summary["test_accuracy"], run.summary["best_epoch"] + 1
+        print(f"{out}: test accuracy {accuracy:.2%} (epoch {epoch})")
     return 0
 
 
@@ -208,6 +211,7 @@ def _registry() -> ConstructorRegistry:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 some runs failed, 2 bad input, 130 stopped."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     logging.basicConfig(level=logging.INFO, format="bnew: %(message)s")
     try:
         code: int = tyro.extras.subcommand_cli_from_dict(
@@ -221,6 +225,9 @@ def main(args: Sequence[str] | None = None) -> None:
     except BnewError as error:
         print(f"bnew: error: {error}", file=sys.stderr)
         code = 2
+    except Interrupted as stopped:
+        print(f"bnew: {stopped}", file=sys.stderr)
+        code = 130
     except KeyboardInterrupt:
         print("bnew: stopped: start the same command again to go on", file=sys.stderr)
         code = 130

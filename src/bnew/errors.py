@@ -21,6 +21,10 @@ class NumericalError(BnewError):
     """The loss became NaN or infinite."""
 
 
+class Interrupted(Exception):
+    """A signal stopped the run, which has saved where it was; the message says how to go on."""
+
+
 def unknown(kind: str, name: str, allowed: Iterable[str]) -> BnewError:
     """The error for a ``name`` that is not one of ``allowed``, with the nearest name suggested."""
     names = sorted(allowed)
@@ -37,8 +41,9 @@ def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:
 
 
 def check_options(kind: str, make: Callable[..., Any], options: Iterable[str]) -> None:
-    """Raise :func:`unknown` unless each of ``options`` is a parameter of ``make`` with a default."""
-    allowed = [name for name, p in inspect.signature(make).parameters.items() if p.default is not p.empty]
+    """Raise :func:`unknown` unless each of ``options`` is a keyword-only parameter of ``make``."""
+    parameters = inspect.signature(make).parameters.items()
+    allowed = [name for name, parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
     for option in options:
         if option not in allowed:
             raise unknown(f"option of {kind}", option, allowed)

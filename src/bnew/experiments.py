@@ -21,7 +21,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bnew.errors import BnewError, lookup
+from bnew.errors import BnewError, Interrupted, lookup
 from bnew.recipes import EXPERIMENTS, Experiment, Recipe
 from bnew.results import Run
 
@@ -48,7 +48,7 @@ class Variant:
     phase1: bool = True
     """Whether phase 2 starts from phase 1, and not from random weights."""
     phase2_length: float = 1.0
-    """Of the published number of epochs."""
+    """Times the epochs of phase 2; the method's options stay, λ among them."""
 
 
 # The published ablations: CIFAR-100 with distillation.
@@ -113,7 +113,7 @@ def _variant(
     epochs_scale: Sequence[float],
 ) -> dict[str, Stage]:
     """The stages of one variant, by name."""
-    first, second = epochs_scale[0], epochs_scale[-1] * variant.phase2_length
+    first, second = epochs_scale[0], epochs_scale[-1]
     stages: dict[str, Stage] = {}
 
     def add(stage: str, recipe: Recipe, *needs: str) -> str:
@@ -135,7 +135,9 @@ def _variant(
             )
             common["init"] = f"../../clip/seed{seed}"
         for method in methods:
-            recipe = experiment.phase2[method].scaled(second).replace(**common)
+            recipe = experiment.phase2[method]
+            recipe = recipe.replace(epochs=round(recipe.epochs * variant.phase2_length))
+            recipe = recipe.scaled(second).replace(**common)
             add(f"{name}/{method}/seed{seed}", recipe, *teachers, *starts)
     return stages
 
@@ -212,7 +214,7 @@ def _run_stage(stage: Stage, out: Path, machine: Machine, threads: int, says: An
     """In the stage's own process: train, and say in one sentence what went wrong, if anything did."""
     import torch
 
-    from bnew.train import Interrupted, train
+    from bnew.train import train
 
     torch.set_num_threads(threads)
     try:

@@ -59,6 +59,11 @@ def make_fabric(machine: Machine) -> Fabric:
     return fabric
 
 
+def is_first_process() -> bool:
+    """Whether this is the process that was started, and not one that it started for another device."""
+    return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
+
+
 def environment(fabric: Fabric) -> dict[str, Any]:
     """Versions and machine, for the record."""
     import torch

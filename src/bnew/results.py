@@ -19,7 +19,7 @@ import math
 import os
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 
 from bnew.errors import BnewError
 from bnew.recipes import Recipe
@@ -48,7 +49,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         with open(beside, "rb") as file:
             os.fsync(file.fileno())
         os.replace(beside, path)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch reports a full disk as a RuntimeError
         raise BnewError(
             f"could not write {path}: {error}; what it held before is kept; "
             "make room or check the permissions, then start the same command again"
@@ -60,6 +61,15 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 def write_json(path: Path, data: Any) -> None:
     """``data`` as JSON, atomically."""
     write_atomically(path, lambda p: p.write_text(json.dumps(data, indent=2) + "\n"))
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], header: bool) -> None:
+    """Append rows of the same columns to a CSV file."""
+    with open(path, "a", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        if header:
+            writer.writeheader()
+        writer.writerows(rows)
 
 
 class Run:
@@ -172,12 +182,7 @@ class Run:
         if not rows:
             return
         path = self.path / f"{table}.csv"
-        new = not path.exists()
-        with open(path, "a", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-            if new:
-                writer.writeheader()
-            writer.writerows(rows)
+        write_rows(path, rows, header=not path.exists())
 
     def rows(self, table: str = "metrics") -> list[dict[str, str]]:
         """The rows of ``table``.csv; none if there is no such file."""
@@ -192,8 +197,11 @@ class Run:
         for table in TABLES:
             # A row that a kill cut short has fields missing.
             kept = [row for row in self.rows(table) if None not in row.values() and int(row["epoch"]) < epoch]
-            (self.path / f"{table}.csv").unlink(missing_ok=True)
-            self.append(table, *kept)
+            path = self.path / f"{table}.csv"
+            if kept:
+                write_atomically(path, lambda beside, rows=kept: write_rows(beside, rows, header=True))  # type: ignore[misc]
+            else:
+                path.unlink(missing_ok=True)
 
 
 def find_runs(roots: Iterable[str | Path]) -> list[Run]:

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from bnew.data import Batches, Dataset, load
-from bnew.errors import BnewError, NumericalError, lookup
+from bnew.errors import BnewError, Interrupted, NumericalError, lookup
 from bnew.layers import binary_parameters, named_binary_parameters
-from bnew.machine import Machine, environment, make_fabric
+from bnew.machine import Machine, environment, is_first_process, make_fabric
 from bnew.methods import create_method
 from bnew.models import create_model
 from bnew.recipes import Recipe
@@ -38,10 +38,6 @@ HISTOGRAM_BINS = 40
 COMPILE_FROM_STEPS = 2000
 # The loss is looked at every so many steps: each look makes an accelerator wait.
 CHECK_EVERY = 20
-
-
-class Interrupted(Exception):
-    """A signal stopped the run, which has saved where it was; the message says how to go on."""
 
 
 # ---------------------------------------------------------------------- evaluation
@@ -79,7 +75,8 @@ def evaluate(model: nn.Module, batches: Batches, fabric: Fabric, num_classes: in
     with torch.compiler.set_stance("force_eager"):
         for x, y in batches.epoch(0):
             logits = model(x).float()
-            meter.update(F.cross_entropy(logits, y), logits, y)
+            if len(y):  # of several processes, one may have no share of the last batch
+                meter.update(F.cross_entropy(logits, y), logits, y)
     model.train()
     return meter.result(fabric)
 
@@ -150,7 +147,8 @@ def train(recipe: Recipe, path: str | Path, machine: Machine = Machine()) -> Run
         Interrupted: SIGINT or SIGTERM came; the run is saved.
     """
     run = Run(path)
-    with run.locked():
+    # The first process holds the folder for those that it starts.
+    with run.locked() if is_first_process() else nullcontext():
         if run.done:
             run.check(recipe)
             logger.info("%s is done already", run.path)
@@ -230,14 +228,14 @@ class _Training:
         else:
             self.method.layer_flips()  # counting starts at the first values
         first = self.step // len(self.batches)
-        with stop_signals() as stop, self._display() as show:
-            writer = SummaryWriter(str(self.run.path), purge_step=first)
+        with stop_signals() as stop, self._display() as show, self._events(first) as writer:
             for epoch in range(first, self.recipe.epochs):
                 if epoch >= self.recipe.freeze_epoch and not self.method.frozen:
                     self._freeze()
                 self._train_epoch(epoch, stop, show)
                 self._end_epoch(epoch, writer, show)
-            writer.close()
+                if stop.is_set() and epoch + 1 < self.recipe.epochs:
+                    raise self._interrupted(epoch)
         self._finish()
 
     def _train_epoch(self, epoch: int, stop: threading.Event, show: _Show) -> None:
@@ -259,18 +257,23 @@ class _Training:
             if self.step % CHECK_EVERY == 0:
                 self._check_finite(epoch)
                 show.step(epoch, self.step)
+            if self.step % len(self.batches) == 0:
+                break  # the end of the epoch saves, with what it records
             if stop.is_set() or (self.machine.save_every and self.step % self.machine.save_every == 0):
                 self._check_finite(epoch)
                 self.seconds += time.perf_counter() - started
                 started = time.perf_counter()
                 self._save()
             if stop.is_set():
-                raise Interrupted(
-                    f"stopped in epoch {epoch + 1} of {self.recipe.epochs}, saved in {self.run.path}: "
-                    "start the same command again to go on"
-                )
+                raise self._interrupted(epoch)
         self._check_finite(epoch)
         self.seconds += time.perf_counter() - started
+
+    def _interrupted(self, epoch: int) -> Interrupted:
+        return Interrupted(
+            f"stopped in epoch {epoch + 1} of {self.recipe.epochs}, saved in {self.run.path}: "
+            "start the same command again to go on"
+        )
 
     def _targets(self, x: Tensor, y: Tensor) -> Tensor:
         """Labels, or with a teacher its softmax: the cross-entropy with it is the distillation loss."""
@@ -300,7 +303,7 @@ class _Training:
         self.method.freeze()
         self.at_freezing["freezing_cost"] = before - self._validate()["accuracy"]
 
-    def _end_epoch(self, epoch: int, writer: SummaryWriter, show: _Show) -> None:
+    def _end_epoch(self, epoch: int, writer: SummaryWriter | None, show: _Show) -> None:
         with self.method.binarized():
             val = self._validate()
             if val["accuracy"] > self.best.get("accuracy", -1.0):
@@ -330,7 +333,7 @@ class _Training:
             "flips": sum(r["flips"] for r in rows),
             "seconds": round(self.seconds, 3),
         }
-        if self.fabric.is_global_zero:
+        if writer is not None:
             self.run.append("metrics", row)
             self.run.append("layers", *rows)
             self._record_weights(epoch, writer)
@@ -339,6 +342,7 @@ class _Training:
             for layer in rows:
                 for name in ("distance", "share_at_one", "flips"):
                     writer.add_scalar(f"{name}/{layer['layer']}", layer[name], epoch)
+            writer.flush()  # before the checkpoint: a resumed run does not say it again
         self._save()
         show.epoch(epoch, row)
 
@@ -367,6 +371,7 @@ class _Training:
         }
         if self.fabric.is_global_zero:
             write_json(self.run.path / "summary.json", summary)
+        self.fabric.barrier()
 
     # ------------------------------------------------------------------ checkpoints
 
@@ -418,6 +423,12 @@ class _Training:
         logger.info("going on from step %d of %d", self.step, self.total_steps)
 
     # ------------------------------------------------------------------ what a person sees
+
+    def _events(self, epoch: int) -> AbstractContextManager[SummaryWriter | None]:
+        """TensorBoard's file, from ``epoch`` on, of the first process; the others have none."""
+        if not self.fabric.is_global_zero:
+            return nullcontext()
+        return SummaryWriter(str(self.run.path), purge_step=epoch)
 
     @contextmanager
     def _display(self) -> Iterator[_Show]:
