@@ -1,0 +1,65 @@
+"""Short runs on scikit-learn's digits, and ways to break them; child processes import this too."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+from bnew.machine import Machine
+from bnew.recipes import Recipe
+from bnew.train import _Training, train
+
+MACHINE = Machine(device="cpu", compile=False, quiet=True)
+# 1,295 images for training, so 6 steps an epoch, the last one smaller.
+RECIPE = Recipe(data="digits", model="birealnet8", method="bnew", epochs=1, batch_size=256)
+STEPS = 6
+TEACHER = RECIPE.replace(model="wideresnet22", method=None, optimizer="sgd", lr=0.1)
+
+
+class Crash(Exception):
+    """An end that nothing in the program expects."""
+
+
+def crash(training: _Training) -> None:
+    raise Crash
+
+
+def send(number: signal.Signals) -> Callable[[_Training], None]:
+    return lambda training: signal.raise_signal(number)
+
+
+def at_step(step: int, action: Callable[[_Training], None]) -> AbstractContextManager[Any]:
+    """Inside, every run does ``action`` in the middle of its optimizer step number ``step``, from 0."""
+    targets = _Training._targets
+
+    def patched(self: _Training, x: Tensor, y: Tensor) -> Tensor:
+        if self.step == step:
+            action(self)
+        return targets(self, x, y)
+
+    return mock.patch.object(_Training, "_targets", patched)
+
+
+def train_until_killed(recipe: Recipe, path: Path, machine: Machine, step: int) -> None:
+    torch.set_num_threads(1)
+    with at_step(step, lambda _: os.kill(os.getpid(), signal.SIGKILL)):
+        train(recipe, path, machine)
+
+
+def kill_at_step(recipe: Recipe, path: Path, machine: Machine, step: int) -> None:
+    """Train in another process, which ``kill -9`` ends in the middle of ``step``."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["bnew.train"])
+    process = context.Process(target=train_until_killed, args=(recipe, path, machine, step))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL

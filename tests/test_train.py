@@ -1,0 +1,416 @@
+"""The training loop: whatever breaks a run, it goes on as if nothing had been."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import MACHINE, RECIPE, STEPS, TEACHER, Crash, at_step, crash, kill_at_step, send
+from tensorboard.backend.event_processing import event_accumulator  # type: ignore[import-untyped]
+from torch import nn
+
+from bnew.data import Batches, load
+from bnew.errors import BnewError, Interrupted, NumericalError
+from bnew.machine import make_fabric
+from bnew.recipes import Recipe
+from bnew.results import Run
+from bnew.train import Meter, _Training, build_model, evaluate, evaluate_run, load_weights, train
+
+# Four epochs, frozen after two: every method, optimizer and schedule.
+RECIPES = {
+    "bnew": RECIPE.replace(epochs=4, freeze=0.5),
+    "ste": RECIPE.replace(epochs=4, freeze=0.5, method="ste", optimizer="sgd", schedule="cosine"),
+    "bmd": RECIPE.replace(epochs=4, freeze=0.5, method="bmd", schedule="step", milestones=(0.3, 0.6)),
+    "bop": RECIPE.replace(epochs=4, freeze=0.5, method="bop", method_options={"gamma": 0.01}),
+}
+SCHEDULED = {"bnew": ["reg"], "ste": [], "bmd": ["beta"], "bop": ["gamma"]}
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    folder = tmp_path_factory.mktemp("unbroken")
+    return {name: train(recipe, folder / name, MACHINE) for name, recipe in RECIPES.items()}
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return train(TEACHER, tmp_path_factory.mktemp("real") / "teacher", MACHINE)
+
+
+def outcome(run: Run) -> dict[str, Any]:
+    """All that a run leaves behind, but for its times."""
+    tables = {name: run.rows(name) for name in ("metrics", "layers", "histogram")}
+    summary = run.summary | {"train_seconds": 0}
+    return {
+        **{name: [row | {"seconds": ""} for row in rows] for name, rows in tables.items()},
+        "summary": summary,
+        "best": run.best.read_bytes(),
+    }
+
+
+# Going on
+
+
+@pytest.mark.parametrize("method", RECIPES)
+@pytest.mark.parametrize(
+    ("step", "action", "error"),
+    [
+        pytest.param(STEPS, crash, Crash, id="between epochs"),
+        pytest.param(STEPS + 2, send(signal.SIGINT), Interrupted, id="in mid-epoch"),
+        pytest.param(2 * STEPS - 1, send(signal.SIGTERM), Interrupted, id="in an epoch's last step"),
+        pytest.param(3 * STEPS + 1, send(signal.SIGINT), Interrupted, id="after freezing"),
+    ],
+)
+def test_a_stopped_run_ends_like_an_unbroken_one(
+    unbroken: dict[str, Run], tmp_path: Path, method: str, step: int, action: Any, error: type[Exception]
+) -> None:
+    with at_step(step, action), pytest.raises(error):
+        train(RECIPES[method], tmp_path, MACHINE)
+    assert not Run(tmp_path).done
+    assert outcome(train(RECIPES[method], tmp_path, MACHINE)) == outcome(unbroken[method])
+
+
+@pytest.mark.parametrize("step", [STEPS + 3, 2 * STEPS], ids=["in mid-epoch", "after an epoch's last step"])
+def test_a_killed_run_ends_like_an_unbroken_one(unbroken: dict[str, Run], tmp_path: Path, step: int) -> None:
+    machine = replace(MACHINE, save_every=2)
+    kill_at_step(RECIPES["bnew"], tmp_path, machine, step)
+    state = torch.load(tmp_path / "last.pt", weights_only=True)
+    assert state["step"] == step // 2 * 2
+    assert outcome(train(RECIPES["bnew"], tmp_path, machine)) == outcome(unbroken["bnew"])
+
+
+def test_killed_at_the_end_of_an_epoch_before_it_is_recorded(
+    unbroken: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = replace(MACHINE, save_every=STEPS)
+    with monkeypatch.context() as patch:
+        patch.setattr(_Training, "_end_epoch", lambda self, *_: crash(self))
+        with pytest.raises(Crash):
+            train(RECIPES["bnew"], tmp_path, machine)
+    assert outcome(train(RECIPES["bnew"], tmp_path, machine)) == outcome(unbroken["bnew"])
+
+
+def test_a_run_of_one_step_an_epoch_can_be_stopped(tmp_path: Path) -> None:
+    recipe = RECIPE.replace(epochs=3, batch_size=2000)
+    with at_step(1, send(signal.SIGINT)), pytest.raises(Interrupted, match=r"epoch 2 of 3.*same command"):
+        train(recipe, tmp_path, MACHINE)
+    assert len(Run(tmp_path).rows()) == 2
+
+
+def test_a_finished_run_is_kept(unbroken: dict[str, Run]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in unbroken["ste"].path.iterdir()}
+    train(RECIPES["ste"], unbroken["ste"].path, MACHINE)
+    assert {path: path.stat().st_mtime_ns for path in unbroken["ste"].path.iterdir()} == before
+
+
+# Accidents
+
+
+def fill_with_nan(training: _Training) -> None:
+    next(training._module.parameters()).data.fill_(torch.nan)
+
+
+def test_nan_ends_the_run_and_spares_the_checkpoint(unbroken: dict[str, Run], tmp_path: Path) -> None:
+    sentence = r"loss became NaN or infinite in epoch 2, by step 12.*saved before is in .*last\.pt.*rate"
+    with at_step(STEPS + 1, fill_with_nan), pytest.raises(NumericalError, match=sentence):
+        train(RECIPES["bnew"], tmp_path, MACHINE)
+    assert outcome(train(RECIPES["bnew"], tmp_path, MACHINE)) == outcome(unbroken["bnew"])
+
+
+def test_a_rate_that_is_much_too_high(tmp_path: Path) -> None:
+    with pytest.raises(NumericalError, match=r"lower the rate \(1e\+30\)"):
+        train(RECIPE.replace(lr=1e30), tmp_path, MACHINE)
+    assert not Run(tmp_path).last.exists()
+
+
+@contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """Files cannot grow beyond ``size`` bytes: writing fails half way, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("best.safetensors", 200_000), ("last.pt", 500_000)], ids=["weights", "state"]
+)
+def test_a_full_disk_spares_the_checkpoint(
+    unbroken: dict[str, Run], tmp_path: Path, name: str, size: int
+) -> None:
+    with at_step(STEPS, crash), pytest.raises(Crash):
+        train(RECIPES["bnew"], tmp_path, MACHINE)
+    before = (tmp_path / name).read_bytes()
+    with room_for(size), pytest.raises(BnewError, match=f"could not write .*{name}.*is kept.*make room"):
+        train(RECIPES["bnew"], tmp_path, MACHINE)
+    assert (tmp_path / name).read_bytes() == before
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(f".{name}")]
+    assert outcome(train(RECIPES["bnew"], tmp_path, MACHINE)) == outcome(unbroken["bnew"])
+
+
+@pytest.fixture
+def stopped(tmp_path: Path) -> Run:
+    """A run with one epoch of two."""
+    with at_step(STEPS, crash), pytest.raises(Crash):
+        train(RECIPE.replace(epochs=2), tmp_path, MACHINE)
+    return Run(tmp_path)
+
+
+class Malicious:
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.mark),)
+
+
+def test_a_bad_checkpoint_is_refused(stopped: Run, tmp_path: Path) -> None:
+    whole = stopped.last.read_bytes()
+    other = torch.load(stopped.last, weights_only=True)
+    other["model"].popitem()
+    mark = tmp_path / "executed"
+
+    def refused() -> None:
+        with pytest.raises(
+            BnewError, match=r"last\.pt is cut short, or not a checkpoint of this run.*delete"
+        ):
+            train(stopped.recipe, stopped.path, MACHINE)
+
+    stopped.last.write_bytes(whole[: len(whole) // 2])
+    refused()
+    torch.save(other, stopped.last)
+    refused()
+    torch.save({"model": Malicious(mark)}, stopped.last)
+    refused()
+    assert not mark.exists()
+
+
+def test_bad_weights_are_refused(stopped: Run, teacher: Run) -> None:
+    whole = stopped.best.read_bytes()
+    stopped.best.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(BnewError, match=r"best\.safetensors is cut short.*train that run again"):
+        evaluate_run(stopped, MACHINE)
+    stopped.best.write_bytes(teacher.best.read_bytes())
+    with pytest.raises(BnewError, match=r"best\.safetensors is of another model"):
+        evaluate_run(stopped, MACHINE)
+    stopped.best.unlink()
+    with pytest.raises(BnewError, match="has not finished an epoch"):
+        evaluate_run(stopped, MACHINE)
+
+
+# Bad input
+
+
+def test_a_run_in_use(tmp_path: Path) -> None:
+    def second(training: _Training) -> None:
+        train(RECIPE, tmp_path, MACHINE)
+
+    with at_step(1, second), pytest.raises(BnewError, match="another process is training"):
+        train(RECIPE, tmp_path, MACHINE)
+
+
+def test_another_recipe_in_the_folder(stopped: Run, unbroken: dict[str, Run]) -> None:
+    for run in (stopped, unbroken["bnew"]):
+        with pytest.raises(BnewError, match=r"another recipe \(lr is 0.01 there and 0.5 here\)"):
+            train(run.recipe.replace(lr=0.5), run.path, MACHINE)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"model": "wideresnet22"}, "no binary layers"),
+        ({"loss": "distillation", "teacher": "../nowhere"}, "not the folder of a run"),
+        ({"init": "../nowhere"}, "has not finished an epoch"),
+    ],
+)
+def test_what_a_run_lacks(tmp_path: Path, changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(BnewError, match=sentence):
+        train(RECIPE.replace(**changes), tmp_path / "run", MACHINE)
+
+
+def test_a_teacher_of_another_data_set(tmp_path: Path) -> None:
+    Run(tmp_path / "teacher").path.mkdir()
+    Run(tmp_path / "teacher").begin(TEACHER.replace(data="mnist"), {})
+    with pytest.raises(BnewError, match=r"teacher .* was trained on mnist, the student is to be on digits"):
+        train(RECIPE.replace(loss="distillation", teacher="../teacher"), tmp_path / "run", MACHINE)
+
+
+# What is learnt, and what is recorded
+
+
+def test_the_distillation_loss(teacher: Run, unbroken: dict[str, Run], tmp_path: Path) -> None:
+    start = unbroken["bnew"]
+    links = {name: os.path.relpath(run.path, tmp_path) for name, run in
+             {"teacher": teacher, "init": start}.items()}  # fmt: skip
+    recipe = RECIPE.replace(method="clip", batch_size=2000, loss="distillation", **links)
+    (row,) = train(recipe, tmp_path, MACHINE).rows()
+
+    data = load("digits")
+    ((x, _),) = Batches(data.train, data, 2000, train=True).epoch(0)
+    networks = {}
+    for name, run in {"teacher": teacher, "student": start}.items():
+        networks[name] = build_model(run.recipe, data)
+        load_weights(networks[name], run)
+    with torch.no_grad():
+        targets = networks["teacher"].eval()(x).softmax(1)
+        by_hand = -(targets * networks["student"](x).log_softmax(1)).sum(1).mean()
+    assert float(row["train_loss"]) == pytest.approx(by_hand.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("classes", [10, 100])
+def test_the_meter(classes: int) -> None:
+    torch.manual_seed(0)
+    logits, labels = torch.randn(50, classes), torch.randint(classes, (50,))
+    logits[range(0, 50, 3), labels[::3]] += 4
+    meter = Meter(classes, torch.device("cpu"))
+    for part in (slice(0, 7), slice(7, 30), slice(30, 50)):
+        meter.update(F.cross_entropy(logits[part], labels[part]), logits[part], labels[part])
+    means = meter.result(make_fabric(MACHINE))
+    rank = (logits > logits[torch.arange(50), labels][:, None]).sum(1)
+    assert means["accuracy"] == pytest.approx((rank == 0).float().mean().item())
+    assert means["loss"] == pytest.approx(F.cross_entropy(logits, labels).item())
+    if classes == 100:
+        assert means["top5"] == pytest.approx((rank < 5).float().mean().item())
+        assert means["top5"] > means["accuracy"]
+    else:
+        assert "top5" not in means
+
+
+def test_evaluation_counts_every_image_once() -> None:
+    data = load("digits")
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(64, 10))
+    ((x, y),) = Batches(data.test, data, len(data.test), train=False)
+    with torch.no_grad():
+        logits = model.eval()(x)
+    result = evaluate(model.train(), Batches(data.test, data, 100, train=False), make_fabric(MACHINE), 10)
+    assert result["accuracy"] == pytest.approx((logits.argmax(1) == y).double().mean().item(), abs=1e-9)
+    assert result["loss"] == pytest.approx(F.cross_entropy(logits, y).item(), rel=1e-6)
+
+
+def test_evaluation_where_a_process_has_no_share_of_the_last_batch() -> None:
+    data = load("digits")
+    size = len(data.test) - 1  # the last batch is one image
+    parts = [
+        evaluate(nn.Flatten(), Batches(data.test, data, size, train=False, rank=r, world_size=2), fabric, 10)
+        for fabric in [make_fabric(MACHINE)]
+        for r in (0, 1)
+    ]
+    assert all(torch.isfinite(torch.tensor(list(part.values()))).all() for part in parts)
+
+
+@pytest.mark.parametrize("method", RECIPES)
+def test_what_is_recorded(unbroken: dict[str, Run], method: str) -> None:
+    run, recipe = unbroken[method], RECIPES[method]
+    rows = run.rows()
+    assert list(rows[0]) == [
+        "epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy",
+        *SCHEDULED[method], "distance", "share_at_one", "flips", "seconds",
+    ]  # fmt: skip
+    assert [int(row["epoch"]) for row in rows] == [0, 1, 2, 3]
+    last_steps = [(epoch + 1) * STEPS - 1 for epoch in range(4)]
+    assert [float(row["lr"]) for row in rows] == [recipe.lr_at(step / (4 * STEPS)) for step in last_steps]
+    assert [(float(row["distance"]), float(row["share_at_one"])) for row in rows[2:]] == [(0, 1)] * 2
+    # Layer by layer it adds up to the same.
+    layers = run.rows("layers")
+    sizes = {name: w.numel() for name, w in build_model(recipe, load("digits")).named_parameters()}
+    names = list(dict.fromkeys(row["layer"] for row in layers))
+    assert len(layers) == 4 * len(names)
+    for row in rows:
+        parts = [part for part in layers if part["epoch"] == row["epoch"]]
+        assert sum(int(part["flips"]) for part in parts) == int(row["flips"])
+        weights = [sizes.get(part["layer"]) or sizes[f"{part['layer']}.weight"] for part in parts]
+        for key in ("distance", "share_at_one"):
+            mean = sum(n * float(part[key]) for n, part in zip(weights, parts, strict=True)) / sum(weights)
+            assert mean == pytest.approx(float(row[key]))
+    # The summary is of the best epoch, the earliest of several.
+    best = max(rows, key=lambda row: float(row["val_accuracy"]))
+    assert (run.summary["best_epoch"], run.summary["val_accuracy"]) == (
+        int(best["epoch"]), float(best["val_accuracy"]),
+    )  # fmt: skip
+    assert run.summary["distance_before_freezing"] == float(rows[1]["distance"])
+    assert run.summary["steps"] == 4 * STEPS
+    assert run.summary["test_accuracy"] == evaluate_run(run, MACHINE)["accuracy"]
+    assert run.summary["val_accuracy"] == evaluate_run(run, MACHINE, "val")["accuracy"]
+
+
+def test_the_cost_of_freezing(tmp_path: Path) -> None:
+    """A push too weak to move any weight is phase 1, so that gives the accuracy just before freezing."""
+    recipe = RECIPE.replace(epochs=2, freeze=0.5, method_options={"strength": 1e-9})
+    run = train(recipe, tmp_path / "bnew", MACHINE)
+    real = train(recipe.replace(method="clip", method_options={}, freeze=1), tmp_path / "clip", MACHINE)
+    before, after = (float(r.rows()[0]["val_accuracy"]) for r in (real, run))
+    assert before != after
+    assert run.summary["freezing_cost"] == before - after
+    assert run.summary["distance_before_freezing"] == float(real.rows()[0]["distance"])
+
+
+def test_tensorboard_shows_each_epoch_once(tmp_path: Path) -> None:
+    recipe = RECIPE.replace(epochs=2)
+    kill_at_step(recipe, tmp_path, MACHINE, STEPS)
+    run = train(recipe, tmp_path, MACHINE)
+    events, rows = event_accumulator.EventAccumulator(str(tmp_path)), run.rows()
+    events.Reload()
+    for name in rows[0]:
+        assert [event.step for event in events.Scalars(name)] == [0, 1]
+        assert [event.value for event in events.Scalars(name)] == pytest.approx(
+            [float(r[name]) for r in rows]
+        )
+    layer = run.rows("layers")[0]["layer"]
+    assert f"flips/{layer}" in events.Tags()["scalars"]
+    assert events.Tags()["histograms"] == ["binary weights"]
+
+
+# Machines
+
+
+def test_compiled_is_the_same_network(
+    unbroken: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a compiler that takes seconds, in place of inductor's minute."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    recipe = RECIPES["bnew"].replace(epochs=1)
+    (compiled,) = train(recipe, tmp_path / "compiled", replace(MACHINE, compile=True)).rows()
+    (plain,) = train(recipe, tmp_path / "plain", MACHINE).rows()
+    assert float(compiled["train_loss"]) == pytest.approx(float(plain["train_loss"]), rel=1e-4)
+    assert float(compiled["distance"]) == pytest.approx(float(plain["distance"]), rel=1e-4)
+
+
+def test_two_processes_make_one_run(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("from bnew.cli import main\nmain()\n")
+    out = tmp_path / "run"
+    options = (
+        "--data digits --model birealnet8 --method bnew --epochs 1 --batch-size 256 --device cpu "
+        f"--devices 2 --compile False --quiet --out {out}"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script), "train", *options.split()],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("test accuracy") == 1
+    run = Run(out)
+    assert run.environment["world_size"] == 2
+    assert len(run.rows()) == 1
+    assert len(list(out.glob("events.*"))) == 1
+    # Both shares of the validation images, together, are what one process sees.
+    assert evaluate_run(run, MACHINE, "val")["accuracy"] == run.summary["val_accuracy"]
+    assert Recipe.from_dict(RECIPE.to_dict()).replace(seed=run.recipe.seed) == run.recipe
