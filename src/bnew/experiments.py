@@ -149,8 +149,16 @@ def run(stages: Sequence[Stage], out: str | Path, machine: Machine, workers: int
     are not run again. Returns why each of those that did not finish did not, by name; empty if all are done.
 
     Raises:
+        BnewError: a stage's folder holds a run with another recipe; no workers, or several devices.
         KeyboardInterrupt: once every running stage has saved where it was.
     """
+    if workers < 1:
+        raise BnewError(f"workers is {workers}: give 1 or more")
+    if machine.devices != 1:
+        raise BnewError(
+            f"devices is {machine.devices}, but each run of an experiment has one: give --workers to run "
+            "several side by side"
+        )
     out = Path(out)
     waiting = {s.name: s for s in stages if not _is_done(s, out)}
     logger.info("%d of %d runs are done already", len(stages) - len(waiting), len(stages))
@@ -182,11 +190,11 @@ def run(stages: Sequence[Stage], out: str | Path, machine: Machine, workers: int
                     continue
                 del running[name]
                 if process.exitcode:
-                    why = (
-                        said.recv() if said.poll() else f"its process died with exit code {process.exitcode}"
-                    )
-                    failed[name] = why
-                    logger.error("%s: %s", name, why)
+                    try:
+                        failed[name] = said.recv()
+                    except EOFError:  # it had no time to say why
+                        failed[name] = f"its process died with exit code {process.exitcode}"
+                    logger.error("%s: %s", name, failed[name])
                 else:
                     accuracy = Run(out / name).summary["test_accuracy"]
                     logger.info("%s: done, test accuracy %.2f %%", name, 100 * accuracy)

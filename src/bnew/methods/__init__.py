@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from bnew.errors import check_options, lookup
+from bnew.errors import BnewError, check_options, lookup
 from bnew.methods.base import Binarizer, binary_value
 from bnew.methods.bnew import BNEW
 from bnew.methods.bop import Bop
@@ -36,6 +36,9 @@ def create_method(
         return Binarizer([], total_steps)
     method = lookup("method", name, METHODS)
     check_options(f"method {name}", method, options)
+    for option, value in options.items():
+        if not isinstance(value, int | float):
+            raise BnewError(f"method {name}: {option} is {value!r}, but must be a number, or True or False")
     return method(params, total_steps, **options)
 
 
