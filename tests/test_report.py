@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from bnew.errors import BnewError
+from bnew.pictures import _spread, pictures
 from bnew.recipes import Recipe
-from bnew.report import _spread, pictures, table, write_report
+from bnew.report import table, write_report
 from bnew.results import Run, find_runs, group_by_recipe, write_json
 
 EPOCHS = 3

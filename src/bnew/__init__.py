@@ -23,7 +23,7 @@ _NAMES = {
     "real_parameters": "bnew.layers",
     "sign": "bnew.layers",
     "binarize": "bnew.convert",
-    "summary": "bnew.convert",
+    "summary": "bnew.sizes",
     "create_model": "bnew.models",
     "list_models": "bnew.models",
 }
@@ -42,7 +42,6 @@ if TYPE_CHECKING:  # `as` is how a type checker knows that a name is public
     from bnew import results as results
     from bnew import train as train
     from bnew.convert import binarize as binarize
-    from bnew.convert import summary as summary
     from bnew.errors import BnewError as BnewError
     from bnew.layers import BinaryConv2d as BinaryConv2d
     from bnew.layers import BinaryLinear as BinaryLinear
@@ -55,6 +54,7 @@ if TYPE_CHECKING:  # `as` is how a type checker knows that a name is public
     from bnew.layers import sign as sign
     from bnew.models import create_model as create_model
     from bnew.models import list_models as list_models
+    from bnew.sizes import summary as summary
 
 
 def __getattr__(name: str) -> Any:

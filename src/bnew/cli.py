@@ -129,13 +129,11 @@ def summary(
         in_channels: 1 for greyscale, 3 for colour.
         num_classes: how many classes.
     """
-    from rich import print as show
-
-    from bnew.convert import summary as summarize
     from bnew.models import create_model
+    from bnew.sizes import summary as summarize
 
     network = create_model(model, in_channels=in_channels, num_classes=num_classes)
-    show(summarize(network, (in_channels, image_size, image_size)))
+    print(summarize(network, (in_channels, image_size, image_size)))  # in full, however narrow the terminal
     return 0
 
 

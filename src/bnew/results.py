@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +199,7 @@ class Run:
             kept = [row for row in self.rows(table) if None not in row.values() and int(row["epoch"]) < epoch]
             path = self.path / f"{table}.csv"
             if kept:
-                write_atomically(path, lambda beside, rows=kept: write_rows(beside, rows, header=True))  # type: ignore[misc]
+                write_atomically(path, partial(write_rows, rows=kept, header=True))
             else:
                 path.unlink(missing_ok=True)
 
