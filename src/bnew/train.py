@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import threading
 import time
@@ -282,8 +283,9 @@ class _Training:
         with torch.no_grad(), self.fabric.autocast():
             return self.teacher(x).float().softmax(1)  # type: ignore[no-any-return]
 
-    def _check_finite(self, epoch: int) -> None:
-        if not torch.isfinite(self.meter.sums[0]):
+    def _check_finite(self, epoch: int, loss: float | None = None) -> None:
+        """Raise NumericalError unless ``loss`` is finite, by default that of the epoch up to now."""
+        if not math.isfinite(self.meter.sums[0] if loss is None else loss):
             saved = f"what was saved before is in {self.run.last}; " if self.run.last.exists() else ""
             raise NumericalError(
                 f"the loss became NaN or infinite in epoch {epoch + 1}, by step {self.step}: "
@@ -306,6 +308,7 @@ class _Training:
     def _end_epoch(self, epoch: int, writer: SummaryWriter | None, show: _Show) -> None:
         with self.method.binarized():
             val = self._validate()
+            self._check_finite(epoch, val["loss"])  # what the last step did, no training loss has shown
             if val["accuracy"] > self.best.get("accuracy", -1.0):
                 self.best = {"epoch": epoch, **val}
                 self._save_best()
