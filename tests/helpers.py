@@ -33,7 +33,11 @@ def crash(training: _Training) -> None:
     raise Crash
 
 
-def send(number: signal.Signals) -> Callable[[_Training], None]:
+def fill_with_nan(training: _Training) -> None:
+    next(training._module.parameters()).data.fill_(torch.nan)
+
+
+def send(number: int) -> Callable[[_Training], None]:
     return lambda training: signal.raise_signal(number)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import MACHINE, RECIPE, STEPS, TEACHER, Crash, at_step, crash, kill_at_step, send
+from helpers import MACHINE, RECIPE, STEPS, TEACHER, Crash, at_step, crash, fill_with_nan, kill_at_step, send
 from tensorboard.backend.event_processing import event_accumulator  # type: ignore[import-untyped]
 from torch import nn
 
@@ -118,15 +118,17 @@ def test_a_finished_run_is_kept(unbroken: dict[str, Run]) -> None:
 # Accidents
 
 
-def fill_with_nan(training: _Training) -> None:
-    next(training._module.parameters()).data.fill_(torch.nan)
-
-
 def test_nan_ends_the_run_and_spares_the_checkpoint(unbroken: dict[str, Run], tmp_path: Path) -> None:
     sentence = r"loss became NaN or infinite in epoch 2, by step 12.*saved before is in .*last\.pt.*rate"
     with at_step(STEPS + 1, fill_with_nan), pytest.raises(NumericalError, match=sentence):
         train(RECIPES["bnew"], tmp_path, MACHINE)
     assert outcome(train(RECIPES["bnew"], tmp_path, MACHINE)) == outcome(unbroken["bnew"])
+
+
+def test_nan_from_the_very_last_step(tmp_path: Path) -> None:
+    with at_step(STEPS - 1, fill_with_nan), pytest.raises(NumericalError, match="in epoch 1, by step 6"):
+        train(RECIPE, tmp_path, MACHINE)
+    assert not Run(tmp_path).last.exists()
 
 
 def test_a_rate_that_is_much_too_high(tmp_path: Path) -> None:

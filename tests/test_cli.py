@@ -1,0 +1,228 @@
+"""The command line: every command from end to end, exit codes, and one sentence for every mistake."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from urllib.error import URLError
+
+import pytest
+from helpers import at_step, fill_with_nan, send
+
+from bnew import recipes
+from bnew.cli import COMMANDS, main
+from bnew.sizes import summary
+from bnew.models import create_model, list_models
+from bnew.recipes import CIFAR10
+from bnew.results import Run
+
+TRAIN = "train --data digits --model birealnet8 --batch-size 256 --epochs 1 --device cpu --quiet --out"
+
+Cli = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def bnew(capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Exit code, output and errors of ``bnew`` with the words of ``line`` and then ``more``."""
+
+    def run(line: str, *more: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main([*line.split(), *map(str, more)])
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def sentence(bnew: Cli) -> Callable[..., str]:
+    """The one sentence, without a traceback, that ``bnew`` ends with in exit code 2."""
+
+    def run(line: str, *more: object) -> str:
+        code, _, err = bnew(line, *more)
+        assert code == 2
+        (said,) = err.splitlines()
+        assert said.startswith("bnew: error: ")
+        return said
+
+    return run
+
+
+@pytest.mark.parametrize("code", ["import bnew", "from bnew.cli import main; main(['--help'])"])
+def test_loads_no_torch(code: str) -> None:
+    script = f"import sys\ntry:\n {code}\nexcept SystemExit: pass\nsys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, timeout=60)
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help(bnew: Cli, command: str) -> None:
+    code, out, _ = bnew(f"{command} --help")
+    assert code == 0
+    assert f"bnew {command}" in out
+
+
+def test_from_training_to_report(bnew: Cli, tmp_path: Path) -> None:
+    run, options = tmp_path / "run", ("--method", "bnew", "--method-options", "strength=3", "scale=True")
+    code, out, _ = bnew(TRAIN, run, *options)
+    test = Run(run).summary["test_accuracy"]
+    assert (code, out) == (0, f"{run}: test accuracy {test:.2%} (epoch 1)\n")
+    assert Run(run).recipe.method_options == {"strength": 3, "scale": True}
+
+    code, out, _ = bnew("eval --device cpu", run)
+    assert code == 0
+    assert f"test accuracy: {test:.4f}" in out
+    code, out, _ = bnew("eval --device cpu --split val", run)
+    assert f"val accuracy: {Run(run).summary['val_accuracy']:.4f}" in out
+
+    code, out, _ = bnew("report", run, "--out", tmp_path)
+    assert code == 0
+    assert f"{100 * test:.2f}" in (tmp_path / "report.md").read_text()
+    assert (tmp_path / "report.html").is_file()
+
+
+def test_models_and_summary(bnew: Cli) -> None:
+    assert bnew("models")[:2] == (0, "\n".join(list_models()) + "\n")
+    code, out, _ = bnew("summary birealnet20 --in-channels 1")
+    assert code == 0
+    assert str(summary(create_model("birealnet20", in_channels=1), (1, 32, 32))) in out
+    assert "267,264" in out
+    assert "…" not in out
+
+
+@pytest.fixture
+def digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(
+        recipes.EXPERIMENTS, "digits", CIFAR10.replace(data="digits", model="birealnet8", batch_size=256)
+    )
+
+
+@pytest.mark.usefixtures("digits")
+def test_reproduce(bnew: Cli, tmp_path: Path) -> None:
+    line = (
+        "reproduce digits --methods bnew ste --seeds 0 --epochs-scale 0.005 0.002 "
+        "--device cpu --quiet --workers 2 --out"
+    )
+    spoilt = tmp_path / "plain/ste/seed0/last.pt"
+    spoilt.parent.mkdir(parents=True)
+    spoilt.touch()
+    code, out, err = bnew(line, tmp_path)
+    assert code == 1
+    assert "BNEW" in out
+    assert f"plain/ste/seed0 did not finish: {spoilt} is cut short" in err
+    assert "same command again to run only what is missing" in err
+    assert "Traceback" not in err
+    spoilt.unlink()
+    code, out, _ = bnew(line, tmp_path)
+    assert code == 0
+    assert "STE" in out
+    assert out.strip() == (tmp_path / "report.md").read_text().strip()
+    assert Run(tmp_path / "plain/bnew/seed0").recipe.epochs == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_with_130_and_says_how_to_go_on(bnew: Cli, tmp_path: Path, number: int) -> None:
+    with at_step(2, send(number)):
+        code, out, err = bnew(TRAIN, tmp_path)
+    assert (code, out) == (130, "")
+    assert f"saved in {tmp_path}: start the same command again to go on" in err
+    assert "Traceback" not in err
+    assert bnew(TRAIN, tmp_path)[0] == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_outside_training(
+    bnew: Cli, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    monkeypatch.setattr("bnew.experiments.run", lambda *_: signal.raise_signal(number))
+    code, _, err = bnew("reproduce cifar10")
+    assert (code, err) == (130, "bnew: stopped: start the same command again to go on\n")
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--data digts", "unknown data set 'digts': did you mean 'digits'?"),
+        ("--model birealnet9", "unknown model 'birealnet9': did you mean 'birealnet8'?"),
+        ("--method bnw", "unknown method 'bnw': did you mean 'bnew'?"),
+        ("--method ste --method-options gama=1", "unknown option of method ste 'gama': "),
+        ("--method bop --method-options gama=1", "did you mean 'gamma'?"),
+        ("--model-options scal=False", "unknown option of model birealnet8 'scal': did you mean 'scale'?"),
+        ("--schedule liner", "unknown schedule 'liner': did you mean 'linear'?"),
+        ("--epochs 0", "epochs is 0, but must be"),
+        ("--lr -1", "lr is -1.0, but must be"),
+        ("--freeze 2", "freeze is 2.0, but must be between 0 and 1"),
+        ("--batch-size 0", "batch_size is 0"),
+        ("--method bnew --method-options strength=-1", "strength must be positive"),
+        ("--method bnew --model wideresnet22", "no binary layers"),
+        ("--loss distillation", "a teacher go together"),
+        ("--device cuda:77", "cuda:77"),
+        ("--device tpv", "tpv"),
+        ("--precision 17", "precision 17 cannot be used"),
+        ("--data folder --data-dir /nowhere", "'/nowhere' does not exist"),
+    ],
+)
+def test_mistakes_in_a_recipe(sentence: Callable[..., str], tmp_path: Path, options: str, said: str) -> None:
+    assert said in sentence(TRAIN, tmp_path, *options.split())
+
+
+def test_nan(sentence: Callable[..., str], tmp_path: Path) -> None:
+    with at_step(1, fill_with_nan):
+        assert "the loss became NaN" in sentence(TRAIN, tmp_path)
+
+
+def test_a_data_set_that_cannot_be_downloaded(
+    sentence: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise URLError("no route to host")
+
+    monkeypatch.setattr("torchvision.datasets.utils._urlretrieve", fail)
+    said = sentence(TRAIN, tmp_path / "run", "--data", "cifar10", "--data-dir", tmp_path / "data")
+    assert "put cifar-10-python.tar.gz there" in said
+
+
+def test_a_spoilt_checkpoint(sentence: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "last.pt").touch()
+    assert "last.pt is cut short" in sentence(TRAIN, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("reproduce cifar1", "unknown experiment 'cifar1': did you mean 'cifar10"),
+        ("reproduce cifar10 --methods bnw", "did you mean 'bnew'?"),
+        ("reproduce cifar10 --workers 0", "workers"),
+        ("reproduce cifar10 --devices 2", "devices"),
+        ("summary birealnet9", "did you mean 'birealnet8'?"),
+        ("eval /nowhere", "/nowhere"),
+        ("report /nowhere", "there is no folder /nowhere"),
+    ],
+)
+def test_other_mistakes(
+    sentence: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert said in sentence(line)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("trian", "train"),
+        ("train --lrate 1", "--lr"),
+        ("train --epochs many", "many"),
+        ("train --method-options strength", "NAME=VALUE"),
+        ("eval /nowhere --split tset", "test"),
+    ],
+)
+def test_words_that_are_no_options(bnew: Cli, line: str, said: str) -> None:
+    code, _, err = bnew(line)
+    assert code == 2
+    assert said in err
+    assert "Traceback" not in err
