@@ -1,0 +1,311 @@
+"""How fast bnew trains, and what its methods cost: written to docs/results/training-speed.md.
+
+python benchmarks/training.py
+
+Everything that is compared runs in this one process, in turns, round by round, so that a machine that
+grows slower or faster does so for all.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import tyro
+from PIL import Image
+from torch import Tensor
+
+import plain
+from bnew.data import Batches, Dataset, Split
+from bnew.layers import binary_parameters
+from bnew.machine import Machine, environment, make_fabric
+from bnew.methods import BNEW, METHODS
+from bnew.models import create_model
+from bnew.recipes import CIFAR10
+from bnew.results import Run
+from bnew.train import _Training, load_data, make_optimizer
+from costs import count_memory, measure_peak_growth, step_seconds
+
+RECIPE = CIFAR10.phase2["bnew"]
+TOTAL_STEPS = 352 * RECIPE.epochs  # 45,000 images in batches of 128
+REG = 1e-4  # the published λ
+LARGE = "reactnet_a"
+MIB = 2**20
+METHOD_TARGET = 0.03  # a method's share of a training step
+
+
+@dataclass(frozen=True)
+class Options:
+    """Compare bnew's training with a plain implementation, and measure what each method costs."""
+
+    data_dir: Path = Path("data")
+    """Where cifar10 is looked for; without it, random images of the same size."""
+    steps: int = 100
+    """Training steps a round."""
+    rounds: int = 7
+    """Rounds that count; one more comes first, to warm up and compile."""
+    threads: int = torch.get_num_threads()
+    """Threads of PyTorch; the plain loader has two processes beside them."""
+    out: Path = Path("docs/results/training-speed.md")
+    """The report."""
+
+
+# ---------------------------------------------------------------------- the same computation
+
+
+def check_same_step() -> None:
+    """One step from the same weights gives both sides the same logits, gradients and weights.
+
+    In float64, where rounding is too small to turn a sign over.
+
+    Raises:
+        AssertionError: they differ.
+    """
+    torch.manual_seed(0)
+    model = create_model(RECIPE.model).double()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.uniform_(-1, 1)
+    twin = plain.BiRealNet20().double()
+    twin.copy_from(model)
+    model = model.to(memory_format=torch.channels_last)
+    x, y = torch.randn(8, 3, 32, 32).double(), torch.randint(10, (8,))
+
+    optimizer = make_optimizer(RECIPE, model)
+    # So short a run that the first step's push takes some weights to ±1.
+    method = BNEW(binary_parameters(model), total_steps=10).attach(optimizer)
+    logits = model(x.contiguous(memory_format=torch.channels_last))
+    F.cross_entropy(logits, y).backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    _, twin_logits = plain.Training(twin, RECIPE.lr, method.reg, method.total_steps).step(x, y)
+
+    torch.testing.assert_close(twin_logits, logits, rtol=1e-8, atol=1e-8)
+    for own, other in zip(twin.parameters(), model.parameters(), strict=True):
+        assert own.grad is not None
+        assert other.grad is not None
+        torch.testing.assert_close(own.grad, other.grad.view_as(own), rtol=1e-8, atol=1e-8)
+        torch.testing.assert_close(own, other.view_as(own), rtol=1e-6, atol=1e-6)
+
+
+# ---------------------------------------------------------------------- one round of each
+
+
+def bnew_round(images: Split, machine: Machine, path: Path) -> Callable[[], object]:
+    """bnew's own training loop, one epoch over ``images`` a call."""
+    training = _Training(RECIPE, Run(path), machine, make_fabric(machine))
+    training.batches = Batches(images, training.data, RECIPE.batch_size, train=True)
+    epochs = itertools.count()
+
+    def run() -> None:
+        with training._display() as show:
+            training._train_epoch(next(epochs), threading.Event(), show)
+
+    return run
+
+
+def plain_round(batches: Iterable[tuple[Tensor, Tensor]]) -> Callable[[], object]:
+    """The plain loop over ``batches``, one epoch a call."""
+    training = plain.Training(plain.BiRealNet20(), RECIPE.lr, REG, TOTAL_STEPS)
+    return lambda: training.epoch(batches)
+
+
+def make_rounds(data: Dataset, options: Options, folder: Path) -> dict[str, Callable[[], object]]:
+    """What is compared, by the name it has in the report; the first is what the others are compared with."""
+    count = options.steps * RECIPE.batch_size
+    if count > len(data.train):
+        raise SystemExit(f"--steps is at most {len(data.train) // RECIPE.batch_size}")
+    images = data.train[torch.arange(count)]
+
+    def bnew(compile: bool) -> Callable[[], object]:
+        machine = Machine(str(folder), device="cpu", compile=compile, quiet=True)
+        return bnew_round(images, machine, folder / "run")
+
+    return {
+        "plain": plain_round(plain.make_loader(images, data, RECIPE.batch_size)),
+        "plain, bnew's loader": plain_round(Batches(images, data, RECIPE.batch_size, train=True)),
+        "bnew, eager": bnew(compile=False),
+        "bnew, compiled": bnew(compile=True),
+    }
+
+
+def write_random_images(folder: Path, count: int) -> None:
+    """A cifar10 folder of random images, ``count`` of them for training after validation has its tenth."""
+    pixels = np.random.default_rng(0)
+    for part, images in (("train", count * 10 // 9 + 10), ("test", 10)):
+        for i in range(images):
+            path = folder / "cifar10" / part / str(i % 10) / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.integers(256, size=(32, 32, 3), dtype=np.uint8)).save(path)
+
+
+# ---------------------------------------------------------------------- the measurements
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds a step, one number a round, and what the warm-up took beyond such steps."""
+
+    steps: list[float]
+    warm_up: float
+
+    @property
+    def step(self) -> float:
+        return statistics.median(self.steps)
+
+
+def measure_training(options: Options, folder: Path) -> dict[str, Timing]:
+    """Time a warm-up and then ``rounds`` rounds of all, in turns."""
+    rounds = make_rounds(load_data(RECIPE, Machine(str(folder))), options, folder)
+    # Else what an earlier run compiled would be found, and compiling seem to cost nothing.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
+        warm_up = {name: _seconds(run) for name, run in rounds.items()}
+        steps: dict[str, list[float]] = {name: [] for name in rounds}
+        for _ in range(options.rounds):
+            for name, run in rounds.items():
+                steps[name].append(_seconds(run) / options.steps)
+    return {
+        name: Timing(times, warm_up[name] - statistics.median(times) * options.steps)
+        for name, times in steps.items()
+    }
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
+
+
+# ---------------------------------------------------------------------- the report
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Markdown; the first column is text, the others numbers."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def spread(values: list[float], digits: int) -> str:
+    """Median and quartiles."""
+    low, middle, high = np.quantile(values, (0.25, 0.5, 0.75))
+    return f"{middle:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
+
+
+def training_section(timings: dict[str, Timing]) -> str:
+    first = next(iter(timings.values()))
+    rows = [
+        (
+            name,
+            spread([s * 1e3 for s in timing.steps], 1),
+            f"{RECIPE.batch_size / timing.step:.0f}",
+            spread([a / b for a, b in zip(first.steps, timing.steps, strict=True)], 2),
+        )
+        for name, timing in timings.items()
+    ]
+    eager, compiled = timings["bnew, eager"], timings["bnew, compiled"]
+    saved = eager.step - compiled.step
+    pays = f"pays for itself after {compiled.warm_up / saved:,.0f} steps" if saved > 0 else "does not pay"
+    return f"""## A training step
+
+birealnet20, batch {RECIPE.batch_size}, 32×32, BNEW phase 2, the loader's time included. *plain*: eager, NCHW,
+sign by masks and `detach`, Adam as it comes, PIL images one by one in a `DataLoader` with two worker
+processes, which run beside PyTorch's threads. *bnew*: its own training loop, with fused sign, fused Adam,
+images in memory as bytes and augmented a batch at a time, channels_last. In float64 both sides were checked
+to give the same logits, gradients and weights after a step. Median (quartiles) over rounds in turns; the
+ratio is that of the same round.
+
+{table(("", "ms a step", "images/s", "times as fast as plain"), rows)}
+
+Compiling takes {compiled.warm_up:.0f} s (nothing cached) and {pays}, compared with bnew, eager.
+"""
+
+
+def methods_section(step: float, repeats: int) -> str:
+    small = {name: statistics.median(step_seconds(name, RECIPE.model, 10 * repeats)) for name in METHODS}
+    large = {name: statistics.median(step_seconds(name, LARGE, repeats)) for name in METHODS}
+    rows = [
+        (name, f"{small[name] * 1e3:.3f}", f"{small[name] / step:.2%}", f"{large[name] * 1e3:.1f}")
+        for name in METHODS
+    ]
+    over = [name for name in METHODS if small[name] > METHOD_TARGET * step]
+    verdict = f"above it: {', '.join(over)}" if over else "all are below it"
+    return f"""## What a method adds to a step
+
+All that a method does before and after the optimizer's step, caches cold; median. The share is that of bnew's
+compiled step above. Target: less than {METHOD_TARGET:.0%}; {verdict}.
+
+{table(("method", "birealnet20, ms", "share of a step", f"{LARGE}, ms"), rows)}
+"""
+
+
+def memory_section() -> str:
+    rows = []
+    for model in (RECIPE.model, LARGE):
+        for name in METHODS:
+            m = count_memory(name, model)
+            parts = (m.weights, m.gradients, m.optimizer, m.binarizer, m.total)
+            rows.append((model, name, *(f"{part / MIB:.2f}" for part in parts)))
+    growth = [
+        (name or "none: Adam alone", f"{measure_peak_growth(name, LARGE) / MIB:.0f}")
+        for name in (None, *METHODS)
+    ]
+    return f"""## Memory
+
+MiB of all parameters, counted from the tensors. Gradients are at their largest; Bop frees those of the binary
+weights before the optimizer sees them, so that Adam has no state for them.
+
+{table(("model", "method", "weights", "gradients", "Adam", "method's own", "total"), rows)}
+
+Measured for {LARGE}: by how many MiB the peak of a process (its resident set) grows from weights and
+gradients being there to two steps of Adam with the method done. Adam's state is in it.
+
+{table(("method", "MiB"), growth)}
+"""
+
+
+def heading(options: Options, machine: dict[str, Any], images: str) -> str:
+    return f"""# Training speed
+
+Written by `python benchmarks/training.py --steps {options.steps} --rounds {options.rounds} --threads \
+{options.threads}`.
+
+{machine["cpu"]}, {machine["cores"]} cores, {machine["threads"]} threads, {machine["cpu_capability"]}; \
+torch {machine["torch"]}, Python {machine["python"]}; commit {machine["commit"]}. Images: {images}.
+"""
+
+
+def main(options: Options) -> None:
+    torch.set_num_threads(options.threads)
+    check_same_step()
+    machine = environment(make_fabric(Machine(device="cpu")))
+    with tempfile.TemporaryDirectory() as temporary:
+        folder, images = options.data_dir, "CIFAR-10"
+        if not (folder / "cifar10" / "train").is_dir():
+            folder, images = Path(temporary), "random, of CIFAR-10's size"
+            write_random_images(folder, options.steps * RECIPE.batch_size)
+        timings = measure_training(options, folder)
+    sections = (
+        heading(options, machine, images),
+        training_section(timings),
+        methods_section(timings["bnew, compiled"].step, options.rounds),
+        memory_section(),
+    )
+    report = "\n".join(sections)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(report)
+    print(report)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))
