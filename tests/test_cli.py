@@ -12,12 +12,10 @@ from urllib.error import URLError
 import pytest
 from helpers import at_step, fill_with_nan, send
 
-from bnew import recipes
 from bnew.cli import COMMANDS, main
-from bnew.sizes import summary
 from bnew.models import create_model, list_models
-from bnew.recipes import CIFAR10
 from bnew.results import Run
+from bnew.sizes import summary
 
 TRAIN = "train --data digits --model birealnet8 --batch-size 256 --epochs 1 --device cpu --quiet --out"
 
@@ -92,17 +90,17 @@ def test_models_and_summary(bnew: Cli) -> None:
     assert "…" not in out
 
 
-@pytest.fixture
-def digits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(
-        recipes.EXPERIMENTS, "digits", CIFAR10.replace(data="digits", model="birealnet8", batch_size=256)
-    )
+def test_other_runs_are_named_from_here(bnew: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert bnew(TRAIN, "first", "--method", "clip")[0] == 0
+    assert bnew(TRAIN, "deep/second", "--method", "ste", "--init", "first", "--teacher", "first")[0] == 0
+    recipe = Run("deep/second").recipe
+    assert recipe.init == recipe.teacher == "../../first"
 
 
-@pytest.mark.usefixtures("digits")
 def test_reproduce(bnew: Cli, tmp_path: Path) -> None:
     line = (
-        "reproduce digits --methods bnew ste --seeds 0 --epochs-scale 0.005 0.002 "
+        "reproduce digits --methods bnew ste --seeds 0 --epochs-scale 0.05 0.1 "
         "--device cpu --quiet --workers 2 --out"
     )
     spoilt = tmp_path / "plain/ste/seed0/last.pt"
@@ -119,7 +117,7 @@ def test_reproduce(bnew: Cli, tmp_path: Path) -> None:
     assert code == 0
     assert "STE" in out
     assert out.strip() == (tmp_path / "report.md").read_text().strip()
-    assert Run(tmp_path / "plain/bnew/seed0").recipe.epochs == 2
+    assert Run(tmp_path / "plain/bnew/seed0").recipe.epochs == 3
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -160,7 +158,6 @@ def test_a_signal_outside_training(
         ("--batch-size 0", "batch_size is 0"),
         ("--method bnew --method-options strength=-1", "strength must be positive"),
         ("--method bnew --model wideresnet22", "no binary layers"),
-        ("--loss distillation", "a teacher go together"),
         ("--device cuda:77", "cuda:77"),
         ("--device tpv", "tpv"),
         ("--precision 17", "precision 17 cannot be used"),

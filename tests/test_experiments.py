@@ -63,8 +63,8 @@ def test_the_distilled_plan() -> None:
     stages = by_name(plan("cifar100", methods=("ste",), seeds=(3,), distill=True))
     assert list(stages) == ["teacher/wideresnet22/seed3", "distilled/clip/seed3", "distilled/ste/seed3"]
     teacher, clip, ste = stages.values()
-    assert (teacher.recipe.method, teacher.recipe.loss) == (None, "cross_entropy")
-    assert {clip.recipe.loss, ste.recipe.loss} == {"distillation"}
+    assert (teacher.recipe.method, teacher.recipe.teacher) == (None, None)
+    assert clip.recipe.teacher == ste.recipe.teacher == "../../../teacher/wideresnet22/seed3"
     assert {stage.recipe.data for stage in stages.values()} == {"cifar100"}
 
 

@@ -22,7 +22,6 @@ FULL = Recipe(
     epochs=10,
     schedule="step",
     milestones=(0.3, 0.6),
-    loss="distillation",
     init="../clip/seed3",
     teacher="../teacher/seed3",
     image_size=64,
@@ -61,18 +60,11 @@ def test_impossible_values(field: str, value: Any) -> None:
     [
         ("schedule", "linaer", "linear"),
         ("optimizer", "adem", "adam"),
-        ("loss", "distil", "distillation"),
     ],
 )
 def test_unknown_names(field: str, value: Any, nearest: str) -> None:
     with pytest.raises(BnewError, match=f"unknown {field} '{value}': did you mean '{nearest}'"):
         Recipe(**{field: value})
-
-
-@pytest.mark.parametrize("fields", [{"loss": "distillation"}, {"teacher": "../teacher/seed0"}])
-def test_distillation_and_teacher_go_together(fields: dict[str, Any]) -> None:
-    with pytest.raises(BnewError, match="give both or neither"):
-        Recipe(**fields)
 
 
 @pytest.mark.parametrize(

@@ -235,7 +235,7 @@ def test_another_recipe_in_the_folder(stopped: Run, unbroken: dict[str, Run]) ->
     ("changes", "sentence"),
     [
         ({"model": "wideresnet22"}, "no binary layers"),
-        ({"loss": "distillation", "teacher": "../nowhere"}, "not the folder of a run"),
+        ({"teacher": "../nowhere"}, "not the folder of a run"),
         ({"init": "../nowhere"}, "has not finished an epoch"),
     ],
 )
@@ -248,7 +248,7 @@ def test_a_teacher_of_another_data_set(tmp_path: Path) -> None:
     Run(tmp_path / "teacher").path.mkdir()
     Run(tmp_path / "teacher").begin(TEACHER.replace(data="mnist"), {})
     with pytest.raises(BnewError, match=r"teacher .* was trained on mnist, the student is to be on digits"):
-        train(RECIPE.replace(loss="distillation", teacher="../teacher"), tmp_path / "run", MACHINE)
+        train(RECIPE.replace(teacher="../teacher"), tmp_path / "run", MACHINE)
 
 
 # What is learnt, and what is recorded
@@ -258,7 +258,7 @@ def test_the_distillation_loss(teacher: Run, unbroken: dict[str, Run], tmp_path:
     start = unbroken["bnew"]
     links = {name: os.path.relpath(run.path, tmp_path) for name, run in
              {"teacher": teacher, "init": start}.items()}  # fmt: skip
-    recipe = RECIPE.replace(method="clip", batch_size=2000, loss="distillation", **links)
+    recipe = RECIPE.replace(method="clip", batch_size=2000, **links)
     (row,) = train(recipe, tmp_path, MACHINE).rows()
 
     data = load("digits")
@@ -405,7 +405,7 @@ def test_two_processes_make_one_run(tmp_path: Path) -> None:
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("test accuracy") == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -86,6 +87,9 @@ def train(
     """
     from bnew.train import train as fit
 
+    # On the command line other runs are named from here, in a recipe from the run's own folder.
+    links = {"init": recipe.init, "teacher": recipe.teacher}
+    recipe = recipe.replace(**{k: os.path.relpath(path, out) for k, path in links.items() if path})
     run = fit(recipe, out, machine)
     if is_first_process():
         accuracy, epoch = run.summary["test_accuracy"], run.summary["best_epoch"] + 1

@@ -128,7 +128,7 @@ def _variant(
         if distill:
             recipe = experiment.teacher.scaled(first)
             teachers = (add(f"teacher/{recipe.model}/seed{seed}", recipe.replace(**common)),)
-            common |= {"loss": "distillation", "teacher": f"../../../{teachers[0]}"}
+            common["teacher"] = f"../../../{teachers[0]}"
         common["model_options"] = {**experiment.phase1.model_options, **variant.model_options}
         starts: tuple[str, ...] = ()
         if variant.phase1:

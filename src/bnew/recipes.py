@@ -19,7 +19,6 @@ SCHEDULES: dict[str, Callable[[float, tuple[float, ...]], float]] = {
     "constant": lambda progress, _: 1.0,
 }
 OPTIMIZERS = ("adam", "sgd")
-LOSSES = ("cross_entropy", "distillation")
 
 
 @dataclass(frozen=True)
@@ -51,11 +50,10 @@ class Recipe:
     """Shares of the run after which the step schedule divides the rate by ten."""
     freeze: float | None = None
     """Share of the epochs after which the binary weights are frozen; 1: never; None: as published."""
-    loss: str = "cross_entropy"
     init: str | None = None
     """Run whose best checkpoint is the start."""
     teacher: str | None = None
-    """Run whose best checkpoint gives the targets of the distillation loss."""
+    """Run whose best checkpoint teaches: the loss is then distillation, without labels."""
     image_size: int | None = None
     """Side of the images of a folder of one's own, in pixels."""
     seed: int = 0
@@ -81,9 +79,6 @@ class Recipe:
             raise BnewError("lr is 0: nothing would be learnt; give a positive rate")
         lookup("schedule", self.schedule, SCHEDULES)
         lookup("optimizer", self.optimizer, dict.fromkeys(OPTIMIZERS))
-        lookup("loss", self.loss, dict.fromkeys(LOSSES))
-        if (self.loss == "distillation") != (self.teacher is not None):
-            raise BnewError("the distillation loss and a teacher go together: give both or neither")
         object.__setattr__(self, "milestones", tuple(self.milestones))
 
     def lr_at(self, progress: float) -> float:
@@ -110,9 +105,13 @@ class Recipe:
         if not (factor > 0 and math.isfinite(factor)):
             raise BnewError(f"the scale of the epochs is {factor}, but must be a positive number")
         epochs = max(1, round(self.epochs * factor))
+        return self.with_steps(epochs, epochs / self.epochs)
+
+    def with_steps(self, epochs: int, factor: float) -> Recipe:
+        """The same run in ``epochs`` epochs that have, in all, ``factor`` times as many steps."""
         options = self.method_options
         if self.method in SCALING:
-            options = SCALING[self.method](options, epochs / self.epochs)
+            options = SCALING[self.method](options, factor)
         return self.replace(epochs=epochs, method_options=options)
 
     def replace(self, **changes: Any) -> Recipe:
@@ -199,11 +198,19 @@ CIFAR10 = Experiment(
 )
 
 
-# A first look in minutes: scikit-learn's digits, 8×8, 1,295 of them for training. The batch is small so
-# that short runs have steps enough, and the strength is what the scaling rule gives for their number.
-DIGITS = CIFAR10.replace(data="digits", model="birealnet8", batch_size=64)
+# A first look in minutes: scikit-learn's digits, 8×8, 1,295 of them for training: 21 steps an epoch.
+DIGITS = Experiment(
+    teacher=CIFAR10.teacher.scaled(0.1),
+    phase1=CIFAR10.phase1.scaled(0.1),
+    phase2={
+        name: recipe.with_steps(epochs=30, factor=(30 * 21) / (1000 * 352))
+        for name, recipe in CIFAR10.phase2.items()
+    },
+).replace(data="digits", model="birealnet8", batch_size=64)
+
 # By the names that `bnew reproduce` takes.
 EXPERIMENTS: dict[str, Experiment] = {
     "cifar10": CIFAR10,
     "cifar100": CIFAR10.replace(data="cifar100"),
+    "digits": DIGITS,
 }
