@@ -28,13 +28,14 @@ from torch import Tensor
 
 import plain
 from bnew.data import Batches, Dataset, Split
+from bnew.evaluate import load_data
 from bnew.layers import binary_parameters
 from bnew.machine import Machine, environment, make_fabric
 from bnew.methods import BNEW, METHODS
 from bnew.models import create_model
 from bnew.recipes import CIFAR10
 from bnew.results import Run
-from bnew.train import _Training, load_data, make_optimizer
+from bnew.train import _Training, make_optimizer
 from costs import count_memory, measure_peak_growth, step_seconds
 
 RECIPE = CIFAR10.phase2["bnew"]

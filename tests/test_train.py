@@ -23,10 +23,11 @@ from torch import nn
 
 from bnew.data import Batches, load
 from bnew.errors import BnewError, Interrupted, NumericalError
+from bnew.evaluate import Meter, build_model, evaluate, evaluate_run, load_weights
 from bnew.machine import make_fabric
 from bnew.recipes import Recipe
 from bnew.results import Run
-from bnew.train import Meter, _Training, build_model, evaluate, evaluate_run, load_weights, train
+from bnew.train import _Training, train
 
 # Four epochs, frozen after two: every method, optimizer and schedule.
 RECIPES = {

@@ -110,8 +110,8 @@ def evaluate(
         machine: where to compute.
         split: which images.
     """
+    from bnew.evaluate import evaluate_run
     from bnew.results import Run
-    from bnew.train import evaluate_run
 
     for name, value in evaluate_run(Run(run), machine, split).items():
         print(f"{split} {name}: {value:.4f}")

@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -20,7 +19,6 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from bnew.errors import BnewError, Interrupted, lookup
@@ -152,7 +150,7 @@ def run(stages: Sequence[Stage], out: str | Path, machine: Machine, workers: int
 
     Raises:
         BnewError: a stage's folder holds a run with another recipe; no workers, or several devices.
-        KeyboardInterrupt: SIGINT or SIGTERM came, and every running stage has saved where it was.
+        KeyboardInterrupt: once every running stage has saved where it was.
     """
     if workers < 1:
         raise BnewError(f"workers is {workers}: give 1 or more")
@@ -171,7 +169,6 @@ def run(stages: Sequence[Stage], out: str | Path, machine: Machine, workers: int
     context: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
     if sys.platform == "linux":
         context.set_forkserver_preload(["bnew.train"])
-    usual = signal.signal(signal.SIGTERM, _interrupt)
     try:
         while waiting or running:
             for stage in list(waiting.values()):
@@ -207,13 +204,7 @@ def run(stages: Sequence[Stage], out: str | Path, machine: Machine, workers: int
         for process, _ in running.values():
             process.join()
         raise
-    finally:
-        signal.signal(signal.SIGTERM, usual)
     return failed
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _is_done(stage: Stage, out: Path) -> bool:

@@ -19,6 +19,19 @@ SCHEDULES: dict[str, Callable[[float, tuple[float, ...]], float]] = {
     "constant": lambda progress, _: 1.0,
 }
 OPTIMIZERS = ("adam", "sgd")
+# Field of a recipe → its type, least and greatest value.
+LIMITS: dict[str, tuple[type, float, float]] = {
+    "epochs": (int, 1, math.inf),
+    "batch_size": (int, 1, math.inf),
+    "image_size": (int, 1, math.inf),
+    "seed": (int, 0, math.inf),
+    "lr": (float, 0, math.inf),
+    "binary_lr": (float, 0, math.inf),
+    "momentum": (float, 0, 1),
+    "weight_decay": (float, 0, math.inf),
+    "freeze": (float, 0, 1),
+}
+OPTIONAL = ("image_size", "freeze")
 
 
 @dataclass(frozen=True)
@@ -42,6 +55,8 @@ class Recipe:
     batch_size: int = 128
     optimizer: str = "adam"
     lr: float = 0.01
+    binary_lr: float = 1.0
+    """Factor on the rate for the binary weights."""
     momentum: float = 0.9
     """Of sgd, which is Nesterov's; Adam has its own betas."""
     weight_decay: float = 0.0
@@ -59,22 +74,14 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, at_least in (("epochs", 1), ("batch_size", 1), ("seed", 0), ("image_size", 1)):
+        for name, (kind, low, high) in LIMITS.items():
             value = getattr(self, name)
-            if name == "image_size" and value is None:
+            if value is None and name in OPTIONAL:
                 continue
-            if type(value) is not int or value < at_least:
-                raise BnewError(f"{name} is {value!r}, but must be a whole number of at least {at_least}")
-        for name, low, high in (
-            ("lr", 0, math.inf), ("momentum", 0, 1), ("weight_decay", 0, math.inf),
-            *([] if self.freeze is None else [("freeze", 0, 1)]),
-        ):  # fmt: skip
-            value = getattr(self, name)
-            if not (isinstance(value, int | float) and low <= value <= high and math.isfinite(value)):
-                limit = (
-                    f"between {low} and {high}" if high < math.inf else f"a finite number of at least {low}"
-                )
-                raise BnewError(f"{name} is {value!r}, but must be {limit}")
+            if type(value) not in (int, kind) or not low <= value <= high or math.isinf(value):
+                what = "a whole number" if kind is int else "a number"
+                limit = f"at least {low}" if math.isinf(high) else f"between {low} and {high}"
+                raise BnewError(f"{name} is {value!r}, but must be {what} {limit}")
         if self.lr == 0:
             raise BnewError("lr is 0: nothing would be learnt; give a positive rate")
         lookup("schedule", self.schedule, SCHEDULES)

@@ -1,140 +1,41 @@
-"""The one training loop, evaluation and checkpoints."""
+"""The one training loop, and its checkpoints."""
 
 from __future__ import annotations
 
 import logging
 import math
-import signal
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from bnew.data import Batches, Dataset, load
-from bnew.errors import BnewError, Interrupted, NumericalError, lookup
-from bnew.layers import binary_parameters, named_binary_parameters
+from bnew.data import Batches
+from bnew.errors import BnewError, Interrupted, NumericalError
+from bnew.evaluate import EVAL_BATCH_SIZE, Meter, build_model, evaluate, load_data, load_weights
+from bnew.layers import binary_parameters, named_binary_parameters, real_parameters
 from bnew.machine import Machine, environment, is_first_process, make_fabric
 from bnew.methods import create_method
-from bnew.models import create_model
 from bnew.recipes import Recipe
 from bnew.results import Run, write_atomically, write_json
+from bnew.signals import stop_signals
 
 logger = logging.getLogger("bnew")
 
-EVAL_BATCH_SIZE = 500
 HISTOGRAM_BINS = 40
 # Compiling takes about a minute and then saves some 20 ms a step on a CPU.
 COMPILE_FROM_STEPS = 2000
 # The loss is looked at every so many steps: each look makes an accelerator wait.
 CHECK_EVERY = 20
-
-
-# ---------------------------------------------------------------------- evaluation
-
-
-class Meter:
-    """Sums over batches of loss, top-1 and top-5 hits and images, as one tensor for the checkpoint."""
-
-    def __init__(self, num_classes: int, device: torch.device) -> None:
-        self.k = 5 if num_classes >= 100 else 1
-        self.sums = torch.zeros(4, dtype=torch.float64, device=device)
-
-    @torch.no_grad()
-    def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Add a batch: its mean loss, logits (N, classes), labels (N,)."""
-        hits = logits.topk(self.k).indices == labels[:, None]
-        sums = (loss.detach() * len(labels), hits[:, 0].sum(), hits.sum(), torch.full_like(loss, len(labels)))
-        self.sums += torch.stack([s.double() for s in sums])
-
-    def result(self, fabric: Fabric) -> dict[str, float]:
-        """Means over all ranks: loss in nats, accuracy and, from 100 classes on, top5 as shares."""
-        total = fabric.all_reduce(self.sums.clone(), reduce_op="sum")
-        assert isinstance(total, Tensor)
-        loss, top1, top5, count = total.tolist()
-        means = {"loss": loss / count, "accuracy": top1 / count}
-        return means if self.k == 1 else {**means, "top5": top5 / count}
-
-
-@torch.no_grad()
-def evaluate(model: nn.Module, batches: Batches, fabric: Fabric, num_classes: int) -> dict[str, float]:
-    """:meth:`Meter.result` of ``model`` in evaluation mode over ``batches``, every image counted once."""
-    meter = Meter(num_classes, fabric.device)
-    model.eval()
-    # Compiling a second graph for a short pass would not pay.
-    with torch.compiler.set_stance("force_eager"):
-        for x, y in batches.epoch(0):
-            logits = model(x).float()
-            if len(y):  # of several processes, one may have no share of the last batch
-                meter.update(F.cross_entropy(logits, y), logits, y)
-    model.train()
-    return meter.result(fabric)
-
-
-def load_weights(model: nn.Module, run: Run) -> None:
-    """Put the best weights of ``run`` into ``model``.
-
-    Raises:
-        BnewError: the file is missing, cut short, or of another model.
-    """
-    try:
-        weights = load_file(run.best)
-    except FileNotFoundError:
-        raise BnewError(f"{run.path} has no {run.best.name}: that run has not finished an epoch") from None
-    except (SafetensorError, OSError) as error:
-        raise BnewError(
-            f"{run.best} is cut short or not a checkpoint ({error}): train that run again"
-        ) from None
-    own = model.state_dict()
-    shapes = {name: tensor.shape for name, tensor in own.items()}
-    wrong = shapes.items() ^ {name: tensor.shape for name, tensor in weights.items()}.items()
-    if wrong:
-        raise BnewError(
-            f"{run.best} is of another model: '{min(wrong)[0]}' is missing, extra or of another shape"
-        )
-    model.load_state_dict(weights)
-
-
-def build_model(recipe: Recipe, data: Dataset) -> nn.Module:
-    """The recipe's network for ``data``, newly initialised, in channels_last."""
-    options = {"num_classes": data.num_classes, "in_channels": data.in_channels, **recipe.model_options}
-    return create_model(recipe.model, **options).to(memory_format=torch.channels_last)
-
-
-def load_data(recipe: Recipe, machine: Machine) -> Dataset:
-    """The recipe's data set, held in memory."""
-    return load(recipe.data, machine.data_dir, image_size=recipe.image_size, workers=machine.decode_threads)
-
-
-def evaluate_run(run: Run, machine: Machine, split: str = "test") -> dict[str, float]:
-    """The best weights of ``run`` on ``split`` (train, val or test), at the values that were validated.
-
-    Raises:
-        BnewError: no such run or split.
-    """
-    fabric = make_fabric(machine)
-    data = load_data(run.recipe, machine)
-    splits = {"train": data.train, "val": data.val, "test": data.test}
-    model = build_model(run.recipe, data)
-    load_weights(model, run)
-    batches = Batches(
-        lookup("split", split, splits), data, EVAL_BATCH_SIZE, device=fabric.device, train=False
-    )
-    return evaluate(fabric.to_device(model), batches, fabric, data.num_classes)
-
-
-# ---------------------------------------------------------------------- training
 
 
 def train(recipe: Recipe, path: str | Path, machine: Machine = Machine()) -> Run:  # noqa: B008 (frozen)
@@ -244,7 +145,7 @@ class _Training:
         for x, y in self.batches.epoch(epoch, start=self.step % len(self.batches)):
             lr = self.recipe.lr_at(self.step / self.total_steps)
             for group in self.optimizer.param_groups:
-                group["lr"] = lr
+                group["lr"] = lr * group["factor"]
             # A last, smaller batch is not worth a graph of its own.
             whole = len(x) * self.fabric.world_size == self.recipe.batch_size
             with torch.compiler.set_stance("default" if whole else "force_eager"):
@@ -466,31 +367,16 @@ class _Show:
 
 
 def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
-    """Adam, or SGD with Nesterov's momentum, as the recipe says; fused."""
+    """Adam, or SGD with Nesterov's momentum, as the recipe says; fused.
+
+    Each group of parameters has a ``factor`` on the rate: real ones 1, binary ones ``binary_lr``.
+    """
+    groups = [
+        {"params": real_parameters(model), "factor": 1.0},
+        {"params": binary_parameters(model), "factor": recipe.binary_lr},
+    ]
     options: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay, "fused": True}
     if recipe.optimizer == "sgd":
         options |= {"momentum": recipe.momentum, "nesterov": recipe.momentum > 0}
-        return torch.optim.SGD(model.parameters(), **options)
-    return torch.optim.Adam(model.parameters(), **options)
-
-
-@contextmanager
-def stop_signals() -> Iterator[threading.Event]:
-    """An event that SIGINT or SIGTERM sets; the same signal again has its usual effect."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        stop.set()
-        signal.signal(number, usual[signal.Signals(number)])
-
-    for number in usual:
-        signal.signal(number, on_signal)
-    try:
-        yield stop
-    finally:
-        for number, handler in usual.items():
-            signal.signal(number, handler)
+        return torch.optim.SGD(groups, **options)
+    return torch.optim.Adam(groups, **options)

@@ -1,0 +1,109 @@
+"""Building a run's network, and measuring how good it is."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from lightning_fabric import Fabric
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from bnew.data import Batches, Dataset, load
+from bnew.errors import BnewError, lookup
+from bnew.machine import Machine, make_fabric
+from bnew.models import create_model
+from bnew.recipes import Recipe
+from bnew.results import Run
+
+EVAL_BATCH_SIZE = 500
+
+
+class Meter:
+    """Sums over batches of loss, top-1 and top-5 hits and images, as one tensor for the checkpoint."""
+
+    def __init__(self, num_classes: int, device: torch.device) -> None:
+        self.k = 5 if num_classes >= 100 else 1
+        self.sums = torch.zeros(4, dtype=torch.float64, device=device)
+
+    @torch.no_grad()
+    def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Add a batch: its mean loss, logits (N, classes), labels (N,)."""
+        hits = logits.topk(self.k).indices == labels[:, None]
+        sums = (loss.detach() * len(labels), hits[:, 0].sum(), hits.sum(), torch.full_like(loss, len(labels)))
+        self.sums += torch.stack([s.double() for s in sums])
+
+    def result(self, fabric: Fabric) -> dict[str, float]:
+        """Means over all ranks: loss in nats, accuracy and, from 100 classes on, top5 as shares."""
+        total = fabric.all_reduce(self.sums.clone(), reduce_op="sum")
+        assert isinstance(total, Tensor)
+        loss, top1, top5, count = total.tolist()
+        means = {"loss": loss / count, "accuracy": top1 / count}
+        return means if self.k == 1 else {**means, "top5": top5 / count}
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, batches: Batches, fabric: Fabric, num_classes: int) -> dict[str, float]:
+    """:meth:`Meter.result` of ``model`` in evaluation mode over ``batches``, every image counted once."""
+    meter = Meter(num_classes, fabric.device)
+    model.eval()
+    # Compiling a second graph for a short pass would not pay.
+    with torch.compiler.set_stance("force_eager"):
+        for x, y in batches.epoch(0):
+            logits = model(x).float()
+            if len(y):  # of several processes, one may have no share of the last batch
+                meter.update(F.cross_entropy(logits, y), logits, y)
+    model.train()
+    return meter.result(fabric)
+
+
+def load_weights(model: nn.Module, run: Run) -> None:
+    """Put the best weights of ``run`` into ``model``.
+
+    Raises:
+        BnewError: the file is missing, cut short, or of another model.
+    """
+    try:
+        weights = load_file(run.best)
+    except FileNotFoundError:
+        raise BnewError(f"{run.path} has no {run.best.name}: that run has not finished an epoch") from None
+    except (SafetensorError, OSError) as error:
+        raise BnewError(
+            f"{run.best} is cut short or not a checkpoint ({error}): train that run again"
+        ) from None
+    own = model.state_dict()
+    shapes = {name: tensor.shape for name, tensor in own.items()}
+    wrong = shapes.items() ^ {name: tensor.shape for name, tensor in weights.items()}.items()
+    if wrong:
+        raise BnewError(
+            f"{run.best} is of another model: '{min(wrong)[0]}' is missing, extra or of another shape"
+        )
+    model.load_state_dict(weights)
+
+
+def build_model(recipe: Recipe, data: Dataset) -> nn.Module:
+    """The recipe's network for ``data``, newly initialised, in channels_last."""
+    options = {"num_classes": data.num_classes, "in_channels": data.in_channels, **recipe.model_options}
+    return create_model(recipe.model, **options).to(memory_format=torch.channels_last)
+
+
+def load_data(recipe: Recipe, machine: Machine) -> Dataset:
+    """The recipe's data set, held in memory."""
+    return load(recipe.data, machine.data_dir, image_size=recipe.image_size, workers=machine.decode_threads)
+
+
+def evaluate_run(run: Run, machine: Machine, split: str = "test") -> dict[str, float]:
+    """The best weights of ``run`` on ``split`` (train, val or test), at the values that were validated.
+
+    Raises:
+        BnewError: no such run or split.
+    """
+    fabric = make_fabric(machine)
+    data = load_data(run.recipe, machine)
+    splits = {"train": data.train, "val": data.val, "test": data.test}
+    model = build_model(run.recipe, data)
+    load_weights(model, run)
+    batches = Batches(
+        lookup("split", split, splits), data, EVAL_BATCH_SIZE, device=fabric.device, train=False
+    )
+    return evaluate(fabric.to_device(model), batches, fabric, data.num_classes)
