@@ -47,7 +47,7 @@ def reproduce(
         epochs_scale: make all runs this many times as long, schedules in proportion; two numbers are
             for teachers and phase 1, and for phase 2.
         distill: train with a teacher's outputs as targets, in place of the plain runs.
-        ablations: the published ablations too, by the first of the methods.
+        ablations: the published ablations of BNEW too.
         workers: how many runs side by side, each with its share of the cores.
     """
     from bnew import experiments

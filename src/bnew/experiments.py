@@ -14,7 +14,7 @@ import multiprocessing
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -48,10 +48,12 @@ class Variant:
     phase1: bool = True
     """Whether phase 2 starts from phase 1, and not from random weights."""
     phase2_length: float = 1.0
-    """Times the epochs of phase 2; the method's options stay, λ among them."""
+    """Times the epochs of phase 2."""
+    method_options: Mapping[str, Any] | None = None
+    """In place of the method's."""
 
 
-# The published ablations: CIFAR-100 with distillation.
+# The published ablations of BNEW: CIFAR-100 with distillation.
 ABLATIONS: dict[str, Variant] = {
     "no-scale": Variant({"scale": False}),
     "no-shift": Variant({"shift": False}),
@@ -61,8 +63,8 @@ ABLATIONS: dict[str, Variant] = {
     "binary-ends": Variant({"binary_ends": True}),
     "binary-shortcut": Variant({"binary_shortcut": True}),
     "no-phase1": Variant({}, phase1=False),
-    "200-epochs": Variant({}, phase2_length=0.2),
-    "2000-epochs": Variant({}, phase2_length=2.0),
+    "200-epochs": Variant({}, phase2_length=0.2, method_options={"reg": 1e-4}),
+    "2000-epochs": Variant({}, phase2_length=2.0, method_options={"reg": 1e-4}),
 }
 
 
@@ -78,7 +80,7 @@ def plan(
     """The stages of experiment ``name``, each after those that it needs.
 
     ``distill`` plans the distilled runs in place of the plain ones; ``ablations`` adds the published
-    ablations, by the first of ``methods``. ``epochs_scale`` is one factor for all runs, or one for
+    ablations of BNEW. ``epochs_scale`` is one factor for all runs, or one for
     teachers and phase 1 and one for phase 2.
 
     Raises:
@@ -99,7 +101,7 @@ def plan(
         "distilled" if distill else "plain", Variant({}), experiment, methods, seeds, distill, epochs_scale
     )
     for ablation, variant in ABLATIONS.items() if ablations else ():
-        planned |= _variant(ablation, variant, experiment, methods[:1], seeds, distill, epochs_scale)
+        planned |= _variant(ablation, variant, experiment, ("bnew",), seeds, distill, epochs_scale)
     return list(planned.values())
 
 
@@ -136,7 +138,10 @@ def _variant(
             common["init"] = f"../../clip/seed{seed}"
         for method in methods:
             recipe = experiment.phase2[method]
-            recipe = recipe.replace(epochs=round(recipe.epochs * variant.phase2_length))
+            recipe = recipe.replace(
+                epochs=round(recipe.epochs * variant.phase2_length),
+                method_options=variant.method_options or recipe.method_options,
+            )
             recipe = recipe.scaled(second).replace(**common)
             add(f"{name}/{method}/seed{seed}", recipe, *teachers, *starts)
     return stages

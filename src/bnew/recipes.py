@@ -147,14 +147,20 @@ class Recipe:
 FREEZE = {"bnew": 0.98, "bmd": 0.98}
 
 
+# Less than this does not take all weights to ±1 before they are frozen.
+LEAST_STRENGTH = 9.5
+
+
 def _scale_bnew(options: Mapping[str, Any], factor: float) -> dict[str, Any]:
     if "reg" in options:
-        return {**options, "reg": options["reg"] * factor**-0.8}
-    return {**options, "strength": options.get("strength", 35.0) * factor**0.2}
+        return {**options, "reg": options["reg"] * factor**-0.7}
+    strength = options.get("strength", 35.0)
+    return {**options, "strength": max(strength * factor**0.3, min(strength, LEAST_STRENGTH))}
 
 
 def _scale_bop(options: Mapping[str, Any], factor: float) -> dict[str, Any]:
-    return {**options, "gamma": min(options.get("gamma", 1e-4) / factor, 1.0)}
+    gamma, tau = options.get("gamma", 1e-4), options.get("tau", 1e-8)
+    return {**options, "gamma": min(gamma * factor**-0.5, 1.0), "tau": tau / factor}
 
 
 # How a method's options change when a run gets `factor` times as long; docs/methods.md explains each.
@@ -195,8 +201,8 @@ CIFAR10 = Experiment(
     ),
     phase1=Recipe(method="clip", epochs=200),
     phase2={
-        # Over 1000 epochs of 352 steps that is a strength of 35.2.
-        "bnew": Recipe(method="bnew", method_options={"reg": 1e-4}, epochs=1000),
+        # λ = 1e-4 over 1000 epochs of 352 steps.
+        "bnew": Recipe(method="bnew", method_options={"strength": 35.2}, epochs=1000),
         "ste": Recipe(method="ste", epochs=1000),
         # β grows by 1.01 an epoch.
         "bmd": Recipe(method="bmd", method_options={"beta_end": 1.01**1000}, epochs=1000),
