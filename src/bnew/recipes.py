@@ -160,7 +160,7 @@ def _scale_bnew(options: Mapping[str, Any], factor: float) -> dict[str, Any]:
 
 def _scale_bop(options: Mapping[str, Any], factor: float) -> dict[str, Any]:
     gamma, tau = options.get("gamma", 1e-4), options.get("tau", 1e-8)
-    return {**options, "gamma": min(gamma * factor**-0.5, 1.0), "tau": tau / factor}
+    return {**options, "gamma": min(gamma * factor**-0.5, 1.0), "tau": tau * factor**-0.9}
 
 
 # How a method's options change when a run gets `factor` times as long; docs/methods.md explains each.
