@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bnew.errors import BnewError
-from bnew.recipes import Recipe
+from bnew.recipes import LEAST_STRENGTH, Recipe
 
 # More than the defaults: every kind of value that a recipe can hold.
 FULL = Recipe(
@@ -136,6 +136,13 @@ def test_scaling_of_method_options(method: str, options: dict[str, Any]) -> None
     assert there.scaled(10).method_options == pytest.approx(recipe.scaled(1).method_options)
     assert there.method_options != recipe.scaled(1).method_options
     assert recipe.method_options == options
+
+
+def test_strength_has_a_floor_that_raises_none() -> None:
+    strong, weak = (Recipe(method="bnew", method_options={"strength": s}, epochs=1000) for s in (35.2, 4.0))
+    assert strong.scaled(0.012).method_options == {"strength": LEAST_STRENGTH}
+    assert LEAST_STRENGTH < strong.scaled(0.1).method_options["strength"] < 35.2
+    assert weak.scaled(0.012).method_options == {"strength": 4.0}
 
 
 def test_scaled_to_next_to_nothing() -> None:

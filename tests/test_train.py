@@ -18,12 +18,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import MACHINE, RECIPE, STEPS, TEACHER, Crash, at_step, crash, fill_with_nan, kill_at_step, send
+from safetensors.torch import load_file
 from tensorboard.backend.event_processing import event_accumulator  # type: ignore[import-untyped]
 from torch import nn
 
 from bnew.data import Batches, load
 from bnew.errors import BnewError, Interrupted, NumericalError
 from bnew.evaluate import Meter, build_model, evaluate, evaluate_run, load_weights
+from bnew.layers import named_binary_parameters
 from bnew.machine import make_fabric
 from bnew.recipes import Recipe
 from bnew.results import Run
@@ -417,3 +419,17 @@ def test_two_processes_make_one_run(tmp_path: Path) -> None:
     # Both shares of the validation images, together, are what one process sees.
     assert evaluate_run(run, MACHINE, "val")["accuracy"] == run.summary["val_accuracy"]
     assert Recipe.from_dict(RECIPE.to_dict()).replace(seed=run.recipe.seed) == run.recipe
+
+
+def test_binary_weights_have_a_rate_of_their_own(tmp_path: Path) -> None:
+    recipe = RECIPE.replace(method="clip", method_options={}, epochs=1)
+    slow, still = (
+        load_file(train(recipe.replace(binary_lr=factor), tmp_path / str(factor), MACHINE).best)
+        for factor in (1.0, 0.0)
+    )
+    make_fabric(MACHINE).seed_everything(recipe.seed)
+    first = build_model(recipe, load("digits"))
+    binary = {f"{name}.weight" for name, _ in named_binary_parameters(first)}
+    for name, value in first.named_parameters():
+        assert not slow[name].equal(value)
+        assert still[name].equal(value) == (name in binary)
