@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
-import resource
-import sys
+import re
 import time
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import astuple, dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +22,8 @@ from bnew.train import make_optimizer
 TOTAL_STEPS = 100_000
 # More than any cache holds: between two measurements it drives the weights out, as a network does.
 SCRATCH_BYTES = 2**28
-# getrusage counts in KiB on Linux and in bytes on macOS.
-MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
+# Linux's own account of a process; getrusage's peak would start at that of the parent process.
+STATUS = Path("/proc/self/status")
 
 
 def attach(name: str | None, model: nn.Module) -> tuple[torch.optim.Optimizer, Binarizer]:
@@ -100,23 +100,28 @@ def _bytes(values: Iterable[object]) -> int:
 
 
 def peak_growth(name: str | None, model_name: str) -> int:
-    """By how many bytes the process's peak grows from weights and gradients being there to two steps done.
+    """How many bytes the process needs at its peak beyond weights and gradients, in two steps.
 
     That is the optimizer's state, the method's, and what both need in passing. Only the first call in a
     process tells: its peak never falls.
     """
     model = create_model(model_name)
     give_gradients(model)
-    before = _peak()
+    before, peak_before = _resident("VmRSS"), _resident("VmHWM")
     optimizer, _ = attach(name, model)
     for _ in range(2):  # the first makes the state, the second has it and works with it
         give_gradients(model)  # Bop took some away
         optimizer.step()
-    return _peak() - before
+    peak = _resident("VmHWM")
+    assert peak > peak_before, "the peak was before the steps"
+    return peak - before
 
 
-def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MAXRSS_UNIT
+def _resident(what: str) -> int:
+    """Bytes of the process in memory: now (VmRSS) or at the most so far (VmHWM)."""
+    found = re.search(rf"{what}:\s*(\d+) kB", STATUS.read_text())
+    assert found is not None
+    return int(found[1]) * 1024
 
 
 def measure_peak_growth(name: str | None, model_name: str) -> int:
