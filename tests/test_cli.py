@@ -130,6 +130,19 @@ def test_a_signal_stops_with_130_and_says_how_to_go_on(bnew: Cli, tmp_path: Path
     assert bnew(TRAIN, tmp_path)[0] == 0
 
 
+def test_reproduce_where_nothing_succeeds(bnew: Cli, tmp_path: Path) -> None:
+    """A failure with nothing left to wait for but what depends on it: reported, not waited for."""
+    spoilt = tmp_path / "plain/clip/seed0/last.pt"
+    spoilt.parent.mkdir(parents=True)
+    spoilt.touch()
+    signal.alarm(120)  # ends the tests, should it hang
+    code, _, err = bnew("reproduce digits --methods ste --seeds 0 --device cpu --quiet --out", tmp_path)
+    signal.alarm(0)
+    assert code == 1
+    assert f"plain/clip/seed0 did not finish: {spoilt} is cut short" in err
+    assert "plain/ste/seed0 did not finish: plain/clip/seed0 did not finish" in err
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_outside_training(
     bnew: Cli, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
@@ -154,8 +167,12 @@ def test_a_signal_outside_training(
         ("--schedule liner", "unknown schedule 'liner': did you mean 'linear'?"),
         ("--epochs 0", "epochs is 0, but must be"),
         ("--lr -1", "lr is -1.0, but must be"),
-        ("--freeze 2", "freeze is 2.0, but must be between 0 and 1"),
+        ("--freeze 2", "freeze is 2.0, but must be a number between 0 and 1"),
         ("--batch-size 0", "batch_size is 0"),
+        ("--seed 1099511627776", "seed is 1099511627776"),
+        ("--schedule step --milestones nan 0.5", "milestones are"),
+        ("--method-options strength=3", "options of a method (strength), but no method"),
+        ("--method ste --method-options scale=5", "scale is 5, but must be True or False"),
         ("--method bnew --method-options strength=-1", "strength must be positive"),
         ("--method bnew --model wideresnet22", "no binary layers"),
         ("--device cuda:77", "cuda:77"),

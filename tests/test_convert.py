@@ -426,3 +426,22 @@ def test_summary_of_a_wrong_size() -> None:
         summary(model, (4, 8, 8))
     assert model.training
     assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_tensors_and_arguments_may_have_any_name() -> None:
+    class Normalised(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("mean", torch.zeros(3, 1, 1))
+            self.body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3))
+
+        def forward(self, relu: torch.Tensor) -> torch.Tensor:
+            output: torch.Tensor = self.body(relu - self.mean)
+            return output
+
+    model = binarize(Normalised())
+    assert [isinstance(layer, BinaryConv2d) for layer in model.get_submodule("body").children()] == [
+        False,
+        True,
+        False,
+    ]

@@ -79,8 +79,12 @@ def test_the_ablations() -> None:
         if name == "no-phase1":
             assert recipe.init is None
             assert "no-phase1/clip/seed0" not in stages
-        else:
+        elif variant.model_options:
             assert stages[f"{name}/clip/seed0"].recipe.model_options == variant.model_options
+        else:  # the same phase 1, run once
+            assert recipe.init == "../../../distilled/clip/seed0"
+        strength = recipe.method_options["strength"]
+        assert strength == pytest.approx(35.2 * variant.phase2_length)  # the published λ
 
 
 @pytest.mark.parametrize(
@@ -103,6 +107,7 @@ def test_scaled_epochs(scale: tuple[float, ...], first: int, second: int) -> Non
         ({"seeds": (-1,)}, "seed is -1"),
         ({"epochs_scale": (1, 1, 1)}, "one or two factors, not 3"),
         ({"epochs_scale": (0,)}, "must be a positive number"),
+        ({"ablations": True}, "add --distill"),
     ],
 )
 def test_bad_plans(options: dict[str, Any], sentence: str) -> None:

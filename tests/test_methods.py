@@ -283,6 +283,13 @@ def test_binarized(name: str) -> None:
 
 
 @every_method
+def test_a_method_rides_on_one_optimizer(name: str) -> None:
+    training = Training(name)
+    with pytest.raises(BnewError, match="rides on an optimizer already"):
+        training.method.attach(training.optimizer)
+
+
+@every_method
 def test_binarized_restores_after_an_error(name: str) -> None:
     training = Training(name).run(0, 20)
     before = training.copies()
@@ -314,9 +321,50 @@ def test_distance_and_share_count_weights_not_layers() -> None:
     assert method.share_at_one() == pytest.approx(3 / 6)
 
 
+def large_tensors(size: int) -> set[int]:
+    """Where the tensors are that are alive and about as large as ``size`` numbers."""
+    gc.collect()
+    alive = (o for o in gc.get_objects() if issubclass(type(o), Tensor))
+    return {t.untyped_storage().data_ptr() for t in alive if size / 2 < t.numel() < 2 * size}
+
+
+@every_method
+@pytest.mark.parametrize("fused", [False, True])
+def test_loss_scaling(name: str, fused: bool) -> None:
+    """A GradScaler by a power of two changes nothing; a step that overflows is none."""
+    weights = []
+    for scale in (1.0, 1024.0):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3))
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.1, fused=fused)
+        method = create_method(name, [p for p in model.parameters() if p.dim() == 2], 8).attach(optimizer)
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=1000, backoff_factor=0.999999)
+        for step in range(6):
+            loss = model(torch.randn(7, 5)).square().mean()
+            if step == 3 and scale > 1:
+                before = [p.detach().clone() for p in model.parameters()]
+                scaler.scale(loss * torch.inf).backward()  # type: ignore[no-untyped-call]
+                scaler.step(optimizer)
+                optimizer.zero_grad()
+                scaler.update(scale)
+                assert method.step == 3
+                assert all(p.equal(q) for p, q in zip(model.parameters(), before, strict=True))
+                loss = model(torch.zeros(7, 5)).square().mean()
+            elif step == 3:
+                loss = model(torch.zeros(7, 5)).square().mean()
+            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            scaler.step(optimizer)
+            scaler.update(scale)
+            optimizer.zero_grad()
+        assert method.step == 6
+        weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    torch.testing.assert_close(*weights)
+
+
 @every_method
 def test_memory(name: str) -> None:
-    """Every tensor alive that is as large as the weight, in the whole process, is accounted for."""
+    """Every new tensor alive that is as large as the weight, in the whole process, is accounted for."""
+    others = large_tensors(101 * 997)
     weight = nn.Parameter(torch.rand(101, 997))
     optimizer = torch.optim.SGD([weight], lr=0.1)
     method = create_method(name, [weight], STEPS).attach(optimizer)
@@ -325,10 +373,7 @@ def test_memory(name: str) -> None:
         optimizer.step()
         optimizer.zero_grad()
         method.flips()
-    gc.collect()
-    alive = (o for o in gc.get_objects() if issubclass(type(o), Tensor))
-    large = (t for t in alive if weight.numel() / 2 < t.numel() < 2 * weight.numel())
-    assert len({t.untyped_storage().data_ptr() for t in large}) == (2 if name in LATENT else 1)
+    assert len(large_tensors(weight.numel()) - others) == (2 if name in LATENT else 1)
     kept = [t for t in tree_leaves(method.state_dict()) if isinstance(t, Tensor)]
     latent = weight.nbytes if name in LATENT else 0
     signs = weight.numel() / 8  # one bit a weight, because flips() was asked

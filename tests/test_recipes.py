@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bnew.errors import BnewError
-from bnew.recipes import LEAST_STRENGTH, Recipe
+from bnew.recipes import LEAST_PUSH, Recipe
 
 # More than the defaults: every kind of value that a recipe can hold.
 FULL = Recipe(
@@ -140,8 +140,12 @@ def test_scaling_of_method_options(method: str, options: dict[str, Any]) -> None
 
 def test_strength_has_a_floor_that_raises_none() -> None:
     strong, weak = (Recipe(method="bnew", method_options={"strength": s}, epochs=1000) for s in (35.2, 4.0))
-    assert strong.scaled(0.012).method_options == {"strength": LEAST_STRENGTH}
-    assert LEAST_STRENGTH < strong.scaled(0.1).method_options["strength"] < 35.2
+    for epochs in (4, 12, 30):
+        short = strong.scaled(epochs / 1000)
+        push = short.method_options["strength"] * (short.freeze_epoch / short.epochs) ** 2
+        assert push == pytest.approx(LEAST_PUSH, rel=0.01) or push > LEAST_PUSH
+    assert strong.scaled(0.012).method_options == {"strength": 9.5}
+    assert 9.5 < strong.scaled(0.1).method_options["strength"] < 35.2
     assert weak.scaled(0.012).method_options == {"strength": 4.0}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,14 +19,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import MACHINE, RECIPE, STEPS, TEACHER, Crash, at_step, crash, fill_with_nan, kill_at_step, send
-from safetensors.torch import load_file
 from tensorboard.backend.event_processing import event_accumulator  # type: ignore[import-untyped]
 from torch import nn
 
 from bnew.data import Batches, load
 from bnew.errors import BnewError, Interrupted, NumericalError
 from bnew.evaluate import Meter, build_model, evaluate, evaluate_run, load_weights
-from bnew.layers import named_binary_parameters
 from bnew.machine import make_fabric
 from bnew.recipes import Recipe
 from bnew.results import Run
@@ -239,12 +238,47 @@ def test_another_recipe_in_the_folder(stopped: Run, unbroken: dict[str, Run]) ->
     [
         ({"model": "wideresnet22"}, "no binary layers"),
         ({"teacher": "../nowhere"}, "not the folder of a run"),
-        ({"init": "../nowhere"}, "has not finished an epoch"),
+        ({"init": "../nowhere"}, "not the folder of a run"),
+        ({"batch_size": 647}, "1295 images in batches of 647 leave a batch of one"),
     ],
 )
 def test_what_a_run_lacks(tmp_path: Path, changes: dict[str, Any], sentence: str) -> None:
     with pytest.raises(BnewError, match=sentence):
         train(RECIPE.replace(**changes), tmp_path / "run", MACHINE)
+
+
+def test_an_unfinished_start_is_refused(stopped: Run, tmp_path: Path) -> None:
+    with pytest.raises(BnewError, match="is not finished"):
+        train(RECIPE.replace(init=str(stopped.path)), tmp_path, MACHINE)
+
+
+def test_a_begun_run_needs_its_start_no_more(unbroken: dict[str, Run], tmp_path: Path) -> None:
+    recipe = RECIPE.replace(init="../start", epochs=2)
+    shutil.copytree(unbroken["bnew"].path, tmp_path / "start")
+    with at_step(STEPS + 1, crash), pytest.raises(Crash):
+        train(recipe, tmp_path / "run", MACHINE)
+    shutil.rmtree(tmp_path / "start")
+    assert train(recipe, tmp_path / "run", MACHINE).done
+
+
+def test_a_run_begun_again_says_each_epoch_once(tmp_path: Path) -> None:
+    recipe = RECIPE.replace(epochs=2)
+    with at_step(STEPS + 1, crash), pytest.raises(Crash):
+        train(recipe, tmp_path, MACHINE)
+    Run(tmp_path).last.unlink()
+    assert [row["epoch"] for row in train(recipe, tmp_path, MACHINE).rows()] == ["0", "1"]
+
+
+def test_a_batch_with_nan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = Batches.epoch
+
+    def spoilt(self: Batches, epoch: int, start: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for i, (x, y) in enumerate(batches(self, epoch, start)):
+            yield (torch.full_like(x, torch.nan) if i == 2 and self.augmentation else x), y
+
+    monkeypatch.setattr(Batches, "epoch", spoilt)
+    with pytest.raises(NumericalError, match="NaN or infinite in epoch 1"):
+        train(RECIPE, tmp_path, MACHINE)
 
 
 def test_a_teacher_of_another_data_set(tmp_path: Path) -> None:
@@ -419,17 +453,3 @@ def test_two_processes_make_one_run(tmp_path: Path) -> None:
     # Both shares of the validation images, together, are what one process sees.
     assert evaluate_run(run, MACHINE, "val")["accuracy"] == run.summary["val_accuracy"]
     assert Recipe.from_dict(RECIPE.to_dict()).replace(seed=run.recipe.seed) == run.recipe
-
-
-def test_binary_weights_have_a_rate_of_their_own(tmp_path: Path) -> None:
-    recipe = RECIPE.replace(method="clip", method_options={}, epochs=1)
-    slow, still = (
-        load_file(train(recipe.replace(binary_lr=factor), tmp_path / str(factor), MACHINE).best)
-        for factor in (1.0, 0.0)
-    )
-    make_fabric(MACHINE).seed_everything(recipe.seed)
-    first = build_model(recipe, load("digits"))
-    binary = {f"{name}.weight" for name, _ in named_binary_parameters(first)}
-    for name, value in first.named_parameters():
-        assert not slow[name].equal(value)
-        assert still[name].equal(value) == (name in binary)

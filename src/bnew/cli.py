@@ -52,6 +52,7 @@ def reproduce(
     """
     from bnew import experiments
     from bnew.report import write_report
+    from bnew.results import Run
 
     out = out or Path("runs") / experiment
     stages = experiments.plan(
@@ -63,9 +64,10 @@ def reproduce(
         epochs_scale=epochs_scale,
     )
     failed = experiments.run(stages, out, machine, workers)
-    for path in write_report([out], out):
-        logger.info("wrote %s", path)
-    print((out / "report.md").read_text())
+    if any(Run(out / stage.name).done for stage in stages):
+        for path in write_report([out], out):
+            logger.info("wrote %s", path)
+        print((out / "report.md").read_text())
     for name, why in failed.items():
         print(f"bnew: {name} did not finish: {why}", file=sys.stderr)
     if failed:

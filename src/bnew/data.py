@@ -230,7 +230,7 @@ def load(
     return _load(name, Path(data_dir).resolve(), image_size, workers or os.cpu_count() or 1, download)
 
 
-@lru_cache(maxsize=4)  # the runs of an experiment share their data sets, of which there are few
+@lru_cache(maxsize=4)  # one after the other, runs in one process share their data sets
 def _load(name: str, data_dir: Path, image_size: int | None, workers: int, download: bool) -> Dataset:
     source = DATASETS[name]
     if source.fetch is None:
@@ -359,7 +359,8 @@ def _decode(path: Path, mode: str, image_size: int | None) -> np.ndarray[Any, np
     try:
         with Image.open(path) as file:
             image = file.convert(mode)
-    except (OSError, SyntaxError, ValueError) as error:  # what PIL raises, depending on the format
+    # What PIL raises, depending on the format.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise BnewError(f"cannot read the image '{path}' ({error}): repair or remove it") from error
     if image_size is not None:
         image = transforms.center_crop(transforms.resize(image, [image_size]), [image_size, image_size])

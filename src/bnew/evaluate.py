@@ -24,14 +24,15 @@ class Meter:
 
     def __init__(self, num_classes: int, device: torch.device) -> None:
         self.k = 5 if num_classes >= 100 else 1
-        self.sums = torch.zeros(4, dtype=torch.float64, device=device)
+        dtype = torch.float32 if device.type == "mps" else torch.float64  # mps has no more
+        self.sums = torch.zeros(4, dtype=dtype, device=device)
 
     @torch.no_grad()
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Add a batch: its mean loss, logits (N, classes), labels (N,)."""
         hits = logits.topk(self.k).indices == labels[:, None]
         sums = (loss.detach() * len(labels), hits[:, 0].sum(), hits.sum(), torch.full_like(loss, len(labels)))
-        self.sums += torch.stack([s.double() for s in sums])
+        self.sums += torch.stack([s.to(self.sums) for s in sums])
 
     def result(self, fabric: Fabric) -> dict[str, float]:
         """Means over all ranks: loss in nats, accuracy and, from 100 classes on, top5 as shares."""

@@ -14,8 +14,8 @@ import multiprocessing
 import os
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -48,9 +48,7 @@ class Variant:
     phase1: bool = True
     """Whether phase 2 starts from phase 1, and not from random weights."""
     phase2_length: float = 1.0
-    """Times the epochs of phase 2."""
-    method_options: Mapping[str, Any] | None = None
-    """In place of the method's."""
+    """Times the epochs of phase 2, with the published λ."""
 
 
 # The published ablations of BNEW: CIFAR-100 with distillation.
@@ -63,8 +61,8 @@ ABLATIONS: dict[str, Variant] = {
     "binary-ends": Variant({"binary_ends": True}),
     "binary-shortcut": Variant({"binary_shortcut": True}),
     "no-phase1": Variant({}, phase1=False),
-    "200-epochs": Variant({}, phase2_length=0.2, method_options={"reg": 1e-4}),
-    "2000-epochs": Variant({}, phase2_length=2.0, method_options={"reg": 1e-4}),
+    "200-epochs": Variant({}, phase2_length=0.2),
+    "2000-epochs": Variant({}, phase2_length=2.0),
 }
 
 
@@ -97,24 +95,25 @@ def plan(
         )
     if len(epochs_scale) not in (1, 2):
         raise BnewError(f"the scale of the epochs takes one or two factors, not {len(epochs_scale)}")
-    planned = _variant(
-        "distilled" if distill else "plain", Variant({}), experiment, methods, seeds, distill, epochs_scale
-    )
+    if ablations and not distill:
+        raise BnewError("the published ablations are with distillation: add --distill")
+    base = "distilled" if distill else "plain"
+    planned = _variant(base, base, Variant({}), experiment, methods, seeds, epochs_scale)
     for ablation, variant in ABLATIONS.items() if ablations else ():
-        planned |= _variant(ablation, variant, experiment, ("bnew",), seeds, distill, epochs_scale)
+        planned |= _variant(ablation, base, variant, experiment, ("bnew",), seeds, epochs_scale)
     return list(planned.values())
 
 
 def _variant(
     name: str,
+    base: str,
     variant: Variant,
     experiment: Experiment,
     methods: Sequence[str],
     seeds: Sequence[int],
-    distill: bool,
     epochs_scale: Sequence[float],
 ) -> dict[str, Stage]:
-    """The stages of one variant, by name."""
+    """The stages of one variant, by name; phase 1 is that of ``base`` where the network is the same."""
     first, second = epochs_scale[0], epochs_scale[-1]
     stages: dict[str, Stage] = {}
 
@@ -125,23 +124,23 @@ def _variant(
     for seed in seeds:
         common: dict[str, Any] = {"seed": seed}
         teachers: tuple[str, ...] = ()
-        if distill:
+        if base == "distilled":
             recipe = experiment.teacher.scaled(first)
             teachers = (add(f"teacher/{recipe.model}/seed{seed}", recipe.replace(**common)),)
             common["teacher"] = f"../../../{teachers[0]}"
         common["model_options"] = {**experiment.phase1.model_options, **variant.model_options}
         starts: tuple[str, ...] = ()
         if variant.phase1:
-            starts = (
-                add(f"{name}/clip/seed{seed}", experiment.phase1.scaled(first).replace(**common), *teachers),
-            )
-            common["init"] = f"../../clip/seed{seed}"
+            folder = name if variant.model_options else base
+            recipe = experiment.phase1.scaled(first).replace(**common)
+            starts = (add(f"{folder}/clip/seed{seed}", recipe, *teachers),)
+            common["init"] = f"../../../{starts[0]}"
         for method in methods:
             recipe = experiment.phase2[method]
-            recipe = recipe.replace(
-                epochs=round(recipe.epochs * variant.phase2_length),
-                method_options=variant.method_options or recipe.method_options,
-            )
+            if variant.phase2_length != 1:
+                strength = recipe.method_options["strength"] * variant.phase2_length  # λ T
+                epochs = round(recipe.epochs * variant.phase2_length)
+                recipe = recipe.replace(epochs=epochs, method_options={"strength": strength})
             recipe = recipe.scaled(second).replace(**common)
             add(f"{name}/{method}/seed{seed}", recipe, *teachers, *starts)
     return stages
@@ -164,6 +163,8 @@ def run(stages: Sequence[Stage], out: str | Path, machine: Machine, workers: int
             f"devices is {machine.devices}, but each run of an experiment has one: give --workers to run "
             "several side by side"
         )
+    if workers > 1:  # several displays would write over each other
+        machine = replace(machine, quiet=True)
     out = Path(out)
     waiting = {s.name: s for s in stages if not _is_done(s, out)}
     logger.info("%d of %d runs are done already", len(stages) - len(waiting), len(stages))
@@ -189,7 +190,8 @@ def run(stages: Sequence[Stage], out: str | Path, machine: Machine, workers: int
                     says.close()
                     running[stage.name] = process, said
                     logger.info("%s: started", stage.name)
-            wait([process.sentinel for process, _ in running.values()])
+            if running:  # waiting for nothing would never end
+                wait([process.sentinel for process, _ in running.values()])
             for name, (process, said) in list(running.items()):
                 if process.exitcode is None:
                     continue
@@ -229,11 +231,15 @@ def _run_stage(stage: Stage, out: Path, machine: Machine, threads: int, says: An
 
     from bnew.train import train
 
+    logging.basicConfig(level=logging.INFO, format=f"{stage.name}: %(message)s")
     torch.set_num_threads(threads)
     try:
         train(stage.recipe, out / stage.name, machine)
     except (BnewError, Interrupted) as error:
         says.send(str(error))
+        sys.exit(1)
+    except KeyboardInterrupt:
+        says.send("stopped before its first step or after its last")
         sys.exit(1)
     except Exception as error:
         traceback.print_exc()

@@ -142,6 +142,9 @@ class _GraphReader:
         return reached
 
     def _operator(self, node: fx.Node) -> str:
+        """The name of what is called; nothing for the network's input and for its tensors."""
+        if not node.op.startswith("call_"):
+            return ""
         target: Any = type(self.module[node]) if node in self.module else node.target
         return str(getattr(target, "__name__", target)).lower().replace("_", "")
 

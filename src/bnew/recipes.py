@@ -24,9 +24,8 @@ LIMITS: dict[str, tuple[type, float, float]] = {
     "epochs": (int, 1, math.inf),
     "batch_size": (int, 1, math.inf),
     "image_size": (int, 1, math.inf),
-    "seed": (int, 0, math.inf),
+    "seed": (int, 0, 2**32 - 1),
     "lr": (float, 0, math.inf),
-    "binary_lr": (float, 0, math.inf),
     "momentum": (float, 0, 1),
     "weight_decay": (float, 0, math.inf),
     "freeze": (float, 0, 1),
@@ -55,8 +54,6 @@ class Recipe:
     batch_size: int = 128
     optimizer: str = "adam"
     lr: float = 0.01
-    binary_lr: float = 1.0
-    """Factor on the rate for the binary weights."""
     momentum: float = 0.9
     """Of sgd, which is Nesterov's; Adam has its own betas."""
     weight_decay: float = 0.0
@@ -82,6 +79,18 @@ class Recipe:
                 what = "a whole number" if kind is int else "a number"
                 limit = f"at least {low}" if math.isinf(high) else f"between {low} and {high}"
                 raise BnewError(f"{name} is {value!r}, but must be {what} {limit}")
+        for name in ("data", "model", "optimizer", "schedule"):
+            if not isinstance(getattr(self, name), str):
+                raise BnewError(f"{name} is {getattr(self, name)!r}, but must be a name")
+        for name in ("model_options", "method_options"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise BnewError(f"{name} is {getattr(self, name)!r}, but must be options by name")
+        if self.method is None and self.method_options:
+            raise BnewError(
+                f"there are options of a method ({', '.join(self.method_options)}), but no method"
+            )
+        if not all(isinstance(m, int | float) and 0 <= m <= 1 for m in self.milestones):
+            raise BnewError(f"milestones are {self.milestones!r}, but must be shares of the run, from 0 to 1")
         if self.lr == 0:
             raise BnewError("lr is 0: nothing would be learnt; give a positive rate")
         lookup("schedule", self.schedule, SCHEDULES)
@@ -116,10 +125,10 @@ class Recipe:
 
     def with_steps(self, epochs: int, factor: float) -> Recipe:
         """The same run in ``epochs`` epochs that have, in all, ``factor`` times as many steps."""
-        options = self.method_options
-        if self.method in SCALING:
-            options = SCALING[self.method](options, factor)
-        return self.replace(epochs=epochs, method_options=options)
+        recipe = self.replace(epochs=epochs)
+        if self.method not in SCALING:
+            return recipe
+        return recipe.replace(method_options=SCALING[self.method](recipe, factor))
 
     def replace(self, **changes: Any) -> Recipe:
         """A copy with some fields changed."""
@@ -147,24 +156,28 @@ class Recipe:
 FREEZE = {"bnew": 0.98, "bmd": 0.98}
 
 
-# Less than this does not take all weights to ±1 before they are frozen.
-LEAST_STRENGTH = 9.5
+# The push that takes nearly all weights to ±1, see docs/methods.md.
+LEAST_PUSH = 8.0
 
 
-def _scale_bnew(options: Mapping[str, Any], factor: float) -> dict[str, Any]:
+def _scale_bnew(recipe: Recipe, factor: float) -> dict[str, Any]:
+    options = recipe.method_options
     if "reg" in options:
         return {**options, "reg": options["reg"] * factor**-0.7}
     strength = options.get("strength", 35.0)
-    return {**options, "strength": max(strength * factor**0.3, min(strength, LEAST_STRENGTH))}
+    # λ grows linearly, so the push up to a share s of the run is s² of the whole.
+    least = round(LEAST_PUSH / (recipe.freeze_epoch / recipe.epochs) ** 2, 1)
+    return {**options, "strength": max(strength * factor**0.3, min(strength, least))}
 
 
-def _scale_bop(options: Mapping[str, Any], factor: float) -> dict[str, Any]:
+def _scale_bop(recipe: Recipe, factor: float) -> dict[str, Any]:
+    options = recipe.method_options
     gamma, tau = options.get("gamma", 1e-4), options.get("tau", 1e-8)
     return {**options, "gamma": min(gamma * factor**-0.5, 1.0), "tau": tau * factor**-0.9}
 
 
-# How a method's options change when a run gets `factor` times as long; docs/methods.md explains each.
-SCALING: dict[str, Callable[[Mapping[str, Any], float], dict[str, Any]]] = {
+# A recipe that has got `factor` times as many steps → its method's options; docs/methods.md explains each.
+SCALING: dict[str, Callable[[Recipe, float], dict[str, Any]]] = {
     "bnew": _scale_bnew,
     "bop": _scale_bop,
 }

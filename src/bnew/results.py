@@ -119,7 +119,7 @@ class Run:
     def _read(self, name: str) -> dict[str, Any]:
         try:
             data = json.loads((self.path / name).read_text())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             why = "the run is not done" if name == "summary.json" else "this is not the folder of a run"
             raise BnewError(f"{self.path} has no {name}: {why}") from None
         except ValueError as error:
@@ -182,7 +182,10 @@ class Run:
         if not rows:
             return
         path = self.path / f"{table}.csv"
-        write_rows(path, rows, header=not path.exists())
+        try:
+            write_rows(path, rows, header=not path.exists())
+        except OSError as error:
+            raise BnewError(f"could not write {path}: {error}; make room, then start again") from error
 
     def rows(self, table: str = "metrics") -> list[dict[str, str]]:
         """The rows of ``table``.csv; none if there is no such file."""

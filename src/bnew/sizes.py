@@ -136,7 +136,7 @@ def _macs(model: nn.Module, sample: tuple[int, ...]) -> Counter[nn.Module]:
     try:
         with torch.no_grad():
             model.eval()(like.new_zeros(1, *sample))
-    except (RuntimeError, ValueError, TypeError) as error:
+    except Exception as error:  # whatever a model of a user's own raises
         raise BnewError(f"{type(model).__name__} does not take an input of size {sample}: {error}") from error
     finally:
         for hook in hooks:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -22,7 +24,7 @@ from torch.utils.tensorboard import SummaryWriter
 from bnew.data import Batches
 from bnew.errors import BnewError, Interrupted, NumericalError
 from bnew.evaluate import EVAL_BATCH_SIZE, Meter, build_model, evaluate, load_data, load_weights
-from bnew.layers import binary_parameters, named_binary_parameters, real_parameters
+from bnew.layers import binary_parameters, named_binary_parameters
 from bnew.machine import Machine, environment, is_first_process, make_fabric
 from bnew.methods import create_method
 from bnew.recipes import Recipe
@@ -80,11 +82,16 @@ class _Training:
             for split in (self.data.val, self.data.test)
         )
         self.total_steps = recipe.epochs * len(self.batches)
+        if (len(self.data.train) - 1) % recipe.batch_size == 0:
+            raise BnewError(
+                f"{len(self.data.train)} images in batches of {recipe.batch_size} leave a batch of one, "
+                "which batch norm cannot use: change the batch size"
+            )
 
         fabric.seed_everything(recipe.seed, verbose=False)
         model = build_model(recipe, self.data)
-        if recipe.init is not None:
-            load_weights(model, Run(run.path / recipe.init))
+        if recipe.init is not None and not run.last.exists():
+            load_weights(model, self._finished(recipe.init))
         optimizer = make_optimizer(recipe, model)
         layers = named_binary_parameters(model)
         self.layer_names = [name for name, _ in layers]
@@ -105,8 +112,20 @@ class _Training:
     def _compiled(self, model: nn.Module) -> nn.Module:
         wanted = self.machine.compile
         if wanted is None:
-            wanted = self.total_steps >= COMPILE_FROM_STEPS
+            compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+            wanted = self.total_steps >= COMPILE_FROM_STEPS and compiler is not None
         return torch.compile(model, dynamic=False) if wanted else model  # type: ignore[return-value]
+
+    def _finished(self, link: str) -> Run:
+        """The run that ``link`` names.
+
+        Raises:
+            BnewError: there is none, or it is not done.
+        """
+        run = Run(self.run.path / link)
+        if run.recipe and not run.done:
+            raise BnewError(f"{run.path} is not finished: start its command again, then this one")
+        return run
 
     def _load_teacher(self) -> nn.Module | None:
         if self.recipe.teacher is None:
@@ -118,7 +137,7 @@ class _Training:
                 f"{self.recipe.data}: give a teacher of the same data set"
             )
         teacher = build_model(run.recipe, self.data)
-        load_weights(teacher, run)
+        load_weights(teacher, self._finished(self.recipe.teacher))
         return self.fabric.to_device(teacher).eval().requires_grad_(False)
 
     # ------------------------------------------------------------------ the loop
@@ -128,6 +147,8 @@ class _Training:
         if self.run.last.exists():
             self._resume()
         else:
+            if self.fabric.is_global_zero:
+                self.run.rewind(0)
             self.method.layer_flips()  # counting starts at the first values
         first = self.step // len(self.batches)
         with stop_signals() as stop, self._display() as show, self._events(first) as writer:
@@ -145,7 +166,7 @@ class _Training:
         for x, y in self.batches.epoch(epoch, start=self.step % len(self.batches)):
             lr = self.recipe.lr_at(self.step / self.total_steps)
             for group in self.optimizer.param_groups:
-                group["lr"] = lr * group["factor"]
+                group["lr"] = lr
             # A last, smaller batch is not worth a graph of its own.
             whole = len(x) * self.fabric.world_size == self.recipe.batch_size
             with torch.compiler.set_stance("default" if whole else "force_eager"):
@@ -316,6 +337,8 @@ class _Training:
             self.at_freezing = state["at_freezing"]
             self.meter.sums.copy_(state["meter"])
             torch.set_rng_state(state["rng"])
+        except (OSError, MemoryError) as error:
+            raise BnewError(f"{path} cannot be read ({error}): make it readable, then start again") from error
         except Exception as error:  # torch raises many kinds for a file that is cut short
             what = (str(error).splitlines() or [repr(error)])[0]
             raise BnewError(
@@ -367,16 +390,9 @@ class _Show:
 
 
 def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
-    """Adam, or SGD with Nesterov's momentum, as the recipe says; fused.
-
-    Each group of parameters has a ``factor`` on the rate: real ones 1, binary ones ``binary_lr``.
-    """
-    groups = [
-        {"params": real_parameters(model), "factor": 1.0},
-        {"params": binary_parameters(model), "factor": recipe.binary_lr},
-    ]
+    """Adam, or SGD with Nesterov's momentum, as the recipe says; fused."""
     options: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay, "fused": True}
     if recipe.optimizer == "sgd":
         options |= {"momentum": recipe.momentum, "nesterov": recipe.momentum > 0}
-        return torch.optim.SGD(groups, **options)
-    return torch.optim.Adam(groups, **options)
+        return torch.optim.SGD(model.parameters(), **options)
+    return torch.optim.Adam(model.parameters(), **options)

@@ -56,10 +56,15 @@ class Binarizer:
             raise BnewError(f"{type(self).__name__} follows a schedule and needs total_steps")
         if total_steps is not None and total_steps < 1:
             raise BnewError(f"total_steps is {total_steps}, but must be at least 1")
+        if not isinstance(scale, bool):
+            raise BnewError(f"scale is {scale!r}, but must be True or False")
         self.total_steps = total_steps or 1
         self.scale = scale
         self.step = 0
         self.frozen = False
+        self._attached = False
+        self._overflow = False
+        self._grad_scale = 1.0
         self._last_signs: list[Tensor] | None = None
 
     # ------------------------------------------------------------------ what a method overrides
@@ -91,7 +96,7 @@ class Binarizer:
         """Ride on ``optimizer`` from now on; returns self.
 
         Raises:
-            BnewError: a weight to binarize is not among the optimizer's parameters.
+            BnewError: a weight to binarize is not among the optimizer's parameters; attached already.
         """
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         missing = sum(id(p) not in held for p in self.params)
@@ -100,15 +105,24 @@ class Binarizer:
                 f"{missing} of the {len(self.params)} weights to binarize are not in the optimizer: "
                 "give it model.parameters()"
             )
-        optimizer.register_step_pre_hook(lambda *_: self.before_step())
+        if self._attached:
+            raise BnewError("this method rides on an optimizer already: make a new one for another")
+        self._attached = True
+        optimizer.register_step_pre_hook(lambda opt, *_: self.before_step(opt))
         optimizer.register_step_post_hook(lambda *_: self.after_step())
         with torch.no_grad():
             self._start()
         return self
 
     @torch.no_grad()
-    def before_step(self) -> None:
+    def before_step(self, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Called by the optimizer before each step."""
+        # A GradScaler leaves it to a fused optimizer to unscale, and to pass the step by on overflow.
+        found_inf, grad_scale = (getattr(optimizer, name, None) for name in ("found_inf", "grad_scale"))
+        self._overflow = found_inf is not None and bool(found_inf.item())
+        self._grad_scale = 1.0 if grad_scale is None else float(grad_scale.item())
+        if self._overflow:
+            return
         if self.frozen:
             # Without a gradient an optimizer passes a parameter by, momentum and weight decay included.
             # (requires_grad = False would do too, but breaks DDP and makes torch.compile start again.)
@@ -120,6 +134,8 @@ class Binarizer:
     @torch.no_grad()
     def after_step(self) -> None:
         """Called by the optimizer after each step."""
+        if self._overflow:
+            return
         if not self.frozen:
             self._after()
         self.step += 1

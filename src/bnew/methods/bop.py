@@ -70,7 +70,7 @@ class Bop(Binarizer):
         self.momentum = [torch.zeros_like(p) for p in self.params]
 
     def _before(self) -> None:
-        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad / self._grad_scale for p in self.params]
         weights = [p.detach() for p in self.params]
         bop_(weights, self.momentum, grads, self.schedule()["gamma"], self.tau)
         for p in self.params:

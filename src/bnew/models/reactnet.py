@@ -94,6 +94,6 @@ class ReActNet18(_ReActNet):
         ]
         for c_out, first_stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
             for stride in (first_stride, 1, 1, 1):
-                layers.append(BinaryBlock(width, c_out, 3, stride, scale=False, surrogate=surrogate))
+                layers.append(BinaryBlock(width, c_out, 3, stride, surrogate=surrogate))
                 width = c_out
         super().__init__(layers, width, num_classes)
