@@ -432,6 +432,7 @@ def test_tensors_and_arguments_may_have_any_name() -> None:
     class Normalised(nn.Module):
         def __init__(self) -> None:
             super().__init__()
+            self.mean: torch.Tensor
             self.register_buffer("mean", torch.zeros(3, 1, 1))
             self.body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3))
 

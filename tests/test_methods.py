@@ -343,7 +343,7 @@ def test_loss_scaling(name: str, fused: bool) -> None:
             loss = model(torch.randn(7, 5)).square().mean()
             if step == 3 and scale > 1:
                 before = [p.detach().clone() for p in model.parameters()]
-                scaler.scale(loss * torch.inf).backward()  # type: ignore[no-untyped-call]
+                scaler.scale(loss * torch.inf).backward()
                 scaler.step(optimizer)
                 optimizer.zero_grad()
                 scaler.update(scale)
@@ -352,7 +352,7 @@ def test_loss_scaling(name: str, fused: bool) -> None:
                 loss = model(torch.zeros(7, 5)).square().mean()
             elif step == 3:
                 loss = model(torch.zeros(7, 5)).square().mean()
-            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            scaler.scale(loss).backward()
             scaler.step(optimizer)
             scaler.update(scale)
             optimizer.zero_grad()
