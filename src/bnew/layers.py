@@ -26,7 +26,7 @@ SURROGATES: dict[str, Callable[[Tensor], Tensor]] = {
 
 def hard_sign(x: Tensor) -> Tensor:
     """+1 where ``x >= 0``, else −1; same shape, dtype and memory format. No gradient of its own."""
-    return torch.where(x >= 0, x.new_ones(()), x.new_full((), -1))
+    return (x >= 0).to(x.dtype).mul_(2).sub_(1)  # several times as fast as torch.where on a CPU
 
 
 class _Sign(torch.autograd.Function):

@@ -18,7 +18,8 @@ def bop_(weights: list[Tensor], momenta: list[Tensor], grads: list[Tensor], gamm
     """
     torch._foreach_lerp_(momenta, grads, gamma)
     for w, m in zip(weights, momenta, strict=True):
-        w.copy_(torch.where(w.sign() * m > tau, -w, w))
+        flip = (w.sign() * m > tau).to(w.dtype)
+        w.mul_(flip.mul_(-2).add_(1))
 
 
 class Bop(Binarizer):
@@ -70,7 +71,9 @@ class Bop(Binarizer):
         self.momentum = [torch.zeros_like(p) for p in self.params]
 
     def _before(self) -> None:
-        grads = [torch.zeros_like(p) if p.grad is None else p.grad / self._grad_scale for p in self.params]
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
+        if self._grad_scale != 1:
+            torch._foreach_div_(grads, self._grad_scale)
         weights = [p.detach() for p in self.params]
         bop_(weights, self.momentum, grads, self.schedule()["gamma"], self.tau)
         for p in self.params:

@@ -65,9 +65,10 @@ class BinaryMirrorDescent(Binarizer):
         self._map(min(self.beta_end ** min((self.step + 1) / self.total_steps, 1), 1e35))
 
     def _map(self, beta: float) -> None:
-        mapped = torch._foreach_mul(self.latent, beta)
+        mapped = [p.detach() for p in self.params]
+        torch._foreach_copy_(mapped, self.latent)
+        torch._foreach_mul_(mapped, beta)
         torch._foreach_tanh_(mapped)
-        torch._foreach_copy_(list(self.params), mapped)
 
     def _state(self) -> dict[str, list[Tensor]]:
         return {"latent": self.latent}
