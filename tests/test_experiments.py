@@ -40,9 +40,9 @@ def test_the_published_plan() -> None:
         assert stage.needs == (() if method == "clip" else (start,))
         assert stage.recipe.epochs == (200 if method == "clip" else 1000)
         assert f"seed{stage.recipe.seed}" == seed
-        assert stage.recipe.init == (None if method == "clip" else f"../../clip/{seed}")
+        assert stage.recipe.init == (None if method == "clip" else f"../../../{start}")
     assert stages["plain/ste/seed0"].recipe == EXPERIMENTS["cifar10"].phase2["ste"].replace(
-        init="../../clip/seed0"
+        init="../../../plain/clip/seed0"
     )
 
 

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -249,7 +250,7 @@ def test_what_a_run_lacks(tmp_path: Path, changes: dict[str, Any], sentence: str
 
 def test_an_unfinished_start_is_refused(stopped: Run, tmp_path: Path) -> None:
     with pytest.raises(BnewError, match="is not finished"):
-        train(RECIPE.replace(init=str(stopped.path)), tmp_path, MACHINE)
+        train(RECIPE.replace(init=str(stopped.path)), tmp_path / "run", MACHINE)
 
 
 def test_a_begun_run_needs_its_start_no_more(unbroken: dict[str, Run], tmp_path: Path) -> None:
@@ -401,6 +402,7 @@ def test_the_cost_of_freezing(tmp_path: Path) -> None:
 def test_tensorboard_shows_each_epoch_once(tmp_path: Path) -> None:
     recipe = RECIPE.replace(epochs=2)
     kill_at_step(recipe, tmp_path, MACHINE, STEPS)
+    time.sleep(1)  # TensorBoard orders its files by the second they were begun in
     run = train(recipe, tmp_path, MACHINE)
     events, rows = event_accumulator.EventAccumulator(str(tmp_path)), run.rows()
     events.Reload()
