@@ -100,7 +100,7 @@ def test_other_runs_are_named_from_here(bnew: Cli, tmp_path: Path, monkeypatch: 
 
 def test_reproduce(bnew: Cli, tmp_path: Path) -> None:
     line = (
-        "reproduce digits --methods bnew ste --seeds 0 --epochs-scale 0.05 0.1 "
+        "reproduce digits --methods bnew ste --seeds 0 --epochs-scale 0.07 0.15 "
         "--device cpu --quiet --workers 2 --out"
     )
     spoilt = tmp_path / "plain/ste/seed0/last.pt"

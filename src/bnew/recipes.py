@@ -226,10 +226,10 @@ CIFAR10 = Experiment(
 
 # A first look in minutes: scikit-learn's digits, 8×8, 1,295 of them for training: 21 steps an epoch.
 DIGITS = Experiment(
-    teacher=CIFAR10.teacher.scaled(0.1),
-    phase1=CIFAR10.phase1.scaled(0.1),
+    teacher=CIFAR10.teacher.scaled(0.075),
+    phase1=CIFAR10.phase1.scaled(0.075),
     phase2={
-        name: recipe.with_steps(epochs=30, factor=(30 * 21) / (1000 * 352))
+        name: recipe.with_steps(epochs=20, factor=(20 * 21) / (1000 * 352))
         for name, recipe in CIFAR10.phase2.items()
     },
 ).replace(data="digits", model="birealnet8", batch_size=64)
