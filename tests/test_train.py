@@ -248,6 +248,12 @@ def test_what_a_run_lacks(tmp_path: Path, changes: dict[str, Any], sentence: str
         train(RECIPE.replace(**changes), tmp_path / "run", MACHINE)
 
 
+def test_a_mistake_does_not_claim_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(BnewError, match="unknown data set"):
+        train(RECIPE.replace(data="digts"), tmp_path, MACHINE)
+    assert train(RECIPE, tmp_path, MACHINE).done
+
+
 def test_an_unfinished_start_is_refused(stopped: Run, tmp_path: Path) -> None:
     with pytest.raises(BnewError, match="is not finished"):
         train(RECIPE.replace(init=str(stopped.path)), tmp_path / "run", MACHINE)

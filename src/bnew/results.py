@@ -213,13 +213,16 @@ def find_runs(roots: Iterable[str | Path]) -> list[Run]:
     Raises:
         BnewError: a root that does not exist, or no finished run below any of them.
     """
+    folders = [Path(root) for root in roots]
+    if not folders:
+        raise BnewError("no folder was named: name folders of runs, or folders above them")
     paths: set[Path] = set()
-    for root in map(Path, roots):
+    for root in folders:
         if not root.is_dir():
             raise BnewError(f"there is no folder {root}")
         paths.update(p.parent for p in root.rglob("summary.json"))
     if not paths:
-        raise BnewError(f"no finished run below {', '.join(map(str, roots))}")
+        raise BnewError(f"no finished run below {', '.join(map(str, folders))}")
     return [Run(p) for p in sorted(paths)]
 
 

@@ -58,8 +58,10 @@ def train(recipe: Recipe, path: str | Path, machine: Machine = Machine()) -> Run
             logger.info("%s is done already", run.path)
         else:
             fabric = make_fabric(machine)
-            run.begin(recipe, environment(fabric))
-            _Training(recipe, run, machine, fabric).fit()
+            run.check(recipe)
+            training = _Training(recipe, run, machine, fabric)
+            run.begin(recipe, environment(fabric))  # only now: a mistake is not to claim the folder
+            training.fit()
     return run
 
 
@@ -122,7 +124,7 @@ class _Training:
         Raises:
             BnewError: there is none, or it is not done.
         """
-        run = Run(self.run.path / link)
+        run = Run(os.path.normpath(self.run.path / link))
         if run.recipe and not run.done:
             raise BnewError(f"{run.path} is not finished: start its command again, then this one")
         return run
@@ -130,7 +132,7 @@ class _Training:
     def _load_teacher(self) -> nn.Module | None:
         if self.recipe.teacher is None:
             return None
-        run = Run(self.run.path / self.recipe.teacher)
+        run = Run(os.path.normpath(self.run.path / self.recipe.teacher))
         if run.recipe.data != self.recipe.data:
             raise BnewError(
                 f"the teacher {run.path} was trained on {run.recipe.data}, the student is to be on "
