@@ -53,12 +53,11 @@ def train(recipe: Recipe, path: str | Path, machine: Machine = Machine()) -> Run
     run = Run(path)
     # The first process holds the folder for those that it starts.
     with run.locked() if is_first_process() else nullcontext():
+        run.check(recipe)
         if run.done:
-            run.check(recipe)
             logger.info("%s is done already", run.path)
         else:
             fabric = make_fabric(machine)
-            run.check(recipe)
             training = _Training(recipe, run, machine, fabric)
             run.begin(recipe, environment(fabric))  # only now: a mistake is not to claim the folder
             training.fit()
@@ -93,7 +92,7 @@ class _Training:
         fabric.seed_everything(recipe.seed, verbose=False)
         model = build_model(recipe, self.data)
         if recipe.init is not None and not run.last.exists():
-            load_weights(model, self._finished(recipe.init))
+            self._load_finished(model, self._linked(recipe.init))
         optimizer = make_optimizer(recipe, model)
         layers = named_binary_parameters(model)
         self.layer_names = [name for name, _ in layers]
@@ -118,28 +117,31 @@ class _Training:
             wanted = self.total_steps >= COMPILE_FROM_STEPS and compiler is not None
         return torch.compile(model, dynamic=False) if wanted else model  # type: ignore[return-value]
 
-    def _finished(self, link: str) -> Run:
-        """The run that ``link`` names.
+    def _linked(self, link: str) -> Run:
+        """The run that a recipe's ``link`` names."""
+        return Run(os.path.normpath(self.run.path / link))
+
+    def _load_finished(self, model: nn.Module, run: Run) -> None:
+        """Put the best weights of ``run`` into ``model``.
 
         Raises:
-            BnewError: there is none, or it is not done.
+            BnewError: there is no such run, it is not done, or it is of another model.
         """
-        run = Run(os.path.normpath(self.run.path / link))
         if run.recipe and not run.done:
             raise BnewError(f"{run.path} is not finished: start its command again, then this one")
-        return run
+        load_weights(model, run)
 
     def _load_teacher(self) -> nn.Module | None:
         if self.recipe.teacher is None:
             return None
-        run = Run(os.path.normpath(self.run.path / self.recipe.teacher))
+        run = self._linked(self.recipe.teacher)
         if run.recipe.data != self.recipe.data:
             raise BnewError(
                 f"the teacher {run.path} was trained on {run.recipe.data}, the student is to be on "
                 f"{self.recipe.data}: give a teacher of the same data set"
             )
         teacher = build_model(run.recipe, self.data)
-        load_weights(teacher, self._finished(self.recipe.teacher))
+        self._load_finished(teacher, run)
         return self.fabric.to_device(teacher).eval().requires_grad_(False)
 
     # ------------------------------------------------------------------ the loop

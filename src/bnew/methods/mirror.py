@@ -50,11 +50,15 @@ class BinaryMirrorDescent(Binarizer):
 
     def schedule(self) -> dict[str, float]:
         """``beta``: β_t."""
-        return {"beta": min(self.beta_end**self.progress, 1e35)}
+        return {"beta": self._beta(self.step)}
+
+    def _beta(self, step: int) -> float:
+        beta: float = self.beta_end ** min(step / self.total_steps, 1.0)
+        return min(beta, 1e35)
 
     def _start(self) -> None:
         self.latent = [p.detach().clone() for p in self.params]
-        self._map(self.schedule()["beta"])
+        self._map(self._beta(self.step))
 
     def _before(self) -> None:
         torch._foreach_copy_(list(self.params), self.latent)
@@ -62,7 +66,7 @@ class BinaryMirrorDescent(Binarizer):
     def _after(self) -> None:
         torch._foreach_copy_(self.latent, list(self.params))
         # The next forward pass is that of step t + 1.
-        self._map(min(self.beta_end ** min((self.step + 1) / self.total_steps, 1), 1e35))
+        self._map(self._beta(self.step + 1))
 
     def _map(self, beta: float) -> None:
         mapped = [p.detach() for p in self.params]
