@@ -12,8 +12,12 @@ from urllib.error import URLError
 import pytest
 from helpers import at_step, fill_with_nan, send
 
-from bnew.cli import COMMANDS, main
-from bnew.models import create_model, list_models
+from bnew import __version__
+from bnew.cli import COMMANDS, NAMES, main
+from bnew.data import DATASETS
+from bnew.methods import METHODS
+from bnew.models import MODELS, create_model, list_models
+from bnew.recipes import EXPERIMENTS
 from bnew.results import Run
 from bnew.sizes import summary
 
@@ -49,8 +53,9 @@ def sentence(bnew: Cli) -> Callable[..., str]:
     return run
 
 
-@pytest.mark.parametrize("code", ["import bnew", "from bnew.cli import main; main(['--help'])"])
-def test_loads_no_torch(code: str) -> None:
+@pytest.mark.parametrize("words", ["", "--help", "--version", *(f"{name} --help" for name in COMMANDS)])
+def test_loads_no_torch(words: str) -> None:
+    code = f"from bnew.cli import main; main({words.split()})" if words else "import bnew"
     script = f"import sys\ntry:\n {code}\nexcept SystemExit: pass\nsys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, timeout=60)
 
@@ -60,6 +65,42 @@ def test_help(bnew: Cli, command: str) -> None:
     code, out, _ = bnew(f"{command} --help")
     assert code == 0
     assert f"bnew {command}" in out
+
+
+def test_help_lists_the_commands(bnew: Cli) -> None:
+    assert bnew("") == bnew("-h") == bnew("--help")
+    out = bnew("--help")[1]
+    assert all(f"\n  {command} " in out for command in COMMANDS)
+    assert "\n  eval        Loss and accuracy of a run's best weights.\n" in out
+
+
+@pytest.mark.parametrize(
+    ("command", "kinds"),
+    [
+        ("reproduce", ["experiments", "phase2"]),
+        ("train", ["methods", "models", "datasets"]),
+        ("summary", ["models"]),
+    ],
+)
+def test_help_lists_the_names(bnew: Cli, command: str, kinds: list[str]) -> None:
+    out = " ".join(bnew(f"{command} --help")[1].replace("│", " ").split())
+    for kind in kinds:
+        assert ", ".join(NAMES[kind]) in out
+
+
+def test_the_names_that_help_lists_are_all_there_are() -> None:
+    assert {kind: list(names) for kind, names in NAMES.items()} == {
+        "experiments": list(EXPERIMENTS),
+        "phase2": list(EXPERIMENTS["cifar10"].phase2),
+        "methods": list(METHODS),
+        "models": list(MODELS),
+        "datasets": list(DATASETS),
+    }
+    assert all(experiment.phase2.keys() == set(NAMES["phase2"]) for experiment in EXPERIMENTS.values())
+
+
+def test_version(bnew: Cli) -> None:
+    assert bnew("--version") == (0, f"bnew {__version__}\n", "")
 
 
 def test_from_training_to_report(bnew: Cli, tmp_path: Path) -> None:
@@ -213,6 +254,7 @@ def test_a_spoilt_checkpoint(sentence: Callable[..., str], tmp_path: Path) -> No
         ("reproduce cifar10 --methods bnw", "did you mean 'bnew'?"),
         ("reproduce cifar10 --workers 0", "workers"),
         ("reproduce cifar10 --devices 2", "devices"),
+        ("trian", "unknown command 'trian': did you mean 'train'?"),
         ("summary birealnet9", "did you mean 'birealnet8'?"),
         ("eval /nowhere", "/nowhere"),
         ("report /nowhere", "there is no folder /nowhere"),
@@ -228,7 +270,6 @@ def test_other_mistakes(
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("trian", "train"),
         ("train --lrate 1", "--lr"),
         ("train --epochs many", "many"),
         ("train --method-options strength", "NAME=VALUE"),

@@ -9,19 +9,39 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
 
-from bnew.errors import BnewError, Interrupted
+from bnew import __version__
+from bnew.errors import BnewError, Interrupted, lookup
 from bnew.machine import Machine, is_first_process
-from bnew.recipes import Recipe
+from bnew.recipes import CIFAR10, EXPERIMENTS, Recipe
 
 logger = logging.getLogger("bnew")
 
+Command = TypeVar("Command", bound=Callable[..., int])
 
+# The names that help lists. The registries of some would load torch: a test compares them.
+NAMES = {
+    "experiments": tuple(EXPERIMENTS),
+    "phase2": tuple(CIFAR10.phase2),
+    "methods": ("clip", "bnew", "ste", "bmd", "bop"),
+    "models": ("birealnet8", "birealnet20", "reactnet18", "reactnet_a", "wideresnet22"),
+    "datasets": ("digits", "mnist", "fashion_mnist", "svhn", "cifar10", "cifar100", "folder"),
+}
+
+
+def _lists_names(command: Command) -> Command:
+    """Put the names into ``command``'s docstring, which is its help."""
+    names = {kind: ", ".join(names) for kind, names in NAMES.items()}
+    command.__doc__ = command.__doc__ and command.__doc__.format(**names)
+    return command
+
+
+@_lists_names
 def reproduce(
     experiment: Positional[str],
     /,
@@ -39,10 +59,10 @@ def reproduce(
     Runs that are done are not run again; one that was stopped goes on where it was.
 
     Args:
-        experiment: cifar10, cifar100, or digits for a first look.
+        experiment: one of {experiments}, the last for a first look.
         machine: where to compute.
         out: folder of the experiment's runs; default runs/EXPERIMENT.
-        methods: methods of phase 2.
+        methods: methods of phase 2, out of {phase2}.
         seeds: one run of everything per seed.
         epochs_scale: make all runs this many times as long, schedules in proportion; two numbers are
             for teachers and phase 1, and for phase 2.
@@ -75,12 +95,19 @@ def reproduce(
     return 1 if failed else 0
 
 
+@_lists_names
 def train(
     recipe: Annotated[Recipe, tyro.conf.arg(name="")],
     machine: Annotated[Machine, tyro.conf.arg(name="")],
     out: Path = Path("runs/run"),
 ) -> int:
     """Train one network, or go on with a run that was stopped.
+
+    Methods: {methods}.
+
+    Models: {models}.
+
+    Data sets: {datasets}.
 
     Args:
         recipe: what to train.
@@ -120,6 +147,7 @@ def evaluate(
     return 0
 
 
+@_lists_names
 def summary(
     model: Positional[str],
     /,
@@ -130,7 +158,7 @@ def summary(
     """Parameters, sizes and multiply-accumulates of a network, layer by layer.
 
     Args:
-        model: a name that `bnew models` lists.
+        model: one of {models}.
         image_size: side of the input in pixels.
         in_channels: 1 for greyscale, 3 for colour.
         num_classes: how many classes.
@@ -213,19 +241,45 @@ def _registry() -> ConstructorRegistry:
     return registry
 
 
+def _help() -> str:
+    listed = [
+        f"  {name:<10}  {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()
+    ]
+    lines = [
+        "usage: bnew COMMAND ...",
+        "",
+        "Train binarized neural networks the easy way.",
+        "",
+        *listed,
+        "",
+        "bnew COMMAND --help lists its options; bnew --version says which version this is.",
+    ]
+    return "\n".join(lines)
+
+
+def _run(words: Sequence[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    if words[0] == "--version":
+        print(f"bnew {__version__}")
+        return 0
+    command = lookup("command", words[0], COMMANDS)
+    return tyro.cli(
+        command,
+        prog=f"bnew {words[0]}",
+        args=words[1:],
+        registry=_registry(),
+        config=(OmitArgPrefixes,),
+    )
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 some runs failed, 2 bad input, 130 stopped."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     logging.basicConfig(level=logging.INFO, format="bnew: %(message)s")
     try:
-        code: int = tyro.extras.subcommand_cli_from_dict(
-            COMMANDS,
-            prog="bnew",
-            description="Train binarized neural networks the easy way.",
-            args=args,
-            registry=_registry(),
-            config=(OmitArgPrefixes,),
-        )
+        code = _run(sys.argv[1:] if args is None else args)
     except BnewError as error:
         print(f"bnew: error: {error}", file=sys.stderr)
         code = 2
