@@ -99,6 +99,16 @@ def test_folder_layouts(tmp_path: Path, parts: tuple[str, ...], sizes: tuple[int
     assert loaded.augmentation == Augmentation(padding=1, flip=True)
 
 
+def test_the_sizes_of_a_folder_are_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    make_folder(tmp_path / "cifar10", ("train", "test"))
+    for name, folder in (("folder", tmp_path / "cifar10"), ("cifar10", tmp_path), ("digits", tmp_path)):
+        with caplog.at_level("INFO", "bnew"):
+            data.load(name, folder)
+            data.load(name, folder)
+    said = f"{tmp_path / 'cifar10'}: 2 classes; 36 images to train on, 4 to validate, 40 to test"
+    assert caplog.messages == [said, said]
+
+
 def test_folder_holds_out_disjoint_parts(tmp_path: Path) -> None:
     loaded = data.load("folder", make_folder(tmp_path))
     parts = [rows(part) for part in (loaded.train, loaded.val, loaded.test)]
@@ -116,9 +126,11 @@ def test_folder_reads_classes_and_files_in_sorted_order(tmp_path: Path) -> None:
     make_folder(tmp_path, ("train", "val", "test"), count=3)
     (tmp_path / "test" / "ant" / "notes.txt").write_text("no image")
     (tmp_path / "test" / ".hidden").mkdir()
+    for hidden in ("._000.png", ".DS_Store", ".png"):
+        (tmp_path / "test" / "ant" / hidden).write_text("no image")
     loaded = data.load("folder", tmp_path)
     assert loaded.test.labels.tolist() == [0, 0, 0, 1, 1, 1]
-    files = sorted((tmp_path / "test").glob("*/*.png"))
+    files = sorted((tmp_path / "test").glob("*/0*.png"))
     for file, image in zip(files, loaded.test.images, strict=True):
         assert np.array_equal(np.asarray(Image.open(file)), image.permute(1, 2, 0).numpy())
 

@@ -16,9 +16,9 @@ only is used as ImageNet is: its val serves as the test set.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from http.client import HTTPException
@@ -29,15 +29,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from filelock import FileLock
-from PIL import Image
 from torch import Tensor
 from torchvision import datasets
 from torchvision.transforms.v2 import functional as transforms
 
 from bnew.errors import BnewError, lookup
+from bnew.folders import read_folder
+from bnew.machine import is_first_process
+
+logger = logging.getLogger("bnew")
 
 SPLIT_SEED = 1234  # of what is held out; never the run's seed, so that all runs share one test set
-IMAGE_SUFFIXES = frozenset(datasets.folder.IMG_EXTENSIONS)
 # What torchvision raises without a network, and for files that are missing, cut short or otherwise wrong.
 FETCH_ERRORS = (OSError, RuntimeError, ValueError, AssertionError, HTTPException)
 
@@ -233,13 +235,15 @@ def load(
 @lru_cache(maxsize=4)  # one after the other, runs in one process share their data sets
 def _load(name: str, data_dir: Path, image_size: int | None, workers: int, download: bool) -> Dataset:
     source = DATASETS[name]
-    if source.fetch is None:
-        parts = _read_folder(data_dir, source.mode, image_size, workers)
-    elif (data_dir / name / "train").is_dir():
-        parts = _read_folder(data_dir / name, source.mode, image_size, workers)
-        if "test" not in parts.splits:
-            raise BnewError(f"'{data_dir / name}' has a folder train but no test: put the test images there")
+    folder = data_dir if source.fetch is None else data_dir / name
+    from_folder = source.fetch is None or (folder / "train").is_dir()
+    if from_folder:
+        classes, read = read_folder(folder, source.mode, image_size, workers)
+        parts = _Parts(classes, {part: Split(*split) for part, split in read.items()})
+        if source.fetch is not None and "test" not in read:
+            raise BnewError(f"'{folder}' has a folder train but no test: put the test images there")
     else:
+        assert source.fetch is not None
         try:
             parts = source.fetch(data_dir, download)
         except FETCH_ERRORS as error:
@@ -260,6 +264,9 @@ def _load(name: str, data_dir: Path, image_size: int | None, workers: int, downl
         train, test = _hold_out(train, 5)
     if val is None:
         train, val = _hold_out(train, 10)
+    if from_folder and is_first_process():
+        sizes = f"{len(train)} images to train on, {len(val)} to validate, {len(test)} to test"
+        logger.info("%s: %d classes; %s", folder, len(parts.classes), sizes)
 
     mean, std = source.mean, source.std
     if mean is None or std is None:
@@ -294,82 +301,6 @@ def _mean_std(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     mean = total / count
     std = (squares / count - mean.square()).sqrt().clamp(min=1)  # a channel of one value stays finite
     return tuple((mean / 255).tolist()), tuple((std / 255).tolist())
-
-
-def _read_folder(root: Path, mode: str, image_size: int | None, workers: int) -> _Parts:
-    """``root/{train,val,test}/<class>/*``, of which val and test may be missing."""
-    if not (root / "train").is_dir():
-        what = "has no folder train" if root.is_dir() else "does not exist"
-        raise BnewError(f"the data folder '{root}' {what}: put the images there as train/<class>/*")
-    listed = {part: _list_images(root / part) for part in ("train", "val", "test") if (root / part).is_dir()}
-    classes = list(listed["train"])
-    for part, files in listed.items():
-        if list(files) != classes:
-            odd = sorted(set(files) ^ set(classes))[0]
-            has, lacks = (part, "train") if odd in files else ("train", part)
-            raise BnewError(f"in '{root}', {has} has a class '{odd}' that {lacks} has not: make them agree")
-    if len(classes) < 2:
-        raise BnewError(f"'{root / 'train'}' has the one class '{classes[0]}': add a folder for another")
-
-    first = next(iter(listed["train"].values()))[0]
-    shape = _decode(first, mode, image_size).shape
-
-    def read(files: dict[str, list[Path]]) -> Split:
-        paths = [path for class_files in files.values() for path in class_files]
-        labels = [label for label, class_files in enumerate(files.values()) for _ in class_files]
-        images = np.empty((len(paths), *shape), np.uint8)
-
-        def decode(chunk: range) -> None:
-            for index in chunk:
-                image = _decode(paths[index], mode, image_size)
-                if image.shape != shape:
-                    raise BnewError(
-                        f"the image '{paths[index]}' is {_size(image.shape)} and '{first}' is "
-                        f"{_size(shape)}: give --image-size to bring all to one size"
-                    )
-                images[index] = image
-
-        everything = range(len(paths))
-        # 64 a task: for small images, the pool would otherwise take as long as the decoding.
-        chunks = (everything[start : start + 64] for start in everything[::64])
-        with ThreadPoolExecutor(workers) as pool:
-            for _ in pool.map(decode, chunks):
-                pass  # to raise the first error, in the order of the files
-        return Split(torch.from_numpy(images), torch.tensor(labels))
-
-    return _Parts(tuple(classes), {part: read(files) for part, files in listed.items()})
-
-
-def _list_images(folder: Path) -> dict[str, list[Path]]:
-    """Class → its images, both sorted by name; hidden folders and files that are no images do not count."""
-    names = sorted(d.name for d in folder.iterdir() if d.is_dir() and not d.name.startswith("."))
-    if not names:
-        raise BnewError(f"'{folder}' has no class folders: put the images there as <class>/*")
-    files = {
-        n: sorted(f for f in (folder / n).iterdir() if f.suffix.lower() in IMAGE_SUFFIXES) for n in names
-    }
-    for name, images in files.items():
-        if not images:
-            raise BnewError(f"the class folder '{folder / name}' has no images: add some or remove it")
-    return files
-
-
-def _decode(path: Path, mode: str, image_size: int | None) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """The image as (C, H, W)."""
-    try:
-        with Image.open(path) as file:
-            image = file.convert(mode)
-    # What PIL raises, depending on the format.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise BnewError(f"cannot read the image '{path}' ({error}): repair or remove it") from error
-    if image_size is not None:
-        image = transforms.center_crop(transforms.resize(image, [image_size]), [image_size, image_size])
-    pixels = np.asarray(image)
-    return np.atleast_3d(pixels).transpose(2, 0, 1)
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    return f"{shape[2]}×{shape[1]}"
 
 
 class Batches:

@@ -1,0 +1,110 @@
+"""Reading a folder of images: ``{train,val,test}/<class>/*``, of which val and test may be missing."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.datasets.folder import IMG_EXTENSIONS
+from torchvision.transforms.v2 import functional as transforms
+
+from bnew.errors import BnewError
+
+IMAGE_SUFFIXES = frozenset(IMG_EXTENSIONS)
+
+
+def read_folder(
+    root: Path, mode: str, image_size: int | None, workers: int
+) -> tuple[tuple[str, ...], dict[str, tuple[Tensor, Tensor]]]:
+    """The classes, and of each part that is there its images, uint8 (N, C, H, W), and labels, int64 (N,).
+
+    Args:
+        root: the folder that holds train, and perhaps val and test.
+        mode: PIL's, which every image is converted to.
+        image_size: resize the shorter side to this many pixels and crop the centre.
+        workers: threads that decode.
+
+    Raises:
+        BnewError: a folder is missing or empty, classes or sizes differ, an image is broken.
+    """
+    if not (root / "train").is_dir():
+        what = "has no folder train" if root.is_dir() else "does not exist"
+        raise BnewError(f"the data folder '{root}' {what}: put the images there as train/<class>/*")
+    listed = {part: _list_images(root / part) for part in ("train", "val", "test") if (root / part).is_dir()}
+    classes = list(listed["train"])
+    for part, files in listed.items():
+        if list(files) != classes:
+            odd = sorted(set(files) ^ set(classes))[0]
+            has, lacks = (part, "train") if odd in files else ("train", part)
+            raise BnewError(f"in '{root}', {has} has a class '{odd}' that {lacks} has not: make them agree")
+    if len(classes) < 2:
+        raise BnewError(f"'{root / 'train'}' has the one class '{classes[0]}': add a folder for another")
+
+    first = next(iter(listed["train"].values()))[0]
+    shape = _decode(first, mode, image_size).shape
+
+    def read(files: dict[str, list[Path]]) -> tuple[Tensor, Tensor]:
+        paths = [path for class_files in files.values() for path in class_files]
+        labels = [label for label, class_files in enumerate(files.values()) for _ in class_files]
+        images = np.empty((len(paths), *shape), np.uint8)
+
+        def decode(chunk: range) -> None:
+            for index in chunk:
+                image = _decode(paths[index], mode, image_size)
+                if image.shape != shape:
+                    raise BnewError(
+                        f"the image '{paths[index]}' is {_size(image.shape)} and '{first}' is "
+                        f"{_size(shape)}: give --image-size to bring all to one size"
+                    )
+                images[index] = image
+
+        everything = range(len(paths))
+        # 64 a task: for small images, the pool would otherwise take as long as the decoding.
+        chunks = (everything[start : start + 64] for start in everything[::64])
+        with ThreadPoolExecutor(workers) as pool:
+            for _ in pool.map(decode, chunks):
+                pass  # to raise the first error, in the order of the files
+        return torch.from_numpy(images), torch.tensor(labels)
+
+    return tuple(classes), {part: read(files) for part, files in listed.items()}
+
+
+def _list_images(folder: Path) -> dict[str, list[Path]]:
+    """Class → its images, both sorted by name; what is hidden and files that are no images do not count."""
+    classes = [path for path in _visible(folder) if path.is_dir()]
+    if not classes:
+        raise BnewError(f"'{folder}' has no class folders: put the images there as <class>/*")
+    files = {c.name: [path for path in _visible(c) if path.suffix.lower() in IMAGE_SUFFIXES] for c in classes}
+    for name, images in files.items():
+        if not images:
+            raise BnewError(f"the class folder '{folder / name}' has no images: add some or remove it")
+    return files
+
+
+def _visible(folder: Path) -> list[Path]:
+    """What ``folder`` holds, sorted by name, but for the likes of ``.DS_Store`` and macOS's ``._cat.png``."""
+    visible = (path for path in folder.iterdir() if not path.name.startswith("."))
+    return sorted(visible, key=lambda path: path.name)
+
+
+def _decode(path: Path, mode: str, image_size: int | None) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """The image as (C, H, W)."""
+    try:
+        with Image.open(path) as file:
+            image = file.convert(mode)
+    # What PIL raises, depending on the format.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise BnewError(f"cannot read the image '{path}' ({error}): repair or remove it") from error
+    if image_size is not None:
+        image = transforms.center_crop(transforms.resize(image, [image_size]), [image_size, image_size])
+    pixels = np.asarray(image)
+    return np.atleast_3d(pixels).transpose(2, 0, 1)
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[2]}×{shape[1]}"
