@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import math
 import multiprocessing
+import os
+import signal
 import statistics
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -110,6 +112,30 @@ def test_lock_is_released_after_an_error(tmp_path: Path) -> None:
         raise ZeroDivisionError
     with Run(tmp_path).locked():
         pass
+
+
+def killed_while_writing(path: Path) -> None:
+    def write(p: Path) -> None:
+        p.write_text("new and ha")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    write_atomically(path, write)
+
+
+def test_the_lock_removes_what_a_killed_process_left(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    kept = [tmp_path / name for name in (
+        ".last.pt.1a", ".last.pt", "last.pt.12", ".mine.12", ".report.md.12", "last.pt", ".lock"
+    )]  # fmt: skip
+    for path in kept:
+        path.write_text("to be kept")
+    for path in (run.last, run.best, tmp_path / "metrics.csv", tmp_path / "summary.json"):
+        killed = multiprocessing.get_context("spawn").Process(target=killed_while_writing, args=(path,))
+        killed.start()
+        killed.join()
+        assert (tmp_path / f".{path.name}.{killed.pid}").is_file()
+    with run.locked():
+        assert sorted(tmp_path.iterdir()) == sorted(kept)
 
 
 # Recipe and summary

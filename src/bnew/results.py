@@ -17,6 +17,7 @@ import csv
 import json
 import math
 import os
+import re
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -33,6 +34,10 @@ from bnew.errors import BnewError
 from bnew.recipes import Recipe
 
 TABLES = ("metrics", "layers", "histogram")
+# What write_atomically leaves when it is killed, of the files that only the holder of a run's lock writes.
+LEFTOVER = re.compile(
+    rf"\.(last\.pt|best\.safetensors|({'|'.join(TABLES)})\.csv|(recipe|environment|summary)\.json)\.\d+"
+)
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -132,7 +137,7 @@ class Run:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run for this process.
+        """Hold the run for this process; what a killed one left half written is removed.
 
         Raises:
             BnewError: another process holds it.
@@ -141,6 +146,9 @@ class Run:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.path / ".lock", timeout=0)
             lock.acquire()
+            for path in self.path.iterdir():
+                if LEFTOVER.fullmatch(path.name):
+                    path.unlink()
         except Timeout:
             raise BnewError(
                 f"another process is training {self.path}: wait for it, or choose another folder"
