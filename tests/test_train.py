@@ -20,6 +20,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import MACHINE, RECIPE, STEPS, TEACHER, Crash, at_step, crash, fill_with_nan, kill_at_step, send
+from safetensors.torch import save_file
 from tensorboard.backend.event_processing import event_accumulator  # type: ignore[import-untyped]
 from torch import nn
 
@@ -27,6 +28,7 @@ from bnew.data import Batches, load
 from bnew.errors import BnewError, Interrupted, NumericalError
 from bnew.evaluate import Meter, build_model, evaluate, evaluate_run, load_weights
 from bnew.machine import make_fabric
+from bnew.models import create_model
 from bnew.recipes import Recipe
 from bnew.results import Run
 from bnew.train import _Training, train
@@ -215,6 +217,19 @@ def test_bad_weights_are_refused(stopped: Run, teacher: Run) -> None:
     stopped.best.unlink()
     with pytest.raises(BnewError, match="has not finished an epoch"):
         evaluate_run(stopped, MACHINE)
+
+
+@pytest.mark.parametrize("options", [{}, {"binary_ends": True}])
+def test_weights_for_another_number_of_classes(tmp_path: Path, options: dict[str, bool]) -> None:
+    run = Run(tmp_path)
+    save_file(create_model("birealnet8", num_classes=7, **options).state_dict(), run.best)
+    with pytest.raises(BnewError, match=r"best\.safetensors has 7 classes and the data 10 classes: give the"):
+        load_weights(create_model("birealnet8", **options), run)
+    for name in ("birealnet20", "wideresnet22"):
+        with pytest.raises(BnewError, match="is of another model"):
+            load_weights(create_model(name), run)
+    with pytest.raises(BnewError, match="is of another model"):
+        load_weights(create_model("birealnet8", in_channels=1, **options), run)
 
 
 # Bad input

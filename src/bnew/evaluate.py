@@ -62,7 +62,7 @@ def load_weights(model: nn.Module, run: Run) -> None:
     """Put the best weights of ``run`` into ``model``.
 
     Raises:
-        BnewError: the file is missing, cut short, or of another model.
+        BnewError: the file is missing, cut short, of another model, or for another number of classes.
     """
     try:
         weights = load_file(run.best)
@@ -72,13 +72,18 @@ def load_weights(model: nn.Module, run: Run) -> None:
         raise BnewError(
             f"{run.best} is cut short or not a checkpoint ({error}): train that run again"
         ) from None
-    own = model.state_dict()
-    shapes = {name: tensor.shape for name, tensor in own.items()}
-    wrong = shapes.items() ^ {name: tensor.shape for name, tensor in weights.items()}.items()
-    if wrong:
+    theirs, ours = ({name: t.shape for name, t in state.items()} for state in (weights, model.state_dict()))
+    wrong = sorted(name for name in theirs | ours if theirs.get(name) != ours.get(name))
+    shapes = [(theirs.get(name, ()), ours.get(name, ())) for name in wrong]
+    # Any layer but the last one takes the next one along when its number of rows changes.
+    rows = [(a[0], b[0]) for a, b in shapes if a and b and a[1:] == b[1:]]
+    if len(rows) == len(wrong) and len(set(rows)) == 1:
         raise BnewError(
-            f"{run.best} is of another model: '{min(wrong)[0]}' is missing, extra or of another shape"
+            f"{run.best} has {rows[0][0]} classes and the data {rows[0][1]} classes: give the data that it was "
+            "trained on, or a run that was trained on this data"
         )
+    if wrong:
+        raise BnewError(f"{run.best} is of another model: '{wrong[0]}' is missing, extra or of another shape")
     model.load_state_dict(weights)
 
 
