@@ -11,6 +11,7 @@ from urllib.error import URLError
 
 import pytest
 from helpers import at_step, fill_with_nan, send
+from PIL import Image
 
 from bnew import __version__
 from bnew.cli import COMMANDS, NAMES, main
@@ -120,6 +121,24 @@ def test_from_training_to_report(bnew: Cli, tmp_path: Path) -> None:
     assert code == 0
     assert f"{100 * test:.2f}" in (tmp_path / "report.md").read_text()
     assert (tmp_path / "report.html").is_file()
+
+
+def test_eval_finds_the_data(bnew: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ant", "bee"):
+        (tmp_path / "mine" / "train" / name).mkdir(parents=True)
+        for i in range(20):
+            Image.new("RGB", (8, 8), (i, 12 * i, len(name))).save(tmp_path / f"mine/train/{name}/{i}.png")
+    monkeypatch.chdir(tmp_path)
+    assert bnew(TRAIN, "run", "--data", "folder", "--data-dir", "mine")[0] == 0
+    monkeypatch.chdir(tmp_path / "run")
+    code, out, _ = bnew("eval --device cpu .")
+    assert code == 0
+    assert f"test accuracy: {Run('.').summary['test_accuracy']:.4f}" in out
+    code, _, err = bnew("eval --device cpu . --data-dir elsewhere")
+    assert code == 2
+    assert "elsewhere' does not exist" in err
+    Path("environment.json").unlink()
+    assert "data' does not exist" in bnew("eval --device cpu .")[2]
 
 
 def test_models_and_summary(bnew: Cli) -> None:

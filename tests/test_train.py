@@ -452,27 +452,53 @@ def test_compiled_is_the_same_network(
     assert float(compiled["distance"]) == pytest.approx(float(plain["distance"]), rel=1e-4)
 
 
-def test_two_processes_make_one_run(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text("from bnew.cli import main\nmain()\n")
-    out = tmp_path / "run"
-    options = (
-        "--data digits --model birealnet8 --method bnew --epochs 1 --batch-size 256 --device cpu "
-        f"--devices 2 --compile False --quiet --out {out}"
-    )
+def two_processes(
+    folder: Path, words: str, before: str = "", code: int = 0
+) -> subprocess.CompletedProcess[str]:
+    """``bnew`` with the options for two processes, each of which runs the statement ``before`` first."""
+    script = folder / "script.py"
+    path = f"import os, sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+    script.write_text(f"{path}from bnew.cli import main\n{before}\nmain()\n")
     done = subprocess.run(
-        [sys.executable, str(script), "train", *options.split()],
+        [
+            sys.executable,
+            str(script),
+            *words.split(),
+            *["--device", "cpu", "--devices", "2", "--compile", "False", "--quiet"],
+        ],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=600,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == code, done.stderr
+    return done
+
+
+TWO = "train --data digits --model birealnet8 --method bnew --batch-size 256 --epochs"
+
+
+def test_two_processes_make_one_run(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = two_processes(tmp_path, f"{TWO} 1 --out {out}")
     assert done.stdout.count("test accuracy") == 1
     run = Run(out)
     assert run.environment["world_size"] == 2
     assert len(run.rows()) == 1
     assert len(list(out.glob("events.*"))) == 1
     # Both shares of the validation images, together, are what one process sees.
-    assert evaluate_run(run, MACHINE, "val")["accuracy"] == run.summary["val_accuracy"]
+    one = evaluate_run(run, MACHINE, "val")
+    assert one["accuracy"] == run.summary["val_accuracy"]
     assert Recipe.from_dict(RECIPE.to_dict()).replace(seed=run.recipe.seed) == run.recipe
+
+    # So it is when they evaluate the run, each of them its half, and one of them says it.
+    count = f"""
+from bnew.evaluate import Meter
+def update(self, loss, logits, labels, update=Meter.update):
+    update(self, loss, logits, labels)
+    open({str(tmp_path)!r} + "/seen", "a").write(f"{{len(labels)}}\\n")
+Meter.update = update
+"""
+    done = two_processes(tmp_path, f"eval {out} --split val", count)
+    assert done.stdout == f"val loss: {one['loss']:.4f}\nval accuracy: {one['accuracy']:.4f}\n"
+    assert sorted((tmp_path / "seen").read_text().split()) == ["71", "72"]

@@ -142,8 +142,10 @@ def evaluate(
     from bnew.evaluate import evaluate_run
     from bnew.results import Run
 
-    for name, value in evaluate_run(Run(run), machine, split).items():
-        print(f"{split} {name}: {value:.4f}")
+    result = evaluate_run(Run(run), machine, split)
+    if is_first_process():
+        for name, value in result.items():
+            print(f"{split} {name}: {value:.4f}")
     return 0
 
 

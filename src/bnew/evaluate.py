@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
@@ -79,8 +82,8 @@ def load_weights(model: nn.Module, run: Run) -> None:
     rows = [(a[0], b[0]) for a, b in shapes if a and b and a[1:] == b[1:]]
     if len(rows) == len(wrong) and len(set(rows)) == 1:
         raise BnewError(
-            f"{run.best} has {rows[0][0]} classes and the data {rows[0][1]} classes: give the data that it was "
-            "trained on, or a run that was trained on this data"
+            f"{run.best} has {rows[0][0]} classes and the data {rows[0][1]} classes: give the data that it "
+            "was trained on, or a run that was trained on this data"
         )
     if wrong:
         raise BnewError(f"{run.best} is of another model: '{wrong[0]}' is missing, extra or of another shape")
@@ -93,23 +96,30 @@ def build_model(recipe: Recipe, data: Dataset) -> nn.Module:
     return create_model(recipe.model, **options).to(memory_format=torch.channels_last)
 
 
+def shares(fabric: Fabric) -> dict[str, Any]:
+    """Options of :class:`Batches` for this process to get its share of each batch, where it computes."""
+    return {"device": fabric.device, "rank": fabric.global_rank, "world_size": fabric.world_size}
+
+
 def load_data(recipe: Recipe, machine: Machine) -> Dataset:
     """The recipe's data set, held in memory."""
-    return load(recipe.data, machine.data_dir, image_size=recipe.image_size, workers=machine.decode_threads)
+    return load(recipe.data, machine.data_path, image_size=recipe.image_size, workers=machine.decode_threads)
 
 
 def evaluate_run(run: Run, machine: Machine, split: str = "test") -> dict[str, float]:
     """The best weights of ``run`` on ``split`` (train, val or test), at the values that were validated.
 
+    Without a folder of data sets in ``machine``, the images come from that of the run.
+
     Raises:
         BnewError: no such run or split.
     """
+    machine = replace(machine, data_dir=machine.data_dir or run.data_dir)
     fabric = make_fabric(machine)
     data = load_data(run.recipe, machine)
     splits = {"train": data.train, "val": data.val, "test": data.test}
     model = build_model(run.recipe, data)
     load_weights(model, run)
-    batches = Batches(
-        lookup("split", split, splits), data, EVAL_BATCH_SIZE, device=fabric.device, train=False
-    )
+    images = lookup("split", split, splits)
+    batches = Batches(images, data, EVAL_BATCH_SIZE, train=False, **shares(fabric))
     return evaluate(fabric.to_device(model), batches, fabric, data.num_classes)

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class Machine:
     """Where the data is, and what computes."""
 
-    data_dir: str = "data"
-    """Folder of the data sets."""
+    data_dir: str | None = None
+    """Folder of the data sets; None: data, and to evaluate a run the folder that it was trained with."""
     device: str = "auto"
     """cpu, cuda, mps or auto."""
     devices: int = 1
@@ -37,6 +37,11 @@ class Machine:
     """Save every so many steps too; 0 is at the end of each epoch only."""
     quiet: bool = False
     """Show no progress."""
+
+    @property
+    def data_path(self) -> Path:
+        """The folder of the data sets."""
+        return Path(self.data_dir or "data")
 
 
 def make_fabric(machine: Machine) -> Fabric:

@@ -1,7 +1,7 @@
 """A run's folder: what is written while it trains, and what is read from it afterwards.
 
 recipe.json        the recipe
-environment.json   versions, machine, commit
+environment.json   versions, machine, commit, folder of the data sets
 metrics.csv        one row an epoch
 layers.csv         one row an epoch and binary layer
 histogram.csv      one row an epoch: how many weights in each of 40 equal bins of [-1, 1]
@@ -120,6 +120,12 @@ class Run:
     def environment(self) -> dict[str, Any]:
         """Versions and machine that the run last ran with."""
         return self._read("environment.json")
+
+    @property
+    def data_dir(self) -> str | None:
+        """The folder of data sets that the run last used, if that is recorded."""
+        recorded = (self.path / "environment.json").is_file()
+        return self.environment.get("data_dir") if recorded else None
 
     def _read(self, name: str) -> dict[str, Any]:
         try:

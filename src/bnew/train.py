@@ -23,7 +23,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from bnew.data import Batches
 from bnew.errors import BnewError, Interrupted, NumericalError
-from bnew.evaluate import EVAL_BATCH_SIZE, Meter, build_model, evaluate, load_data, load_weights
+from bnew.evaluate import EVAL_BATCH_SIZE, Meter, build_model, evaluate, load_data, load_weights, shares
 from bnew.layers import binary_parameters, named_binary_parameters
 from bnew.machine import Machine, environment, is_first_process, make_fabric
 from bnew.methods import create_method
@@ -59,7 +59,8 @@ def train(recipe: Recipe, path: str | Path, machine: Machine = Machine()) -> Run
         else:
             fabric = make_fabric(machine)
             training = _Training(recipe, run, machine, fabric)
-            run.begin(recipe, environment(fabric))  # only now: a mistake is not to claim the folder
+            record = {**environment(fabric), "data_dir": str(machine.data_path.resolve())}
+            run.begin(recipe, record)  # only now: a mistake is not to claim the folder
             training.fit()
     return run
 
@@ -70,16 +71,12 @@ class _Training:
     def __init__(self, recipe: Recipe, run: Run, machine: Machine, fabric: Fabric) -> None:
         self.recipe, self.run, self.machine, self.fabric = recipe, run, machine, fabric
         self.data = load_data(recipe, machine)
-        shards: dict[str, Any] = {
-            "device": fabric.device,
-            "rank": fabric.global_rank,
-            "world_size": fabric.world_size,
-        }
+        share = shares(fabric)
         self.batches = Batches(
-            self.data.train, self.data, recipe.batch_size, train=True, seed=recipe.seed, **shards
+            self.data.train, self.data, recipe.batch_size, train=True, seed=recipe.seed, **share
         )
         self.val, self.test = (
-            Batches(split, self.data, EVAL_BATCH_SIZE, train=False, **shards)
+            Batches(split, self.data, EVAL_BATCH_SIZE, train=False, **share)
             for split in (self.data.val, self.data.test)
         )
         self.total_steps = recipe.epochs * len(self.batches)
