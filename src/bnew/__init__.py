@@ -24,6 +24,7 @@ _NAMES = {
     "sign": "bnew.layers",
     "binarize": "bnew.convert",
     "summary": "bnew.sizes",
+    "pack": "bnew.packing",
     "create_model": "bnew.models",
     "list_models": "bnew.models",
 }
@@ -54,6 +55,7 @@ if TYPE_CHECKING:  # `as` is how a type checker knows that a name is public
     from bnew.layers import sign as sign
     from bnew.models import create_model as create_model
     from bnew.models import list_models as list_models
+    from bnew.packing import pack as pack
     from bnew.sizes import summary as summary
 
 

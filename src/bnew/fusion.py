@@ -1,0 +1,184 @@
+"""The nodes of a packed file: every pointwise step goes into the node that makes its input.
+
+A step costs no pass over memory of its own there. What has another consumer too stays as it is, and the step
+gets a node of its own (``identity``).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Container, Sequence
+from itertools import chain, count
+from typing import Any
+
+import numpy.typing as npt
+
+from bnew.exported import Shape, Value, reachable
+
+STEPS = frozenset(["scale", "shift", "add", "multiply", "prelu", "clamp", "sigmoid", "hard_sigmoid", "sign"])
+Array = npt.NDArray[Any]
+
+
+class Graph:
+    """Nodes and tensors of the packed file that computes ``output``, see docs/format.md.
+
+    Attributes:
+        nodes: as the file has them.
+        tensors: by name; binary weights as uint32 words, all others float64.
+        shape: (C, H, W) of the image.
+        output: the name of the output.
+
+    Raises:
+        BnewError: the output needs what has no place in the file.
+    """
+
+    INPUT = "input"
+
+    def __init__(self, output: Value) -> None:
+        self.nodes: list[dict[str, Any]] = []
+        self.tensors: dict[str, Array] = {}
+        self.shape: Shape = (0, 0, 0)
+        self._tensor_names: dict[int, str] = {}
+        self._made_by: dict[Value, int | None] = {}  # value → its node's number; None for the image
+        self._bits: dict[Value, str] = {}
+        values = reachable(output)
+        self._users: defaultdict[Value, list[Value | None]] = defaultdict(list, {output: [None]})
+        for value in values:
+            for needed in value.inputs:
+                self._users[needed].append(value)
+        for value in values:
+            self._emit(value)
+        if output.op == "input":
+            self._made_by[output] = self._new_node("identity", output, output)
+        self.output = self._name(output)
+        self.nodes = [_in_order(node) for node in self.nodes]
+
+    def _emit(self, value: Value) -> None:
+        if value.op == "input":
+            assert value.shape is not None
+            self.shape = value.shape
+            self._made_by[value] = None
+        elif value.op == "bits":
+            self._emit_bits(value)
+        elif value.op in STEPS:
+            if not self._is_absorbed(value):
+                self._emit_step(value)
+        else:
+            self._emit_operator(value)
+
+    # What a sign absorbs: bits = sign(scale · v + shift).
+
+    def _is_absorbed(self, value: Value) -> bool:
+        """Whether a scale or a shift is there for the sake of bits alone."""
+        user = self._only_user(value)
+        if user is not None and value.op == "scale" and user.op == "shift":
+            user = self._only_user(user)
+        return user is not None and user.op == "bits" and value.op in ("scale", "shift")
+
+    def _only_user(self, value: Value) -> Value | None:
+        users = self._users[value]
+        return users[0] if len(users) == 1 else None
+
+    def _emit_bits(self, value: Value) -> None:
+        (source,) = value.inputs
+        absorbed: dict[str, Value] = {}
+        for kind in ("shift", "scale"):
+            if source.op == kind and self._is_absorbed(source):
+                absorbed[kind] = source
+                (source,) = source.inputs
+        number = self._made_by[source]
+        if number is None or "sign" in self.nodes[number]:
+            number = self._new_node("identity", next(iter(absorbed.values()), value), source)
+        node = self.nodes[number]
+        sign = {
+            kind: self._tensor(absorbed[kind].numbers, absorbed[kind])
+            for kind in ("scale", "shift")
+            if kind in absorbed
+        }
+        self._bits[value] = f"b{number}"
+        node["sign"] = {**sign, "output": f"b{number}"}
+
+    # Steps
+
+    def _emit_step(self, value: Value) -> None:
+        main = self._main(value)
+        number = self._made_by[main]
+        if number is None or not self._takes_step(main, value):
+            number = self._new_node("identity", value, main)
+        node = self.nodes[number]
+        others = list(value.inputs)
+        others.remove(main)
+        node.setdefault("then", []).append({value.op: self._step(value, others)})
+        self._made_by[value] = number
+
+    def _main(self, value: Value) -> Value:
+        """The input of a step that the step is done to; it is the other one that is added or multiplied."""
+        whole = [operand for operand in value.inputs if operand.shape == value.shape]
+        return next((operand for operand in whole if self._takes_step(operand, value)), whole[0])
+
+    def _takes_step(self, main: Value, value: Value) -> bool:
+        """Whether the step can go into the node of ``main``: it has no other use, the rest comes before."""
+        number = self._made_by[main]
+        before = (self._made_by[other] for other in value.inputs if other is not main)
+        return (
+            number is not None
+            and self._only_user(main) is value
+            and all(other is None or other < number for other in before)
+        )
+
+    def _step(self, value: Value, others: Sequence[Value]) -> Any:
+        if others:
+            return self._name(others[0])
+        if value.numbers is not None:
+            return self._tensor(value.numbers, value)
+        return value.fields["step"]
+
+    # Nodes
+
+    def _emit_operator(self, value: Value) -> None:
+        number = self._new_node(value.op, value, *value.inputs)
+        node = self.nodes[number]
+        if value.weight is not None:
+            node["weight"] = self._tensor(value.weight, value, "weight")
+        node.update(value.fields)
+        self._made_by[value] = number
+
+    def _new_node(self, op: str, at: Value, *inputs: Value) -> int:
+        names = [self._name(value) for value in inputs]
+        feeds = {"inputs": names} if op == "concat" else {"input": names[0]}
+        self.nodes.append({"op": op, "name": self._node_name(at), **feeds})
+        return len(self.nodes) - 1
+
+    def _node_name(self, at: Value) -> str:
+        """The layer's place in the model; a second node there gets a number."""
+        return _free(at.place.layer or at.place.operator, {node["name"] for node in self.nodes})
+
+    def _name(self, value: Value) -> str:
+        """The name of a value, which its node then has to give."""
+        if value.op == "bits":
+            return self._bits[value]
+        number = self._made_by[value]
+        if number is None:
+            return self.INPUT
+        self.nodes[number]["output"] = f"v{number}"
+        return f"v{number}"
+
+    def _tensor(self, array: Array | None, user: Value, what: str = "") -> str:
+        """The name of the tensor of these numbers, the same one wherever the model uses the same numbers."""
+        assert array is not None
+        if id(array) not in self._tensor_names:
+            name = f"{user.place.layer or user.place.operator}.{what or user.op}"
+            self._tensor_names[id(array)] = name = _free(name, self.tensors)
+            self.tensors[name] = array
+        return self._tensor_names[id(array)]
+
+
+def _free(name: str, used: Container[str]) -> str:
+    """The name, or the first of name#2, name#3 … that is not used yet."""
+    return next(n for n in chain([name], (f"{name}#{i}" for i in count(2))) if n not in used)
+
+
+def _in_order(node: dict[str, Any]) -> dict[str, Any]:
+    """The fields in the order of docs/format.md, what the node gives last."""
+    last = {key: node[key] for key in ("then", "output", "sign") if key in node}
+    return {key: value for key, value in node.items() if key not in last} | last

@@ -1,0 +1,289 @@
+"""A slow, readable reader and interpreter of the packed file, from docs/format.md alone: the oracle.
+
+Everything is float64 until a node gives its value, which is float32, so that a test can tell rounding from
+mistakes.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+DTYPES = {"U32": "<u4", "F32": "<f4", "F16": "<f2"}
+FIELDS = {
+    "conv": {"weight", "channels", "kernel", "stride", "padding", "dilation", "groups"},
+    "max_pool": {"kernel", "stride", "padding", "dilation", "size"},
+    "avg_pool": {"kernel", "stride", "padding", "size", "count_padding"},
+    "adaptive_avg_pool": {"size"},
+    "identity": set(),
+    "concat": set(),
+    "flatten": set(),
+    "softmax": set(),
+}
+FIELDS["binary_conv"] = FIELDS["conv"]
+
+
+@dataclass
+class PackedFile:
+    """Header and tensors of a file, checked against docs/format.md."""
+
+    graph: dict[str, Any]
+    tensors: dict[str, Array]
+    header_bytes: int
+
+    @property
+    def tensor_bytes(self) -> int:
+        return sum(array.nbytes for array in self.tensors.values())
+
+
+def load(path: str | Path) -> PackedFile:
+    data = Path(path).read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    assert length % 8 == 0
+    header = json.loads(data[8 : 8 + length])
+    metadata = header.pop("__metadata__")
+    assert set(metadata) == {"format", "version", "graph"}
+    assert (metadata["format"], metadata["version"]) == ("bnew", "1")
+    body = data[8 + length :]
+    tensors, end = {}, 0
+    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        begin, stop = entry["data_offsets"]
+        assert begin == end, "gap or overlap"
+        dtype = np.dtype(DTYPES[entry["dtype"]])
+        assert begin % dtype.itemsize == 0, "not aligned"
+        assert stop - begin == dtype.itemsize * int(np.prod(entry["shape"]))
+        tensors[name] = np.frombuffer(body[begin:stop], dtype).reshape(entry["shape"])
+        end = stop
+    assert end == len(body), "bytes left over"
+    graph = json.loads(metadata["graph"])
+    check(graph, tensors)
+    return PackedFile(graph, tensors, 8 + length)
+
+
+def check(graph: dict[str, Any], tensors: dict[str, Array]) -> None:
+    """Every field is known, every name is given before it is used, real where real is needed, and used."""
+    assert set(graph) - {"classes"} == {"input", "nodes", "output"}
+    assert set(graph["input"]) - {"mean", "std"} == {"name", "shape"}
+    kinds = {graph["input"]["name"]: "real"}
+    used, named = set(), set()
+    names = [node["name"] for node in graph["nodes"]]
+    assert len(set(names)) == len(names), "node names are not unique"
+
+    def give(name: str, kind: str) -> None:
+        assert name not in kinds, f"{name} is given twice"
+        kinds[name] = kind
+
+    def use(name: str, kind: str) -> None:
+        assert kinds[name] == kind, f"{name} is {kinds[name]}, not {kind}"
+        used.add(name)
+
+    for node in graph["nodes"]:
+        feeds = "inputs" if node["op"] == "concat" else "input"
+        assert FIELDS[node["op"]] | {"op", "name", feeds} == set(node) - {"then", "output", "sign"}
+        assert "output" in node or "sign" in node
+        for name in node["inputs"] if feeds == "inputs" else [node["input"]]:
+            use(name, "bits" if node["op"] == "binary_conv" else "real")
+        if "weight" in node:
+            named.add(node["weight"])
+            c_in, c_out = node["channels"]
+            shape = (c_out, c_in // node["groups"], *node["kernel"])
+            if node["op"] == "binary_conv":
+                shape = (c_out, -(-int(np.prod(shape[1:])) // 32))
+            assert tensors[node["weight"]].shape == shape
+            assert (tensors[node["weight"]].dtype == np.uint32) == (node["op"] == "binary_conv")
+        for step in node.get("then", []):
+            ((kind, argument),) = step.items()
+            if kind in ("scale", "shift", "prelu"):
+                named.add(argument)
+            elif kind in ("add", "multiply"):
+                use(argument, "real")
+            elif kind == "clamp":
+                assert len(argument) == 2
+            else:
+                assert kind in ("sigmoid", "hard_sigmoid", "sign")
+                assert argument == {}
+        if "output" in node:
+            give(node["output"], "real")
+        if "sign" in node:
+            assert set(node["sign"]) - {"scale", "shift"} == {"output"}
+            named.update(node["sign"][key] for key in ("scale", "shift") if key in node["sign"])
+            give(node["sign"]["output"], "bits")
+    use(graph["output"], "real")
+    assert set(kinds) - {graph["input"]["name"]} <= used, "a value is never used"
+    assert set(tensors) == named, "a tensor is missing or never used"
+
+
+def unpack(words: Array, c_in: int, kernel: tuple[int, int]) -> Array:
+    """Words (C_out, ⌈K / 32⌉) → ±1 (C_out, C_in / groups, kh, kw)."""
+    kh, kw = kernel
+    weight = np.empty((len(words), c_in, kh, kw))
+    for o, row in enumerate(words):
+        for c in range(c_in):
+            for y in range(kh):
+                for x in range(kw):
+                    i = (y * kw + x) * c_in + c
+                    weight[o, c, y, x] = 1 if int(row[i // 32]) >> (i % 32) & 1 else -1
+    bits = sum(int(word).bit_count() for word in words.flat)
+    assert bits == (weight > 0).sum(), "bits from K on are not clear"
+    return weight
+
+
+def windows(x: Array, node: dict[str, Any], size: tuple[int, int], fill: float) -> Array:
+    """(N, C, H, W) → (N, C, H', W', kh, kw): the places of each window; ``fill`` outside the image."""
+    (kh, kw), (sy, sx), (top, left, bottom, right) = node["kernel"], node["stride"], node["padding"]
+    dy, dx = node.get("dilation", [1, 1])
+    # Windows of a size that was rounded up reach beyond the padding.
+    wide = np.pad(
+        x, ((0, 0), (0, 0), (top, bottom + sy + dy * kh), (left, right + sx + dx * kw)), constant_values=fill
+    )
+    rows = np.arange(size[0])[:, None] * sy + np.arange(kh) * dy
+    columns = np.arange(size[1])[:, None] * sx + np.arange(kw) * dx
+    return wide[:, :, rows[:, None, :, None], columns[None, :, None, :]]
+
+
+def convolve(x: Array, weight: Array, node: dict[str, Any]) -> Array:
+    (kh, kw), (sy, sx), (top, left, bottom, right) = node["kernel"], node["stride"], node["padding"]
+    dy, dx = node["dilation"]
+    height = (x.shape[2] + top + bottom - dy * (kh - 1) - 1) // sy + 1
+    width = (x.shape[3] + left + right - dx * (kw - 1) - 1) // sx + 1
+    patches = windows(x, node, (height, width), 0)
+    parts = zip(np.split(patches, node["groups"], 1), np.split(weight, node["groups"], 0), strict=True)
+    return np.concatenate([np.einsum("nchwyx,ocyx->nohw", p, w, optimize=True) for p, w in parts], 1)
+
+
+def max_pool(x: Array, node: dict[str, Any]) -> Array:
+    return np.asarray(windows(x, node, tuple(node["size"]), -np.inf).max((-2, -1)))
+
+
+def avg_pool(x: Array, node: dict[str, Any]) -> Array:
+    sums = windows(x, node, tuple(node["size"]), 0).sum((-2, -1))
+    inside = np.ones((1, 1, *x.shape[2:]))
+    if node["count_padding"]:
+        top, left, bottom, right = node["padding"]
+        inside = np.ones((1, 1, x.shape[2] + top + bottom, x.shape[3] + left + right))
+        node = {**node, "padding": [0, 0, 0, 0]}
+    return np.asarray(sums / windows(inside, node, tuple(node["size"]), 0).sum((-2, -1)))
+
+
+def adaptive_avg_pool(x: Array, node: dict[str, Any]) -> Array:
+    h, w = node["size"]
+    height, width = x.shape[2:]
+    out = np.empty((*x.shape[:2], h, w))
+    for i in range(h):
+        for j in range(w):
+            rows = slice(i * height // h, -(-(i + 1) * height // h))
+            columns = slice(j * width // w, -(-(j + 1) * width // w))
+            out[:, :, i, j] = x[:, :, rows, columns].mean((2, 3))
+    return out
+
+
+def softmax(x: Array) -> Array:
+    e = np.exp(x - x.max(1, keepdims=True))
+    return np.asarray(e / e.sum(1, keepdims=True))
+
+
+def sign(v: Array) -> Array:
+    return np.where(v >= 0, 1.0, -1.0)
+
+
+class Reference:
+    """Runs a packed file; ``values`` and ``integers`` (of binary convolutions, by node) of the last batch."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.file = load(path)
+        self.values: dict[str, Array] = {}
+        self.integers: dict[str, Array] = {}
+
+    def __call__(self, x: Array) -> Array:
+        """float (N, C, H, W), or bytes (N, H, W, C), to the output; a vector as (N, C)."""
+        graph = self.file.graph
+        image = graph["input"]
+        if x.dtype == np.uint8:
+            x = ((x / 255 - image["mean"]) / image["std"]).transpose(0, 3, 1, 2)
+        assert list(x.shape[1:]) == image["shape"]
+        self.values = {image["name"]: x.astype(np.float32)}
+        self.integers = {}
+        for node in graph["nodes"]:
+            self._run(node)
+        out = self.values[graph["output"]]
+        return out[:, :, 0, 0] if out.shape[2:] == (1, 1) else out
+
+    def _numbers(self, name: str, channels: int) -> Array:
+        numbers = self.file.tensors[name].astype(np.float64)
+        assert numbers.shape in ((1,), (channels,))
+        return numbers[:, None, None]
+
+    def _run(self, node: dict[str, Any]) -> None:
+        v = self._operate(node)
+        for step in node.get("then", []):
+            ((kind, argument),) = step.items()
+            v = self._step(v, kind, argument)
+        if "output" in node:
+            self.values[node["output"]] = v.astype(np.float32)
+        if "sign" in node:
+            for kind in ("scale", "shift"):
+                if kind in node["sign"]:
+                    v = self._step(v, kind, node["sign"][kind])
+            self.values[node["sign"]["output"]] = sign(v)
+
+    def _operate(self, node: dict[str, Any]) -> Array:
+        names = node.get("inputs") or [node["input"]]
+        inputs = [self.values[name].astype(np.float64) for name in names]
+        x = inputs[0]
+        match node["op"]:
+            case "conv":
+                return convolve(x, self.file.tensors[node["weight"]].astype(np.float64), node)
+            case "binary_conv":
+                words = self.file.tensors[node["weight"]]
+                weight = unpack(words, node["channels"][0] // node["groups"], node["kernel"])
+                self.integers[node["name"]] = convolve(x, weight, node)
+                return self.integers[node["name"]]
+            case "max_pool":
+                return max_pool(x, node)
+            case "avg_pool":
+                return avg_pool(x, node)
+            case "adaptive_avg_pool":
+                return adaptive_avg_pool(x, node)
+            case "identity":
+                return x
+            case "concat":
+                return np.concatenate(inputs, 1)
+            case "flatten":
+                return x.reshape(len(x), -1, 1, 1)
+            case "softmax":
+                return softmax(x)
+        raise AssertionError(node["op"])
+
+    def _step(self, v: Array, kind: str, argument: Any) -> Array:
+        channels = v.shape[1]
+        match kind:
+            case "scale":
+                return v * self._numbers(argument, channels)
+            case "shift":
+                return v + self._numbers(argument, channels)
+            case "prelu":
+                return np.where(v >= 0, v, v * self._numbers(argument, channels))
+            case "add" | "multiply":
+                other = self.values[argument].astype(np.float64)
+                assert channels % other.shape[1] == 0
+                assert other.shape[2:] in (v.shape[2:], (1, 1))
+                other = other[:, np.arange(channels) % other.shape[1]]
+                return v + other if kind == "add" else v * other
+            case "clamp":
+                lowest, highest = argument
+                v = v if lowest is None else np.maximum(v, lowest)
+                return v if highest is None else np.minimum(v, highest)
+            case "sigmoid":
+                return np.asarray(1 / (1 + np.exp(-v)))
+            case "hard_sigmoid":
+                return np.clip(v / 6 + 0.5, 0, 1)
+            case "sign":
+                return sign(v)
+        raise AssertionError(kind)
