@@ -29,7 +29,6 @@ from bnew.errors import BnewError, Interrupted, NumericalError
 from bnew.evaluate import Meter, build_model, evaluate, evaluate_run, load_weights
 from bnew.machine import make_fabric
 from bnew.models import create_model
-from bnew.recipes import Recipe
 from bnew.results import Run
 from bnew.train import _Training, train
 
@@ -455,50 +454,92 @@ def test_compiled_is_the_same_network(
 def two_processes(
     folder: Path, words: str, before: str = "", code: int = 0
 ) -> subprocess.CompletedProcess[str]:
-    """``bnew`` with the options for two processes, each of which runs the statement ``before`` first."""
+    """``bnew`` in two processes, each of which runs the Python text ``before`` first."""
     script = folder / "script.py"
-    path = f"import os, sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-    script.write_text(f"{path}from bnew.cli import main\n{before}\nmain()\n")
+    tests = str(Path(__file__).parent)
+    script.write_text(
+        f"import sys; sys.path.insert(0, {tests!r})\nfrom bnew.cli import main\n{before}\nmain()\n"
+    )
+    options = "--device cpu --devices 2 --compile False --quiet"
     done = subprocess.run(
-        [
-            sys.executable,
-            str(script),
-            *words.split(),
-            *["--device", "cpu", "--devices", "2", "--compile", "False", "--quiet"],
-        ],
+        [sys.executable, str(script), *words.split(), *options.split()],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=300,
     )
     assert done.returncode == code, done.stderr
     return done
 
 
-TWO = "train --data digits --model birealnet8 --method bnew --batch-size 256 --epochs"
+TWO = "train --data digits --model birealnet8 --method bnew --epochs 2 --batch-size 256 --out"
+# Four steps from look to look; the second process alone does something in the middle of a step.
+SECOND = """
+from helpers import at_step, fill_with_nan, send
+import bnew.train
+bnew.train.CHECK_EVERY = 4
+at_step({step}, lambda training: training.fabric.global_rank and {action}(training)).__enter__()
+"""
 
 
-def test_two_processes_make_one_run(tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    done = two_processes(tmp_path, f"{TWO} 1 --out {out}")
+@pytest.fixture(scope="module")
+def of_two(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run that two processes made together."""
+    folder = tmp_path_factory.mktemp("two")
+    done = two_processes(folder, f"{TWO} {folder / 'run'}")
     assert done.stdout.count("test accuracy") == 1
-    run = Run(out)
-    assert run.environment["world_size"] == 2
-    assert len(run.rows()) == 1
-    assert len(list(out.glob("events.*"))) == 1
-    # Both shares of the validation images, together, are what one process sees.
-    one = evaluate_run(run, MACHINE, "val")
-    assert one["accuracy"] == run.summary["val_accuracy"]
-    assert Recipe.from_dict(RECIPE.to_dict()).replace(seed=run.recipe.seed) == run.recipe
+    return Run(folder / "run")
 
-    # So it is when they evaluate the run, each of them its half, and one of them says it.
+
+def test_two_processes_make_one_run(of_two: Run) -> None:
+    assert of_two.environment["world_size"] == 2
+    assert len(of_two.rows()) == 2
+    assert len(list(of_two.path.glob("events.*"))) == 1
+    # Both shares of the validation images, together, are what one process sees.
+    assert evaluate_run(of_two, MACHINE, "val")["accuracy"] == of_two.summary["val_accuracy"]
+    assert of_two.recipe == RECIPE.replace(epochs=2)
+
+
+def test_two_processes_evaluate_each_image_once(of_two: Run, tmp_path: Path) -> None:
+    seen = tmp_path / "seen"
     count = f"""
 from bnew.evaluate import Meter
 def update(self, loss, logits, labels, update=Meter.update):
     update(self, loss, logits, labels)
-    open({str(tmp_path)!r} + "/seen", "a").write(f"{{len(labels)}}\\n")
+    print(len(labels), file=open({str(seen)!r}, "a"))
 Meter.update = update
 """
-    done = two_processes(tmp_path, f"eval {out} --split val", count)
+    done = two_processes(tmp_path, f"eval {of_two.path} --split val", count)
+    one = evaluate_run(of_two, MACHINE, "val")
     assert done.stdout == f"val loss: {one['loss']:.4f}\nval accuracy: {one['accuracy']:.4f}\n"
-    assert sorted((tmp_path / "seen").read_text().split()) == ["71", "72"]
+    assert sorted(seen.read_text().split()) == ["71", "72"]
+
+
+def test_a_signal_to_one_of_two_processes_stops_both(of_two: Run, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    signalled = SECOND.format(step=STEPS, action="send(15)")
+    done = two_processes(tmp_path, f"{TWO} {out}", signalled, code=130)
+    assert done.stderr.count("stopped in epoch 2 of 2") == 1
+    state = torch.load(out / "last.pt", weights_only=True)
+    assert state["step"] == 8
+    assert state["meter"][3] == 2 * 256  # images of both in the two steps of this epoch
+
+    shutil.copytree(out, tmp_path / "alone")
+    two_processes(tmp_path, f"{TWO} {out}")
+    resumed, unbroken = outcome(Run(out)), outcome(of_two)
+    for row, expected in zip(resumed["metrics"], unbroken["metrics"], strict=True):
+        loss = float(expected.pop("train_loss"))  # sums over processes, in another order
+        assert float(row.pop("train_loss")) == pytest.approx(loss, rel=1e-12)
+    assert resumed == unbroken
+
+    # One process can go on too: every image of the epoch counts once.
+    row = train(RECIPE.replace(epochs=2), tmp_path / "alone", MACHINE).rows()[1]
+    hits = float(row["train_accuracy"]) * len(load("digits").train)
+    assert hits == pytest.approx(round(hits), abs=1e-9)
+
+
+def test_nan_in_one_of_two_processes_ends_both(tmp_path: Path) -> None:
+    spoilt = SECOND.format(step=2, action="fill_with_nan")  # the other one has it two steps later
+    done = two_processes(tmp_path, f"{TWO} {tmp_path / 'run'}", spoilt, code=2)
+    assert done.stderr.count("the loss became NaN or infinite in epoch 1, by step 4") == 1
+    assert "Traceback" not in done.stderr

@@ -16,7 +16,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
 
 from bnew import __version__
-from bnew.errors import BnewError, Interrupted, lookup
+from bnew.errors import BnewError, Interrupted, NumericalError, lookup
 from bnew.machine import Machine, is_first_process
 from bnew.recipes import CIFAR10, EXPERIMENTS, Recipe
 
@@ -119,7 +119,12 @@ def train(
     # On the command line other runs are named from here, in a recipe from the run's own folder.
     links = {"init": recipe.init, "teacher": recipe.teacher}
     recipe = recipe.replace(**{k: os.path.relpath(path, out) for k, path in links.items() if path})
-    run = fit(recipe, out, machine)
+    try:
+        run = fit(recipe, out, machine)
+    except (Interrupted, NumericalError):
+        if is_first_process():
+            raise
+        return 0  # all processes end alike, and the first one says why
     if is_first_process():
         accuracy, epoch = run.summary["test_accuracy"], run.summary["best_epoch"] + 1
         print(f"{out}: test accuracy {accuracy:.2%} (epoch {epoch})")

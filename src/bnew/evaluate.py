@@ -37,11 +37,15 @@ class Meter:
         sums = (loss.detach() * len(labels), hits[:, 0].sum(), hits.sum(), torch.full_like(loss, len(labels)))
         self.sums += torch.stack([s.to(self.sums) for s in sums])
 
-    def result(self, fabric: Fabric) -> dict[str, float]:
-        """Means over all ranks: loss in nats, accuracy and, from 100 classes on, top5 as shares."""
+    def total(self, fabric: Fabric) -> Tensor:
+        """The sums over all ranks."""
         total = fabric.all_reduce(self.sums.clone(), reduce_op="sum")
         assert isinstance(total, Tensor)
-        loss, top1, top5, count = total.tolist()
+        return total
+
+    def result(self, fabric: Fabric) -> dict[str, float]:
+        """Means over all ranks: loss in nats, accuracy and, from 100 classes on, top5 as shares."""
+        loss, top1, top5, count = self.total(fabric).tolist()
         means = {"loss": loss / count, "accuracy": top1 / count}
         return means if self.k == 1 else {**means, "top5": top5 / count}
 

@@ -36,7 +36,8 @@ logger = logging.getLogger("bnew")
 HISTOGRAM_BINS = 40
 # Compiling takes about a minute and then saves some 20 ms a step on a CPU.
 COMPILE_FROM_STEPS = 2000
-# The loss is looked at every so many steps: each look makes an accelerator wait.
+# Every so many steps the loss is looked at, and several processes ask each other whether to stop: it makes an
+# accelerator wait.
 CHECK_EVERY = 20
 
 
@@ -59,8 +60,9 @@ def train(recipe: Recipe, path: str | Path, machine: Machine = Machine()) -> Run
         else:
             fabric = make_fabric(machine)
             training = _Training(recipe, run, machine, fabric)
-            record = {**environment(fabric), "data_dir": str(machine.data_path.resolve())}
-            run.begin(recipe, record)  # only now: a mistake is not to claim the folder
+            if fabric.is_global_zero:
+                record = {**environment(fabric), "data_dir": str(machine.data_path.resolve())}
+                run.begin(recipe, record)  # only now: a mistake is not to claim the folder
             training.fit()
     return run
 
@@ -158,7 +160,7 @@ class _Training:
                     self._freeze()
                 self._train_epoch(epoch, stop, show)
                 self._end_epoch(epoch, writer, show)
-                if stop.is_set() and epoch + 1 < self.recipe.epochs:
+                if self._any(stop.is_set()) and epoch + 1 < self.recipe.epochs:
                     raise self._interrupted(epoch)
         self._finish()
 
@@ -183,15 +185,29 @@ class _Training:
                 show.step(epoch, self.step)
             if self.step % len(self.batches) == 0:
                 break  # the end of the epoch saves, with what it records
-            if stop.is_set() or (self.machine.save_every and self.step % self.machine.save_every == 0):
+            stopping = self._stopping(stop)
+            if stopping or (self.machine.save_every and self.step % self.machine.save_every == 0):
                 self._check_finite(epoch)
                 self.seconds += time.perf_counter() - started
                 started = time.perf_counter()
                 self._save()
-            if stop.is_set():
+            if stopping:
                 raise self._interrupted(epoch)
         self._check_finite(epoch)
         self.seconds += time.perf_counter() - started
+
+    def _any(self, mine: bool) -> bool:
+        """Whether ``mine`` is true in any process. All of them must ask, and so do the same."""
+        if self.fabric.world_size == 1:
+            return mine
+        votes = self.fabric.all_reduce(torch.tensor(float(mine), device=self.fabric.device), reduce_op="sum")
+        return bool(votes)
+
+    def _stopping(self, stop: threading.Event) -> bool:
+        """Whether to stop after this step, the same in all processes."""
+        if self.fabric.world_size > 1 and self.step % CHECK_EVERY:
+            return False
+        return self._any(stop.is_set())
 
     def _interrupted(self, epoch: int) -> Interrupted:
         return Interrupted(
@@ -208,7 +224,7 @@ class _Training:
 
     def _check_finite(self, epoch: int, loss: float | None = None) -> None:
         """Raise NumericalError unless ``loss`` is finite, by default that of the epoch up to now."""
-        if not math.isfinite(self.meter.sums[0] if loss is None else loss):
+        if self._any(not math.isfinite(self.meter.sums[0] if loss is None else loss)):
             saved = f"what was saved before is in {self.run.last}; " if self.run.last.exists() else ""
             raise NumericalError(
                 f"the loss became NaN or infinite in epoch {epoch + 1}, by step {self.step}: "
@@ -318,7 +334,7 @@ class _Training:
             "optimizer": self.optimizer.state_dict(),
             "method": self.method.state_dict(),
             "step": self.step,
-            "meter": self.meter.sums,
+            "meter": self.meter.total(self.fabric),
             "best": self.best,
             "at_freezing": self.at_freezing,
             "seconds": self.seconds,
@@ -326,6 +342,7 @@ class _Training:
         }
         if self.fabric.is_global_zero:
             write_atomically(self.run.last, lambda path: torch.save(state, path))
+        self.fabric.barrier()  # Fabric kills the first process when another ends with an error before it
 
     def _resume(self) -> None:
         path = self.run.last
@@ -336,7 +353,8 @@ class _Training:
             self.method.load_state_dict(state["method"])
             self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
             self.at_freezing = state["at_freezing"]
-            self.meter.sums.copy_(state["meter"])
+            if self.fabric.is_global_zero:  # it is the sum over the processes, as many as there were
+                self.meter.sums.copy_(state["meter"])
             torch.set_rng_state(state["rng"])
         except (OSError, MemoryError) as error:
             raise BnewError(f"{path} cannot be read ({error}): make it readable, then start again") from error
