@@ -1,0 +1,98 @@
+// What Python sees. The checks of arrays, and their messages, are in bnew_engine/__init__.py.
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include "include/bnew_engine.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace {
+
+template <class T>
+using Images = nb::ndarray<const T, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
+using Floats = nb::ndarray<nb::numpy, float>;
+
+Floats to_numpy(std::vector<float> data, const std::vector<size_t>& shape) {
+    auto* kept = new std::vector<float>(std::move(data));
+    nb::capsule owner(kept, [](void* p) noexcept { delete static_cast<std::vector<float>*>(p); });
+    return Floats(kept->data(), shape.size(), shape.data(), owner);
+}
+
+std::vector<size_t> shape_of(size_t count, const bnew::Dimensions& d) {
+    return {count, static_cast<size_t>(d.channels), static_cast<size_t>(d.height), static_cast<size_t>(d.width)};
+}
+
+template <class T>
+Floats run(const bnew::Model& model, const Images<T>& images) {
+    std::vector<float> results(images.shape(0) * model.output_size());
+    {
+        nb::gil_scoped_release release;
+        model.run(images.data(), images.shape(0), results.data());
+    }
+    return to_numpy(std::move(results), shape_of(images.shape(0), model.output()));
+}
+
+std::vector<std::tuple<std::string, Floats>> values(const bnew::Model& model, const Images<float>& image) {
+    std::vector<bnew::NamedValue> found;
+    {
+        nb::gil_scoped_release release;
+        found = model.values(image.data());
+    }
+    std::vector<std::tuple<std::string, Floats>> result;
+    for (auto& value : found) result.emplace_back(value.name, to_numpy(std::move(value.data), shape_of(1, value.dimensions)));
+    return result;
+}
+
+Floats convolve(const bnew::Model& model, const std::string& name, const Images<float>& signs) {
+    bnew::NamedValue value;
+    {
+        nb::gil_scoped_release release;
+        value = model.convolve(name, signs.data(), signs.size());
+    }
+    return to_numpy(std::move(value.data), shape_of(1, value.dimensions));
+}
+
+std::vector<std::tuple<std::string, std::string, double>> profile(const bnew::Model& model, const Images<float>& image, int repeats) {
+    std::vector<bnew::StageTime> times;
+    {
+        nb::gil_scoped_release release;
+        times = model.profile(image.data(), repeats);
+    }
+    std::vector<std::tuple<std::string, std::string, double>> result;
+    for (const auto& time : times) result.emplace_back(time.name, time.op, time.seconds);
+    return result;
+}
+
+nb::tuple dimensions(const bnew::Dimensions& d) { return nb::make_tuple(d.channels, d.height, d.width); }
+
+}  // namespace
+
+NB_MODULE(_engine, m) {
+    nb::exception<bnew::Error>(m, "EngineError", PyExc_ValueError);
+
+    nb::class_<bnew::Model>(m, "Model")
+        .def(nb::init<const std::string&, int, const std::string&>(), "path"_a, "threads"_a, "isa"_a,
+             nb::call_guard<nb::gil_scoped_release>())
+        .def("run_floats", run<float>, "images"_a)
+        .def("run_bytes", run<uint8_t>, "images"_a)
+        .def("values", values, "image"_a)
+        .def("convolve", convolve, "name"_a, "signs"_a)
+        .def("profile", profile, "image"_a, "repeats"_a)
+        .def_prop_ro("input", [](const bnew::Model& model) { return dimensions(model.input()); })
+        .def_prop_ro("output", [](const bnew::Model& model) { return dimensions(model.output()); })
+        .def_prop_ro("threads", &bnew::Model::threads)
+        .def_prop_ro("isa", &bnew::Model::isa)
+        .def_prop_ro("classes", &bnew::Model::classes)
+        .def_prop_ro("graph", &bnew::Model::graph)
+        .def_prop_ro("normalises", &bnew::Model::normalises);
+
+    m.def("instruction_sets", &bnew::instruction_sets);
+    m.def("instruction_set", &bnew::instruction_set);
+    m.def("register_peak", &bnew::register_peak, "instruction_set"_a, "seconds"_a,
+          nb::call_guard<nb::gil_scoped_release>());
+}

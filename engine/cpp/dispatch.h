@@ -1,0 +1,16 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+
+namespace bnew {
+
+// The instruction sets that this machine can run, the best first. Found out once.
+const std::vector<const Kernels*>& usable_kernels();
+
+// The kernels called `name`; if it is empty, those that BNEW_ENGINE_ISA names, else the best. Throws Error.
+const Kernels& choose_kernels(const std::string& name);
+
+}  // namespace bnew

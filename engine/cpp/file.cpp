@@ -1,0 +1,163 @@
+#include "file.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <bit>
+#include <cerrno>
+#include <cstring>
+#include <optional>
+
+#include "include/bnew_engine.h"
+
+namespace bnew {
+
+static_assert(std::endian::native == std::endian::little, "the file's numbers are little-endian");
+
+namespace {
+
+constexpr uint64_t kLargestHeader = 100'000'000;  // safetensors' own limit
+
+const char* const kNotOne = "it is not a packed model, or is cut short: pack the run again";
+
+std::optional<Dtype> dtype_of(const std::string& name) {
+    if (name == "U32") return Dtype::u32;
+    if (name == "F32") return Dtype::f32;
+    if (name == "F16") return Dtype::f16;
+    return std::nullopt;
+}
+
+// The float of IEEE 754 half precision h: exact.
+float from_half(uint16_t h) {
+    const uint32_t sign = static_cast<uint32_t>(h & 0x8000) << 16;
+    const uint32_t exponent = h >> 10 & 31, mantissa = h & 1023;
+    if (exponent == 0) {
+        const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;
+        return sign ? -magnitude : magnitude;
+    }
+    if (exponent == 31) return std::bit_cast<float>(sign | 0x7F800000 | mantissa << 13);
+    return std::bit_cast<float>(sign | (exponent + 112) << 23 | mantissa << 13);
+}
+
+const std::string& text(const Json& metadata, const char* name) {
+    const Json* value = metadata.find(name);
+    if (!value) throw Error(std::string("its header has no '") + name + "' (" + kNotOne + ")");
+    return value->string(std::string("'") + name + "' in its header");
+}
+
+}  // namespace
+
+File::File(const std::string& path) {
+    const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    if (descriptor < 0) throw Error(std::string("could not be opened: ") + std::strerror(errno));
+    struct stat status {};
+    if (fstat(descriptor, &status) != 0 || !S_ISREG(status.st_mode)) {
+        close(descriptor);
+        throw Error("is not a file");
+    }
+    size_ = static_cast<uint64_t>(status.st_size);
+    if (size_ < 8) {
+        close(descriptor);
+        throw Error(kNotOne);
+    }
+    void* mapped = mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, descriptor, 0);
+    close(descriptor);
+    if (mapped == MAP_FAILED) throw Error(std::string("could not be mapped: ") + std::strerror(errno));
+    data_ = static_cast<const uint8_t*>(mapped);
+    try {
+        read_header();
+    } catch (...) {
+        munmap(mapped, size_);
+        throw;
+    }
+}
+
+File::~File() { munmap(const_cast<uint8_t*>(data_), size_); }
+
+void File::read_header() {
+    uint64_t length;
+    std::memcpy(&length, data_, 8);
+    if (length > kLargestHeader || length > size_ - 8) throw Error(kNotOne);
+    const Json header = Json::parse({reinterpret_cast<const char*>(data_) + 8, length});
+    const Json* metadata = header.find("__metadata__");
+    if (!metadata || !metadata->is(Json::Kind::object))
+        throw Error(std::string("its header has no '__metadata__': ") + kNotOne);
+    if (text(*metadata, "format") != "bnew") throw Error("its format is not 'bnew': it is not a packed model");
+    if (const std::string& version = text(*metadata, "version"); version != "1")
+        throw Error("it is of version '" + version + "', and this engine reads version 1: get a newer engine");
+    graph_ = text(*metadata, "graph");
+
+    const uint64_t room = size_ - 8 - length;
+    std::vector<std::pair<int64_t, int64_t>> spans;
+    for (const auto& [name, entry] : header.object("its header")) {
+        if (name == "__metadata__") continue;
+        const std::string what = "tensor '" + name + "'";
+        entry.object(what);
+        const Json* dtype = entry.find("dtype");
+        const Json* shape = entry.find("shape");
+        const Json* offsets = entry.find("data_offsets");
+        if (!dtype || !shape || !offsets || entry.object(what).size() != 3)
+            throw Error(what + " must have dtype, shape and data_offsets, and nothing else");
+        Tensor tensor{};
+        const auto known = dtype_of(dtype->string(what + ", dtype"));
+        if (!known) throw Error(what + " has dtype '" + dtype->string(what) + "': only U32, F32 and F16 are known");
+        tensor.dtype = *known;
+        tensor.count = 1;
+        for (const Json& size : shape->array(what + ", shape")) {
+            tensor.shape.push_back(size.integer(what + ", a size", 1, int64_t{1} << 40));
+            if (__builtin_mul_overflow(tensor.count, tensor.shape.back(), &tensor.count) ||
+                tensor.count > int64_t{1} << 40)
+                throw Error(what + " is larger than its file");
+        }
+        const auto& pair = offsets->array(what + ", data_offsets");
+        if (pair.size() != 2) throw Error(what + " must have two data_offsets");
+        const int64_t begin = pair[0].integer(what + ", data_offsets", 0, static_cast<int64_t>(room));
+        const int64_t end = pair[1].integer(what + ", data_offsets", begin, static_cast<int64_t>(room));
+        if (end - begin != tensor.count * (tensor.dtype == Dtype::f16 ? 2 : 4))
+            throw Error(what + " has another size than its shape says: " + kNotOne);
+        tensor.data = data_ + 8 + length + begin;
+        spans.emplace_back(begin, end);
+        tensors_.emplace(name, std::move(tensor));
+    }
+    std::sort(spans.begin(), spans.end());
+    int64_t end = 0;
+    for (const auto& span : spans) {
+        if (span.first != end) throw Error(std::string("its tensors leave gaps or overlap: ") + kNotOne);
+        end = span.second;
+    }
+    if (end != static_cast<int64_t>(room))
+        throw Error(std::string("it goes on behind its last tensor, or ends before: ") + kNotOne);
+}
+
+const Tensor& File::tensor(const std::string& name) const {
+    const auto found = tensors_.find(name);
+    if (found == tensors_.end()) throw Error("it has no tensor '" + name + "'");
+    return found->second;
+}
+
+std::vector<float> to_floats(const Tensor& tensor, const std::string& what) {
+    if (tensor.dtype == Dtype::u32) throw Error(what + " must be real, not U32");
+    std::vector<float> values(static_cast<size_t>(tensor.count));
+    if (tensor.dtype == Dtype::f32) {
+        std::memcpy(values.data(), tensor.data, values.size() * 4);
+    } else {
+        for (size_t i = 0; i < values.size(); ++i) {
+            uint16_t half;
+            std::memcpy(&half, tensor.data + 2 * i, 2);
+            values[i] = from_half(half);
+        }
+    }
+    return values;
+}
+
+std::vector<uint32_t> to_words(const Tensor& tensor, const std::string& what) {
+    if (tensor.dtype != Dtype::u32) throw Error(what + " must be U32, the words of binary weights");
+    std::vector<uint32_t> words(static_cast<size_t>(tensor.count));
+    std::memcpy(words.data(), tensor.data, words.size() * 4);
+    return words;
+}
+
+}  // namespace bnew

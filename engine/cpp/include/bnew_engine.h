@@ -1,0 +1,89 @@
+// Runs packed binary networks: load a .bnew file, give it images, get logits. No Python, no other library.
+//
+//     bnew::Model model("model.bnew", 2);
+//     std::vector<float> logits(model.output_size());
+//     model.run(image.data(), 1, logits.data());
+//
+// Whatever is wrong is thrown as bnew::Error, a std::runtime_error whose what() is one sentence.
+
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace bnew {
+
+class Error : public std::runtime_error {
+public:
+    explicit Error(const std::string& what) : std::runtime_error(what) {}
+};
+
+// The instruction sets that this machine can run, the best first: of avx512_vpopcntdq, avx2, neon and scalar.
+std::vector<std::string> instruction_sets();
+
+// The one that is used: the best, or what the environment variable BNEW_ENGINE_ISA names.
+std::string instruction_set();
+
+// The input's or the output's channels, height and width.
+struct Dimensions {
+    int channels, height, width;
+};
+
+// A named value of a network for one image, NCHW; bits as -1 and +1.
+struct NamedValue {
+    std::string name;
+    Dimensions dimensions;
+    std::vector<float> data;
+};
+
+struct StageTime {
+    std::string name, op;
+    double seconds;  // median over the repeats
+};
+
+class Model {
+public:
+    // Reads the file. `threads` compute side by side; `instruction_set`, if not empty, forces one.
+    explicit Model(const std::string& path, int threads = 1, const std::string& instruction_set = "");
+    ~Model();
+    Model(Model&&) noexcept;
+    Model& operator=(Model&&) noexcept;
+
+    Dimensions input() const;
+    Dimensions output() const;
+    size_t input_size() const;   // numbers of one image
+    size_t output_size() const;  // numbers that an image gives
+    int threads() const;
+    const std::string& isa() const;
+    const std::vector<std::string>& classes() const;
+    const std::string& graph() const;  // JSON, see docs/format.md
+    bool normalises() const;           // whether the file says how bytes become input
+
+    // Computes `count` images, NCHW. May be called by several threads at once. Throws if a number is not finite.
+    void run(const float* images, size_t count, float* results) const;
+
+    // The same for images of bytes, NHWC, normalised as the file says.
+    void run(const uint8_t* images, size_t count, float* results) const;
+
+    // Every named value of the network for one image, in the order in which they are computed.
+    std::vector<NamedValue> values(const float* image) const;
+
+    // The integers that the binary convolution called `name` gives for an input of -1 and +1, NCHW.
+    NamedValue convolve(const std::string& name, const float* signs, size_t size) const;
+
+    // How long each stage takes.
+    std::vector<StageTime> profile(const float* image, int repeats) const;
+
+private:
+    struct Impl;
+    std::unique_ptr<Impl> impl_;
+};
+
+// Binary multiply-accumulates a second that the instruction set does in registers, without memory: the limit of
+// its kernels. Takes about `seconds`.
+double register_peak(const std::string& instruction_set, double seconds);
+
+}  // namespace bnew

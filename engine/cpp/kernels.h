@@ -1,0 +1,149 @@
+// What an instruction set provides: one table of functions, one file an instruction set.
+//
+// Real values lie in memory as NHWC with the channels of a pixel filled up to whole groups of 16, bits as
+// NHWC with the channels of a pixel filled up to a unit of 2, 4 or a multiple of 8 bytes. A buffer that a
+// padded operator reads has a border of zeros around the image (for bits: of -1), so that no kernel ever asks
+// whether a tap lies inside. What the border adds to a binary convolution is taken away by `base`.
+//
+// The scalar functions are the specification. All others give the same integers, and the same floats to the
+// last bit: every product that is added to something is a fused multiply-add, in the same order everywhere.
+
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace bnew {
+
+constexpr int kGroup = 16;  // channels that are finished together
+
+constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+// Pixel (y, x) of a real value is at data + y * row + x * pixel, in floats.
+struct RealView {
+    float* data = nullptr;
+    int64_t row = 0, pixel = 0;
+};
+
+// Pixel (y, x) of bits is at data + y * row + x * pixel, in bytes.
+struct BitsView {
+    uint8_t* data = nullptr;
+    int64_t row = 0, pixel = 0;
+};
+
+enum class Join { none, add, multiply };
+enum class Activation { none, prelu, clamp, sigmoid, hard_sigmoid, sign };
+
+// What happens to each result v of an operator before it is stored. All arrays are a number per channel,
+// filled up to whole groups of 16; a null pointer leaves its line out.
+//
+//     v = fma(v, scale, shift)
+//     v = v + other   or   v * other
+//     v = activation(v)
+//     v = fma(v, scale_out, shift_out)            scale_out null: v + shift_out
+//     bit = v >= threshold                        sign_scale not null: fma(v, sign_scale, sign_shift) >= 0
+struct Epilogue {
+    const float* scale = nullptr;
+    const float* shift = nullptr;
+    Join join = Join::none;
+    RealView other;
+    int other_channels = 0;  // channel c meets channel c mod other_channels, a multiple of 16
+    Activation activation = Activation::none;
+    const float* slope = nullptr;  // of prelu
+    float low = 0, high = 0;       // of clamp
+    const float* scale_out = nullptr;
+    const float* shift_out = nullptr;
+    const float* sign_scale = nullptr;
+    const float* sign_shift = nullptr;  // with sign_scale; else the threshold
+    RealView real;                      // data null: not stored
+    BitsView bits;                      // data null: no bits
+};
+
+// A window that slides over an image. Offsets of taps are counted from the window's first tap.
+struct Window {
+    int height = 0, width = 0;  // of the result
+    int kernel_y = 1, kernel_x = 1, stride_y = 1, stride_x = 1, dilation_y = 1, dilation_x = 1;
+};
+
+// Part of an operator's result that one call computes: output pixels, counted row by row, and output channels,
+// in groups of 16.
+struct Part {
+    int64_t first_pixel, last_pixel;
+    int first_group, last_group;
+};
+
+// Binary convolution: dot = base - 2 * (number of set bits in input xor weights).
+struct BinaryConv {
+    Window window;
+    int channels_out = 0;
+    int taps = 0;
+    int64_t unit = 0;              // bytes of a tap's channels: 2, 4 or a multiple of 8
+    const void* weights = nullptr;  // in the layout of the kernel's own pack_binary
+    // base[(row class * column classes + column class) * channels filled up + c]: the number of bits of all taps
+    // inside the image, plus what the border's -1 would have added.
+    const float* base = nullptr;
+    const int32_t* row_class = nullptr;     // of each output row
+    const int32_t* column_class = nullptr;  // of each output column
+    int column_classes = 1;
+    uint8_t* scratch = nullptr;             // gather_bytes() for this thread
+};
+
+// Real convolution; or, with `depthwise`, one input channel for each output channel.
+struct RealConv {
+    Window window;
+    int channels_in = 0, channels_out = 0;  // of one group
+    int groups = 1;
+    bool depthwise = false;
+    // [group][output channels / 16][tap][input channel][16]; depthwise: [channels / 16][tap][16]
+    const float* weights = nullptr;
+};
+
+enum class Pooling { max, average };
+
+// Windows are cut at the image's edge: output row i covers rows row_first[i] to row_last[i] - 1 in steps of the
+// dilation, columns alike.
+struct Pool {
+    Pooling kind = Pooling::max;
+    int height = 0, width = 0, channels = 0;  // of the result
+    int dilation_y = 1, dilation_x = 1;
+    const int32_t* row_first = nullptr;
+    const int32_t* row_last = nullptr;
+    const int32_t* column_first = nullptr;
+    const int32_t* column_last = nullptr;
+    const float* row_places = nullptr;     // what a window's height counts in the divisor of a mean
+    const float* column_places = nullptr;  // what its width counts
+};
+
+struct Kernels {
+    const char* name;
+    bool (*supported)();
+    // Bytes of a binary layer's weights in this kernel's layout, and their making from windows: for each output
+    // channel window_words() words, the bits of a window as they lie in an image, tap after tap.
+    size_t (*binary_bytes)(const BinaryConv&);
+    void (*pack_binary)(const BinaryConv&, const uint64_t* windows, void* out);
+    void (*binary_conv)(const BinaryConv&, const BitsView& in, const Epilogue&, const Part&);
+    void (*real_conv)(const RealConv&, const RealView& in, const Epilogue&, const Part&);
+    void (*pool)(const Pool&, const RealView& in, const Epilogue&, const Part&);
+    // The epilogue alone; width is that of the image.
+    void (*pointwise)(int width, const RealView& in, const Epilogue&, const Part&);
+    // Binary multiply-accumulates done by `rounds` rounds of xor, population count and add in registers.
+    int64_t (*peak)(int64_t rounds);
+};
+
+extern const Kernels scalar_kernels;
+#if defined(__x86_64__)
+extern const Kernels avx2_kernels;
+extern const Kernels avx512_kernels;
+#elif defined(__aarch64__)
+extern const Kernels neon_kernels;
+#endif
+
+// Words of 64 bits that the taps of a window fill when they lie close together.
+inline int64_t window_words(const BinaryConv& conv) { return round_up(conv.taps * conv.unit, 8) / 8; }
+
+constexpr int kMostPixels = 14;  // that a kernel takes at once
+constexpr int kSlack = 64;       // bytes behind every buffer that a kernel may read, and never uses
+
+inline int64_t gather_bytes(const BinaryConv& conv) { return kMostPixels * window_words(conv) * 8 + kSlack; }
+
+}  // namespace bnew

@@ -1,0 +1,189 @@
+// AVX-512 with VPOPCNTDQ (Ice Lake, Zen 4 and later): sixty-four bits of eight output channels a vector.
+//
+// A tile is P pixels by 8 V output channels. For each word of the window, the pixel's word is broadcast and
+// meets V vectors of weights: exclusive or, population count, add. P V = 28 sums stay in registers, and one
+// register holds the broadcast; the weights come from memory as operands of the exclusive or, V loads of 64 bytes
+// for every 3 P V operations.
+
+#include <immintrin.h>
+
+#include "../kernels.h"
+
+namespace bnew {
+namespace {
+
+struct f16 {
+    __m512 v;
+};
+
+inline f16 load(const float* from) { return {_mm512_loadu_ps(from)}; }
+inline void store(float* to, f16 a) { _mm512_storeu_ps(to, a.v); }
+inline f16 all(float x) { return {_mm512_set1_ps(x)}; }
+inline f16 add(f16 a, f16 b) { return {_mm512_add_ps(a.v, b.v)}; }
+inline f16 mul(f16 a, f16 b) { return {_mm512_mul_ps(a.v, b.v)}; }
+inline f16 div(f16 a, f16 b) { return {_mm512_div_ps(a.v, b.v)}; }
+inline f16 fma(f16 a, f16 b, f16 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+inline f16 max(f16 a, f16 b) { return {_mm512_max_ps(a.v, b.v)}; }
+inline f16 min(f16 a, f16 b) { return {_mm512_min_ps(a.v, b.v)}; }
+inline f16 prelu(f16 a, f16 slope) {
+    const __mmask16 negative = _mm512_cmp_ps_mask(a.v, _mm512_setzero_ps(), _CMP_NGE_UQ);
+    return {_mm512_mask_mul_ps(a.v, negative, a.v, slope.v)};
+}
+inline uint16_t at_least(f16 a, f16 bound) { return _mm512_cmp_ps_mask(a.v, bound.v, _CMP_GE_OQ); }
+
+constexpr int kPixels = 6, kVectors = 4;
+
+}  // namespace
+}  // namespace bnew
+
+#include "shared.h"
+
+namespace bnew {
+namespace {
+
+constexpr int64_t kOuterBytes = 256 << 10;  // weights above this are read once, in the outer loop
+
+// Blocks of 32 output channels, a last one of 16: [block][word][vector][8 channels]. Vectors 2 i and 2 i + 1 of a
+// block hold the even and the odd ones of 16 channels, so that their counts merge into sixteen 32-bit lanes in
+// order.
+size_t binary_bytes(const BinaryConv& conv) {
+    return round_up(conv.channels_out, kGroup) * window_words(conv) * 8;
+}
+
+void pack_binary(const BinaryConv& conv, const uint64_t* windows, void* out) {
+    const int64_t words = window_words(conv);
+    const int channels = static_cast<int>(round_up(conv.channels_out, kGroup));
+    auto* to = static_cast<uint64_t*>(out);
+    for (int block = 0; block < channels; block += 32) {
+        const int vectors = channels - block < 32 ? 2 : 4;
+        for (int64_t k = 0; k < words; ++k)
+            for (int v = 0; v < vectors; ++v)
+                for (int lane = 0; lane < 8; ++lane) {
+                    const int c = block + v / 2 * kGroup + 2 * lane + v % 2;
+                    *to++ = c < conv.channels_out ? windows[c * words + k] : 0;
+                }
+    }
+}
+
+// Where the words of a window are: runs of `words` words, in `rows` by `columns`, so many bytes apart.
+struct Walk {
+    int rows, columns;
+    int64_t row, column;
+    int words;
+};
+
+Walk walk(const BinaryConv& conv, const BitsView& in) {
+    const Window& w = conv.window;
+    const int words = static_cast<int>(conv.unit / 8);
+    if (conv.unit % 8 != 0) return {1, 1, 0, 0, static_cast<int>(window_words(conv))};  // gathered
+    if (w.dilation_x == 1) return {w.kernel_y, 1, w.dilation_y * in.row, 0, w.kernel_x * words};
+    return {w.kernel_y, w.kernel_x, w.dilation_y * in.row, w.dilation_x * in.pixel, words};
+}
+
+template <int P, int V>
+inline __attribute__((always_inline)) void binary_tile(const Walk& walk, const uint8_t* const (&window)[P],
+                                                       const uint64_t* weights, const Epilogue& e, int c,
+                                                       const Place (&at)[P]) {
+    __m512i count[P][V];
+    for (int p = 0; p < P; ++p)
+        for (int v = 0; v < V; ++v) count[p][v] = _mm512_setzero_si512();
+    for (int y = 0; y < walk.rows; ++y) {
+        for (int x = 0; x < walk.columns; ++x) {
+            const int64_t tap = y * walk.row + x * walk.column;
+            for (int64_t k = tap; k < tap + walk.words * 8; k += 8, weights += V * 8) {
+                for (int p = 0; p < P; ++p) {
+                    int64_t word;
+                    std::memcpy(&word, window[p] + k, 8);
+                    const __m512i x = _mm512_set1_epi64(word);
+                    for (int v = 0; v < V; ++v) {
+                        const __m512i differing = _mm512_xor_si512(x, _mm512_load_si512(weights + v * 8));
+                        count[p][v] = _mm512_add_epi64(count[p][v], _mm512_popcnt_epi64(differing));
+                    }
+                }
+            }
+        }
+    }
+    f16 dot[P][V / 2];
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 4
+        for (int v = 0; v < V; v += 2) {
+            // Counts fit 32 bits: the odd channels' move into the upper halves of the even ones'.
+            const __m512 merged = _mm512_mask_moveldup_ps(_mm512_castsi512_ps(count[p][v]), 0xAAAA,
+                                                          _mm512_castsi512_ps(count[p][v + 1]));
+            const __m512 differing = _mm512_cvtepi32_ps(_mm512_castps_si512(merged));
+            dot[p][v / 2].v =
+                _mm512_fmadd_ps(differing, _mm512_set1_ps(-2), _mm512_loadu_ps(at[p].base + c + v * 8));
+        }
+    }
+    finish(dot, e, c, at);
+}
+
+template <int P, int V>
+void binary_blocks(const BinaryConv& conv, const BitsView& in, const Epilogue& e, int64_t first_pixel,
+                   int64_t last_pixel, int first_group, int last_group) {
+    const Window& w = conv.window;
+    const int64_t words = window_words(conv);
+    const int64_t channels = round_up(conv.channels_out, kGroup);
+    const bool gathered = conv.unit % 8 != 0;
+    const Walk walk = bnew::walk(conv, in);
+    tiles<P>(first_pixel, last_pixel, [&]<int N>(int64_t first) {
+        const uint8_t* window[N];
+        Place at[N];
+        Pixels pixel(w.width, first);
+        for (int p = 0; p < N; ++p, pixel.next()) {
+            window[p] = window_at(w, in, pixel);
+            at[p] = pixel.place(e);
+            const int border = conv.row_class[pixel.y] * conv.column_classes + conv.column_class[pixel.x];
+            at[p].base = conv.base + border * channels;
+            if (gathered) {
+                uint8_t* close = conv.scratch + p * words * 8;
+                gather(conv, in, window[p], close);
+                window[p] = close;
+            }
+        }
+        for (int g = first_group; g < last_group; g += V / 2) {
+            const auto* weights = static_cast<const uint64_t*>(conv.weights) + g * words * kGroup;
+            binary_tile<N, V>(walk, window, weights, e, g * kGroup, at);
+        }
+    });
+}
+
+void binary_conv(const BinaryConv& conv, const BitsView& in, const Epilogue& epilogue, const Part& part) {
+    const Epilogue e = epilogue;
+    const int pairs = part.first_group + (part.last_group - part.first_group) / 2 * 2;
+    const bool channels_first = static_cast<int64_t>(binary_bytes(conv)) > kOuterBytes;
+    const int step = channels_first ? 2 : pairs - part.first_group;
+    for (int g = part.first_group; g < pairs; g += step)
+        binary_blocks<7, 4>(conv, in, e, part.first_pixel, part.last_pixel, g, g + step);
+    if (pairs < part.last_group)
+        binary_blocks<14, 2>(conv, in, e, part.first_pixel, part.last_pixel, pairs, part.last_group);
+}
+
+int64_t peak(int64_t rounds) {
+    constexpr int kX = 4, kY = 5;
+    __m512i sum[kX][kY] = {}, x[kX], y[kY];
+    for (int i = 0; i < kX; ++i) x[i] = _mm512_set1_epi64(i);
+    for (int j = 0; j < kY; ++j) y[j] = _mm512_set1_epi64(~j);
+    for (int64_t n = 0; n < rounds; ++n) {
+#pragma GCC unroll 8
+        for (int i = 0; i < kX; ++i) {
+            asm volatile("" : "+v"(x[i]));  // a new value, for all that the compiler knows
+#pragma GCC unroll 8
+            for (int j = 0; j < kY; ++j)
+                sum[i][j] = _mm512_add_epi64(sum[i][j], _mm512_popcnt_epi64(_mm512_xor_si512(x[i], y[j])));
+        }
+    }
+    for (auto& row : sum)
+        for (auto& s : row) asm volatile("" : : "v"(s));
+    return rounds * kX * kY * 512;
+}
+
+bool supported() { return __builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("avx512dq"); }
+
+}  // namespace
+
+const Kernels avx512_kernels = {"avx512_vpopcntdq", supported, binary_bytes, pack_binary, binary_conv,
+                                real_conv, pool, pointwise, peak};
+
+}  // namespace bnew

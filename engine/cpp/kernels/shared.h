@@ -1,0 +1,300 @@
+// What the kernels have in common, written on f16, sixteen floats. Every file of an instruction set defines f16
+// and its operations in its own unnamed namespace, and then includes this file: everything here is compiled for
+// that instruction set alone, and nothing of it is visible outside.
+
+#pragma once
+
+#include <cmath>
+#include <cstring>
+
+#include "../kernels.h"
+
+namespace bnew {
+namespace {
+
+// Where the results of an output pixel go, and what they are joined with.
+struct Place {
+    float* real;
+    uint8_t* bits;
+    const float* other;
+    const float* base;  // of a binary convolution
+};
+
+template <class View>
+inline auto pixel_at(const View& view, int y, int x) {
+    return view.data ? view.data + y * view.row + x * view.pixel : nullptr;
+}
+
+// Walks over output pixels, row by row.
+struct Pixels {
+    int width, y, x;
+
+    Pixels(int width, int64_t first)
+        : width(width), y(static_cast<int>(first / width)), x(static_cast<int>(first % width)) {}
+
+    Place place(const Epilogue& e) const {
+        return {pixel_at(e.real, y, x), pixel_at(e.bits, y, x), pixel_at(e.other, y, x), nullptr};
+    }
+    void next() {
+        if (++x == width) {
+            x = 0;
+            ++y;
+        }
+    }
+};
+
+template <class F>
+inline f16 each(f16 v, F f) {
+    float lanes[kGroup];
+    store(lanes, v);
+    for (float& lane : lanes) lane = f(lane);
+    return load(lanes);
+}
+
+// The activations that need not be fast; never inlined, so that they do not swell the tiles.
+__attribute__((noinline)) f16 activate(f16 v, const Epilogue& e) {
+    switch (e.activation) {
+        case Activation::clamp:
+            return min(max(v, all(e.low)), all(e.high));
+        case Activation::sigmoid:
+            return each(v, [](float x) { return 1.0f / (1.0f + std::exp(-x)); });
+        case Activation::hard_sigmoid:
+            return min(max(fma(v, all(1.0f / 6), all(0.5f)), all(0)), all(1));
+        case Activation::sign:
+            return each(v, [](float x) { return x >= 0 ? 1.0f : -1.0f; });
+        default:
+            return v;
+    }
+}
+
+// The epilogue of G groups of channels, from channel c on, of P pixels: line by line for the whole tile, so that
+// what depends on the channel alone is loaded once, and the values stay in registers.
+template <int P, int G>
+inline __attribute__((always_inline)) void finish(f16 (&v)[P][G], const Epilogue& e, int c, const Place* at) {
+    const auto values = [&](auto f) __attribute__((always_inline)) {
+#pragma GCC unroll 16
+        for (int g = 0; g < G; ++g) {
+#pragma GCC unroll 16
+            for (int p = 0; p < P; ++p) f(v[p][g], c + g * kGroup, at[p]);
+        }
+    };
+    if (e.scale) {
+#pragma GCC unroll 16
+        for (int g = 0; g < G; ++g) {
+            const f16 scale = load(e.scale + c + g * kGroup), shift = load(e.shift + c + g * kGroup);
+#pragma GCC unroll 16
+            for (int p = 0; p < P; ++p) v[p][g] = fma(v[p][g], scale, shift);
+        }
+    }
+    if (e.join != Join::none) {
+        int from[G];
+        for (int g = 0; g < G; ++g) from[g] = (c + g * kGroup) % e.other_channels;
+        if (e.join == Join::add) {
+            values([&](f16& x, int channel, const Place& place) __attribute__((always_inline)) {
+                x = add(x, load(place.other + from[(channel - c) / kGroup]));
+            });
+        } else {
+            values([&](f16& x, int channel, const Place& place) __attribute__((always_inline)) {
+                x = mul(x, load(place.other + from[(channel - c) / kGroup]));
+            });
+        }
+    }
+    if (e.activation == Activation::prelu) {
+#pragma GCC unroll 16
+        for (int g = 0; g < G; ++g) {
+            const f16 slope = load(e.slope + c + g * kGroup);
+#pragma GCC unroll 16
+            for (int p = 0; p < P; ++p) v[p][g] = prelu(v[p][g], slope);
+        }
+    } else if (e.activation != Activation::none) {
+        for (int p = 0; p < P; ++p)
+            for (int g = 0; g < G; ++g) v[p][g] = activate(v[p][g], e);
+    }
+    if (e.scale_out) {
+        values([&](f16& x, int channel, const Place&) __attribute__((always_inline)) {
+            x = fma(x, load(e.scale_out + channel), load(e.shift_out + channel));
+        });
+    } else if (e.shift_out) {
+#pragma GCC unroll 16
+        for (int g = 0; g < G; ++g) {
+            const f16 shift = load(e.shift_out + c + g * kGroup);
+#pragma GCC unroll 16
+            for (int p = 0; p < P; ++p) v[p][g] = add(v[p][g], shift);
+        }
+    }
+    if (e.real.data) {
+        values([&](f16& x, int channel, const Place& place) __attribute__((always_inline)) {
+            store(place.real + channel, x);
+        });
+    }
+    if (e.bits.data) {
+        values([&](f16& x, int channel, const Place& place) __attribute__((always_inline)) {
+            const uint16_t bits =
+                e.sign_scale ? at_least(fma(x, load(e.sign_scale + channel), load(e.sign_shift + channel)), all(0))
+                             : at_least(x, load(e.sign_shift + channel));
+            std::memcpy(place.bits + channel / 8, &bits, sizeof bits);
+        });
+    }
+}
+
+inline void finish(f16 v, const Epilogue& e, int c, const Place& at) {
+    f16 tile[1][1] = {{v}};
+    finish(tile, e, c, &at);
+}
+
+// ------------------------------------------------------------------------------------- convolutions
+
+template <class View>
+inline auto window_at(const Window& w, const View& in, const Pixels& pixel) {
+    return pixel_at(in, pixel.y * w.stride_y, pixel.x * w.stride_x);
+}
+
+// Splits the pixels from first to last into tiles of at most P, 4, 2 and 1.
+template <int P, class Tile>
+inline void tiles(int64_t first, int64_t last, Tile tile) {
+    for (; last - first >= P; first += P) tile.template operator()<P>(first);
+    if constexpr (P > 8) {
+        if (last - first >= 8) tile.template operator()<8>(first), first += 8;
+    }
+    if constexpr (P > 4) {
+        if (last - first >= 4) tile.template operator()<4>(first), first += 4;
+    }
+    if (last - first >= 2) tile.template operator()<2>(first), first += 2;
+    if (last - first >= 1) tile.template operator()<1>(first);
+}
+
+// Copies the taps of one window close together; the rest of the last word is cleared. May write up to 15 bytes
+// more, and read up to 15 more of each row: sixteen bytes at a time are faster than the exact number.
+inline void gather(const BinaryConv& conv, const BitsView& in, const uint8_t* window, uint8_t* out) {
+    const Window& w = conv.window;
+    const int64_t run = w.dilation_x == 1 ? w.kernel_x : 1;  // taps that lie side by side already
+    uint8_t* end = out;
+    for (int ky = 0; ky < w.kernel_y; ++ky) {
+        for (int kx = 0; kx < w.kernel_x; kx += run) {
+            const uint8_t* from = window + ky * w.dilation_y * in.row + kx * w.dilation_x * in.pixel;
+            for (int64_t done = 0; done < run * conv.unit; done += 16) std::memcpy(end + done, from + done, 16);
+            end += run * conv.unit;
+        }
+    }
+    std::memset(end, 0, 8);
+}
+
+template <int P, int V>
+inline void real_tile(const RealConv& conv, const RealView& in, const float* const (&window)[P],
+                      const float* weights, int64_t stride, const Epilogue& e, int c, const Place (&at)[P]) {
+    const Window& w = conv.window;
+    f16 sum[P][V];
+    for (int p = 0; p < P; ++p)
+        for (int v = 0; v < V; ++v) sum[p][v] = all(0);
+    for (int ky = 0; ky < w.kernel_y; ++ky) {
+        for (int kx = 0; kx < w.kernel_x; ++kx) {
+            const int64_t tap = ky * w.dilation_y * in.row + kx * w.dilation_x * in.pixel;
+            for (int64_t k = tap; k < tap + conv.channels_in; ++k, weights += kGroup) {
+                f16 row[V];
+                for (int v = 0; v < V; ++v) row[v] = load(weights + v * stride);
+                for (int p = 0; p < P; ++p) {
+                    const f16 x = all(window[p][k]);
+                    for (int v = 0; v < V; ++v) sum[p][v] = fma(x, row[v], sum[p][v]);
+                }
+            }
+        }
+    }
+    finish(sum, e, c, at);
+}
+
+// Groups of output channels from first to last, V at a time, for all pixels of the part.
+template <int P, int V>
+void real_groups(const RealConv& conv, const RealView& in, const Epilogue& e, const Part& part, int first, int last) {
+    const int64_t stride = int64_t{conv.window.kernel_y} * conv.window.kernel_x * conv.channels_in * kGroup;
+    const int groups_out = static_cast<int>(round_up(conv.channels_out, kGroup)) / kGroup;
+    tiles<P>(part.first_pixel, part.last_pixel, [&]<int N>(int64_t first_pixel) {
+        const float* window[N];
+        Place at[N];
+        Pixels pixel(conv.window.width, first_pixel);
+        for (int p = 0; p < N; ++p, pixel.next()) {
+            window[p] = window_at(conv.window, in, pixel);
+            at[p] = pixel.place(e);
+        }
+        for (int g = first; g < last; g += V) {
+            const float* shifted[N];
+            for (int p = 0; p < N; ++p) shifted[p] = window[p] + int64_t{g} / groups_out * conv.channels_in;
+            real_tile<N, V>(conv, in, shifted, conv.weights + g * stride, stride, e, g * kGroup, at);
+        }
+    });
+}
+
+void depthwise(const RealConv& conv, const RealView& in, const Epilogue& e, const Part& part) {
+    const Window& w = conv.window;
+    Pixels pixel(w.width, part.first_pixel);
+    for (int64_t n = part.first_pixel; n < part.last_pixel; ++n, pixel.next()) {
+        const float* window = window_at(w, in, pixel);
+        const Place at = pixel.place(e);
+        for (int g = part.first_group; g < part.last_group; ++g) {
+            const float* weights = conv.weights + int64_t{g} * w.kernel_y * w.kernel_x * kGroup;
+            f16 sum = all(0);
+            for (int ky = 0; ky < w.kernel_y; ++ky)
+                for (int kx = 0; kx < w.kernel_x; ++kx, weights += kGroup)
+                    sum = fma(load(window + ky * w.dilation_y * in.row + kx * w.dilation_x * in.pixel + g * kGroup),
+                              load(weights), sum);
+            finish(sum, e, g * kGroup, at);
+        }
+    }
+}
+
+// kPixels and kVectors, set by the including file, fit the register file.
+void real_conv(const RealConv& conv, const RealView& in, const Epilogue& e, const Part& part) {
+    if (conv.depthwise) return depthwise(conv, in, e, part);
+    int first = part.first_group;
+    const int per_group = static_cast<int>(round_up(conv.channels_out, kGroup)) / kGroup;
+    // A tile must not reach from one group of the convolution into the next.
+    const auto whole = [&](int v) {
+        return conv.groups > 1 && per_group % v != 0 ? first : first + (part.last_group - first) / v * v;
+    };
+    if constexpr (kVectors >= 4) {
+        const int last = whole(4);
+        real_groups<kPixels, 4>(conv, in, e, part, first, last);
+        first = last;
+    }
+    if constexpr (kVectors >= 2) {
+        const int last = whole(2);
+        real_groups<kVectors >= 4 ? 2 * kPixels : kPixels, 2>(conv, in, e, part, first, last);
+        first = last;
+    }
+    real_groups<kVectors >= 2 ? kMostPixels : kPixels, 1>(conv, in, e, part, first, part.last_group);
+}
+
+// ------------------------------------------------------------------------------- pools, single values
+
+void pool(const Pool& pool, const RealView& in, const Epilogue& e, const Part& part) {
+    Pixels pixel(pool.width, part.first_pixel);
+    for (int64_t n = part.first_pixel; n < part.last_pixel; ++n, pixel.next()) {
+        const int y0 = pool.row_first[pixel.y], y1 = pool.row_last[pixel.y];
+        const int x0 = pool.column_first[pixel.x], x1 = pool.column_last[pixel.x];
+        const f16 places = all(pool.kind == Pooling::average
+                                   ? pool.row_places[pixel.y] * pool.column_places[pixel.x] : 1);
+        const Place at = pixel.place(e);
+        for (int c = part.first_group * kGroup; c < part.last_group * kGroup; c += kGroup) {
+            f16 v = all(pool.kind == Pooling::max ? -INFINITY : 0);
+            for (int y = y0; y < y1; y += pool.dilation_y) {
+                for (int x = x0; x < x1; x += pool.dilation_x) {
+                    const f16 value = load(in.data + y * in.row + x * in.pixel + c);
+                    v = pool.kind == Pooling::max ? max(v, value) : add(v, value);
+                }
+            }
+            finish(pool.kind == Pooling::max ? v : div(v, places), e, c, at);
+        }
+    }
+}
+
+void pointwise(int width, const RealView& in, const Epilogue& e, const Part& part) {
+    Pixels pixel(width, part.first_pixel);
+    for (int64_t n = part.first_pixel; n < part.last_pixel; ++n, pixel.next()) {
+        const float* values = pixel_at(in, pixel.y, pixel.x);
+        const Place at = pixel.place(e);
+        for (int c = part.first_group * kGroup; c < part.last_group * kGroup; c += kGroup)
+            finish(load(values + c), e, c, at);
+    }
+}
+
+}  // namespace
+}  // namespace bnew

@@ -1,0 +1,439 @@
+// Running a plan: arenas, threads, and the stages that are no kernel.
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <mutex>
+#include <optional>
+
+#include "dispatch.h"
+#include "include/bnew_engine.h"
+#include "plan.h"
+#include "pool.h"
+
+namespace bnew {
+namespace {
+
+// The memory of one run.
+struct Arena {
+    explicit Arena(const Plan& plan, int threads)
+        : values(plan.arena_bytes), scratch(static_cast<size_t>(round_up(static_cast<int64_t>(plan.scratch_bytes), kAlignment)) * static_cast<size_t>(threads)) {}
+
+    Aligned<uint8_t> values, scratch;
+};
+
+uint8_t* origin(const Buffer& buffer, Arena& arena) {
+    const int64_t border = buffer.top * buffer.row + buffer.left * buffer.pixel;
+    return arena.values.data() + buffer.offset + border * (buffer.bits ? 1 : 4);
+}
+
+RealView real_view(const Buffer& buffer, Arena& arena) {
+    return {reinterpret_cast<float*>(origin(buffer, arena)), buffer.row, buffer.pixel};
+}
+
+BitsView bits_view(const Buffer& buffer, Arena& arena) { return {origin(buffer, arena), buffer.row, buffer.pixel}; }
+
+float* pixel(const RealView& view, int y, int x) { return view.data + y * view.row + x * view.pixel; }
+
+template <class F>
+void each_pixel(const Shape& shape, F f) {
+    for (int y = 0; y < shape.height; ++y)
+        for (int x = 0; x < shape.width; ++x) f(y, x);
+}
+
+void softmax(const Shape& shape, const RealView& in, const RealView& out) {
+    each_pixel(shape, [&](int y, int x) {
+        const float* from = pixel(in, y, x);
+        float* to = pixel(out, y, x);
+        const float largest = *std::max_element(from, from + shape.channels);
+        float sum = 0;
+        for (int c = 0; c < shape.channels; ++c) sum += to[c] = std::exp(from[c] - largest);
+        for (int c = 0; c < shape.channels; ++c) to[c] /= sum;
+    });
+}
+
+void flatten(const Shape& shape, const RealView& in, const RealView& out) {
+    each_pixel(shape, [&](int y, int x) {
+        const float* from = pixel(in, y, x);
+        for (int c = 0; c < shape.channels; ++c)
+            out.data[(static_cast<int64_t>(c) * shape.height + y) * shape.width + x] = from[c];
+    });
+}
+
+void to_real(const Shape& shape, const BitsView& in, const RealView& out) {
+    each_pixel(shape, [&](int y, int x) {
+        const uint8_t* from = in.data + y * in.row + x * in.pixel;
+        float* to = pixel(out, y, x);
+        for (int c = 0; c < shape.channels; ++c) to[c] = from[c / 8] >> c % 8 & 1 ? 1.0f : -1.0f;
+    });
+}
+
+}  // namespace
+
+struct Model::Impl {
+    Impl(Graph network, const Kernels& chosen, int threads)
+        : graph(std::move(network)), kernels(chosen), plan(make_plan(graph, kernels)), isa(kernels.name) {
+        if (threads > 1) pool.emplace(threads);
+        for (Node& node : graph.nodes) {  // the plan has its own
+            node.weights = {};
+            if (node.op != Op::binary_conv) node.words = {};
+        }
+        arenas.push_back(std::make_unique<Arena>(plan, this->threads()));
+        for (size_t c = 0; c < graph.mean.size(); ++c) {  // (b / 255 - mean) / std = b / (255 std) - mean / std
+            byte_scale.push_back(static_cast<float>(1 / (255.0 * graph.std[c])));
+            byte_shift.push_back(static_cast<float>(-double{graph.mean[c]} / graph.std[c]));
+        }
+    }
+
+    int threads() const { return pool ? pool->threads() : 1; }
+    const Shape& shape_of(int value) const { return plan.values[static_cast<size_t>(value)].shape; }
+    const Buffer& buffer_of(int value) const { return plan.buffers[static_cast<size_t>(value)]; }
+
+    // ------------------------------------------------------------------------------------ stages
+
+    // Part i of n of a stage: rows of pixels if there are enough of them, else channels.
+    static Part part_of(const Stage& stage, int i, int n) {
+        const int64_t pixels = int64_t{stage.shape.height} * stage.shape.width;
+        const int64_t groups = round_up(stage.shape.channels, kGroup) / kGroup;
+        Part part{0, pixels, 0, static_cast<int>(groups)};
+        if (n == 1) return part;
+        if (pixels >= 64 * n) {
+            part.first_pixel = pixels * i / n;
+            part.last_pixel = pixels * (i + 1) / n;
+        } else {
+            const int64_t fours = (groups + 3) / 4;  // kernels take up to four groups together
+            part.first_group = static_cast<int>(std::min(groups, fours * i / n * 4));
+            part.last_group = static_cast<int>(std::min(groups, fours * (i + 1) / n * 4));
+        }
+        return part;
+    }
+
+    void run_part(const Stage& stage, Arena& arena, int i, int n) const {
+        const Part part = part_of(stage, i, n);
+        if (part.first_pixel == part.last_pixel || part.first_group == part.last_group) return;
+        Epilogue e = stage.epilogue;
+        if (stage.real >= 0) e.real = real_view(buffer_of(stage.real), arena);
+        if (stage.bits >= 0) e.bits = bits_view(buffer_of(stage.bits), arena);
+        if (stage.other >= 0) {
+            e.other = real_view(buffer_of(stage.other), arena);
+            const Shape& other = shape_of(stage.other);
+            if (other.height == 1 && other.width == 1) e.other.row = e.other.pixel = 0;
+        }
+        const Buffer& in = buffer_of(stage.inputs[0]);
+        switch (stage.op) {
+            case Op::binary_conv: {
+                BinaryConv conv = stage.binary;
+                conv.scratch = arena.scratch.data() + arena.scratch.size() / static_cast<size_t>(n) * static_cast<size_t>(i);
+                BitsView bits = bits_view(in, arena);
+                kernels.binary_conv(conv, shift(bits, stage), e, part);
+                break;
+            }
+            case Op::conv: kernels.real_conv(stage.conv, shift(real_view(in, arena), stage), e, part); break;
+            case Op::max_pool:
+            case Op::avg_pool:
+            case Op::adaptive_avg_pool: kernels.pool(stage.pool, real_view(in, arena), e, part); break;
+            case Op::identity: kernels.pointwise(stage.shape.width, real_view(in, arena), e, part); break;
+            default:
+                if (i == 0) run_whole(stage, arena, e.real);
+        }
+    }
+
+    // The view of a convolution begins at the padding's first tap.
+    template <class View>
+    View shift(View view, const Stage& stage) const {
+        const Node& node = graph.nodes[static_cast<size_t>(stage.node)];
+        view.data -= node.top * view.row + node.left * view.pixel;
+        return view;
+    }
+
+    void run_whole(const Stage& stage, Arena& arena, const RealView& out) const {
+        const Buffer& in = buffer_of(stage.inputs[0]);
+        switch (stage.op) {
+            case Op::softmax: softmax(stage.shape, real_view(in, arena), out); break;
+            case Op::flatten: flatten(in.shape, real_view(in, arena), out); break;
+            case Op::to_real: to_real(stage.shape, bits_view(in, arena), out); break;
+            default: concat(stage, arena, out);
+        }
+    }
+
+    void concat(const Stage& stage, Arena& arena, const RealView& out) const {
+        int64_t first = 0;
+        for (int input : stage.inputs) {
+            const RealView part = real_view(buffer_of(input), arena);
+            const int channels = shape_of(input).channels;
+            each_pixel(stage.shape, [&](int y, int x) {
+                std::memcpy(pixel(out, y, x) + first, pixel(part, y, x), static_cast<size_t>(channels) * 4);
+            });
+            first += channels;
+        }
+    }
+
+    // ------------------------------------------------------------------------------------- runs
+
+    void set_input(const float* image, Arena& arena) const {
+        const Shape& shape = shape_of(0);
+        const RealView view = real_view(buffer_of(0), arena);
+        bool finite = true;
+        for (int y = 0; y < shape.height; ++y) {
+            for (int c = 0; c < shape.channels; ++c) {
+                const float* from = image + (int64_t{c} * shape.height + y) * shape.width;
+                float* to = pixel(view, y, 0) + c;
+                for (int x = 0; x < shape.width; ++x) {
+                    to[x * view.pixel] = from[x];
+                    finite &= std::fabs(from[x]) <= 3.4028235e38f;
+                }
+            }
+        }
+        if (!finite) throw Error("the input has numbers that are not finite");
+    }
+
+    void set_input(const uint8_t* image, Arena& arena) const {
+        const Shape& shape = shape_of(0);
+        const RealView view = real_view(buffer_of(0), arena);
+        each_pixel(shape, [&](int y, int x) {
+            float* to = pixel(view, y, x);
+            for (int c = 0; c < shape.channels; ++c, ++image)
+                to[c] = std::fma(static_cast<float>(*image), byte_scale[static_cast<size_t>(c)], byte_shift[static_cast<size_t>(c)]);
+        });
+    }
+
+    // NHWC with filled-up channels → NCHW.
+    void get(int value, Arena& arena, float* to) const {
+        const Buffer& buffer = buffer_of(value);
+        const Shape& shape = buffer.shape;
+        for (int c = 0; c < shape.channels; ++c) {
+            for (int y = 0; y < shape.height; ++y) {
+                for (int x = 0; x < shape.width; ++x) {
+                    if (buffer.bits) {
+                        const BitsView view = bits_view(buffer, arena);
+                        const bool set = view.data[y * view.row + x * view.pixel + c / 8] >> c % 8 & 1;
+                        *to++ = set ? 1.0f : -1.0f;
+                    } else {
+                        *to++ = pixel(real_view(buffer, arena), y, x)[c];
+                    }
+                }
+            }
+        }
+    }
+
+    // One image, each stage split among the threads. Calls `after` when the input is there, and after each stage.
+    template <class Input, class AfterStage>
+    void run_image(const Input* image, Arena& arena, bool split, AfterStage after) const {
+        set_input(image, arena);
+        after(nullptr);
+        for (const Stage& stage : plan.stages) {
+            if (split) {
+                const int n = pool->threads();
+                pool->run([&](int i) { run_part(stage, arena, i, n); });
+            } else {
+                run_part(stage, arena, 0, 1);
+            }
+            after(&stage);
+        }
+    }
+
+    template <class Input>
+    void run(const Input* images, size_t count, float* results) const {
+        const size_t in = size_of(0), out = size_of(graph.output);
+        const auto one = [&](size_t i, Arena& arena, bool split) {
+            run_image(images + i * in, arena, split, [](const Stage*) {});
+            get(graph.output, arena, results + i * out);
+        };
+        if (!pool || !pool->is_here()) {
+            const Lease lease(*this);
+            for (size_t i = 0; i < count; ++i) one(i, lease.arena(), false);
+            return;
+        }
+        const std::lock_guard<std::mutex> lock(pool->mutex());
+        const size_t threads = static_cast<size_t>(pool->threads());
+        // Whole images side by side need no barrier; what does not go round is split.
+        size_t done = 0;
+        if (count >= threads) {
+            std::vector<std::unique_ptr<Lease>> leases;
+            for (size_t t = 0; t < threads; ++t) leases.push_back(std::make_unique<Lease>(*this));
+            std::vector<std::exception_ptr> failures(threads);
+            const size_t rounds = count / threads;
+            pool->run([&](int t) {
+                const auto thread = static_cast<size_t>(t);
+                try {
+                    for (size_t r = 0; r < rounds; ++r) one(r * threads + thread, leases[thread]->arena(), false);
+                } catch (...) {
+                    failures[thread] = std::current_exception();
+                }
+            });
+            for (const auto& failure : failures)
+                if (failure) std::rethrow_exception(failure);
+            done = rounds * threads;
+        }
+        const Lease lease(*this);
+        for (; done < count; ++done) one(done, lease.arena(), true);
+    }
+
+    size_t size_of(int value) const {
+        const Shape& shape = shape_of(value);
+        return static_cast<size_t>(shape.channels) * static_cast<size_t>(shape.height) * static_cast<size_t>(shape.width);
+    }
+
+    // An arena that is free, or a new one: as many as there are calls at the same time.
+    class Lease {
+    public:
+        explicit Lease(const Impl& impl) : impl_(impl) {
+            const std::lock_guard<std::mutex> lock(impl.arenas_mutex);
+            if (impl.arenas.empty()) {
+                arena_ = std::make_unique<Arena>(impl.plan, impl.threads());
+            } else {
+                arena_ = std::move(impl.arenas.back());
+                impl.arenas.pop_back();
+            }
+        }
+        ~Lease() {
+            const std::lock_guard<std::mutex> lock(impl_.arenas_mutex);
+            impl_.arenas.push_back(std::move(arena_));
+        }
+        Lease(const Lease&) = delete;
+        Lease& operator=(const Lease&) = delete;
+        Arena& arena() const { return *arena_; }
+
+    private:
+        const Impl& impl_;
+        std::unique_ptr<Arena> arena_;
+    };
+
+    Graph graph;
+    const Kernels& kernels;
+    Plan plan;
+    std::string isa, json;
+    std::vector<float> byte_scale, byte_shift;
+    mutable std::optional<ThreadPool> pool;
+    mutable std::mutex arenas_mutex;
+    mutable std::vector<std::unique_ptr<Arena>> arenas;
+};
+
+namespace {
+
+constexpr int kMostThreads = 1024;
+
+Dimensions dimensions(const Shape& shape) { return {shape.channels, shape.height, shape.width}; }
+
+}  // namespace
+
+Model::Model(const std::string& path, int threads, const std::string& instruction_set) {
+    if (threads < 1 || threads > kMostThreads)
+        throw Error("threads is " + std::to_string(threads) + ", but must be from 1 to " + std::to_string(kMostThreads));
+    const Kernels& kernels = choose_kernels(instruction_set);
+    try {
+        const File file(path);
+        impl_ = std::make_unique<Impl>(Graph::read(file), kernels, threads);
+        impl_->json = file.graph();
+    } catch (const std::bad_alloc&) {
+        throw Error(path + ": there is not enough memory for it");
+    } catch (const Error& error) {
+        throw Error(path + ": " + error.what());
+    }
+}
+
+Model::~Model() = default;
+Model::Model(Model&&) noexcept = default;
+Model& Model::operator=(Model&&) noexcept = default;
+
+Dimensions Model::input() const { return dimensions(impl_->shape_of(0)); }
+Dimensions Model::output() const { return dimensions(impl_->shape_of(impl_->graph.output)); }
+size_t Model::input_size() const { return impl_->size_of(0); }
+size_t Model::output_size() const { return impl_->size_of(impl_->graph.output); }
+int Model::threads() const { return impl_->threads(); }
+const std::string& Model::isa() const { return impl_->isa; }
+const std::vector<std::string>& Model::classes() const { return impl_->graph.classes; }
+const std::string& Model::graph() const { return impl_->json; }
+bool Model::normalises() const { return !impl_->graph.mean.empty(); }
+
+void Model::run(const float* images, size_t count, float* results) const { impl_->run(images, count, results); }
+
+void Model::run(const uint8_t* images, size_t count, float* results) const {
+    if (!normalises())
+        throw Error("the file does not say how bytes become input (no mean and std): give float32");
+    impl_->run(images, count, results);
+}
+
+std::vector<NamedValue> Model::values(const float* image) const {
+    std::vector<NamedValue> found;
+    const Impl::Lease lease(*impl_);
+    const auto add = [&](int value) {
+        if (value < 0 || impl_->plan.values[static_cast<size_t>(value)].name.empty()) return;
+        NamedValue& named = found.emplace_back();
+        named.name = impl_->plan.values[static_cast<size_t>(value)].name;
+        named.dimensions = dimensions(impl_->shape_of(value));
+        named.data.resize(impl_->size_of(value));
+        impl_->get(value, lease.arena(), named.data.data());
+    };
+    impl_->run_image(image, lease.arena(), false, [&](const Stage* stage) {
+        if (!stage) return add(0);
+        add(stage->real);
+        add(stage->bits);
+    });
+    return found;
+}
+
+NamedValue Model::convolve(const std::string& name, const float* signs, size_t size) const {
+    const auto& nodes = impl_->graph.nodes;
+    const auto found = std::find_if(nodes.begin(), nodes.end(), [&](const Node& node) {
+        return node.op == Op::binary_conv && node.name == name;
+    });
+    if (found == nodes.end()) throw Error("there is no binary_conv called '" + name + "'");
+    // A network of that one layer.
+    const Shape in = impl_->shape_of(found->inputs[0]);
+    Graph graph;
+    graph.values = {{"x", in, false}, {"bits", in, true}, {"y", found->shape, false}};
+    Node sign;
+    sign.name = name;
+    sign.inputs = {0};
+    sign.shape = in;
+    sign.sign = Sign{{}, std::vector<float>(static_cast<size_t>(in.channels)), 1};
+    Node conv = *found;
+    conv.inputs = {1};
+    conv.then.clear();
+    conv.sign.reset();
+    conv.output = 2;
+    graph.nodes = {std::move(sign), std::move(conv)};
+    graph.output = 2;
+    const Impl layer(std::move(graph), impl_->kernels, 1);
+    if (size != layer.size_of(0)) throw Error("'" + name + "' takes " + to_string(in) + ", which is another size");
+    if (std::any_of(signs, signs + size, [](float x) { return x != 1 && x != -1; }))
+        throw Error("the input of '" + name + "' must be -1 and +1");
+    NamedValue result{name, dimensions(found->shape), std::vector<float>(layer.size_of(2))};
+    layer.run(signs, 1, result.data.data());
+    return result;
+}
+
+std::vector<StageTime> Model::profile(const float* image, int repeats) const {
+    using Clock = std::chrono::steady_clock;
+    std::vector<std::vector<double>> times(impl_->plan.stages.size() + 1);
+    const Impl::Lease lease(*impl_);
+    const bool split = impl_->pool && impl_->pool->is_here();
+    std::unique_lock<std::mutex> lock;
+    if (split) lock = std::unique_lock(impl_->pool->mutex());
+    for (int r = 0; r < repeats; ++r) {
+        size_t s = 0;
+        auto begin = Clock::now();
+        impl_->run_image(image, lease.arena(), split, [&](const Stage*) {
+            const auto end = Clock::now();
+            times[s++].push_back(std::chrono::duration<double>(end - begin).count());
+            begin = end;
+        });
+    }
+    std::vector<StageTime> result;
+    for (size_t s = 0; s < times.size(); ++s) {
+        auto& t = times[s];
+        std::sort(t.begin(), t.end());
+        const double median = t.empty() ? 0 : t[t.size() / 2];
+        if (s == 0) {
+            result.push_back({"input", "input", median});
+        } else {
+            const Stage& stage = impl_->plan.stages[s - 1];
+            result.push_back({stage.name, op_name(stage.op), median});
+        }
+    }
+    return result;
+}
+
+}  // namespace bnew

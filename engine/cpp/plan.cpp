@@ -1,0 +1,549 @@
+#include "plan.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <map>
+
+#include "include/bnew_engine.h"
+
+namespace bnew {
+namespace {
+
+constexpr size_t kMostBytes = size_t{4} << 30;  // of an arena, or of a layer's weights
+
+int64_t unit_of(int channels) { return channels <= 16 ? 2 : channels <= 32 ? 4 : round_up(channels, 64) / 8; }
+
+// Steps that fit one epilogue, gathered one after another. Affine steps are folded in double precision.
+class Chain {
+public:
+    explicit Chain(int channels) : before_(channels), after_(channels) {}
+
+    // Whether the step could be taken.
+    bool take(const Step& step) {
+        switch (step.kind) {
+            case StepKind::scale:
+            case StepKind::shift: return take_affine(step);
+            case StepKind::add:
+            case StepKind::multiply:
+                if (join != Join::none || acted()) return false;
+                join = step.kind == StepKind::add ? Join::add : Join::multiply;
+                other = step.value;
+                return true;
+            default:
+                if (acted()) return false;
+                act(step);
+                return true;
+        }
+    }
+
+    struct Affine {
+        explicit Affine(int channels)
+            : scale(static_cast<size_t>(channels), 1.0), shift(static_cast<size_t>(channels), 0.0) {}
+        std::vector<double> scale, shift;
+        bool scaled = false, shifted = false;
+    };
+
+    Join join = Join::none;
+    int other = -1;
+    Activation activation = Activation::none;
+    std::vector<float> slope;
+    float low = 0, high = 0;
+    const Affine& before() const { return before_; }
+    const Affine& after() const { return after_; }
+
+private:
+    bool acted() const { return activation != Activation::none || after_.scaled || after_.shifted; }
+
+    bool take_affine(const Step& step) {
+        const bool is_shift = step.kind == StepKind::shift;
+        // (x s + t) + o + b = (x s + (t + b)) + o: a shift behind a sum moves in front of it.
+        const bool early = !acted() && (join == Join::none || (join == Join::add && is_shift));
+        Affine& affine = early ? before_ : after_;
+        for (size_t c = 0; c < step.numbers.size(); ++c) {
+            if (is_shift) {
+                affine.shift[c] += step.numbers[c];
+            } else {
+                affine.scale[c] *= step.numbers[c];
+                affine.shift[c] *= step.numbers[c];
+            }
+        }
+        (is_shift ? affine.shifted : affine.scaled) = true;
+        return true;
+    }
+
+    void act(const Step& step) {
+        static const std::map<StepKind, Activation> kinds = {
+            {StepKind::prelu, Activation::prelu},     {StepKind::clamp, Activation::clamp},
+            {StepKind::sigmoid, Activation::sigmoid}, {StepKind::hard_sigmoid, Activation::hard_sigmoid},
+            {StepKind::sign, Activation::sign},
+        };
+        activation = kinds.at(step.kind);
+        slope = step.numbers;
+        low = step.low;
+        high = step.high;
+    }
+
+    Affine before_, after_;
+};
+
+class Planner {
+public:
+    Planner(const Graph& graph, const Kernels& kernels) : graph_(graph), kernels_(kernels) { plan_.values = graph.values; }
+
+    Plan make() {
+        for (size_t i = 0; i < graph_.nodes.size(); ++i) add_node(static_cast<int>(i));
+        lay_out();
+        for (Stage& stage : plan_.stages) plan_.scratch_bytes = std::max(plan_.scratch_bytes, scratch_of(stage));
+        return std::move(plan_);
+    }
+
+private:
+    // ------------------------------------------------------------------------------------ stages
+
+    void add_node(int index) {
+        const Node& node = graph_.nodes[static_cast<size_t>(index)];
+        Stage stage;
+        stage.op = node.op;
+        stage.name = node.name;
+        stage.node = index;
+        stage.inputs = node.inputs;
+        stage.shape = node.shape;
+        switch (node.op) {
+            case Op::binary_conv:
+                if (node.groups == 1) {
+                    make_binary(stage, node);
+                } else {
+                    // Groups share words of the input: their counts are taken as sums of real ±1, exact as well.
+                    stage.op = Op::conv;
+                    stage.inputs = {to_real(node)};
+                    make_real(stage, node, signs_of(node));
+                }
+                break;
+            case Op::conv: make_real(stage, node, node.weights); break;
+            case Op::max_pool:
+            case Op::avg_pool:
+            case Op::adaptive_avg_pool: make_pool(stage, node); break;
+            default: break;
+        }
+        finish(std::move(stage), node);
+    }
+
+    // Adds the stage with as many of the node's steps as its epilogue takes, and stages for the rest.
+    void finish(Stage stage, const Node& node) {
+        const bool plain = node.op == Op::concat || node.op == Op::flatten || node.op == Op::softmax;
+        if (plain && (!node.then.empty() || node.sign)) stage = next(std::move(stage));
+        size_t step = 0;
+        while (true) {
+            Chain chain(node.shape.channels);
+            while (step < node.then.size() && chain.take(node.then[step])) ++step;
+            set_epilogue(stage, chain);
+            if (step == node.then.size()) break;
+            stage = next(std::move(stage));
+        }
+        stage.real = node.output;
+        if (node.sign) set_sign(stage, *node.sign);
+        plan_.stages.push_back(std::move(stage));
+    }
+
+    // Ends the stage with a value of its own, and begins one that goes on from there.
+    Stage next(Stage stage) {
+        stage.real = new_value(stage.shape, false);
+        Stage after;
+        after.op = Op::identity;
+        after.name = stage.name;
+        after.inputs = {stage.real};
+        after.shape = stage.shape;
+        plan_.stages.push_back(std::move(stage));
+        return after;
+    }
+
+    int new_value(const Shape& shape, bool bits) {
+        plan_.values.push_back({"", shape, bits});
+        return static_cast<int>(plan_.values.size()) - 1;
+    }
+
+    int to_real(const Node& node) {
+        Stage stage;
+        stage.op = Op::to_real;
+        stage.name = node.name;
+        stage.inputs = node.inputs;
+        stage.shape = plan_.values[static_cast<size_t>(node.inputs[0])].shape;
+        stage.real = new_value(stage.shape, false);
+        plan_.stages.push_back(stage);
+        return stage.real;
+    }
+
+    // Channels [first, first + size) of a value, as many times as fill `channels`.
+    int repeated(int value, int channels, const std::string& name) {
+        const Shape shape = plan_.values[static_cast<size_t>(value)].shape;
+        Stage stage;
+        stage.op = Op::concat;
+        stage.name = name;
+        stage.inputs.assign(static_cast<size_t>(channels / shape.channels), value);
+        stage.shape = {channels, shape.height, shape.width};
+        stage.real = new_value(stage.shape, false);
+        plan_.stages.push_back(stage);
+        return stage.real;
+    }
+
+    // --------------------------------------------------------------------------------- epilogues
+
+    // The numbers filled up to whole groups, kept by the stage.
+    template <class Numbers>
+    static const float* keep(Stage& stage, const Numbers& numbers, float filling = 0) {
+        Aligned<float> kept(static_cast<size_t>(round_up(static_cast<int64_t>(numbers.size()), kGroup)), filling);
+        std::transform(numbers.begin(), numbers.end(), kept.begin(), [](auto x) { return static_cast<float>(x); });
+        return stage.numbers.emplace_back(std::move(kept)).data();
+    }
+
+    void set_epilogue(Stage& stage, const Chain& chain) {
+        Epilogue& e = stage.epilogue;
+        if (chain.before().scaled || chain.before().shifted) {
+            e.scale = keep(stage, chain.before().scale);
+            e.shift = keep(stage, chain.before().shift);
+        }
+        if (chain.join != Join::none) {
+            e.join = chain.join;
+            const int channels = stage.shape.channels;
+            const int others = plan_.values[static_cast<size_t>(chain.other)].shape.channels;
+            const bool repeat = others != channels && others % kGroup != 0;
+            stage.other = repeat ? repeated(chain.other, channels, stage.name) : chain.other;
+            e.other_channels = static_cast<int>(round_up(repeat ? channels : others, kGroup));
+        }
+        e.activation = chain.activation;
+        if (chain.activation == Activation::prelu) e.slope = keep(stage, chain.slope);
+        e.low = chain.low;
+        e.high = chain.high;
+        if (chain.after().scaled) e.scale_out = keep(stage, chain.after().scale);
+        if (chain.after().scaled || chain.after().shifted) e.shift_out = keep(stage, chain.after().shift);
+    }
+
+    static void set_sign(Stage& stage, const Sign& sign) {
+        stage.bits = sign.output;
+        Epilogue& e = stage.epilogue;
+        // What fills up the channels must give clear bits.
+        if (sign.scale.empty()) {
+            std::vector<float> threshold(sign.shift);
+            for (float& t : threshold) t = -t;
+            e.sign_shift = keep(stage, threshold, std::numeric_limits<float>::infinity());
+        } else {
+            e.sign_scale = keep(stage, sign.scale);
+            e.sign_shift = keep(stage, sign.shift, -1);
+        }
+    }
+
+    // ---------------------------------------------------------------------------------- windows
+
+    static Window window_of(const Node& node) {
+        return {node.shape.height,  node.shape.width,   node.kernel_y,   node.kernel_x,
+                node.stride_y,      node.stride_x,      node.dilation_y, node.dilation_x};
+    }
+
+    void check_memory(double bytes, const std::string& what) const {
+        if (bytes > static_cast<double>(kMostBytes))
+            throw Error(what + " would take " + std::to_string(static_cast<int64_t>(bytes / (1 << 20))) +
+                        " MiB of memory: the limit is " + std::to_string(kMostBytes >> 20) + " MiB");
+    }
+
+    // The taps that lie outside for each output row (or column), as classes of equal sets.
+    static std::vector<std::vector<bool>> classify(int outputs, int size, int before, int kernel, int stride,
+                                                   int dilation, std::vector<int32_t>& class_of) {
+        std::vector<std::vector<bool>> classes;
+        for (int64_t i = 0; i < outputs; ++i) {
+            std::vector<bool> outside(static_cast<size_t>(kernel));
+            for (int64_t k = 0; k < kernel; ++k) {
+                const int64_t at = i * stride - before + k * dilation;
+                outside[static_cast<size_t>(k)] = at < 0 || at >= size;
+            }
+            // Neighbours are alike: the search from the end is short.
+            auto found = std::find(classes.rbegin(), classes.rend(), outside);
+            if (found == classes.rend()) {
+                classes.push_back(outside);
+                found = classes.rbegin();
+            }
+            class_of.push_back(static_cast<int32_t>(classes.rend() - found) - 1);
+        }
+        return classes;
+    }
+
+    void make_binary(Stage& stage, const Node& node) const {
+        const Shape& in = plan_.values[static_cast<size_t>(node.inputs[0])].shape;
+        BinaryConv& conv = stage.binary;
+        conv.window = window_of(node);
+        conv.channels_out = node.shape.channels;
+        conv.taps = node.kernel_y * node.kernel_x;
+        conv.unit = unit_of(in.channels);
+        check_memory(16.0 * static_cast<double>(window_words(conv)) * (conv.channels_out + 64.0), "node '" + node.name + "'");
+
+        const int64_t words = window_words(conv), row = static_cast<int64_t>(node.words.size()) / conv.channels_out;
+        std::vector<uint64_t> windows(static_cast<size_t>(words * conv.channels_out));
+        std::vector<int32_t> ones(static_cast<size_t>(conv.taps) * static_cast<size_t>(conv.channels_out));
+        for (int64_t o = 0; o < conv.channels_out; ++o) {
+            auto* to = reinterpret_cast<uint8_t*>(windows.data() + o * words);
+            const uint32_t* from = node.words.data() + o * row;
+            for (int64_t tap = 0; tap < conv.taps; ++tap) {
+                int32_t count = 0;
+                if (in.channels % 32 == 0) {
+                    const uint32_t* begin = from + tap * in.channels / 32;
+                    std::memcpy(to + tap * conv.unit, begin, static_cast<size_t>(in.channels / 8));
+                    for (int i = 0; i < in.channels / 32; ++i) count += std::popcount(begin[i]);
+                } else {
+                    for (int64_t c = 0; c < in.channels; ++c) {
+                        const int64_t i = tap * in.channels + c;
+                        const uint32_t bit = from[i / 32] >> i % 32 & 1;
+                        to[tap * conv.unit + c / 8] |= static_cast<uint8_t>(bit << c % 8);
+                        count += static_cast<int32_t>(bit);
+                    }
+                }
+                ones[static_cast<size_t>(o * conv.taps + tap)] = count;
+            }
+        }
+        stage.weights.resize(kernels_.binary_bytes(conv) + kSlack);
+        kernels_.pack_binary(conv, windows.data(), stage.weights.data());
+        conv.weights = stage.weights.data();
+        set_base(stage, node, in, ones);
+    }
+
+    // With v the taps inside the image and b those in the border, where the input's bits are clear:
+    //     dot = bits(v) - 2 count(v) = bits(v) - 2 (count(v + b) - ones(b)) = base - 2 count(v + b)
+    //     base = bits(v) + 2 ones(b)
+    void set_base(Stage& stage, const Node& node, const Shape& in, const std::vector<int32_t>& ones) const {
+        BinaryConv& conv = stage.binary;
+        const auto rows = classify(node.shape.height, in.height, node.top, node.kernel_y, node.stride_y,
+                                   node.dilation_y, stage.classes[0]);
+        const auto columns = classify(node.shape.width, in.width, node.left, node.kernel_x, node.stride_x,
+                                      node.dilation_x, stage.classes[1]);
+        const size_t channels = static_cast<size_t>(round_up(conv.channels_out, kGroup));
+        check_memory(4.0 * static_cast<double>(rows.size()) * static_cast<double>(columns.size()) * static_cast<double>(channels),
+                     "the border of node '" + node.name + "'");
+        Aligned<float> base(rows.size() * columns.size() * channels);
+        for (size_t r = 0; r < rows.size(); ++r) {
+            for (size_t k = 0; k < columns.size(); ++k) {
+                float* at = base.data() + (r * columns.size() + k) * channels;
+                for (int o = 0; o < conv.channels_out; ++o) {
+                    int64_t sum = 0;
+                    for (int tap = 0; tap < conv.taps; ++tap) {
+                        const bool outside = rows[r][static_cast<size_t>(tap / node.kernel_x)] ||
+                                             columns[k][static_cast<size_t>(tap % node.kernel_x)];
+                        sum += outside ? 2 * int64_t{ones[static_cast<size_t>(o) * static_cast<size_t>(conv.taps) + static_cast<size_t>(tap)]} : in.channels;
+                    }
+                    at[o] = static_cast<float>(sum);
+                }
+            }
+        }
+        conv.base = stage.numbers.emplace_back(std::move(base)).data();
+        conv.row_class = stage.classes[0].data();
+        conv.column_class = stage.classes[1].data();
+        conv.column_classes = static_cast<int>(columns.size());
+    }
+
+    // Binary weights as real ±1, in the order of a real convolution's.
+    std::vector<float> signs_of(const Node& node) const {
+        const Shape& in = plan_.values[static_cast<size_t>(node.inputs[0])].shape;
+        const int64_t channels = in.channels / node.groups, taps = int64_t{node.kernel_y} * node.kernel_x;
+        const int64_t row = static_cast<int64_t>(node.words.size()) / node.shape.channels;
+        std::vector<float> signs(static_cast<size_t>(node.shape.channels * channels * taps));
+        for (int64_t o = 0; o < node.shape.channels; ++o)
+            for (int64_t tap = 0; tap < taps; ++tap)
+                for (int64_t c = 0; c < channels; ++c) {
+                    const int64_t i = tap * channels + c;
+                    const bool set = node.words[static_cast<size_t>(o * row + i / 32)] >> i % 32 & 1;
+                    signs[static_cast<size_t>((o * channels + c) * taps + tap)] = set ? 1.0f : -1.0f;
+                }
+        return signs;
+    }
+
+    void make_real(Stage& stage, const Node& node, const std::vector<float>& weights) const {
+        const Shape& in = plan_.values[static_cast<size_t>(node.inputs[0])].shape;
+        RealConv& conv = stage.conv;
+        conv.window = window_of(node);
+        const int64_t taps = int64_t{node.kernel_y} * node.kernel_x;
+        const int64_t own_in = in.channels / node.groups, own_out = node.shape.channels / node.groups;
+        conv.depthwise = node.groups > 1 && own_in == 1 && own_out == 1;
+        // Groups are laid together, with zeros where they do not meet, until their outputs fill whole vectors.
+        int64_t together = 1;
+        if (!conv.depthwise && node.groups > 1) {
+            while (node.groups % together != 0 || own_out * together % kGroup != 0)
+                if (++together >= node.groups) break;
+        }
+        conv.groups = conv.depthwise ? node.groups : static_cast<int>(node.groups / together);
+        conv.channels_in = static_cast<int>(own_in * together);
+        conv.channels_out = static_cast<int>(own_out * together);
+        const int64_t lanes = conv.depthwise ? round_up(node.groups, kGroup) : round_up(conv.channels_out, kGroup) * conv.groups;
+        check_memory(4.0 * static_cast<double>(lanes) * conv.channels_in * static_cast<double>(taps), "node '" + node.name + "'");
+        Aligned<float> packed(static_cast<size_t>(lanes * conv.channels_in * taps));
+        for (int64_t o = 0; o < node.shape.channels; ++o) {
+            const int64_t group = conv.depthwise ? 0 : o / conv.channels_out;
+            const int64_t within = conv.depthwise ? o : o % conv.channels_out;
+            const int64_t vectors = round_up(conv.channels_out, kGroup) / kGroup;
+            const int64_t vector = group * vectors + within / kGroup;
+            const int64_t first = conv.depthwise ? 0 : o / own_out % together * own_in;
+            for (int64_t c = 0; c < own_in; ++c)
+                for (int64_t tap = 0; tap < taps; ++tap)
+                    packed[static_cast<size_t>(((vector * taps + tap) * conv.channels_in + first + c) * kGroup + within % kGroup)] =
+                        weights[static_cast<size_t>((o * own_in + c) * taps + tap)];
+        }
+        conv.weights = stage.numbers.emplace_back(std::move(packed)).data();
+    }
+
+    static void make_pool(Stage& stage, const Node& node, const Shape& in) {
+        Pool& pool = stage.pool;
+        pool.kind = node.op == Op::max_pool ? Pooling::max : Pooling::average;
+        pool.height = node.shape.height;
+        pool.width = node.shape.width;
+        pool.channels = node.shape.channels;
+        pool.dilation_y = node.dilation_y;
+        pool.dilation_x = node.dilation_x;
+        if (node.op == Op::adaptive_avg_pool) {
+            adaptive(in.height, pool.height, stage.edges[0], stage.edges[1], stage.places[0]);
+            adaptive(in.width, pool.width, stage.edges[2], stage.edges[3], stage.places[1]);
+        } else {
+            cut(in.height, node.top, node.bottom, node.kernel_y, node.stride_y, node.dilation_y, pool.height,
+                node.count_padding, stage.edges[0], stage.edges[1], stage.places[0]);
+            cut(in.width, node.left, node.right, node.kernel_x, node.stride_x, node.dilation_x, pool.width,
+                node.count_padding, stage.edges[2], stage.edges[3], stage.places[1]);
+        }
+        pool.row_first = stage.edges[0].data();
+        pool.row_last = stage.edges[1].data();
+        pool.column_first = stage.edges[2].data();
+        pool.column_last = stage.edges[3].data();
+        pool.row_places = stage.places[0].data();
+        pool.column_places = stage.places[1].data();
+    }
+
+    void make_pool(Stage& stage, const Node& node) const {
+        make_pool(stage, node, plan_.values[static_cast<size_t>(node.inputs[0])].shape);
+    }
+
+    static void adaptive(int64_t size, int64_t count, std::vector<int32_t>& first, std::vector<int32_t>& last,
+                         std::vector<float>& places) {
+        for (int64_t i = 0; i < count; ++i) {
+            first.push_back(static_cast<int32_t>(i * size / count));
+            last.push_back(static_cast<int32_t>(((i + 1) * size + count - 1) / count));
+            places.push_back(static_cast<float>(last.back() - first.back()));
+        }
+    }
+
+    static void cut(int64_t size, int64_t before, int64_t after, int64_t kernel, int64_t stride, int64_t dilation,
+                    int64_t count, bool count_padding, std::vector<int32_t>& first, std::vector<int32_t>& last,
+                    std::vector<float>& places) {
+        for (int64_t i = 0; i < count; ++i) {
+            int64_t from = i * stride - before;
+            const int64_t until = from + (kernel - 1) * dilation + 1;
+            const int64_t padded = std::min(until, size + after) - from;
+            if (from < 0) from += (-from + dilation - 1) / dilation * dilation;
+            first.push_back(static_cast<int32_t>(from));
+            last.push_back(static_cast<int32_t>(std::min(until, size)));
+            places.push_back(static_cast<float>(count_padding ? padded : last.back() - from));
+        }
+    }
+
+    // ---------------------------------------------------------------------------------- buffers
+
+    static size_t scratch_of(const Stage& stage) {
+        return stage.op == Op::binary_conv ? static_cast<size_t>(gather_bytes(stage.binary)) : 0;
+    }
+
+    void lay_out() {
+        const size_t count = plan_.values.size();
+        plan_.buffers.resize(count);
+        for (size_t v = 0; v < count; ++v) {
+            plan_.buffers[v].shape = plan_.values[v].shape;
+            plan_.buffers[v].bits = plan_.values[v].bits;
+        }
+        // The input's channels may lie close together where only broadcasts read them.
+        bool vectors = graph_.output == 0;
+        std::vector<int> last_use(count, -1);
+        for (size_t s = 0; s < plan_.stages.size(); ++s) {
+            const Stage& stage = plan_.stages[s];
+            for (int v : stage.inputs) {
+                last_use[static_cast<size_t>(v)] = static_cast<int>(s);
+                if (v == 0 && (stage.op != Op::conv || stage.conv.depthwise)) vectors = true;
+            }
+            if (stage.other >= 0) last_use[static_cast<size_t>(stage.other)] = static_cast<int>(s);
+            vectors |= stage.other == 0;
+            if (stage.op == Op::conv || stage.op == Op::binary_conv) widen_border(stage);
+        }
+        last_use[static_cast<size_t>(graph_.output)] = static_cast<int>(plan_.stages.size());
+        for (size_t v = 0; v < count; ++v) set_strides(plan_.buffers[v], v == 0 && !vectors);
+        place(last_use);
+    }
+
+    void widen_border(const Stage& stage) {
+        Buffer& in = plan_.buffers[static_cast<size_t>(stage.inputs[0])];
+        // A stage of a grouped binary convolution keeps the node's own padding.
+        const Node& node = graph_.nodes[static_cast<size_t>(stage.node)];
+        in.top = std::max(in.top, node.top);
+        in.left = std::max(in.left, node.left);
+        in.bottom = std::max(in.bottom, node.bottom);
+        in.right = std::max(in.right, node.right);
+    }
+
+    void set_strides(Buffer& buffer, bool close) const {
+        const Shape& shape = buffer.shape;
+        const double width = double{1} * shape.width + buffer.left + buffer.right;
+        const double height = double{1} * shape.height + buffer.top + buffer.bottom;
+        check_memory(width * height * (buffer.bits ? static_cast<double>(unit_of(shape.channels)) : 4.0 * (shape.channels + kGroup)),
+                     "a value of " + to_string(shape));
+        buffer.pixel = buffer.bits ? unit_of(shape.channels) : close ? shape.channels : round_up(shape.channels, kGroup);
+        buffer.row = (shape.width + buffer.left + buffer.right) * buffer.pixel;
+        const int64_t elements = (shape.height + buffer.top + buffer.bottom) * buffer.row;
+        buffer.bytes = static_cast<size_t>(round_up(elements * (buffer.bits ? 1 : 4) + kSlack, kAlignment));
+    }
+
+    // Bits and values with a border have a place of their own, so that the border, cleared once, stays clear. The
+    // others share: each takes the first gap between those that live at the same time.
+    void place(const std::vector<int>& last_use) {
+        std::vector<int> live;
+        size_t shared = 0;
+        const auto free_before = [&](int stage) {
+            std::erase_if(live, [&](int v) { return last_use[static_cast<size_t>(v)] < stage; });
+        };
+        const auto take = [&](int v) {
+            Buffer& buffer = plan_.buffers[static_cast<size_t>(v)];
+            std::sort(live.begin(), live.end(), [&](int a, int b) {
+                return plan_.buffers[static_cast<size_t>(a)].offset < plan_.buffers[static_cast<size_t>(b)].offset;
+            });
+            size_t offset = 0;
+            for (int other : live) {
+                const Buffer& taken = plan_.buffers[static_cast<size_t>(other)];
+                if (taken.offset >= offset + buffer.bytes) break;
+                offset = std::max(offset, taken.offset + taken.bytes);
+            }
+            buffer.offset = offset;
+            shared = std::max(shared, offset + buffer.bytes);
+            live.push_back(v);
+        };
+        const auto shares = [&](int v) {
+            const Buffer& buffer = plan_.buffers[static_cast<size_t>(v)];
+            return !buffer.bits && !buffer.has_border();
+        };
+        if (shares(0)) take(0);
+        for (size_t s = 0; s < plan_.stages.size(); ++s) {
+            free_before(static_cast<int>(s));
+            const int real = plan_.stages[s].real;
+            if (real >= 0 && shares(real)) take(real);
+        }
+        size_t end = shared;
+        for (size_t v = 0; v < plan_.buffers.size(); ++v) {
+            if (shares(static_cast<int>(v))) continue;
+            plan_.buffers[v].offset = end;
+            end += plan_.buffers[v].bytes;
+        }
+        check_memory(static_cast<double>(end), "the network");
+        plan_.arena_bytes = end;
+    }
+
+    const Graph& graph_;
+    const Kernels& kernels_;
+    Plan plan_;
+};
+
+}  // namespace
+
+Plan make_plan(const Graph& graph, const Kernels& kernels) { return Planner(graph, kernels).make(); }
+
+}  // namespace bnew

@@ -1,0 +1,76 @@
+// From a graph to what runs: stages, each an operator with its epilogue, and the buffers between them.
+
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <new>
+#include <string>
+#include <vector>
+
+#include "graph.h"
+#include "kernels.h"
+
+namespace bnew {
+
+constexpr size_t kAlignment = 64;
+
+template <class T>
+struct AlignedAllocator {
+    using value_type = T;
+    AlignedAllocator() = default;
+    template <class U>
+    AlignedAllocator(const AlignedAllocator<U>&) {}
+    T* allocate(size_t n) { return static_cast<T*>(::operator new(n * sizeof(T), std::align_val_t(kAlignment))); }
+    void deallocate(T* p, size_t) { ::operator delete(p, std::align_val_t(kAlignment)); }
+    bool operator==(const AlignedAllocator&) const { return true; }
+};
+
+template <class T>
+using Aligned = std::vector<T, AlignedAllocator<T>>;
+
+// Where a value lies in the arena of a run. Around the image is a border for the padding of its readers.
+struct Buffer {
+    Shape shape;
+    bool bits = false;
+    int top = 0, left = 0, bottom = 0, right = 0;
+    int64_t pixel = 0, row = 0;  // floats, or bytes of bits
+    size_t offset = 0, bytes = 0;
+
+    bool has_border() const { return top || left || bottom || right; }
+};
+
+struct Stage {
+    Op op;
+    std::string name;
+    int node = -1;  // of the graph; -1 for one that the planner put in
+    std::vector<int> inputs;
+    Shape shape;  // of the result
+    int real = -1, bits = -1, other = -1;  // values written, and joined
+
+    // Views are filled in when a run binds the stage to its arena.
+    Epilogue epilogue;
+    BinaryConv binary;
+    RealConv conv;
+    Pool pool;
+
+    // What the pointers above point to.
+    std::vector<Aligned<float>> numbers;
+    Aligned<uint8_t> weights;
+    std::vector<int32_t> classes[2];
+    std::vector<int32_t> edges[4];
+    std::vector<float> places[2];
+};
+
+struct Plan {
+    std::vector<Stage> stages;
+    std::vector<Value> values;  // the graph's, then the planner's own
+    std::vector<Buffer> buffers;  // of each value
+    size_t arena_bytes = 0;
+    size_t scratch_bytes = 0;  // of each thread
+};
+
+// Throws Error if the network needs too much memory.
+Plan make_plan(const Graph& graph, const Kernels& kernels);
+
+}  // namespace bnew

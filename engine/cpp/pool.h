@@ -1,0 +1,48 @@
+// Threads that wait for work: one barrier a stage, so they spin a little before they sleep.
+
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace bnew {
+
+class ThreadPool {
+public:
+    // The caller is one of the threads.
+    explicit ThreadPool(int threads);
+    ~ThreadPool();
+    ThreadPool(const ThreadPool&) = delete;
+    ThreadPool& operator=(const ThreadPool&) = delete;
+
+    // Calls work(i) for every i below the number of threads, each on its own thread; returns when all are done.
+    // The caller holds mutex(). Work must not throw.
+    template <class Work>
+    void run(const Work& work) {
+        run([](const void* w, int i) { (*static_cast<const Work*>(w))(i); }, &work);
+    }
+
+    std::mutex& mutex() { return mutex_; }
+    int threads() const { return static_cast<int>(workers_.size()) + 1; }
+    // Whether the threads are those of this process: a fork has none of them.
+    bool is_here() const;
+
+private:
+    using Function = void (*)(const void*, int);
+    void run(Function function, const void* work);
+    void loop(int index);
+
+    std::mutex mutex_;
+    Function function_ = nullptr;
+    const void* work_ = nullptr;
+    std::atomic<uint32_t> round_ = 0;
+    std::atomic<int> pending_ = 0;
+    std::atomic<bool> ending_ = false;
+    int process_;
+    std::vector<std::thread> workers_;
+};
+
+}  // namespace bnew
