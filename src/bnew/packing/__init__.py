@@ -13,8 +13,10 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from bnew.errors import BnewError
-from bnew.exported import read
-from bnew.fusion import Graph
+from bnew.packing.exported import read
+from bnew.packing.fusion import Graph
+from bnew.packing.layers import LAYERS
+from bnew.packing.operators import OPERATORS
 from bnew.results import write_atomically
 
 VERSION = "1"
@@ -64,9 +66,8 @@ def pack(
             f"the example input has shape {tuple(example_input.shape)}, but must be (N, C, H, W), or (N, C) "
             "for a network of vectors"
         )
-    output = read(model, example_input)
+    output = read(model, example_input, {**OPERATORS, **LAYERS})
     graph = Graph(output)
-    assert output.shape is not None
     channels = graph.shape[0]
     image: dict[str, Any] = {"name": Graph.INPUT, "shape": list(graph.shape)}
     if (mean is None) != (std is None):

@@ -11,12 +11,9 @@ from collections.abc import Container, Sequence
 from itertools import chain, count
 from typing import Any
 
-import numpy.typing as npt
-
-from bnew.exported import Shape, Value, reachable
+from bnew.packing.exported import Array, Shape, Value, reachable
 
 STEPS = frozenset(["scale", "shift", "add", "multiply", "prelu", "clamp", "sigmoid", "hard_sigmoid", "sign"])
-Array = npt.NDArray[Any]
 
 
 class Graph:
@@ -55,7 +52,6 @@ class Graph:
 
     def _emit(self, value: Value) -> None:
         if value.op == "input":
-            assert value.shape is not None
             self.shape = value.shape
             self._made_by[value] = None
         elif value.op == "bits":
@@ -129,7 +125,7 @@ class Graph:
     def _step(self, value: Value, others: Sequence[Value]) -> Any:
         if others:
             return self._name(others[0])
-        if value.numbers is not None:
+        if value.numbers.size:
             return self._tensor(value.numbers, value)
         return value.fields["step"]
 
@@ -151,7 +147,7 @@ class Graph:
 
     def _node_name(self, at: Value) -> str:
         """The layer's place in the model; a second node there gets a number."""
-        return _free(at.place.layer or at.place.operator, {node["name"] for node in self.nodes})
+        return _free(at.place.name, {node["name"] for node in self.nodes})
 
     def _name(self, value: Value) -> str:
         """The name of a value, which its node then has to give."""
@@ -163,11 +159,10 @@ class Graph:
         self.nodes[number]["output"] = f"v{number}"
         return f"v{number}"
 
-    def _tensor(self, array: Array | None, user: Value, what: str = "") -> str:
+    def _tensor(self, array: Array, user: Value, what: str = "") -> str:
         """The name of the tensor of these numbers, the same one wherever the model uses the same numbers."""
-        assert array is not None
         if id(array) not in self._tensor_names:
-            name = f"{user.place.layer or user.place.operator}.{what or user.op}"
+            name = f"{user.place.name}.{what or user.op}"
             self._tensor_names[id(array)] = name = _free(name, self.tensors)
             self.tensors[name] = array
         return self._tensor_names[id(array)]

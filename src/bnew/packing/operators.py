@@ -1,0 +1,376 @@
+"""ATen's operators without weights, and what each is to the packed file."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from bnew.packing.exported import Numbers, Operand, Operation, Refused, Shape, Table, Value
+
+
+def _same(op: Operation, x: Value, *_: Any, **__: Any) -> Value:
+    return x
+
+
+def _first(op: Operation, x: Value, index: int) -> Value:
+    if index != 0:
+        raise Refused("only the first of several results can be packed")
+    return x
+
+
+def _to(op: Operation, x: Value, *_: Any, **__: Any) -> Value:
+    dtype = op.node.meta["val"].dtype
+    # Whole numbers hold what a comparison chooses between; unsigned ones would wrap around below 0.
+    whole = x.op == "choice" and not dtype.is_complex and dtype not in (torch.bool, torch.uint8)
+    if not (dtype.is_floating_point or whole):
+        raise Refused(f"its result is of {dtype}")
+    return x
+
+
+# ------------------------------------------------------------------------------------------- arithmetic
+
+
+def _add(op: Operation, a: Operand, b: Operand, alpha: float = 1) -> Value:
+    left, right = op.numbers(a), op.numbers(b)
+    if right is not None:
+        return shifted(op, a, right if alpha == 1 else alpha * right)
+    if alpha != 1:
+        b = scaled(op, b, np.array([float(alpha)]))
+    if left is not None:
+        return shifted(op, b, left)
+    return _joined(op, "add", a, b, operator.add)
+
+
+def _sub(op: Operation, a: Operand, b: Operand, alpha: float = 1) -> Value:
+    return _add(op, a, b, -alpha)
+
+
+def _rsub(op: Operation, a: Operand, b: Operand, alpha: float = 1) -> Value:
+    return _add(op, b, a, -alpha)
+
+
+def _mul(op: Operation, a: Operand, b: Operand) -> Value:
+    left, right = op.numbers(a), op.numbers(b)
+    if right is not None:
+        return scaled(op, a, right)
+    if left is not None:
+        return scaled(op, b, left)
+    return _joined(op, "multiply", a, b, operator.mul)
+
+
+def _div(op: Operation, a: Operand, b: Operand, rounding_mode: str | None = None) -> Value:
+    numbers = op.numbers(b)
+    if numbers is None or rounding_mode is not None:
+        raise Refused("only plain division by a constant is packed")
+    if not np.all(numbers):
+        raise Refused("it divides by 0")
+    return scaled(op, a, 1 / numbers)
+
+
+def _neg(op: Operation, x: Value) -> Value:
+    return scaled(op, x, np.array([-1.0]))
+
+
+def shifted(op: Operation, x: Operand, numbers: Numbers) -> Value:
+    """x + numbers."""
+    assert isinstance(x, Value)
+    if x.op == "choice":
+        return op.make("choice", *x.inputs, numbers=x.numbers + numbers, shape=x.shape)
+    return op.make("shift", x, numbers=numbers, shape=x.shape)
+
+
+def scaled(op: Operation, x: Operand, numbers: Numbers) -> Value:
+    """x · numbers."""
+    assert isinstance(x, Value)
+    make = partial(op.make, shape=x.shape)
+    if x.op == "choice":
+        return make("choice", *x.inputs, numbers=x.numbers * numbers)
+    # The magnitude m of binary weights costs no numbers of its own where a scale s follows:
+    # (m v) s = v (m s), and (m v + b) s = (v + b / m) (m s).
+    if "magnitude" in x.fields:
+        return make("scale", *x.inputs, numbers=x.numbers * numbers)
+    if x.op == "shift" and "magnitude" in x.inputs[0].fields:
+        (before,) = x.inputs
+        centred = make("shift", *before.inputs, numbers=x.numbers / before.numbers)
+        return make("scale", centred, numbers=before.numbers * numbers)
+    return make("scale", x, numbers=numbers)
+
+
+def _joined(op: Operation, step: str, a: Operand, b: Operand, join: Callable[[Any, Any], Any]) -> Value:
+    """Two values added or multiplied."""
+    assert isinstance(a, Value)
+    assert isinstance(b, Value)
+    if a.op == b.op == "choice" and a.inputs == b.inputs:
+        return op.make("choice", *a.inputs, numbers=join(a.numbers, b.numbers))
+    a, b = op.real(a), op.real(b)
+    # To the file, a value that is laid side by side with itself is the value itself: channels modulo.
+    if _repeats(a) and not _repeats(b):
+        a, b = b, a
+    b = b.inputs[0] if _repeats(b) else b
+    if op.shape not in (a.shape, b.shape) or not all(_fits(v.shape, op.shape) for v in (a, b)):
+        raise Refused("its inputs differ in shape in a way that the packed file does not know")
+    return op.make(step, a, b)
+
+
+def _repeats(value: Value) -> bool:
+    return value.op == "concat" and len(set(value.inputs)) == 1
+
+
+def _fits(shape: Shape, result: Shape) -> bool:
+    """Whether a value of that shape can be added to one of shape ``result``."""
+    return result[0] % shape[0] == 0 and shape[1:] in (result[1:], (1, 1))
+
+
+# ------------------------------------------------------------------------------------------------ signs
+
+
+def _choice(op: Operation, x: Value, high: float, low: float) -> Value:
+    numbers = np.array([[float(high)], [float(low)]])
+    if x.op == "choice":  # the sign of one of two numbers
+        return op.make("choice", *x.inputs, numbers=np.where(x.numbers >= 0, *numbers))
+    return op.make("choice", x, numbers=numbers)
+
+
+def _sign(op: Operation, x: Value) -> Value:
+    return _choice(op, x, 1, -1)
+
+
+def _compare(high: int, low: int) -> Callable[..., Value]:
+    """1 or 0, by the sign of x − y; where that is 0 it counts as positive, as everywhere in bnew."""
+
+    def lower(op: Operation, x: Value, y: Operand) -> Value:
+        numbers = op.numbers(y)
+        if numbers is None or x.constant:
+            raise Refused("only comparison with a constant is packed")
+        return _choice(op, shifted(op, x, -numbers) if np.any(numbers) else x, high, low)
+
+    return lower
+
+
+def _not(op: Operation, x: Value) -> Value:
+    if x.op != "choice":
+        raise Refused("only the negation of a comparison is packed")
+    return op.make("choice", *x.inputs, numbers=1.0 - (x.numbers != 0))
+
+
+def _where(op: Operation, condition: Value, yes: Operand, no: Operand) -> Value:
+    high, low = op.numbers(yes), op.numbers(no)
+    if condition.op != "choice" or high is None or low is None:
+        raise Refused("it is packed only where a comparison chooses between two constants")
+    return op.make("choice", *condition.inputs, numbers=np.where(condition.numbers != 0, high, low))
+
+
+# ------------------------------------------------------------------------------------------ activations
+
+
+def _clamp(op: Operation, x: Value, min: Operand | None = None, max: Operand | None = None) -> Value:
+    limits: list[float | None] = []
+    for limit in (min, max):
+        numbers = None if limit is None else op.numbers(limit)
+        if limit is not None and (numbers is None or len(numbers) > 1):
+            raise Refused("its limits are not the same two numbers everywhere")
+        limits.append(None if numbers is None else float(numbers[0]))
+    return op.make("clamp", op.real(x), step=limits)
+
+
+def _clamp_max(op: Operation, x: Value, max: Operand) -> Value:
+    return _clamp(op, x, max=max)
+
+
+def _hardtanh(op: Operation, x: Value, min_val: float = -1, max_val: float = 1) -> Value:
+    return _clamp(op, x, min_val, max_val)
+
+
+def _relu(op: Operation, x: Value) -> Value:
+    return _clamp(op, x, 0)
+
+
+def _relu6(op: Operation, x: Value) -> Value:
+    return _clamp(op, x, 0, 6)
+
+
+def _prelu(op: Operation, x: Value, slope: Value) -> Value:
+    if not slope.constant:
+        raise Refused("its slope depends on the input")
+    # (C) is per channel here, whatever the rank.
+    numbers = op.once(("slope", slope), lambda: slope.tensor.detach().double().cpu().reshape(-1).numpy())
+    return op.make("prelu", op.real(x), numbers=numbers)
+
+
+def _leaky_relu(op: Operation, x: Value, negative_slope: float = 0.01) -> Value:
+    return op.make("prelu", op.real(x), numbers=np.array([negative_slope]))
+
+
+def _pointwise(step: str) -> Callable[[Operation, Value], Value]:
+    return lambda op, x: op.make(step, op.real(x), step={})
+
+
+def _gated(gate: str) -> Callable[[Operation, Value], Value]:
+    """x · gate(x)."""
+    return lambda op, x: op.make("multiply", op.real(x), op.make(gate, op.real(x), step={}))
+
+
+def _softmax(op: Operation, x: Value, dim: int, *_: Any, **__: Any) -> Value:
+    if dim % op.rank != 1:
+        raise Refused("softmax is packed only over the channels")
+    return op.make("softmax", op.real(x))
+
+
+# --------------------------------------------------------------------------------------- shapes and pools
+
+
+def _reshape(op: Operation, x: Value, *_: Any, **__: Any) -> Value:
+    if op.shape == x.shape:
+        return x
+    if op.shape == (int(np.prod(x.shape)), 1, 1):
+        return op.make("flatten", op.real(x))
+    raise Refused("a value is reshaped to a vector only")
+
+
+def _expand(op: Operation, x: Value, *_: Any, **__: Any) -> Value:
+    if not _fits(x.shape, op.shape):
+        raise Refused("a value is expanded only over height and width")
+    return x  # what it is multiplied with or added to has the size
+
+
+def _slice(op: Operation, x: Value, *_: Any, **__: Any) -> Value:
+    if op.shape != x.shape:
+        raise Refused("a part of a value is not packed, only the whole")
+    return x
+
+
+def _concat(op: Operation, parts: Sequence[Value], dim: int = 0) -> Value:
+    if dim % op.rank != 1:
+        raise Refused("values are packed side by side only as channels (dim 1)")
+    if any(part.constant for part in parts):
+        raise Refused("one of the values side by side is a constant")
+    return op.make("concat", *map(op.real, parts))
+
+
+def pair(numbers: int | Sequence[int]) -> list[int]:
+    """[y, x] from either both or one for both."""
+    both = [numbers] if isinstance(numbers, int) else list(numbers)
+    return both * 2 if len(both) == 1 else both
+
+
+def sides(padding: int | Sequence[int]) -> list[int]:
+    """[top, left, bottom, right] from the padding of both sides."""
+    return pair(padding) * 2
+
+
+def _max_pool(
+    op: Operation,
+    x: Value,
+    kernel: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    dilation: Sequence[int] = (1,),
+    ceil_mode: bool = False,
+) -> Value:
+    return op.make(
+        "max_pool",
+        op.real(x),
+        kernel=pair(kernel),
+        stride=pair(stride or kernel),
+        padding=sides(padding),
+        dilation=pair(dilation),
+        size=list(op.shape[1:]),
+    )
+
+
+def _avg_pool(
+    op: Operation,
+    x: Value,
+    kernel: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Value:
+    if divisor_override is not None:
+        raise Refused("its divisor is overridden")
+    return op.make(
+        "avg_pool",
+        op.real(x),
+        kernel=pair(kernel),
+        stride=pair(stride or kernel),
+        padding=sides(padding),
+        size=list(op.shape[1:]),
+        count_padding=count_include_pad,
+    )
+
+
+def _adaptive_avg_pool(op: Operation, x: Value, size: Sequence[int]) -> Value:
+    return op.make("adaptive_avg_pool", op.real(x), size=list(op.shape[1:]))
+
+
+def _mean(op: Operation, x: Value, dims: Sequence[int] = (), keepdim: bool = False, **_: Any) -> Value:
+    if sorted(dim % 4 for dim in dims) != [2, 3] or op.rank != (4 if keepdim else 2):
+        raise Refused("a mean is packed only over height and width")
+    return op.make("adaptive_avg_pool", op.real(x), size=[1, 1])
+
+
+def _pad(op: Operation, x: Value, amounts: Sequence[int], *how: Any, **named: Any) -> Value:
+    settings = [*how, *named.values()]  # mode and value
+    mode = next((s for s in settings if isinstance(s, str)), "constant")
+    if mode != "constant":
+        raise Refused(f"padding_mode '{mode}' is not packed, only padding by zeros")
+    left, right, top, bottom = (*amounts, 0, 0)[:4]
+    filled = any(s for s in settings if not isinstance(s, str))
+    if filled or len(amounts) > 4 or min(amounts) < 0:
+        raise Refused("padding is packed only by zeros, around the image")
+    # Refused unless a convolution takes it over.
+    why = "padding is packed only right before a convolution"
+    return op.make("refused", x, why=why, padding=[top, left, bottom, right])
+
+
+OPERATORS: Table = {
+    **dict.fromkeys(["clone", "contiguous", "detach", "alias", "lift_fresh_copy", "dropout"], _same),
+    **dict.fromkeys(["_to_copy", "to", "type_as"], _to),
+    "getitem": _first,
+    "add": _add,
+    "sub": _sub,
+    "rsub": _rsub,
+    "mul": _mul,
+    "div": _div,
+    "neg": _neg,
+    "sign": _sign,
+    "sgn": _sign,
+    **dict.fromkeys(["ge", "gt"], _compare(1, 0)),
+    **dict.fromkeys(["le", "lt"], _compare(0, 1)),
+    **dict.fromkeys(["logical_not", "bitwise_not"], _not),
+    "where": _where,
+    "clamp": _clamp,
+    "clamp_min": _clamp,
+    "clamp_max": _clamp_max,
+    "hardtanh": _hardtanh,
+    "relu": _relu,
+    "relu6": _relu6,
+    "prelu": _prelu,
+    "_prelu_kernel": _prelu,
+    "leaky_relu": _leaky_relu,
+    "sigmoid": _pointwise("sigmoid"),
+    "hardsigmoid": _pointwise("hard_sigmoid"),
+    "silu": _gated("sigmoid"),
+    "hardswish": _gated("hard_sigmoid"),
+    "softmax": _softmax,
+    "_softmax": _softmax,
+    **dict.fromkeys(["view", "_unsafe_view", "reshape", "flatten", "squeeze", "unsqueeze"], _reshape),
+    "expand": _expand,
+    "slice": _slice,
+    "cat": _concat,
+    "pad": _pad,
+    "constant_pad_nd": _pad,
+    "max_pool2d": _max_pool,
+    "max_pool2d_with_indices": _max_pool,
+    "avg_pool2d": _avg_pool,
+    "adaptive_avg_pool2d": _adaptive_avg_pool,
+    "_adaptive_avg_pool2d": _adaptive_avg_pool,
+    "mean": _mean,
+}
