@@ -13,8 +13,7 @@ import os
 import statistics
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,7 @@ from bnew.models import create_model
 from bnew.recipes import CIFAR10
 from bnew.results import Run
 from bnew.train import _Training, make_optimizer
+from comparing import seconds, spread, table
 from costs import count_memory, measure_peak_growth, step_seconds
 
 RECIPE = CIFAR10.phase2["bnew"]
@@ -171,36 +171,18 @@ def measure_training(options: Options, folder: Path) -> dict[str, Timing]:
     # Else what an earlier run compiled would be found, and compiling seem to cost nothing.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
-        warm_up = {name: _seconds(run) for name, run in rounds.items()}
+        warm_up = {name: seconds(run) for name, run in rounds.items()}
         steps: dict[str, list[float]] = {name: [] for name in rounds}
         for _ in range(options.rounds):
             for name, run in rounds.items():
-                steps[name].append(_seconds(run) / options.steps)
+                steps[name].append(seconds(run) / options.steps)
     return {
         name: Timing(times, warm_up[name] - statistics.median(times) * options.steps)
         for name, times in steps.items()
     }
 
 
-def _seconds(run: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    run()
-    return time.perf_counter() - started
-
-
 # ---------------------------------------------------------------------- the report
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Markdown; the first column is text, the others numbers."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def spread(values: list[float], digits: int) -> str:
-    """Median and quartiles."""
-    low, middle, high = np.quantile(values, (0.25, 0.5, 0.75))
-    return f"{middle:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
 
 
 def training_section(timings: dict[str, Timing]) -> str:
