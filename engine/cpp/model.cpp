@@ -109,6 +109,17 @@ struct Model::Impl {
         return part;
     }
 
+    // Whether a kernel computes the stage, part by part; the others are computed whole.
+    static bool has_parts(const Stage& stage) {
+        switch (stage.op) {
+            case Op::concat:
+            case Op::flatten:
+            case Op::softmax:
+            case Op::to_real: return false;
+            default: return true;
+        }
+    }
+
     void run_part(const Stage& stage, Arena& arena, int i, int n) const {
         const Part part = part_of(stage, i, n);
         if (part.first_pixel == part.last_pixel || part.first_group == part.last_group) return;
@@ -134,8 +145,7 @@ struct Model::Impl {
             case Op::avg_pool:
             case Op::adaptive_avg_pool: kernels.pool(stage.pool, real_view(in, arena), e, part); break;
             case Op::identity: kernels.pointwise(stage.shape.width, real_view(in, arena), e, part); break;
-            default:
-                if (i == 0) run_whole(stage, arena, e.real);
+            default: run_whole(stage, arena, e.real);
         }
     }
 
@@ -223,7 +233,7 @@ struct Model::Impl {
         set_input(image, arena);
         after(nullptr);
         for (const Stage& stage : plan.stages) {
-            if (split) {
+            if (split && has_parts(stage)) {
                 const int n = pool->threads();
                 pool->run([&](int i) { run_part(stage, arena, i, n); });
             } else {
