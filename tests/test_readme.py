@@ -20,7 +20,7 @@ def test_your_own_network(capsys: pytest.CaptureFixture[str]) -> None:
     evaluated = []
 
     def evaluate(model: nn.Module) -> None:
-        evaluated.append([w.detach().abs().unique().tolist() for w in bnew.binary_parameters(model)])
+        evaluated.append([torch.unique(w.detach().abs()).tolist() for w in bnew.binary_parameters(model)])
 
     batch = torch.randn(2, 3, 64, 64), torch.tensor([0, 1])
     names: dict[str, Any] = {"loader": [batch], "evaluate": evaluate}
@@ -28,6 +28,6 @@ def test_your_own_network(capsys: pytest.CaptureFixture[str]) -> None:
     weights = list(bnew.binary_parameters(names["model"]))
     assert len(weights) > 10
     assert evaluated == [[[1.0]] * len(weights)]
-    assert all(w.detach().abs().unique().tolist() == [1.0] for w in weights)
+    assert all(torch.unique(w.detach().abs()).tolist() == [1.0] for w in weights)
     assert isinstance(names["method"], bnew.methods.BNEW)
     assert "layer1.0.conv1" in capsys.readouterr().out
