@@ -50,14 +50,14 @@ def test_mean_and_deviation_by_hand(tmp_path: Path) -> None:
     for seed, test in enumerate((0.80, 0.82, 0.87)):
         make_run(
             tmp_path / f"plain/bnew/seed{seed}",
-            {"test_accuracy": test, "distance_before_freezing": 0.002, "freezing_cost": 0.01 * seed},
+            {"test_accuracy": test, "distance_before_freezing": 0.002, "freezing_cost": 0.01 * (seed - 2)},
             seed=seed,
             init=f"../../clip/seed{seed}",
         )
     # mean 83; deviations −3, −1, 4: sqrt(26 / 2) = 3.61
     assert cells(table(find_runs([tmp_path])), "BNEW") == [
         "BNEW", "plain", "digits", "birealnet20", "3", "3", "83.00 ± 3.61", "70.00 ± 0.00", "0.002",
-        "1.00 ± 1.00", "1.5 min",
+        "−1.00 ± 1.00", "1.5 min",
     ]  # fmt: skip
 
 

@@ -185,6 +185,8 @@ def _histograms(groups: Sequence[Group]) -> Picture | None:
         for ax, (group, shares) in zip(axes, shown, strict=False):
             _draw_ridges(ax, shares, color_of(group))
             ax.set_title(label(group), color=color_of(group), fontsize=10, loc="left")
+            if ax.get_subplotspec().is_first_col():
+                ax.set_ylabel("epoch")
         for ax in axes[len(shown) :]:
             ax.remove()
 
@@ -288,4 +290,3 @@ def _draw_ridges(ax: Axes, shares: dict[int, list[float]], color: str) -> None:
     ax.spines["left"].set_visible(False)
     ax.set_xticks([-1, 0, 1], ["−1", "0", "1"])
     ax.set_xlabel("weight")
-    ax.set_ylabel("epoch")

@@ -97,7 +97,7 @@ def _cell(group: Group, key: str, show: Callable[[float], str], spread: bool = T
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.2f}"
+    return f"{100 * share:.2f}".replace("-", "−")
 
 
 def _duration(seconds: float) -> str:
@@ -208,16 +208,20 @@ body {{ margin: 0 auto; padding: 1rem; max-width: 72rem; color: var(--text); bac
   font: 16px/1.5 system-ui, sans-serif; }}
 .scroll {{ overflow-x: auto; }}
 table {{ border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }}
-th, td {{ padding: .4rem .7rem; border-bottom: 1px solid var(--line); text-align: left;
+th, td {{ padding: .4rem .6rem; border-bottom: 1px solid var(--line); text-align: left;
   vertical-align: top; }}
 th {{ color: var(--soft); font-weight: 600; vertical-align: bottom; }}
 td {{ white-space: nowrap; }}
 td:nth-child(n+5), th:nth-child(n+5) {{ text-align: right; }}
 .published td {{ font-style: italic; color: var(--soft); }}
-.published td:first-child {{ white-space: normal; min-width: 14rem; }}
+.published td:nth-child(-n+2) {{ white-space: normal; min-width: 7rem; }}
+.published td:first-child {{ min-width: 12rem; }}
 .notes {{ color: var(--soft); font-size: .875rem; padding-left: 1.2rem; }}
-.pictures {{ display: grid; gap: 1.5rem;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); }}
+.pictures {{ display: grid; gap: 1.5rem 2rem; align-items: start; }}
+@media (min-width: 62rem) {{ /* the tall picture beside the other two */
+  .pictures {{ grid-template: auto 1fr / 1fr 1fr; }}
+  .weights {{ grid-area: 1 / 2 / 3; }}
+}}
 figure {{ margin: 0; }}
 figure svg {{ width: 100%; max-width: 34rem; height: auto; color: var(--soft); }}
 figcaption {{ color: var(--soft); font-size: .875rem; }}
@@ -275,7 +279,7 @@ def _figure(picture: Picture) -> str:
     svg = picture.svg.replace(INK, "currentColor").replace(
         "<svg", f'<svg role="img" aria-label="{caption}"', 1
     )
-    return f"<figure>\n{svg}<figcaption>{caption}</figcaption>\n</figure>"
+    return f'<figure class="{picture.kind}">\n{svg}<figcaption>{caption}</figcaption>\n</figure>'
 
 
 def _file_name(number: int, picture: Picture) -> str:
