@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -28,6 +29,8 @@ Shape: TypeAlias = tuple[int, int, int]
 # Images at once while the graph is read. No size in a network is likely to be the same by chance, so that
 # what mixes images, or counts on their number, shows.
 _BATCH = 7
+# Their result is their argument.
+_SAME = frozenset(["clone", "contiguous", "detach", "alias", "lift_fresh_copy", "dropout"])
 # Constants whatever their first argument is.
 _FILLED = frozenset(["ones_like", "zeros_like", "full_like", "new_ones", "new_zeros", "new_full"])
 # Their operands need not be of one shape.
@@ -205,6 +208,8 @@ class Operation:
             if factor == 1 and rest.shape == self.shape and rest.tensor.shape == self._constant_size(rest):
                 return rest
         inputs = [self.reader.values[node] for node in self.node.all_input_nodes]
+        if self.name in _SAME:
+            return inputs[0]
         if self.name in _FILLED or all(value.constant for value in inputs):
             value = self._evaluated(arguments, options)
         else:
@@ -257,9 +262,10 @@ class Operation:
         weight: Array | None = None,
         tensor: Tensor | None = None,
         shape: Shape | None = None,
+        place: Place | None = None,
         **fields: Any,
     ) -> Value:
-        """A new value at this place, of this operation's shape if no other is given.
+        """A new value, at this operation's place and of its shape if no others are given.
 
         Raises:
             Refused: ``numbers`` are not one a channel.
@@ -270,7 +276,7 @@ class Operation:
         given = {"numbers": numbers, "weight": weight, "tensor": tensor}
         given = {name: array for name, array in given.items() if array is not None}
         index = next(self.reader.indices)
-        return Value(op, index, self.place, shape, inputs, fields=fields, **given)  # type: ignore[arg-type]
+        return Value(op, index, place or self.place, shape, inputs, fields=fields, **given)  # type: ignore[arg-type]
 
     def once(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
         """What ``make`` gives, made once for each key."""
@@ -300,12 +306,10 @@ class Operation:
         def make() -> Value:
             high, low = value.numbers
             half, middle = (high - low) / 2, (high + low) / 2
-            result = self.make("sign", *value.inputs, shape=value.shape, step={})
-            if np.any(half != 1):
-                result = self.make("scale", result, numbers=half, shape=value.shape)
-            if np.any(middle != 0):
-                result = self.make("shift", result, numbers=middle, shape=value.shape)
-            return result
+            new = partial(self.make, shape=value.shape, place=value.place)
+            result = new("sign", *value.inputs, step={})
+            result = new("scale", result, numbers=half) if np.any(half != 1) else result
+            return new("shift", result, numbers=middle) if np.any(middle != 0) else result
 
         result: Value = self.once(("real", value), make)
         return result
@@ -322,7 +326,8 @@ class Operation:
             source = value.inputs[0] if value.op == "sign" else value
         else:
             return None
-        return self.once(("bits", source), lambda: self.make("bits", source, shape=source.shape)), factor
+        make = partial(self.make, "bits", source, shape=source.shape, place=value.place)
+        return self.once(("bits", source), make), factor
 
 
 def _is_sign(value: Value) -> bool:

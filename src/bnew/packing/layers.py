@@ -111,7 +111,8 @@ def _layer(
         least, most = np.abs(weights).min(), np.abs(weights).max()
         raise Refused(
             f"the weights of this {type(op.module).__name__} are not of one magnitude per output channel "
-            f"(they go from {least:.3g} to {most:.3g}): freeze() the method first, or pack a run's best weights"
+            f"(they go from {least:.3g} to {most:.3g}): freeze() the method first, or pack a run's best "
+            "weights"
         )
     bits = op.bits(x)
     if bits is not None and magnitude is not None:

@@ -13,10 +13,6 @@ import torch
 from bnew.packing.exported import Numbers, Operand, Operation, Refused, Shape, Table, Value
 
 
-def _same(op: Operation, x: Value, *_: Any, **__: Any) -> Value:
-    return x
-
-
 def _first(op: Operation, x: Value, index: int) -> Value:
     if index != 0:
         raise Refused("only the first of several results can be packed")
@@ -331,7 +327,6 @@ def _pad(op: Operation, x: Value, amounts: Sequence[int], *how: Any, **named: An
 
 
 OPERATORS: Table = {
-    **dict.fromkeys(["clone", "contiguous", "detach", "alias", "lift_fresh_copy", "dropout"], _same),
     **dict.fromkeys(["_to_copy", "to", "type_as"], _to),
     "getitem": _first,
     "add": _add,

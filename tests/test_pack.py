@@ -1,0 +1,748 @@
+"""pack(): the file computes what the model computes, for models of many kinds; what is refused, and how."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from packed_reference import Reference
+from torch import Tensor, nn
+
+import bnew
+from bnew import BinaryConv2d, BinaryLinear, BnewError, binary_parameters, create_model, summary
+from bnew.packing.layers import magnitudes
+
+
+def trained(model: nn.Module, seed: int = 0, scale: bool = False) -> nn.Module:
+    """As after training: no number is as it was initialised, binary weights are at ±1, or ± a scale."""
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+        for weight in binary_parameters(model):
+            weight.copy_(torch.where(weight >= 0, 1.0, -1.0))
+            if scale:
+                weight.mul_(torch.rand(len(weight), *(1,) * (weight.dim() - 1)) + 0.1)
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and module.running_mean is not None:
+                assert module.running_var is not None
+                module.running_mean.normal_()
+                module.running_var.uniform_(0.5, 4)
+    return model
+
+
+def packed(model: nn.Module, path: Path, *size: int, double: bool = False) -> Reference:
+    """Pack the model and check what the file computes against it (``double``: in float64, for deep ones)."""
+    x = torch.randn(3, *size)
+    bnew.pack(model, x, path)
+    reference = Reference(path)
+    result = reference(x.reshape(3, *size, *(1,) * (3 - len(size))).numpy())
+    with torch.no_grad():
+        twin = copy.deepcopy(model).eval()
+        expected = (twin.double()(x.double()) if double else twin(x)).numpy()
+    assert expected.shape == result.shape + (1,) * (expected.ndim - result.ndim)
+    expected = expected.reshape(result.shape)
+    np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+    return reference
+
+
+def ops(reference: Reference) -> list[str]:
+    return [node["op"] for node in reference.file.graph["nodes"]]
+
+
+def node(reference: Reference, name: str) -> dict[str, Any]:
+    (found,) = (n for n in reference.file.graph["nodes"] if n["name"] == name)
+    return dict(found)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "model.bnew"
+
+
+# --------------------------------------------------------------------------------------------- our models
+
+MODELS: dict[str, tuple[str, dict[str, Any], int]] = {
+    "birealnet8": ("birealnet8", {}, 16),
+    "birealnet20": ("birealnet20", {"num_classes": 100}, 8),
+    "greyscale": ("birealnet8", {"in_channels": 1}, 28),
+    "odd": ("birealnet8", {}, 13),
+    "no scale": ("birealnet8", {"scale": False}, 8),
+    "no shift": ("birealnet8", {"shift": False}, 8),
+    "no prelu": ("birealnet8", {"prelu": False}, 8),
+    "all binary": ("birealnet8", {"binary_ends": True, "binary_shortcut": True}, 16),
+    "all binary, no scale": ("birealnet8", {"binary_ends": True, "scale": False}, 8),
+    "surrogate": ("birealnet8", {"surrogate": "clipped_identity"}, 8),
+    "wideresnet22": ("wideresnet22", {}, 8),
+    "reactnet18": ("reactnet18", {"num_classes": 5}, 32),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_our_models(name: str, path: Path) -> None:
+    model_name, options, size = MODELS[name]
+    model = trained(create_model(model_name, **options))
+    shape = (options.get("in_channels", 3), size, size)
+    reference = packed(model, path, *shape, double=True)
+    total = summary(model, shape).total
+    assert reference.file.tensor_bytes == total.packed_bytes
+    words = [array for array in reference.file.tensors.values() if array.dtype == np.uint32]
+    assert sum(array.nbytes for array in words) == total.packed_bytes - 4 * total.real_parameters
+    if model_name != "wideresnet22" and "binary_ends" not in options:
+        assert "identity" not in ops(reference)  # everything is a step of a layer
+
+
+@pytest.mark.parametrize(("name", "size"), [("birealnet8", 8), ("reactnet18", 32)])
+def test_magnitude_of_weights_costs_nothing(name: str, size: int, path: Path) -> None:
+    """STE with a scale per output channel, whether a scale follows or a batch norm."""
+    model = trained(create_model(name, num_classes=3), scale=True)
+    reference = packed(model, path, 3, size, size, double=True)
+    assert reference.file.tensor_bytes == summary(model, (3, size, size)).total.packed_bytes
+
+
+def test_reactnet_a_is_as_small_as_promised(path: Path) -> None:
+    model = trained(create_model("reactnet_a"))
+    x = torch.randn(1, 3, 32, 32)
+    bnew.pack(model, x, path, classes=[f"a rather long name, number {i}" for i in range(1000)])
+    assert path.stat().st_size <= 8.1e6
+    reference = Reference(path)
+    assert reference.file.tensor_bytes == summary(model, (3, 32, 32)).total.packed_bytes == 7_893_280
+    assert set(ops(reference)) == {"conv", "binary_conv", "avg_pool", "adaptive_avg_pool"}  # no concat
+    bnew.pack(model, x, path, half=True)
+    assert path.stat().st_size <= 5.9e6
+
+
+def test_half_is_near(path: Path) -> None:
+    model = trained(create_model("birealnet8"))
+    x = torch.randn(8, 3, 16, 16)
+    bnew.pack(model, x, path, half=True)
+    reference = Reference(path)
+    total = summary(model, (3, 16, 16)).total
+    assert reference.file.tensor_bytes == total.packed_bytes - 2 * total.real_parameters
+    # As if the model itself had been rounded, but for batch norms, whose folded numbers are.
+    result, expected = reference(x.numpy()), model.eval()(x).detach().numpy()
+    assert np.corrcoef(result.ravel(), expected.ravel())[0, 1] > 0.9
+
+
+def test_block_becomes_one_node(path: Path) -> None:
+    """docs/format.md's reason to have steps: batch norm, shortcut, RPReLU and the next sign ride along."""
+    reference = packed(trained(create_model("birealnet8")), path, 3, 16, 16)
+    block = node(reference, "blocks.2.conv")
+    kinds = [next(iter(step)) for step in block["then"]]
+    assert kinds == ["scale", "scale", "shift", "add", "shift", "prelu", "shift"]
+    assert {"shift": "blocks.3.conv.activation.shift"}.items() <= block["sign"].items()
+    assert block["then"][3] == {"add": node(reference, "blocks.2.shortcut.1")["output"]}
+    assert node(reference, "blocks.3.conv")["input"] == block["sign"]["output"]
+
+
+def test_model_is_left_as_it_was(path: Path) -> None:
+    model = trained(create_model("birealnet8"))
+    model.get_submodule("blocks").eval()
+    modes = {name: module.training for name, module in model.named_modules()}
+    state = copy.deepcopy(model.state_dict())
+    bnew.pack(model, torch.randn(1, 3, 8, 8), path)
+    assert {name: module.training for name, module in model.named_modules()} == modes
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in state.items())
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+
+
+def test_same_model_same_bytes(path: Path) -> None:
+    model = trained(create_model("birealnet8"))
+    bnew.pack(model, torch.randn(1, 3, 8, 8), path)
+    first = path.read_bytes()
+    bnew.pack(model, torch.randn(2, 3, 8, 8), path)
+    assert path.read_bytes() == first
+
+
+def test_image_and_classes(path: Path) -> None:
+    model = trained(create_model("birealnet8", num_classes=2))
+    mean, std = [0.5, 0.25, 0.125], [0.5, 1, 2]
+    x = torch.randn(1, 3, 8, 8)
+    bnew.pack(model, x, path, mean=mean, std=std, classes=["Katze", "été"])
+    reference = Reference(path)
+    assert reference.file.graph["input"] == {"name": "input", "shape": [3, 8, 8], "mean": mean, "std": std}
+    assert reference.file.graph["classes"] == ["Katze", "été"]
+    images = torch.randint(0, 256, (4, 8, 8, 3), dtype=torch.uint8)
+    normalised = (images.permute(0, 3, 1, 2) / 255 - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[
+        :, None, None
+    ]
+    expected = model.eval()(normalised).detach().numpy()
+    np.testing.assert_allclose(reference(images.numpy()), expected, rtol=1e-3, atol=1e-3)
+
+
+# --------------------------------------------------------------------------------- how others write a sign
+
+
+class SignFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.sign()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad
+
+
+def polynomial_ste(x: Tensor) -> Tensor:
+    """As published with Bi-Real Net and ReActNet."""
+    out_forward = torch.sign(x)
+    mask1, mask2, mask3 = x < -1, x < 0, x < 1
+    out1 = (-1) * mask1.type(torch.float32) + (x * x + 2 * x) * (1 - mask1.type(torch.float32))
+    out2 = out1 * mask2.type(torch.float32) + (-x * x + 2 * x) * (1 - mask2.type(torch.float32))
+    out3 = out2 * mask3.type(torch.float32) + 1 * (1 - mask3.type(torch.float32))
+    return out_forward.detach() - out3.detach() + out3
+
+
+def in_place(x: Tensor) -> Tensor:
+    y = (x >= 0).float()
+    y.mul_(2).sub_(1)
+    return y
+
+
+def without_gradient(x: Tensor) -> Tensor:
+    with torch.no_grad():
+        out = torch.where(x >= 0, torch.ones_like(x), -torch.ones_like(x))
+    y = F.hardtanh(x)
+    return out - y.detach() + y
+
+
+SIGNS: dict[str, Callable[[Tensor], Tensor]] = {
+    "sign": torch.sign,
+    "scaled sign": lambda x: 0.5 * x.sign(),
+    "negative sign": lambda x: -x.sign(),
+    "sign of sign": lambda x: torch.sign(3 * torch.sign(x) + 1),
+    "where": lambda x: torch.where(x >= 0, 1.0, -1.0),
+    "where, whole numbers": lambda x: torch.where(x > 0, 1, -1).to(x.dtype),
+    "where, tensors": lambda x: torch.where(x < 0, torch.tensor(-1.0), torch.tensor(1.0)),
+    "where, threshold": lambda x: torch.where(x <= 0.25, -2.0, 2.0),
+    "where, not": lambda x: torch.where(~(x >= 0), -1.0, 1.0),
+    "bool": lambda x: (x >= 0).to(x.dtype) * 2 - 1,
+    "one minus": lambda x: 1 - 2 * (x < 0).float(),
+    "int": lambda x: ((x > 0).int() * 2 - 1).float(),
+    "difference": lambda x: (x > 0).float() - (x < 0).float(),
+    "in place": in_place,
+    "bnew": bnew.sign,
+    "function": SignFunction.apply,
+    "trick": lambda x: x.sign().detach() - x.detach() + x,
+    "trick, bracketed": lambda x: x + (x.sign() - x).detach(),
+    "trick, clipped": lambda x: (x.sign() - x.clamp(-1, 1)).detach() + x.clamp(-1, 1),
+    "trick, an operator unknown to the file": lambda x: x.sign().detach() - x.tanh().detach() + x.tanh(),
+    "trick, polynomial": polynomial_ste,
+    "trick, without gradient": without_gradient,
+}
+
+
+class Foreign(nn.Module):
+    """A network in which everything is written by hand."""
+
+    def __init__(
+        self, activation: Callable[[Tensor], Tensor], weights: Callable[[Tensor], Tensor] = torch.sign
+    ) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.shift = nn.Parameter(torch.randn(8))
+        self.weight = nn.Parameter(torch.randn(5, 8, 3, 3) * 0.3)
+        self.bias = nn.Parameter(torch.randn(5))
+        self.activation, self.weights = activation, weights
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.activation(self.stem(x) + self.shift[None, :, None, None])
+        return F.conv2d(x, self.weights(self.weight), self.bias, stride=2, padding=1)
+
+
+@pytest.mark.parametrize("style", SIGNS)
+def test_signs(style: str, path: Path) -> None:
+    reference = packed(Foreign(SIGNS[style]), path, 3, 6, 6)
+    assert ops(reference) == ["conv", "binary_conv"]
+
+
+def scaled_weights(w: Tensor) -> Tensor:
+    """As published with ReActNet."""
+    factor = torch.mean(torch.mean(torch.mean(abs(w), dim=3, keepdim=True), dim=2, keepdim=True), 1, True)
+    binary = factor.detach() * torch.sign(w)
+    clipped = torch.clamp(w, -1.0, 1.0)
+    return binary.detach() - clipped.detach() + clipped
+
+
+WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "scaled": scaled_weights,
+    "centred": lambda w: (w - w.mean((1, 2, 3), keepdim=True)).sign(),
+    "where": lambda w: torch.where(w >= 0, 0.1, -0.1),
+    "rounded": lambda w: (0.01 * torch.sign(w) - w) + w.clone(),
+    "latent": bnew.sign,
+}
+
+
+@pytest.mark.parametrize("style", WEIGHTS)
+def test_weights_computed_in_the_graph(style: str, path: Path) -> None:
+    reference = packed(Foreign(torch.sign, WEIGHTS[style]), path, 3, 6, 6)
+    assert ops(reference) == ["conv", "binary_conv"]
+
+
+def test_zero_is_positive(path: Path) -> None:
+    """torch.sign(0) is 0 in PyTorch; in the file every sign of 0 is +1."""
+    bnew.pack(nn.Sequential(Signs(torch.sign), binary_conv()), torch.randn(1, 4, 3, 3), path)
+    reference = Reference(path)
+    zero, ones = np.zeros((1, 4, 3, 3), np.float32), np.ones((1, 4, 3, 3), np.float32)
+    np.testing.assert_array_equal(reference(zero), reference(ones))
+
+
+def test_magnitudes_are_found_by_value() -> None:
+    signs = np.where(np.random.default_rng(0).normal(size=(4, 3, 3, 3)) < 0, -1, 1)
+    scale = np.array([1, 0.5, 1e-4, 7])
+    exact = magnitudes(signs * scale[:, None, None, None])
+    assert exact is not None
+    np.testing.assert_allclose(exact, scale, rtol=1e-12)
+    assert magnitudes(signs * (1 + 1e-3 * np.arange(9).reshape(3, 3))) is None
+    assert magnitudes(np.random.default_rng(0).normal(size=(4, 3, 3, 3)) * 1e-8) is None
+
+
+def test_real_weights_after_a_sign_are_a_real_layer(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "bnew"):
+        reference = packed(Foreign(torch.sign, torch.abs), path, 3, 6, 6)
+    assert ops(reference) == ["conv", "conv"]
+    assert "its input is a sign, but its weights have several magnitudes" in caplog.text
+
+
+# ------------------------------------------------------------------------------------------- every operator
+
+
+class Signs(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Tensor] = torch.sign) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+class Apply(nn.Module):
+    """``function`` between two layers, so that there is something before and after it."""
+
+    def __init__(self, function: Callable[..., Tensor], channels: int = 4, **parts: Any) -> None:
+        super().__init__()
+        self.before = nn.Conv2d(3, 4, 3, padding=1)
+        self.after = nn.Conv2d(channels, 2, 1)
+        self.function = function
+        self.vector = nn.Parameter(torch.randn(4))
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.function(self, self.before(x))
+        if x.dim() == 2:
+            x = x[:, :, None, None]
+        y: Tensor = self.after(x)
+        return y
+
+
+def binary_conv(*args: Any, **kwargs: Any) -> nn.Conv2d:
+    """An ordinary convolution whose weights happen to be ±1."""
+    conv = nn.Conv2d(*(args or (4, 4, 3)), **kwargs)
+    conv.weight.data.sign_()
+    return conv
+
+
+class SqueezeExcite(nn.Module):
+    """As torchvision writes it, with hard-sigmoid; ``linear`` as the paper's authors do."""
+
+    def __init__(self, linear: bool) -> None:
+        super().__init__()
+        self.linear = linear
+        layer: Callable[[int, int], nn.Module] = nn.Linear if linear else lambda a, b: nn.Conv2d(a, b, 1)
+        self.fc1, self.fc2 = layer(4, 2), layer(2, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        s = F.adaptive_avg_pool2d(x, 1)
+        s = s.view(x.size(0), -1) if self.linear else s
+        s = F.relu(self.fc1(s))
+        s = F.hardsigmoid(self.fc2(s))
+        if self.linear:
+            return x * s.view(x.size(0), -1, 1, 1).expand_as(x)
+        return s * x
+
+
+FUNCTIONS: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "relu": lambda m, x: F.relu(x),
+    "relu in place": lambda m, x: F.relu_(x) + x,
+    "relu6": lambda m, x: F.relu6(x),
+    "hardtanh": lambda m, x: F.hardtanh(x, -0.5, 0.75),
+    "clamp": lambda m, x: x.clamp(max=0.5).clamp(min=-0.25).clamp(-0.1, 0.2),
+    "clamp by a tensor": lambda m, x: x.clamp(min=torch.zeros(())),
+    "prelu": lambda m, x: F.prelu(x, m.vector),
+    "prelu of one": lambda m, x: F.prelu(x, m.vector[:1]),
+    "leaky relu": lambda m, x: F.leaky_relu(x, 0.2),
+    "sigmoid": lambda m, x: x.sigmoid(),
+    "hardsigmoid": lambda m, x: F.hardsigmoid(x),
+    "hardswish": lambda m, x: F.hardswish(x),
+    "silu": lambda m, x: F.silu(x),
+    "softmax": lambda m, x: x.softmax(1),
+    "real sign": lambda m, x: x.sign() * m.vector[:, None, None] + x,
+    "step": lambda m, x: (x > 0.25).float(),
+    "relu by mask": lambda m, x: x * (x > 0),
+    "arithmetic": lambda m, x: 3 - (2 * x + 1 - x / 4) * 0.5 + torch.sub(x, x * x, alpha=0.5) - (-x),
+    "channel vectors": lambda m, x: (x - m.vector[:, None, None]) * m.vector.view(1, 4, 1, 1) / 3,
+    "channel last vector is a row": lambda m, x: x.mean((2, 3)) + m.vector,
+    "sum of itself": lambda m, x: x + x,
+    "square": lambda m, x: x * x,
+    "rows and columns": lambda m, x: x * x.mean((2, 3), keepdim=True) + x.mean((-1, -2), keepdim=True),
+    "one channel": lambda m, x: x * F.conv2d(x, m.vector[None, :, None, None]).sigmoid(),
+    "identities": lambda m, x: F.dropout(x.clone().contiguous().detach(), training=False).to(x.dtype),
+    "max pool": lambda m, x: F.max_pool2d(x, 3, 2, padding=1),
+    "max pool, dilated": lambda m, x: F.max_pool2d(x, (2, 3), stride=1, dilation=(2, 1)),
+    "max pool, ceil": lambda m, x: F.max_pool2d(x, 2, ceil_mode=True),
+    "max pool, indices": lambda m, x: F.max_pool2d(x, 2, return_indices=True)[0],
+    "avg pool": lambda m, x: F.avg_pool2d(x, (3, 2), padding=1),
+    "avg pool, ceil": lambda m, x: F.avg_pool2d(x, 2, 2, ceil_mode=True),
+    "avg pool, ceil, padded": lambda m, x: F.avg_pool2d(x, 3, 2, padding=1, ceil_mode=True),
+    "avg pool, without padding": lambda m, x: F.avg_pool2d(x, 3, 2, 1, count_include_pad=False),
+    "adaptive avg pool": lambda m, x: F.adaptive_avg_pool2d(x, (3, None)),
+    "adaptive avg pool, larger": lambda m, x: F.adaptive_avg_pool2d(x, 12),
+    "global mean": lambda m, x: x.mean([2, 3]),
+    "global mean, kept": lambda m, x: x.mean([-2, -1], keepdim=True),
+    "norm without numbers": lambda m, x: F.batch_norm(x, m.vector, m.vector.exp()),
+    "pad before a layer": lambda m, x: F.conv2d(F.pad(x, (1, 0, 2, 1)), torch.ones(4, 1, 2, 2), groups=4),
+    "same padding": lambda m, x: F.conv2d(x, torch.ones(4, 1, 2, 4), padding="same", groups=4),
+    "valid padding": lambda m, x: F.conv2d(x, torch.ones(4, 1, 2, 4), padding="valid", groups=4),
+    "sign, pool": lambda m, x: F.conv2d(F.max_pool2d(x.sign(), 2), torch.ones(4, 4, 3, 3)),
+    "sum of two uses": lambda m, x: x.relu() + x.sigmoid(),
+    "sum with what comes later": lambda m, x: (
+        x.relu() + (x + F.max_pool2d(x, 3, 1, 1)) * x.mean((2, 3), True)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_operators(name: str, path: Path) -> None:
+    packed(Apply(FUNCTIONS[name]), path, 3, 7, 7)
+
+
+def test_sum_with_the_image(path: Path) -> None:
+    class Residual(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = x + super().forward(x)
+            return y
+
+    assert ops(packed(Residual(3, 3, 1), path, 3, 5, 5)) == ["conv"]
+    assert ops(packed(Signs(lambda x: x), path, 3, 5, 5)) == ["identity"]
+
+
+def test_concatenation(path: Path) -> None:
+    def both(m: Any, x: Tensor) -> Tensor:
+        return torch.cat([x.relu(), x, x.sign()], 1)
+
+    reference = packed(Apply(both, channels=12), path, 3, 5, 5)
+    assert ops(reference).count("concat") == 1
+
+
+@pytest.mark.parametrize("swap", [False, True])
+def test_input_laid_side_by_side_is_added_as_it_is(swap: bool, path: Path) -> None:
+    def widen(m: Any, x: Tensor) -> Tensor:
+        twice = torch.cat([x, x], 1)
+        y: Tensor = m.conv(x.sign())
+        return y + twice if swap else twice + y
+
+    reference = packed(Apply(widen, 8, conv=binary_conv(4, 8, 1)), path, 3, 5, 5)
+    assert "concat" not in ops(reference)
+
+
+def test_signs_side_by_side_are_bits(path: Path) -> None:
+    def dense(m: Any, x: Tensor) -> Tensor:
+        return F.conv2d(torch.cat([x.sign(), F.max_pool2d(x.sign(), 3, 1, 1)], 1), m.weight)
+
+    model = Apply(dense, weight=nn.Parameter(torch.randn(4, 8, 3, 3).sign()))
+    assert "binary_conv" in ops(packed(model, path, 3, 5, 5))
+
+
+@pytest.mark.parametrize("linear", [False, True])
+def test_squeeze_excite(linear: bool, path: Path) -> None:
+    reference = packed(Apply(lambda m, x: m.se(x), se=SqueezeExcite(linear)), path, 3, 5, 7)
+    steps = [next(iter(step)) for n in reference.file.graph["nodes"] for step in n.get("then", [])]
+    assert steps.count("multiply") == 1
+
+
+def test_several_signs_of_one_value(path: Path) -> None:
+    """One goes into the node, the others get a node of their own."""
+
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = binary_conv(), binary_conv(), binary_conv()
+            self.shift = nn.Parameter(torch.randn(4, 1, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = F.max_pool2d(x, 2)
+            other = (x * self.shift + self.shift).sign()
+            y: Tensor = self.a(x.sign()) + self.b(x.sign()) + self.c(other)
+            return y
+
+    reference = packed(Two(), path, 4, 9, 9)
+    assert sorted(ops(reference)) == ["binary_conv"] * 3 + ["identity", "max_pool"]
+
+
+def test_norm_and_sign_become_scale_and_shift_of_the_sign(path: Path) -> None:
+    """The usual order of older networks: convolution, pool, batch norm, hardtanh, sign."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), Signs(), BinaryConv2d(4, 4, 3), nn.BatchNorm2d(4),
+        nn.Hardtanh(), nn.Flatten(), Signs(), BinaryLinear(4 * 9, 6), nn.BatchNorm1d(6, affine=False),
+        nn.Softmax(dim=1),
+    )  # fmt: skip
+    reference = packed(trained(model), path, 3, 7, 7)
+    assert ops(reference) == ["conv", "binary_conv", "flatten", "binary_conv", "softmax"]
+    first = reference.file.graph["nodes"][0]
+    assert set(first["sign"]) == {"scale", "shift", "output"}
+    assert "output" not in first
+
+
+def test_vectors(path: Path) -> None:
+    model = nn.Sequential(
+        nn.Linear(7, 40), nn.BatchNorm1d(40), BinaryLinear(40, 70), nn.PReLU(70), BinaryLinear(70, 3)
+    )
+    reference = packed(trained(model), path, 7)
+    assert reference.file.graph["input"]["shape"] == [7, 1, 1]
+    assert reference.file.tensor_bytes == summary(model, (7,)).total.packed_bytes
+
+
+def test_shared_layer_is_stored_once(path: Path) -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block = nn.Sequential(BinaryConv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.PReLU(4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.block(self.block(x))
+            return y
+
+    model = trained(Twice())
+    reference = packed(model, path, 4, 5, 5)
+    assert reference.file.tensor_bytes == summary(model, (4, 5, 5)).total.packed_bytes
+    assert [n["name"] for n in reference.file.graph["nodes"]][1:] == ["block.0", "block.0#2"]
+
+
+def test_magnitude_moves_past_a_bias(path: Path) -> None:
+    """(m v + b) s = (v + b / m) (m s): still two numbers per channel and the bias."""
+    model = nn.Sequential(nn.Identity(), BinaryConv2d(4, 6, 1, padding=1), nn.BatchNorm2d(6))
+    trained(model, scale=True)
+    reference = packed(model, path, 4, 3, 3)
+    assert reference.file.tensor_bytes == summary(model, (4, 3, 3)).total.packed_bytes
+
+
+def test_magnitude_without_a_scale_after_it_is_a_step(path: Path) -> None:
+    reference = packed(trained(nn.Sequential(BinaryConv2d(4, 6, 3)), scale=True), path, 4, 5, 5)
+    assert [next(iter(step)) for step in node(reference, "0")["then"]] == ["scale", "shift"]
+
+
+def test_a_float16_model(path: Path) -> None:
+    model = trained(create_model("birealnet8")).half()
+    bnew.pack(model, torch.randn(1, 3, 8, 8).half(), path)
+    assert Reference(path)(np.ones((1, 3, 8, 8), np.float32)).shape == (1, 10)
+
+
+@settings(deadline=None, max_examples=15)
+@given(data=st.data())
+def test_convolutions_of_every_shape(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
+    draw = data.draw
+    groups = draw(st.integers(1, 3), "groups")
+    c_in = groups * draw(st.sampled_from([1, 2, 11, 33]), "in")
+    c_out = groups * draw(st.integers(1, 3), "out")
+    pairs = st.tuples(st.integers(1, 3), st.integers(1, 3))
+    kernel, stride, dilation = draw(pairs, "kernel"), draw(pairs, "stride"), draw(pairs, "dilation")
+    padding: Any = draw(st.tuples(st.integers(0, 3), st.integers(0, 3)), "padding")
+    if stride == (1, 1) and draw(st.booleans(), "same"):
+        padding = "same"
+    size = [dilation[i] * (kernel[i] - 1) + draw(st.integers(1, 4), "room") for i in (0, 1)]
+    conv: Any = BinaryConv2d if draw(st.booleans(), "binary") else nn.Conv2d
+    bias = draw(st.booleans(), "bias")
+    layer = conv(c_in, c_out, kernel, stride, padding=padding, dilation=dilation, groups=groups, bias=bias)
+    path = tmp_path_factory.mktemp("shape") / "model.bnew"
+    reference = packed(trained(nn.Sequential(layer), scale=True), path, c_in, *size)
+    assert ops(reference)[-1] == ("conv" if conv is nn.Conv2d else "binary_conv")
+    assert reference.file.tensor_bytes <= summary(layer, (c_in, *size)).total.packed_bytes + 4 * c_out
+
+
+# ------------------------------------------------------------------------------------------ what is refused
+
+
+class Outputs(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, x + 1
+
+
+class Inputs(nn.Module):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + y
+
+
+def with_zeros() -> nn.Module:
+    conv = BinaryConv2d(4, 4, 3)
+    conv.weight.data.sign_()
+    conv.weight.data[1, 2] = 0
+    return nn.Sequential(conv)
+
+
+def not_frozen() -> nn.Module:
+    return nn.Sequential(nn.Identity(), nn.Sequential(BinaryConv2d(4, 4, 3)))
+
+
+REFUSALS: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "unknown operator": (
+        lambda: nn.Sequential(nn.Conv2d(4, 2, 1), nn.Sequential(nn.GELU())),
+        "gelu in layer '1.0'.* cannot be packed: there is no such operator",
+    ),
+    "unknown operator in a function": (
+        lambda: Signs(lambda x: x.relu().exp()),
+        r"exp in the model itself, test_pack.py line \d+ cannot be packed",
+    ),
+    "not frozen": (
+        not_frozen,
+        "layer '1.0'.*: the weights of this BinaryConv2d are not of one magnitude per output channel "
+        r"\(they go from \S+ to \S+\): freeze\(\) the method first, or pack a run's best weights",
+    ),
+    "zero weights": (with_zeros, "layer '0'.*: 9 of its binary weights are 0, but a bit is"),
+    "NaN": (
+        lambda: nn.Sequential(nn.BatchNorm2d(4), Signs(lambda x: x * torch.nan)),
+        "'mul.scale' holds NaN or infinite numbers|'1.scale' holds NaN",
+    ),
+    "padding mode": (
+        lambda: nn.Sequential(nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular")),
+        "pad in layer '0'.*: padding_mode 'circular' is not packed, only padding by zeros",
+    ),
+    "padding by ones": (lambda: nn.ConstantPad2d(1, 1.0), "padding is packed only by zeros"),
+    "padding alone": (lambda: nn.ZeroPad2d(1), "padding is packed only right before a convolution"),
+    "cropping": (lambda: nn.ZeroPad2d(-1), "padding is packed only by zeros, around the image"),
+    "transposed": (lambda: nn.ConvTranspose2d(4, 4, 3), "conv_transpose2d in"),
+    "one dimension": (lambda: nn.Sequential(nn.Flatten(2), nn.Conv1d(4, 4, 3)), "view|flatten in layer '0'"),
+    "batch norm without statistics": (
+        lambda: nn.BatchNorm2d(4, track_running_stats=False),
+        "_native_batch_norm_legit.* cannot be packed",
+    ),
+    "layer norm": (lambda: nn.LayerNorm(5), "layer_norm in"),
+    "dropout that is never off": (
+        lambda: Signs(lambda x: F.dropout(x, training=True)),
+        "dropout|bernoulli|rand",
+    ),
+    "batch in a reshape": (lambda: Signs(lambda x: x.reshape(-1, 25)), "number has changed"),
+    "one image only": (
+        lambda: nn.Sequential(Signs(lambda x: x.reshape(2, -1)), nn.Linear(100, 2)),
+        "torch.export cannot read Sequential for 7 images at once",
+    ),
+    "reshape": (lambda: Signs(lambda x: x.reshape(len(x), 2, 10, 5)), "is reshaped to a vector only"),
+    "permute": (lambda: Signs(lambda x: x.permute(0, 2, 3, 1)), "permute in"),
+    "part": (lambda: Signs(lambda x: x[:, :2]), "a part of a value is not packed"),
+    "split": (lambda: Signs(lambda x: x.chunk(2, 1)[0]), "split in|chunk in"),
+    "mean of channels": (lambda: Signs(lambda x: x.mean(1, keepdim=True)), "only over height and width"),
+    "mean of rows": (lambda: Signs(lambda x: x.mean(2)), "only over height and width"),
+    "softmax of places": (lambda: nn.Softmax(dim=3), "softmax is packed only over the channels"),
+    "side by side in space": (lambda: Signs(lambda x: torch.cat([x, x], 2)), "only as channels"),
+    "a constant beside": (
+        lambda: Signs(lambda x: torch.cat([x, torch.ones(7, 1, 5, 5)], 1) if len(x) == 7 else x),
+        "side by side is a constant",
+    ),
+    "constant picture": (lambda: Signs(lambda x: x + torch.arange(5)), "differs from place to place"),
+    "rows": (
+        lambda: Signs(lambda x: F.avg_pool2d(x, (5, 1)) + F.avg_pool2d(x, (1, 5))),
+        "its inputs differ in shape",
+    ),
+    "more channels by a constant": (
+        lambda: Signs(lambda x: F.conv2d(x, torch.ones(1, 4, 1, 1)) * torch.arange(3.0).view(3, 1, 1)),
+        "another number of channels",
+    ),
+    "expanded": (
+        lambda: Signs(lambda x: x.mean((2, 3), True).expand_as(x).relu()),
+        "an expanded value is packed only where it is added or multiplied",
+    ),
+    "quotient": (lambda: Signs(lambda x: x / x.sigmoid()), "only plain division by a constant"),
+    "division by zero": (lambda: Signs(lambda x: x / 0), "divides by 0"),
+    "comparison of values": (
+        lambda: Signs(lambda x: (x > x.sigmoid()).float()),
+        "only comparison with a constant",
+    ),
+    "choice of values": (
+        lambda: Signs(lambda x: torch.where(x > 0, x, x / 2)),
+        "chooses between two constants",
+    ),
+    "clamp by channel": (
+        lambda: Signs(lambda x: x.clamp(min=torch.arange(4.0)[:, None, None])),
+        "its limits are not the same",
+    ),
+    "whole numbers": (lambda: Signs(lambda x: (x * 3).int().float()), "its result is of torch.int32"),
+    "weights from the input": (
+        lambda: Signs(lambda x: F.linear(x.mean((2, 3)), x.mean((2, 3)))),
+        "its weights depend on the input",
+    ),
+    "overridden divisor": (lambda: nn.AvgPool2d(2, divisor_override=3), "its divisor is overridden"),
+    "adaptive max pool": (lambda: nn.AdaptiveMaxPool2d(2), "adaptive_max_pool2d in"),
+    "branch on values": (
+        lambda: Signs(lambda x: x + 1 if x.sum() > 0 else x),
+        "torch.export cannot read Signs .*no branches",
+    ),
+    "two outputs": (Outputs, "Outputs has 2 outputs, but packing needs one tensor"),
+    "two inputs": (Inputs, "Inputs does not take an example of shape .*missing 1 required"),
+    "constant output": (
+        lambda: Signs(lambda x: torch.ones(7, 3)),
+        "the output of Signs does not depend on its input",
+    ),
+    "other size": (lambda: nn.Conv2d(3, 4, 3), r"Conv2d does not take an example of shape \(2, 4, 5, 5\)"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSALS)
+def test_refusals(what: str, path: Path) -> None:
+    make, message = REFUSALS[what]
+    path.write_bytes(b"what was here before")
+    with pytest.raises(BnewError, match=message) as caught:
+        bnew.pack(make(), torch.randn(2, 4, 5, 5), path)
+    assert "\n" not in str(caught.value)
+    assert path.read_bytes() == b"what was here before"
+    assert list(path.parent.iterdir()) == [path]
+
+
+ARGUMENTS: dict[str, tuple[Any, dict[str, Any], str]] = {
+    "whole numbers": (torch.ones(1, 4, 3, 3, dtype=torch.uint8), {}, "no tensor of floating-point numbers"),
+    "array": (np.ones((1, 4, 3, 3)), {}, "no tensor of floating-point numbers"),
+    "no batch": (torch.ones(4, 3, 3), {}, r"has shape \(4, 3, 3\), but must be \(N, C, H, W\)"),
+    "empty": (torch.ones(0, 4, 3, 3), {}, "has shape"),
+    "mean alone": (torch.ones(1, 4, 3, 3), {"mean": [0] * 4}, "mean and std belong together"),
+    "three means": (torch.ones(1, 4, 3, 3), {"mean": [0] * 3, "std": [1] * 3}, "each of 4 channels"),
+    "no deviation": (torch.ones(1, 4, 3, 3), {"mean": [0] * 4, "std": [1, 1, 0, 1]}, "std is .* positive"),
+    "classes": (torch.ones(1, 4, 3, 3), {"classes": "ab"}, "2 class names, but the model has 4 outputs"),
+    "half": (
+        torch.ones(1, 4, 3, 3),
+        {"half": True},
+        "goes up to 1e.05, too large for float16: .*without half",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", ARGUMENTS)
+def test_bad_arguments(what: str, path: Path) -> None:
+    example, options, message = ARGUMENTS[what]
+    with pytest.raises(BnewError, match=message):
+        bnew.pack(Signs(lambda x: x * 1e5), example, path, **options)
+    assert not path.exists()
+
+
+def test_unwritable(tmp_path: Path) -> None:
+    with pytest.raises(BnewError, match="could not write"):
+        bnew.pack(nn.ReLU(), torch.ones(1, 1, 2, 2), tmp_path / "no folder" / "model.bnew")
+
+
+def test_names_of_the_file_are_plain(path: Path) -> None:
+    """The header is JSON that anything can read."""
+    bnew.pack(trained(create_model("birealnet8")), torch.ones(1, 3, 8, 8), path)
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    assert header["blocks.0.conv.weight"]["dtype"] == "U32"
+    assert header["blocks.0.norm.scale"]["shape"] == [16]
+    assert header["blocks.0.activation.prelu"]["shape"] == [16]
