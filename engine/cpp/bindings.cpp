@@ -24,7 +24,8 @@ Floats to_numpy(std::vector<float> data, const std::vector<size_t>& shape) {
 }
 
 std::vector<size_t> shape_of(size_t count, const bnew::Dimensions& d) {
-    return {count, static_cast<size_t>(d.channels), static_cast<size_t>(d.height), static_cast<size_t>(d.width)};
+    return {count, static_cast<size_t>(d.channels), static_cast<size_t>(d.height),
+            static_cast<size_t>(d.width)};
 }
 
 template <class T>
@@ -44,7 +45,8 @@ std::vector<std::tuple<std::string, Floats>> values(const bnew::Model& model, co
         found = model.values(image.data());
     }
     std::vector<std::tuple<std::string, Floats>> result;
-    for (auto& value : found) result.emplace_back(value.name, to_numpy(std::move(value.data), shape_of(1, value.dimensions)));
+    for (auto& value : found)
+        result.emplace_back(value.name, to_numpy(std::move(value.data), shape_of(1, value.dimensions)));
     return result;
 }
 
@@ -57,7 +59,8 @@ Floats convolve(const bnew::Model& model, const std::string& name, const Images<
     return to_numpy(std::move(value.data), shape_of(1, value.dimensions));
 }
 
-std::vector<std::tuple<std::string, std::string, double>> profile(const bnew::Model& model, const Images<float>& image, int repeats) {
+std::vector<std::tuple<std::string, std::string, double>> profile(const bnew::Model& model,
+                                                                  const Images<float>& image, int repeats) {
     std::vector<bnew::StageTime> times;
     {
         nb::gil_scoped_release release;

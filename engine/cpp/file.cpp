@@ -53,7 +53,7 @@ const std::string& text(const Json& metadata, const char* name) {
 File::File(const std::string& path) {
     const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC);
     if (descriptor < 0) throw Error(std::string("could not be opened: ") + std::strerror(errno));
-    struct stat status {};
+    struct stat status{};
     if (fstat(descriptor, &status) != 0 || !S_ISREG(status.st_mode)) {
         close(descriptor);
         throw Error("is not a file");
@@ -85,9 +85,11 @@ void File::read_header() {
     const Json* metadata = header.find("__metadata__");
     if (!metadata || !metadata->is(Json::Kind::object))
         throw Error(std::string("its header has no '__metadata__': ") + kNotOne);
-    if (text(*metadata, "format") != "bnew") throw Error("its format is not 'bnew': it is not a packed model");
+    if (text(*metadata, "format") != "bnew")
+        throw Error("its format is not 'bnew': it is not a packed model");
     if (const std::string& version = text(*metadata, "version"); version != "1")
-        throw Error("it is of version '" + version + "', and this engine reads version 1: get a newer engine");
+        throw Error("it is of version '" + version +
+                    "', and this engine reads version 1: get a newer engine");
     graph_ = text(*metadata, "graph");
 
     const uint64_t room = size_ - 8 - length;
@@ -103,7 +105,8 @@ void File::read_header() {
             throw Error(what + " must have dtype, shape and data_offsets, and nothing else");
         Tensor tensor{};
         const auto known = dtype_of(dtype->string(what + ", dtype"));
-        if (!known) throw Error(what + " has dtype '" + dtype->string(what) + "': only U32, F32 and F16 are known");
+        if (!known)
+            throw Error(what + " has dtype '" + dtype->string(what) + "': only U32, F32 and F16 are known");
         tensor.dtype = *known;
         tensor.count = 1;
         for (const Json& size : shape->array(what + ", shape")) {

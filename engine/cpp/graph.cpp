@@ -61,7 +61,8 @@ public:
         const auto& list = at(name).array(what(name));
         expect(list.size() == count, what(name) + " must have " + std::to_string(count) + " numbers");
         std::vector<int> numbers;
-        for (const Json& item : list) numbers.push_back(static_cast<int>(item.integer(what(name), least, most)));
+        for (const Json& item : list)
+            numbers.push_back(static_cast<int>(item.integer(what(name), least, most)));
         return numbers;
     }
     std::vector<float> floats(const char* name, size_t count) {
@@ -101,9 +102,11 @@ public:
         expect(!graph_.values[graph_.output].bits, "its graph's output is bits, and must be real");
         fields.done();
         const Shape& out = graph_.values[graph_.output].shape;
-        expect(graph_.classes.empty() || (int64_t{out.channels} == static_cast<int64_t>(graph_.classes.size()) &&
-                                          out.height == 1 && out.width == 1),
-               "its graph has " + std::to_string(graph_.classes.size()) + " classes, but its output is " + to_string(out));
+        expect(
+            graph_.classes.empty() || (int64_t{out.channels} == static_cast<int64_t>(graph_.classes.size()) &&
+                                       out.height == 1 && out.width == 1),
+            "its graph has " + std::to_string(graph_.classes.size()) + " classes, but its output is " +
+                to_string(out));
         return std::move(graph_);
     }
 
@@ -125,7 +128,8 @@ private:
 
     int add_value(const std::string& name, const Shape& shape, bool bits, const std::string& where) {
         expect(!name.empty(), where + " gives a value without a name");
-        expect(shape.channels <= kLargestSize && shape.height <= kLargestSize && shape.width <= kLargestSize &&
+        expect(shape.channels <= kLargestSize && shape.height <= kLargestSize &&
+                   shape.width <= kLargestSize &&
                    int64_t{shape.channels} * shape.height <= kMostNumbers / shape.width,
                where + ": " + to_string(shape) + " is too large");
         expect(names_.emplace(name, static_cast<int>(graph_.values.size())).second,
@@ -158,7 +162,8 @@ private:
         where += " ('" + node.name + "')";
         fields.move_to(where);
         const std::string op = fields.string("op");
-        const auto* known = std::find_if(std::begin(kOps), std::end(kOps), [&](auto& o) { return op == o.second; });
+        const auto* known =
+            std::find_if(std::begin(kOps), std::end(kOps), [&](auto& o) { return op == o.second; });
         expect(known != std::end(kOps), where + " has op '" + op + "', which is not known");
         node.op = known->first;
         read_inputs(fields, node);
@@ -171,8 +176,10 @@ private:
             default: shape_of_rest(node, where);
         }
         if (const Json* then = fields.optional("then"))
-            for (const Json& step : then->array(fields.what("then"))) node.then.push_back(read_step(step, node, where));
-        if (fields.optional("output")) node.output = add_value(fields.string("output"), node.shape, false, where);
+            for (const Json& step : then->array(fields.what("then")))
+                node.then.push_back(read_step(step, node, where));
+        if (fields.optional("output"))
+            node.output = add_value(fields.string("output"), node.shape, false, where);
         if (const Json* sign = fields.optional("sign")) node.sign = read_sign(*sign, node, where);
         expect(node.output >= 0 || node.sign, where + " has neither 'output' nor 'sign'");
         fields.done();
@@ -219,8 +226,10 @@ private:
         node.groups = fields.integer("groups", 1, kLargestSize);
         expect(channels[0] % node.groups == 0 && channels[1] % node.groups == 0,
                where + " has channels that its groups do not divide");
-        node.shape = {channels[1], size_of(in.height, node.top + node.bottom, node.kernel_y, node.stride_y, node.dilation_y, where),
-                      size_of(in.width, node.left + node.right, node.kernel_x, node.stride_x, node.dilation_x, where)};
+        node.shape = {
+            channels[1],
+            size_of(in.height, node.top + node.bottom, node.kernel_y, node.stride_y, node.dilation_y, where),
+            size_of(in.width, node.left + node.right, node.kernel_x, node.stride_x, node.dilation_x, where)};
         const int64_t per_group = channels[0] / node.groups;
         const int64_t taps = int64_t{node.kernel_y} * node.kernel_x;
         expect(taps <= kMostNumbers / per_group && taps * per_group <= kMostNumbers / channels[1],
@@ -243,7 +252,8 @@ private:
         }
     }
 
-    static int size_of(int64_t size, int64_t padding, int64_t kernel, int64_t stride, int64_t dilation, const std::string& where) {
+    static int size_of(int64_t size, int64_t padding, int64_t kernel, int64_t stride, int64_t dilation,
+                       const std::string& where) {
         const int64_t room = size + padding - dilation * (kernel - 1) - 1;
         expect(room >= 0, where + " has a kernel larger than its padded input");
         expect(room / stride + 1 <= kLargestSize, where + " gives too large a result");
@@ -256,13 +266,17 @@ private:
         node.shape = {in.channels, size[0], size[1]};
         if (node.op == Op::adaptive_avg_pool) return;
         read_window(fields, node, node.op == Op::max_pool);
-        if (node.op == Op::avg_pool) node.count_padding = fields.at("count_padding").boolean(fields.what("count_padding"));
+        if (node.op == Op::avg_pool)
+            node.count_padding = fields.at("count_padding").boolean(fields.what("count_padding"));
         // Every window must hold a place of the image, or its maximum and mean do not exist.
-        check_windows(in.height, node.top, node.kernel_y, node.stride_y, node.dilation_y, size[0], fields.where());
-        check_windows(in.width, node.left, node.kernel_x, node.stride_x, node.dilation_x, size[1], fields.where());
+        check_windows(in.height, node.top, node.kernel_y, node.stride_y, node.dilation_y, size[0],
+                      fields.where());
+        check_windows(in.width, node.left, node.kernel_x, node.stride_x, node.dilation_x, size[1],
+                      fields.where());
     }
 
-    static void check_windows(int64_t size, int64_t before, int64_t kernel, int64_t stride, int64_t dilation, int64_t count, const std::string& where) {
+    static void check_windows(int64_t size, int64_t before, int64_t kernel, int64_t stride, int64_t dilation,
+                              int64_t count, const std::string& where) {
         for (int64_t i : {int64_t{0}, count - 1}) {
             int64_t first = i * stride - before;
             const int64_t last = first + (kernel - 1) * dilation;
@@ -298,14 +312,17 @@ private:
         const std::string place = where + ", step '" + name + "'";
         Step step{};
         if (name == "scale" || name == "shift" || name == "prelu") {
-            step.kind = name == "scale" ? StepKind::scale : name == "shift" ? StepKind::shift : StepKind::prelu;
+            step.kind = name == "scale"   ? StepKind::scale
+                        : name == "shift" ? StepKind::shift
+                                          : StepKind::prelu;
             step.numbers = per_channel(value, node.shape.channels, place);
         } else if (name == "add" || name == "multiply") {
             step.kind = name == "add" ? StepKind::add : StepKind::multiply;
             step.value = find(value.string(place), place);
             const Value& other = graph_.values[step.value];
-            const bool fits = (other.shape.height == node.shape.height && other.shape.width == node.shape.width) ||
-                              (other.shape.height == 1 && other.shape.width == 1);
+            const bool fits =
+                (other.shape.height == node.shape.height && other.shape.width == node.shape.width) ||
+                (other.shape.height == 1 && other.shape.width == 1);
             expect(!other.bits && fits && node.shape.channels % other.shape.channels == 0,
                    place + ": '" + other.name + "' is " + (other.bits ? "bits" : to_string(other.shape)) +
                        ", which does not fit " + to_string(node.shape));
@@ -313,10 +330,14 @@ private:
             step.kind = StepKind::clamp;
             const auto& bounds = value.array(place);
             expect(bounds.size() == 2, place + " must have two bounds");
-            step.low = bounds[0].is(Json::Kind::null) ? -INFINITY : static_cast<float>(bounds[0].number(place));
-            step.high = bounds[1].is(Json::Kind::null) ? INFINITY : static_cast<float>(bounds[1].number(place));
+            step.low =
+                bounds[0].is(Json::Kind::null) ? -INFINITY : static_cast<float>(bounds[0].number(place));
+            step.high =
+                bounds[1].is(Json::Kind::null) ? INFINITY : static_cast<float>(bounds[1].number(place));
         } else if (name == "sigmoid" || name == "hard_sigmoid" || name == "sign") {
-            step.kind = name == "sigmoid" ? StepKind::sigmoid : name == "sign" ? StepKind::sign : StepKind::hard_sigmoid;
+            step.kind = name == "sigmoid" ? StepKind::sigmoid
+                        : name == "sign"  ? StepKind::sign
+                                          : StepKind::hard_sigmoid;
             expect(value.object(place).empty(), place + " takes nothing");
         } else {
             throw Error(where + " has a step '" + name + "', which is not known");

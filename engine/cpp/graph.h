@@ -26,7 +26,15 @@ struct Value {
 };
 
 enum class Op {
-    conv, binary_conv, max_pool, avg_pool, adaptive_avg_pool, identity, concat, flatten, softmax,
+    conv,
+    binary_conv,
+    max_pool,
+    avg_pool,
+    adaptive_avg_pool,
+    identity,
+    concat,
+    flatten,
+    softmax,
     to_real,  // the engine's own: bits as real ±1
 };
 
@@ -51,9 +59,9 @@ struct Node {
     std::string name;
     std::vector<int> inputs;
     std::vector<Step> then;
-    int output = -1;           // real value, or -1
+    int output = -1;  // real value, or -1
     std::optional<Sign> sign;
-    Shape shape;               // of the result
+    Shape shape;  // of the result
 
     // Of convolutions and pools.
     int kernel_y = 1, kernel_x = 1, stride_y = 1, stride_x = 1, dilation_y = 1, dilation_x = 1;

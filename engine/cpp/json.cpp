@@ -29,7 +29,8 @@ private:
     char peek() const { return at_ < text_.size() ? text_[at_] : '\0'; }
 
     void space() {
-        while (at_ < text_.size() && std::string_view(" \t\n\r").find(text_[at_]) != std::string_view::npos) ++at_;
+        while (at_ < text_.size() && std::string_view(" \t\n\r").find(text_[at_]) != std::string_view::npos)
+            ++at_;
     }
 
     bool take(char c) {
@@ -212,7 +213,8 @@ double Json::number(const std::string& what) const {
 int64_t Json::integer(const std::string& what, int64_t least, int64_t most) const {
     const double value = number(what);
     if (value != std::floor(value) || value < static_cast<double>(least) || value > static_cast<double>(most))
-        throw Error(what + " must be a whole number from " + std::to_string(least) + " to " + std::to_string(most));
+        throw Error(what + " must be a whole number from " + std::to_string(least) + " to " +
+                    std::to_string(most));
     return static_cast<int64_t>(value);
 }
 

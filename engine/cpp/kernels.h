@@ -65,8 +65,8 @@ struct Window {
     int kernel_y = 1, kernel_x = 1, stride_y = 1, stride_x = 1, dilation_y = 1, dilation_x = 1;
 };
 
-// Part of an operator's result that one call computes: output pixels, counted row by row, and output channels,
-// in groups of 16.
+// Part of an operator's result that one call computes: output pixels, counted row by row, and output
+// channels, in groups of 16.
 struct Part {
     int64_t first_pixel, last_pixel;
     int first_group, last_group;
@@ -77,15 +77,15 @@ struct BinaryConv {
     Window window;
     int channels_out = 0;
     int taps = 0;
-    int64_t unit = 0;              // bytes of a tap's channels: 2, 4 or a multiple of 8
+    int64_t unit = 0;               // bytes of a tap's channels: 2, 4 or a multiple of 8
     const void* weights = nullptr;  // in the layout of the kernel's own pack_binary
-    // base[(row class * column classes + column class) * channels filled up + c]: the number of bits of all taps
-    // inside the image, plus what the border's -1 would have added.
+    // base[(row class * column classes + column class) * channels filled up + c]: the number of bits of all
+    // taps inside the image, plus what the border's -1 would have added.
     const float* base = nullptr;
     const int32_t* row_class = nullptr;     // of each output row
     const int32_t* column_class = nullptr;  // of each output column
     int column_classes = 1;
-    uint8_t* scratch = nullptr;             // gather_bytes() for this thread
+    uint8_t* scratch = nullptr;  // gather_bytes() for this thread
 };
 
 // Real convolution; or, with `depthwise`, one input channel for each output channel.
@@ -100,8 +100,8 @@ struct RealConv {
 
 enum class Pooling { max, average };
 
-// Windows are cut at the image's edge: output row i covers rows row_first[i] to row_last[i] - 1 in steps of the
-// dilation, columns alike.
+// Windows are cut at the image's edge: output row i covers rows row_first[i] to row_last[i] - 1 in steps of
+// the dilation, columns alike.
 struct Pool {
     Pooling kind = Pooling::max;
     int height = 0, width = 0, channels = 0;  // of the result
@@ -117,8 +117,8 @@ struct Pool {
 struct Kernels {
     const char* name;
     bool (*supported)();
-    // Bytes of a binary layer's weights in this kernel's layout, and their making from windows: for each output
-    // channel window_words() words, the bits of a window as they lie in an image, tap after tap.
+    // Bytes of a binary layer's weights in this kernel's layout, and their making from windows: for each
+    // output channel window_words() words, the bits of a window as they lie in an image, tap after tap.
     size_t (*binary_bytes)(const BinaryConv&);
     void (*pack_binary)(const BinaryConv&, const uint64_t* windows, void* out);
     void (*binary_conv)(const BinaryConv&, const BitsView& in, const Epilogue&, const Part&);

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <mutex>
 #include <optional>
 
@@ -17,22 +18,45 @@ namespace {
 
 // The memory of one run.
 struct Arena {
-    explicit Arena(const Plan& plan, int threads)
-        : values(plan.arena_bytes), scratch(static_cast<size_t>(round_up(static_cast<int64_t>(plan.scratch_bytes), kAlignment)) * static_cast<size_t>(threads)) {}
+    Arena(const Plan& plan, const Layout& layout, int threads)
+        : layout(layout),
+          values(layout.arena_bytes),
+          scratch(static_cast<size_t>(round_up(static_cast<int64_t>(plan.scratch_bytes), kAlignment)) *
+                  static_cast<size_t>(threads)) {}
 
+    const Layout& layout;
     Aligned<uint8_t> values, scratch;
 };
 
-uint8_t* origin(const Buffer& buffer, Arena& arena) {
-    const int64_t border = buffer.top * buffer.row + buffer.left * buffer.pixel;
+// The place of pixel (0, 0), if `first_row` is the row that lies first in the buffer.
+uint8_t* origin(int value, int first_row, Arena& arena) {
+    const Buffer& buffer = arena.layout.buffers[static_cast<size_t>(value)];
+    const int64_t border = buffer.left * buffer.pixel - first_row * buffer.row;
     return arena.values.data() + buffer.offset + border * (buffer.bits ? 1 : 4);
 }
 
-RealView real_view(const Buffer& buffer, Arena& arena) {
-    return {reinterpret_cast<float*>(origin(buffer, arena)), buffer.row, buffer.pixel};
+RealView real_view(int value, int first_row, Arena& arena) {
+    const Buffer& buffer = arena.layout.buffers[static_cast<size_t>(value)];
+    return {reinterpret_cast<float*>(origin(value, first_row, arena)), buffer.row, buffer.pixel};
 }
 
-BitsView bits_view(const Buffer& buffer, Arena& arena) { return {origin(buffer, arena), buffer.row, buffer.pixel}; }
+BitsView bits_view(int value, int first_row, Arena& arena) {
+    const Buffer& buffer = arena.layout.buffers[static_cast<size_t>(value)];
+    return {origin(value, first_row, arena), buffer.row, buffer.pixel};
+}
+
+// Moves or clears rows of a value.
+void run_memory(const Task& task, Arena& arena) {
+    const Buffer& buffer = arena.layout.buffers[static_cast<size_t>(task.index)];
+    const int64_t bytes = buffer.row_bytes();
+    uint8_t* to = arena.values.data() + buffer.offset + (task.first - task.to) * bytes;
+    const size_t size = static_cast<size_t>((task.last - task.first) * bytes);
+    if (task.kind == Task::Kind::clear) {
+        std::memset(to, 0, size);
+    } else {
+        std::memmove(to, arena.values.data() + buffer.offset + (task.first - task.from) * bytes, size);
+    }
+}
 
 float* pixel(const RealView& view, int y, int x) { return view.data + y * view.row + x * view.pixel; }
 
@@ -79,8 +103,9 @@ struct Model::Impl {
             node.weights = {};
             if (node.op != Op::binary_conv) node.words = {};
         }
-        arenas.push_back(std::make_unique<Arena>(plan, this->threads()));
-        for (size_t c = 0; c < graph.mean.size(); ++c) {  // (b / 255 - mean) / std = b / (255 std) - mean / std
+        arenas.push_back(std::make_unique<Arena>(plan, plan.strips, this->threads()));
+        for (size_t c = 0; c < graph.mean.size();
+             ++c) {  // (b / 255 - mean) / std = b / (255 std) - mean / std
             byte_scale.push_back(static_cast<float>(1 / (255.0 * graph.std[c])));
             byte_shift.push_back(static_cast<float>(-double{graph.mean[c]} / graph.std[c]));
         }
@@ -88,19 +113,19 @@ struct Model::Impl {
 
     int threads() const { return pool ? pool->threads() : 1; }
     const Shape& shape_of(int value) const { return plan.values[static_cast<size_t>(value)].shape; }
-    const Buffer& buffer_of(int value) const { return plan.buffers[static_cast<size_t>(value)]; }
 
     // ------------------------------------------------------------------------------------ stages
 
-    // Part i of n of a stage: rows of pixels if there are enough of them, else channels.
-    static Part part_of(const Stage& stage, int i, int n) {
-        const int64_t pixels = int64_t{stage.shape.height} * stage.shape.width;
+    // Part i of n of some rows of a stage: fewer rows if there are enough pixels, else fewer channels.
+    static Part part_of(const Stage& stage, const Task& task, int i, int n) {
+        const int64_t first = int64_t{task.first} * stage.shape.width;
+        const int64_t pixels = int64_t{task.last - task.first} * stage.shape.width;
         const int64_t groups = round_up(stage.shape.channels, kGroup) / kGroup;
-        Part part{0, pixels, 0, static_cast<int>(groups)};
+        Part part{first, first + pixels, 0, static_cast<int>(groups)};
         if (n == 1) return part;
         if (pixels >= 64 * n) {
-            part.first_pixel = pixels * i / n;
-            part.last_pixel = pixels * (i + 1) / n;
+            part.first_pixel = first + pixels * i / n;
+            part.last_pixel = first + pixels * (i + 1) / n;
         } else {
             const int64_t fours = (groups + 3) / 4;  // kernels take up to four groups together
             part.first_group = static_cast<int>(std::min(groups, fours * i / n * 4));
@@ -120,31 +145,38 @@ struct Model::Impl {
         }
     }
 
-    void run_part(const Stage& stage, Arena& arena, int i, int n) const {
-        const Part part = part_of(stage, i, n);
+    void run_part(const Task& task, Arena& arena, int i, int n) const {
+        const Stage& stage = plan.stages[static_cast<size_t>(task.index)];
+        const Part part = part_of(stage, task, i, n);
         if (part.first_pixel == part.last_pixel || part.first_group == part.last_group) return;
         Epilogue e = stage.epilogue;
-        if (stage.real >= 0) e.real = real_view(buffer_of(stage.real), arena);
-        if (stage.bits >= 0) e.bits = bits_view(buffer_of(stage.bits), arena);
+        if (stage.real >= 0) e.real = real_view(stage.real, task.rows.real, arena);
+        if (stage.bits >= 0) e.bits = bits_view(stage.bits, task.rows.bits, arena);
         if (stage.other >= 0) {
-            e.other = real_view(buffer_of(stage.other), arena);
+            e.other = real_view(stage.other, task.rows.other, arena);
             const Shape& other = shape_of(stage.other);
             if (other.height == 1 && other.width == 1) e.other.row = e.other.pixel = 0;
         }
-        const Buffer& in = buffer_of(stage.inputs[0]);
+        const int input = stage.inputs[0];
         switch (stage.op) {
             case Op::binary_conv: {
                 BinaryConv conv = stage.binary;
-                conv.scratch = arena.scratch.data() + arena.scratch.size() / static_cast<size_t>(n) * static_cast<size_t>(i);
-                BitsView bits = bits_view(in, arena);
-                kernels.binary_conv(conv, shift(bits, stage), e, part);
+                conv.scratch = arena.scratch.data() +
+                               arena.scratch.size() / static_cast<size_t>(n) * static_cast<size_t>(i);
+                kernels.binary_conv(conv, shift(bits_view(input, task.rows.in, arena), stage), e, part);
                 break;
             }
-            case Op::conv: kernels.real_conv(stage.conv, shift(real_view(in, arena), stage), e, part); break;
+            case Op::conv:
+                kernels.real_conv(stage.conv, shift(real_view(input, task.rows.in, arena), stage), e, part);
+                break;
             case Op::max_pool:
             case Op::avg_pool:
-            case Op::adaptive_avg_pool: kernels.pool(stage.pool, real_view(in, arena), e, part); break;
-            case Op::identity: kernels.pointwise(stage.shape.width, real_view(in, arena), e, part); break;
+            case Op::adaptive_avg_pool:
+                kernels.pool(stage.pool, real_view(input, task.rows.in, arena), e, part);
+                break;
+            case Op::identity:
+                kernels.pointwise(stage.shape.width, real_view(input, task.rows.in, arena), e, part);
+                break;
             default: run_whole(stage, arena, e.real);
         }
     }
@@ -157,12 +189,20 @@ struct Model::Impl {
         return view;
     }
 
+    // The views of values that no strip holds.
+    static RealView real_value(int value, Arena& arena) {
+        return real_view(value, -arena.layout.buffers[static_cast<size_t>(value)].top, arena);
+    }
+    static BitsView bits_value(int value, Arena& arena) {
+        return bits_view(value, -arena.layout.buffers[static_cast<size_t>(value)].top, arena);
+    }
+
     void run_whole(const Stage& stage, Arena& arena, const RealView& out) const {
-        const Buffer& in = buffer_of(stage.inputs[0]);
+        const int input = stage.inputs[0];
         switch (stage.op) {
-            case Op::softmax: softmax(stage.shape, real_view(in, arena), out); break;
-            case Op::flatten: flatten(in.shape, real_view(in, arena), out); break;
-            case Op::to_real: to_real(stage.shape, bits_view(in, arena), out); break;
+            case Op::softmax: softmax(stage.shape, real_value(input, arena), out); break;
+            case Op::flatten: flatten(shape_of(input), real_value(input, arena), out); break;
+            case Op::to_real: to_real(stage.shape, bits_value(input, arena), out); break;
             default: concat(stage, arena, out);
         }
     }
@@ -170,7 +210,7 @@ struct Model::Impl {
     void concat(const Stage& stage, Arena& arena, const RealView& out) const {
         int64_t first = 0;
         for (int input : stage.inputs) {
-            const RealView part = real_view(buffer_of(input), arena);
+            const RealView part = real_value(input, arena);
             const int channels = shape_of(input).channels;
             each_pixel(stage.shape, [&](int y, int x) {
                 std::memcpy(pixel(out, y, x) + first, pixel(part, y, x), static_cast<size_t>(channels) * 4);
@@ -183,63 +223,72 @@ struct Model::Impl {
 
     void set_input(const float* image, Arena& arena) const {
         const Shape& shape = shape_of(0);
-        const RealView view = real_view(buffer_of(0), arena);
+        const RealView view = real_value(0, arena);
+        const int64_t plane = int64_t{shape.height} * shape.width, count = plane * shape.channels;
         bool finite = true;
+        for (int64_t i = 0; i < count; ++i)
+            finite &= std::fabs(image[i]) <= std::numeric_limits<float>::max();
+        if (!finite) throw Error("the input has numbers that are not finite");
         for (int y = 0; y < shape.height; ++y) {
-            for (int c = 0; c < shape.channels; ++c) {
-                const float* from = image + (int64_t{c} * shape.height + y) * shape.width;
-                float* to = pixel(view, y, 0) + c;
-                for (int x = 0; x < shape.width; ++x) {
-                    to[x * view.pixel] = from[x];
-                    finite &= std::fabs(from[x]) <= 3.4028235e38f;
+            const float* from = image + int64_t{y} * shape.width;
+            float* to = pixel(view, y, 0);
+            if (shape.channels == 3) {  // the usual case, in one pass
+                for (int x = 0; x < shape.width; ++x, to += view.pixel) {
+                    to[0] = from[x];
+                    to[1] = from[plane + x];
+                    to[2] = from[2 * plane + x];
                 }
+            } else {
+                for (int c = 0; c < shape.channels; ++c)
+                    for (int x = 0; x < shape.width; ++x) to[x * view.pixel + c] = from[c * plane + x];
             }
         }
-        if (!finite) throw Error("the input has numbers that are not finite");
     }
 
     void set_input(const uint8_t* image, Arena& arena) const {
         const Shape& shape = shape_of(0);
-        const RealView view = real_view(buffer_of(0), arena);
+        const RealView view = real_value(0, arena);
         each_pixel(shape, [&](int y, int x) {
             float* to = pixel(view, y, x);
             for (int c = 0; c < shape.channels; ++c, ++image)
-                to[c] = std::fma(static_cast<float>(*image), byte_scale[static_cast<size_t>(c)], byte_shift[static_cast<size_t>(c)]);
+                to[c] = std::fma(static_cast<float>(*image), byte_scale[static_cast<size_t>(c)],
+                                 byte_shift[static_cast<size_t>(c)]);
         });
     }
 
     // NHWC with filled-up channels → NCHW.
     void get(int value, Arena& arena, float* to) const {
-        const Buffer& buffer = buffer_of(value);
-        const Shape& shape = buffer.shape;
+        const Shape& shape = shape_of(value);
+        const bool bits = plan.values[static_cast<size_t>(value)].bits;
         for (int c = 0; c < shape.channels; ++c) {
-            for (int y = 0; y < shape.height; ++y) {
-                for (int x = 0; x < shape.width; ++x) {
-                    if (buffer.bits) {
-                        const BitsView view = bits_view(buffer, arena);
-                        const bool set = view.data[y * view.row + x * view.pixel + c / 8] >> c % 8 & 1;
-                        *to++ = set ? 1.0f : -1.0f;
-                    } else {
-                        *to++ = pixel(real_view(buffer, arena), y, x)[c];
-                    }
+            each_pixel(shape, [&](int y, int x) {
+                if (bits) {
+                    const BitsView view = bits_value(value, arena);
+                    const bool set = view.data[y * view.row + x * view.pixel + c / 8] >> c % 8 & 1;
+                    *to++ = set ? 1.0f : -1.0f;
+                } else {
+                    *to++ = pixel(real_value(value, arena), y, x)[c];
                 }
-            }
+            });
         }
     }
 
-    // One image, each stage split among the threads. Calls `after` when the input is there, and after each stage.
+    // One image, each stage split among the threads. Calls `after` when the input is there, and after each
+    // task.
     template <class Input, class AfterStage>
     void run_image(const Input* image, Arena& arena, bool split, AfterStage after) const {
         set_input(image, arena);
         after(nullptr);
-        for (const Stage& stage : plan.stages) {
-            if (split && has_parts(stage)) {
+        for (const Task& task : arena.layout.tasks) {
+            if (task.kind != Task::Kind::compute) {
+                run_memory(task, arena);
+            } else if (split && has_parts(plan.stages[static_cast<size_t>(task.index)])) {
                 const int n = pool->threads();
-                pool->run([&](int i) { run_part(stage, arena, i, n); });
+                pool->run([&](int i) { run_part(task, arena, i, n); });
             } else {
-                run_part(stage, arena, 0, 1);
+                run_part(task, arena, 0, 1);
             }
-            after(&stage);
+            after(&task);
         }
     }
 
@@ -247,7 +296,7 @@ struct Model::Impl {
     void run(const Input* images, size_t count, float* results) const {
         const size_t in = size_of(0), out = size_of(graph.output);
         const auto one = [&](size_t i, Arena& arena, bool split) {
-            run_image(images + i * in, arena, split, [](const Stage*) {});
+            run_image(images + i * in, arena, split, [](const Task*) {});
             get(graph.output, arena, results + i * out);
         };
         if (!pool || !pool->is_here()) {
@@ -267,7 +316,8 @@ struct Model::Impl {
             pool->run([&](int t) {
                 const auto thread = static_cast<size_t>(t);
                 try {
-                    for (size_t r = 0; r < rounds; ++r) one(r * threads + thread, leases[thread]->arena(), false);
+                    for (size_t r = 0; r < rounds; ++r)
+                        one(r * threads + thread, leases[thread]->arena(), false);
                 } catch (...) {
                     failures[thread] = std::current_exception();
                 }
@@ -282,7 +332,8 @@ struct Model::Impl {
 
     size_t size_of(int value) const {
         const Shape& shape = shape_of(value);
-        return static_cast<size_t>(shape.channels) * static_cast<size_t>(shape.height) * static_cast<size_t>(shape.width);
+        return static_cast<size_t>(shape.channels) * static_cast<size_t>(shape.height) *
+               static_cast<size_t>(shape.width);
     }
 
     // An arena that is free, or a new one: as many as there are calls at the same time.
@@ -291,7 +342,7 @@ struct Model::Impl {
         explicit Lease(const Impl& impl) : impl_(impl) {
             const std::lock_guard<std::mutex> lock(impl.arenas_mutex);
             if (impl.arenas.empty()) {
-                arena_ = std::make_unique<Arena>(impl.plan, impl.threads());
+                arena_ = std::make_unique<Arena>(impl.plan, impl.plan.strips, impl.threads());
             } else {
                 arena_ = std::move(impl.arenas.back());
                 impl.arenas.pop_back();
@@ -330,7 +381,8 @@ Dimensions dimensions(const Shape& shape) { return {shape.channels, shape.height
 
 Model::Model(const std::string& path, int threads, const std::string& instruction_set) {
     if (threads < 1 || threads > kMostThreads)
-        throw Error("threads is " + std::to_string(threads) + ", but must be from 1 to " + std::to_string(kMostThreads));
+        throw Error("threads is " + std::to_string(threads) + ", but must be from 1 to " +
+                    std::to_string(kMostThreads));
     const Kernels& kernels = choose_kernels(instruction_set);
     try {
         const File file(path);
@@ -357,7 +409,9 @@ const std::vector<std::string>& Model::classes() const { return impl_->graph.cla
 const std::string& Model::graph() const { return impl_->json; }
 bool Model::normalises() const { return !impl_->graph.mean.empty(); }
 
-void Model::run(const float* images, size_t count, float* results) const { impl_->run(images, count, results); }
+void Model::run(const float* images, size_t count, float* results) const {
+    impl_->run(images, count, results);
+}
 
 void Model::run(const uint8_t* images, size_t count, float* results) const {
     if (!normalises())
@@ -367,19 +421,20 @@ void Model::run(const uint8_t* images, size_t count, float* results) const {
 
 std::vector<NamedValue> Model::values(const float* image) const {
     std::vector<NamedValue> found;
-    const Impl::Lease lease(*impl_);
+    Arena arena(impl_->plan, impl_->plan.whole, 1);
     const auto add = [&](int value) {
         if (value < 0 || impl_->plan.values[static_cast<size_t>(value)].name.empty()) return;
         NamedValue& named = found.emplace_back();
         named.name = impl_->plan.values[static_cast<size_t>(value)].name;
         named.dimensions = dimensions(impl_->shape_of(value));
         named.data.resize(impl_->size_of(value));
-        impl_->get(value, lease.arena(), named.data.data());
+        impl_->get(value, arena, named.data.data());
     };
-    impl_->run_image(image, lease.arena(), false, [&](const Stage* stage) {
-        if (!stage) return add(0);
-        add(stage->real);
-        add(stage->bits);
+    impl_->run_image(image, arena, false, [&](const Task* task) {
+        if (!task) return add(0);
+        const Stage& stage = impl_->plan.stages[static_cast<size_t>(task->index)];
+        add(stage.real);
+        add(stage.bits);
     });
     return found;
 }
@@ -407,7 +462,8 @@ NamedValue Model::convolve(const std::string& name, const float* signs, size_t s
     graph.nodes = {std::move(sign), std::move(conv)};
     graph.output = 2;
     const Impl layer(std::move(graph), impl_->kernels, 1);
-    if (size != layer.size_of(0)) throw Error("'" + name + "' takes " + to_string(in) + ", which is another size");
+    if (size != layer.size_of(0))
+        throw Error("'" + name + "' takes " + to_string(in) + ", which is another size");
     if (std::any_of(signs, signs + size, [](float x) { return x != 1 && x != -1; }))
         throw Error("the input of '" + name + "' must be -1 and +1");
     NamedValue result{name, dimensions(found->shape), std::vector<float>(layer.size_of(2))};
@@ -423,13 +479,17 @@ std::vector<StageTime> Model::profile(const float* image, int repeats) const {
     std::unique_lock<std::mutex> lock;
     if (split) lock = std::unique_lock(impl_->pool->mutex());
     for (int r = 0; r < repeats; ++r) {
-        size_t s = 0;
+        std::vector<double> spent(times.size());
         auto begin = Clock::now();
-        impl_->run_image(image, lease.arena(), split, [&](const Stage*) {
+        impl_->run_image(image, lease.arena(), split, [&](const Task* task) {
             const auto end = Clock::now();
-            times[s++].push_back(std::chrono::duration<double>(end - begin).count());
+            // Moving rows counts for the stage that needs the room: the next.
+            if (task && task->kind != Task::Kind::compute) return;
+            spent[task ? static_cast<size_t>(task->index) + 1 : 0] +=
+                std::chrono::duration<double>(end - begin).count();
             begin = end;
         });
+        for (size_t s = 0; s < times.size(); ++s) times[s].push_back(spent[s]);
     }
     std::vector<StageTime> result;
     for (size_t s = 0; s < times.size(); ++s) {

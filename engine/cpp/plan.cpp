@@ -8,13 +8,10 @@
 #include <map>
 
 #include "include/bnew_engine.h"
+#include "layout.h"
 
 namespace bnew {
 namespace {
-
-constexpr size_t kMostBytes = size_t{4} << 30;  // of an arena, or of a layer's weights
-
-int64_t unit_of(int channels) { return channels <= 16 ? 2 : channels <= 32 ? 4 : round_up(channels, 64) / 8; }
 
 // Steps that fit one epilogue, gathered one after another. Affine steps are folded in double precision.
 class Chain {
@@ -91,12 +88,16 @@ private:
 
 class Planner {
 public:
-    Planner(const Graph& graph, const Kernels& kernels) : graph_(graph), kernels_(kernels) { plan_.values = graph.values; }
+    Planner(const Graph& graph, const Kernels& kernels) : graph_(graph), kernels_(kernels) {
+        plan_.values = graph.values;
+    }
 
     Plan make() {
         for (size_t i = 0; i < graph_.nodes.size(); ++i) add_node(static_cast<int>(i));
-        lay_out();
-        for (Stage& stage : plan_.stages) plan_.scratch_bytes = std::max(plan_.scratch_bytes, scratch_of(stage));
+        plan_.whole = make_layout(graph_, plan_, false);
+        plan_.strips = make_layout(graph_, plan_, true);
+        for (Stage& stage : plan_.stages)
+            plan_.scratch_bytes = std::max(plan_.scratch_bytes, scratch_of(stage));
         return std::move(plan_);
     }
 
@@ -116,7 +117,8 @@ private:
                 if (node.groups == 1) {
                     make_binary(stage, node);
                 } else {
-                    // Groups share words of the input: their counts are taken as sums of real ±1, exact as well.
+                    // Groups share words of the input: their counts are taken as sums of real ±1, exact as
+                    // well.
                     stage.op = Op::conv;
                     stage.inputs = {to_real(node)};
                     make_real(stage, node, signs_of(node));
@@ -194,8 +196,10 @@ private:
     // The numbers filled up to whole groups, kept by the stage.
     template <class Numbers>
     static const float* keep(Stage& stage, const Numbers& numbers, float filling = 0) {
-        Aligned<float> kept(static_cast<size_t>(round_up(static_cast<int64_t>(numbers.size()), kGroup)), filling);
-        std::transform(numbers.begin(), numbers.end(), kept.begin(), [](auto x) { return static_cast<float>(x); });
+        Aligned<float> kept(static_cast<size_t>(round_up(static_cast<int64_t>(numbers.size()), kGroup)),
+                            filling);
+        std::transform(numbers.begin(), numbers.end(), kept.begin(),
+                       [](auto x) { return static_cast<float>(x); });
         return stage.numbers.emplace_back(std::move(kept)).data();
     }
 
@@ -238,14 +242,8 @@ private:
     // ---------------------------------------------------------------------------------- windows
 
     static Window window_of(const Node& node) {
-        return {node.shape.height,  node.shape.width,   node.kernel_y,   node.kernel_x,
-                node.stride_y,      node.stride_x,      node.dilation_y, node.dilation_x};
-    }
-
-    void check_memory(double bytes, const std::string& what) const {
-        if (bytes > static_cast<double>(kMostBytes))
-            throw Error(what + " would take " + std::to_string(static_cast<int64_t>(bytes / (1 << 20))) +
-                        " MiB of memory: the limit is " + std::to_string(kMostBytes >> 20) + " MiB");
+        return {node.shape.height, node.shape.width, node.kernel_y,   node.kernel_x,
+                node.stride_y,     node.stride_x,    node.dilation_y, node.dilation_x};
     }
 
     // The taps that lie outside for each output row (or column), as classes of equal sets.
@@ -276,9 +274,11 @@ private:
         conv.channels_out = node.shape.channels;
         conv.taps = node.kernel_y * node.kernel_x;
         conv.unit = unit_of(in.channels);
-        check_memory(16.0 * static_cast<double>(window_words(conv)) * (conv.channels_out + 64.0), "node '" + node.name + "'");
+        check_memory(16.0 * static_cast<double>(window_words(conv)) * (conv.channels_out + 64.0),
+                     "node '" + node.name + "'");
 
-        const int64_t words = window_words(conv), row = static_cast<int64_t>(node.words.size()) / conv.channels_out;
+        const int64_t words = window_words(conv),
+                      row = static_cast<int64_t>(node.words.size()) / conv.channels_out;
         std::vector<uint64_t> windows(static_cast<size_t>(words * conv.channels_out));
         std::vector<int32_t> ones(static_cast<size_t>(conv.taps) * static_cast<size_t>(conv.channels_out));
         for (int64_t o = 0; o < conv.channels_out; ++o) {
@@ -317,7 +317,8 @@ private:
         const auto columns = classify(node.shape.width, in.width, node.left, node.kernel_x, node.stride_x,
                                       node.dilation_x, stage.classes[1]);
         const size_t channels = static_cast<size_t>(round_up(conv.channels_out, kGroup));
-        check_memory(4.0 * static_cast<double>(rows.size()) * static_cast<double>(columns.size()) * static_cast<double>(channels),
+        check_memory(4.0 * static_cast<double>(rows.size()) * static_cast<double>(columns.size()) *
+                         static_cast<double>(channels),
                      "the border of node '" + node.name + "'");
         Aligned<float> base(rows.size() * columns.size() * channels);
         for (size_t r = 0; r < rows.size(); ++r) {
@@ -328,7 +329,11 @@ private:
                     for (int tap = 0; tap < conv.taps; ++tap) {
                         const bool outside = rows[r][static_cast<size_t>(tap / node.kernel_x)] ||
                                              columns[k][static_cast<size_t>(tap % node.kernel_x)];
-                        sum += outside ? 2 * int64_t{ones[static_cast<size_t>(o) * static_cast<size_t>(conv.taps) + static_cast<size_t>(tap)]} : in.channels;
+                        sum +=
+                            outside
+                                ? 2 * int64_t{ones[static_cast<size_t>(o) * static_cast<size_t>(conv.taps) +
+                                                   static_cast<size_t>(tap)]}
+                                : in.channels;
                     }
                     at[o] = static_cast<float>(sum);
                 }
@@ -363,7 +368,8 @@ private:
         const int64_t taps = int64_t{node.kernel_y} * node.kernel_x;
         const int64_t own_in = in.channels / node.groups, own_out = node.shape.channels / node.groups;
         conv.depthwise = node.groups > 1 && own_in == 1 && own_out == 1;
-        // Groups are laid together, with zeros where they do not meet, until their outputs fill whole vectors.
+        // Groups are laid together, with zeros where they do not meet, until their outputs fill whole
+        // vectors.
         int64_t together = 1;
         if (!conv.depthwise && node.groups > 1) {
             while (node.groups % together != 0 || own_out * together % kGroup != 0)
@@ -372,8 +378,10 @@ private:
         conv.groups = conv.depthwise ? node.groups : static_cast<int>(node.groups / together);
         conv.channels_in = static_cast<int>(own_in * together);
         conv.channels_out = static_cast<int>(own_out * together);
-        const int64_t lanes = conv.depthwise ? round_up(node.groups, kGroup) : round_up(conv.channels_out, kGroup) * conv.groups;
-        check_memory(4.0 * static_cast<double>(lanes) * conv.channels_in * static_cast<double>(taps), "node '" + node.name + "'");
+        const int64_t lanes = conv.depthwise ? round_up(node.groups, kGroup)
+                                             : round_up(conv.channels_out, kGroup) * conv.groups;
+        check_memory(4.0 * static_cast<double>(lanes) * conv.channels_in * static_cast<double>(taps),
+                     "node '" + node.name + "'");
         Aligned<float> packed(static_cast<size_t>(lanes * conv.channels_in * taps));
         for (int64_t o = 0; o < node.shape.channels; ++o) {
             const int64_t group = conv.depthwise ? 0 : o / conv.channels_out;
@@ -383,7 +391,8 @@ private:
             const int64_t first = conv.depthwise ? 0 : o / own_out % together * own_in;
             for (int64_t c = 0; c < own_in; ++c)
                 for (int64_t tap = 0; tap < taps; ++tap)
-                    packed[static_cast<size_t>(((vector * taps + tap) * conv.channels_in + first + c) * kGroup + within % kGroup)] =
+                    packed[static_cast<size_t>(
+                        ((vector * taps + tap) * conv.channels_in + first + c) * kGroup + within % kGroup)] =
                         weights[static_cast<size_t>((o * own_in + c) * taps + tap)];
         }
         conv.weights = stage.numbers.emplace_back(std::move(packed)).data();
@@ -427,9 +436,9 @@ private:
         }
     }
 
-    static void cut(int64_t size, int64_t before, int64_t after, int64_t kernel, int64_t stride, int64_t dilation,
-                    int64_t count, bool count_padding, std::vector<int32_t>& first, std::vector<int32_t>& last,
-                    std::vector<float>& places) {
+    static void cut(int64_t size, int64_t before, int64_t after, int64_t kernel, int64_t stride,
+                    int64_t dilation, int64_t count, bool count_padding, std::vector<int32_t>& first,
+                    std::vector<int32_t>& last, std::vector<float>& places) {
         for (int64_t i = 0; i < count; ++i) {
             int64_t from = i * stride - before;
             const int64_t until = from + (kernel - 1) * dilation + 1;
@@ -441,100 +450,8 @@ private:
         }
     }
 
-    // ---------------------------------------------------------------------------------- buffers
-
     static size_t scratch_of(const Stage& stage) {
         return stage.op == Op::binary_conv ? static_cast<size_t>(gather_bytes(stage.binary)) : 0;
-    }
-
-    void lay_out() {
-        const size_t count = plan_.values.size();
-        plan_.buffers.resize(count);
-        for (size_t v = 0; v < count; ++v) {
-            plan_.buffers[v].shape = plan_.values[v].shape;
-            plan_.buffers[v].bits = plan_.values[v].bits;
-        }
-        // The input's channels may lie close together where only broadcasts read them.
-        bool vectors = graph_.output == 0;
-        std::vector<int> last_use(count, -1);
-        for (size_t s = 0; s < plan_.stages.size(); ++s) {
-            const Stage& stage = plan_.stages[s];
-            for (int v : stage.inputs) {
-                last_use[static_cast<size_t>(v)] = static_cast<int>(s);
-                if (v == 0 && (stage.op != Op::conv || stage.conv.depthwise)) vectors = true;
-            }
-            if (stage.other >= 0) last_use[static_cast<size_t>(stage.other)] = static_cast<int>(s);
-            vectors |= stage.other == 0;
-            if (stage.op == Op::conv || stage.op == Op::binary_conv) widen_border(stage);
-        }
-        last_use[static_cast<size_t>(graph_.output)] = static_cast<int>(plan_.stages.size());
-        for (size_t v = 0; v < count; ++v) set_strides(plan_.buffers[v], v == 0 && !vectors);
-        place(last_use);
-    }
-
-    void widen_border(const Stage& stage) {
-        Buffer& in = plan_.buffers[static_cast<size_t>(stage.inputs[0])];
-        // A stage of a grouped binary convolution keeps the node's own padding.
-        const Node& node = graph_.nodes[static_cast<size_t>(stage.node)];
-        in.top = std::max(in.top, node.top);
-        in.left = std::max(in.left, node.left);
-        in.bottom = std::max(in.bottom, node.bottom);
-        in.right = std::max(in.right, node.right);
-    }
-
-    void set_strides(Buffer& buffer, bool close) const {
-        const Shape& shape = buffer.shape;
-        const double width = double{1} * shape.width + buffer.left + buffer.right;
-        const double height = double{1} * shape.height + buffer.top + buffer.bottom;
-        check_memory(width * height * (buffer.bits ? static_cast<double>(unit_of(shape.channels)) : 4.0 * (shape.channels + kGroup)),
-                     "a value of " + to_string(shape));
-        buffer.pixel = buffer.bits ? unit_of(shape.channels) : close ? shape.channels : round_up(shape.channels, kGroup);
-        buffer.row = (shape.width + buffer.left + buffer.right) * buffer.pixel;
-        const int64_t elements = (shape.height + buffer.top + buffer.bottom) * buffer.row;
-        buffer.bytes = static_cast<size_t>(round_up(elements * (buffer.bits ? 1 : 4) + kSlack, kAlignment));
-    }
-
-    // Bits and values with a border have a place of their own, so that the border, cleared once, stays clear. The
-    // others share: each takes the first gap between those that live at the same time.
-    void place(const std::vector<int>& last_use) {
-        std::vector<int> live;
-        size_t shared = 0;
-        const auto free_before = [&](int stage) {
-            std::erase_if(live, [&](int v) { return last_use[static_cast<size_t>(v)] < stage; });
-        };
-        const auto take = [&](int v) {
-            Buffer& buffer = plan_.buffers[static_cast<size_t>(v)];
-            std::sort(live.begin(), live.end(), [&](int a, int b) {
-                return plan_.buffers[static_cast<size_t>(a)].offset < plan_.buffers[static_cast<size_t>(b)].offset;
-            });
-            size_t offset = 0;
-            for (int other : live) {
-                const Buffer& taken = plan_.buffers[static_cast<size_t>(other)];
-                if (taken.offset >= offset + buffer.bytes) break;
-                offset = std::max(offset, taken.offset + taken.bytes);
-            }
-            buffer.offset = offset;
-            shared = std::max(shared, offset + buffer.bytes);
-            live.push_back(v);
-        };
-        const auto shares = [&](int v) {
-            const Buffer& buffer = plan_.buffers[static_cast<size_t>(v)];
-            return !buffer.bits && !buffer.has_border();
-        };
-        if (shares(0)) take(0);
-        for (size_t s = 0; s < plan_.stages.size(); ++s) {
-            free_before(static_cast<int>(s));
-            const int real = plan_.stages[s].real;
-            if (real >= 0 && shares(real)) take(real);
-        }
-        size_t end = shared;
-        for (size_t v = 0; v < plan_.buffers.size(); ++v) {
-            if (shares(static_cast<int>(v))) continue;
-            plan_.buffers[v].offset = end;
-            end += plan_.buffers[v].bytes;
-        }
-        check_memory(static_cast<double>(end), "the network");
-        plan_.arena_bytes = end;
     }
 
     const Graph& graph_;

@@ -21,7 +21,9 @@ struct AlignedAllocator {
     AlignedAllocator() = default;
     template <class U>
     AlignedAllocator(const AlignedAllocator<U>&) {}
-    T* allocate(size_t n) { return static_cast<T*>(::operator new(n * sizeof(T), std::align_val_t(kAlignment))); }
+    T* allocate(size_t n) {
+        return static_cast<T*>(::operator new(n * sizeof(T), std::align_val_t(kAlignment)));
+    }
     void deallocate(T* p, size_t) { ::operator delete(p, std::align_val_t(kAlignment)); }
     bool operator==(const AlignedAllocator&) const { return true; }
 };
@@ -34,10 +36,12 @@ struct Buffer {
     Shape shape;
     bool bits = false;
     int top = 0, left = 0, bottom = 0, right = 0;
+    int rows = 0;                // that the buffer holds: all and the border's, or as many as a strip needs
     int64_t pixel = 0, row = 0;  // floats, or bytes of bits
     size_t offset = 0, bytes = 0;
 
     bool has_border() const { return top || left || bottom || right; }
+    int64_t row_bytes() const { return row * (bits ? 1 : static_cast<int64_t>(sizeof(float))); }
 };
 
 struct Stage {
@@ -45,7 +49,7 @@ struct Stage {
     std::string name;
     int node = -1;  // of the graph; -1 for one that the planner put in
     std::vector<int> inputs;
-    Shape shape;  // of the result
+    Shape shape;                           // of the result
     int real = -1, bits = -1, other = -1;  // values written, and joined
 
     // Views are filled in when a run binds the stage to its arena.
@@ -62,11 +66,39 @@ struct Stage {
     std::vector<float> places[2];
 };
 
+// The row of its image that lies first in a buffer, for each value that a task has to do with.
+struct FirstRows {
+    int in = 0, other = 0, real = 0, bits = 0;
+};
+
+struct Task {
+    enum class Kind {
+        compute,  // rows `first` to `last` - 1 of a stage
+        move,     // those rows of a value, when its buffer begins with row `to` where it began with `from`
+        clear,    // those rows of a value, all in its border; its buffer begins with row `to`
+    };
+    Kind kind = Kind::compute;
+    int index = 0;  // of the stage, or of the value
+    int first = 0, last = 0;
+    FirstRows rows;
+    int from = 0, to = 0;
+};
+
+// Buffers, and in which order what is computed into them.
+struct Layout {
+    std::vector<Buffer> buffers;  // of each value
+    std::vector<Task> tasks;
+    size_t arena_bytes = 0;
+};
+
 struct Plan {
     std::vector<Stage> stages;
     std::vector<Value> values;  // the graph's, then the planner's own
-    std::vector<Buffer> buffers;  // of each value
-    size_t arena_bytes = 0;
+    // Stages with large results run in turns, some rows at a time, so that what one writes is still in the
+    // cache when the next reads it, and their buffers hold no more rows than that takes.
+    Layout strips;
+    // Stage after stage, every value there in full when its stage has run.
+    Layout whole;
     size_t scratch_bytes = 0;  // of each thread
 };
 

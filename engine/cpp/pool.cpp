@@ -56,7 +56,8 @@ void ThreadPool::run(Function function, const void* work) {
     round_.fetch_add(1, std::memory_order_release);
     round_.notify_all();
     function(work, 0);
-    for (int left = pending_.load(std::memory_order_acquire); left != 0;) left = wait_for_change(pending_, left);
+    for (int left = pending_.load(std::memory_order_acquire); left != 0;)
+        left = wait_for_change(pending_, left);
 }
 
 void ThreadPool::loop(int index) {

@@ -18,8 +18,8 @@ public:
     ThreadPool(const ThreadPool&) = delete;
     ThreadPool& operator=(const ThreadPool&) = delete;
 
-    // Calls work(i) for every i below the number of threads, each on its own thread; returns when all are done.
-    // The caller holds mutex(). Work must not throw.
+    // Calls work(i) for every i below the number of threads, each on its own thread; returns when all are
+    // done. The caller holds mutex(). Work must not throw.
     template <class Work>
     void run(const Work& work) {
         run([](const void* w, int i) { (*static_cast<const Work*>(w))(i); }, &work);

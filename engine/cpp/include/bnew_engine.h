@@ -62,7 +62,8 @@ public:
     const std::string& graph() const;  // JSON, see docs/format.md
     bool normalises() const;           // whether the file says how bytes become input
 
-    // Computes `count` images, NCHW. May be called by several threads at once. Throws if a number is not finite.
+    // Computes `count` images, NCHW. May be called by several threads at once. Throws if a number is not
+    // finite.
     void run(const float* images, size_t count, float* results) const;
 
     // The same for images of bytes, NHWC, normalised as the file says.
@@ -82,8 +83,8 @@ private:
     std::unique_ptr<Impl> impl_;
 };
 
-// Binary multiply-accumulates a second that the instruction set does in registers, without memory: the limit of
-// its kernels. Takes about `seconds`.
+// Binary multiply-accumulates a second that the instruction set does in registers, without memory: the limit
+// of its kernels. Takes about `seconds`.
 double register_peak(const std::string& instruction_set, double seconds);
 
 }  // namespace bnew

@@ -3,8 +3,9 @@
 //
 //     table[x][w] = number of bits set in x xor w,   x, w = 0 … 15
 //
-// One shuffle and one addition of bytes count four bits of thirty-two channels: twice what the usual way gives,
-// which shuffles the exclusive or of both, since the masking and shifting of nibbles is done once, at load.
+// One shuffle and one addition of bytes count four bits of thirty-two channels: twice what the usual way
+// gives, which shuffles the exclusive or of both, since the masking and shifting of nibbles is done once, at
+// load.
 
 #include <immintrin.h>
 
@@ -28,7 +29,9 @@ inline f16 all(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 inline f16 add(f16 x, f16 y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
 inline f16 mul(f16 x, f16 y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
 inline f16 div(f16 x, f16 y) { return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)}; }
-inline f16 fma(f16 x, f16 y, f16 z) { return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)}; }
+inline f16 fma(f16 x, f16 y, f16 z) {
+    return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
+}
 inline f16 max(f16 x, f16 y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
 inline f16 min(f16 x, f16 y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
 inline __m256 prelu(__m256 v, __m256 slope) {
@@ -153,7 +156,7 @@ bool supported() { return __builtin_cpu_supports("avx2") && __builtin_cpu_suppor
 
 }  // namespace
 
-const Kernels avx2_kernels = {"avx2", supported, binary_bytes, pack_binary, binary_conv,
-                              real_conv, pool, pointwise, peak};
+const Kernels avx2_kernels = {"avx2",    supported, binary_bytes, pack_binary, binary_conv,
+                              real_conv, pool,      pointwise,    peak};
 
 }  // namespace bnew

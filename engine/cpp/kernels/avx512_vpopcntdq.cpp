@@ -2,8 +2,8 @@
 //
 // A tile is P pixels by 8 V output channels. For each word of the window, the pixel's word is broadcast and
 // meets V vectors of weights: exclusive or, population count, add. P V = 28 sums stay in registers, and one
-// register holds the broadcast; the weights come from memory as operands of the exclusive or, V loads of 64 bytes
-// for every 3 P V operations.
+// register holds the broadcast; the weights come from memory as operands of the exclusive or, V loads of 64
+// bytes for every 3 P V operations.
 
 #include <immintrin.h>
 
@@ -43,9 +43,9 @@ namespace {
 
 constexpr int64_t kOuterBytes = 256 << 10;  // weights above this are read once, in the outer loop
 
-// Blocks of 32 output channels, a last one of 16: [block][word][vector][8 channels]. Vectors 2 i and 2 i + 1 of a
-// block hold the even and the odd ones of 16 channels, so that their counts merge into sixteen 32-bit lanes in
-// order.
+// Blocks of 32 output channels, a last one of 16: [block][word][vector][8 channels]. Vectors 2 i and 2 i + 1
+// of a block hold the even and the odd ones of 16 channels, so that their counts merge into sixteen 32-bit
+// lanes in order.
 size_t binary_bytes(const BinaryConv& conv) {
     return round_up(conv.channels_out, kGroup) * window_words(conv) * 8;
 }
@@ -85,16 +85,20 @@ inline __attribute__((always_inline)) void binary_tile(const Walk& walk, const u
                                                        const uint64_t* weights, const Epilogue& e, int c,
                                                        const Place (&at)[P]) {
     __m512i count[P][V];
+#pragma GCC unroll 16
     for (int p = 0; p < P; ++p)
+#pragma GCC unroll 4
         for (int v = 0; v < V; ++v) count[p][v] = _mm512_setzero_si512();
     for (int y = 0; y < walk.rows; ++y) {
         for (int x = 0; x < walk.columns; ++x) {
             const int64_t tap = y * walk.row + x * walk.column;
             for (int64_t k = tap; k < tap + walk.words * 8; k += 8, weights += V * 8) {
+#pragma GCC unroll 16
                 for (int p = 0; p < P; ++p) {
                     int64_t word;
                     std::memcpy(&word, window[p] + k, 8);
                     const __m512i x = _mm512_set1_epi64(word);
+#pragma GCC unroll 4
                     for (int v = 0; v < V; ++v) {
                         const __m512i differing = _mm512_xor_si512(x, _mm512_load_si512(weights + v * 8));
                         count[p][v] = _mm512_add_epi64(count[p][v], _mm512_popcnt_epi64(differing));
@@ -184,6 +188,6 @@ bool supported() { return __builtin_cpu_supports("avx512vpopcntdq") && __builtin
 }  // namespace
 
 const Kernels avx512_kernels = {"avx512_vpopcntdq", supported, binary_bytes, pack_binary, binary_conv,
-                                real_conv, pool, pointwise, peak};
+                                real_conv,          pool,      pointwise,    peak};
 
 }  // namespace bnew

@@ -4,15 +4,16 @@
 //     kTilePixels            pixels of a tile
 //     class Counter<P>       counts of kBlock output channels of P pixels in 8-bit lanes:
 //         Counter()                        all zero
-//         step(in, weights)                adds the differing bits of eight input channels: in[p] points to the
+//         step(in, weights)                adds the differing bits of eight input channels: in[p] points to
+//         the
 //                                          pixel's byte, weights to kStepBytes
 //         flush(uint16_t (&)[P][kBlock])   adds the counts to 16-bit ones and begins at zero again
 //
 // Weights lie as [block of kBlock channels][byte of the window][kStepBytes], made by
 //     void pack_step(const uint8_t* bytes, uint8_t* to): the byte of each of kBlock channels → kStepBytes.
 //
-// A step adds at most 8 to a lane, so a lane is flushed after 31 steps; windows of more than 65,535 bits, whose
-// 16-bit counts could overflow, are left to the specification.
+// A step adds at most 8 to a lane, so a lane is flushed after 31 steps; windows of more than 65,535 bits,
+// whose 16-bit counts could overflow, are left to the specification.
 
 #pragma once
 
@@ -42,7 +43,8 @@ void pack_binary(const BinaryConv& conv, const uint64_t* windows, void* out) {
     for (int block = 0; block < conv.channels_out; block += kBlock) {
         for (int64_t k = 0; k < bytes; ++k, to += kStepBytes) {
             uint8_t lanes[kBlock] = {};
-            for (int i = 0; i < kBlock && block + i < conv.channels_out; ++i) lanes[i] = from[(block + i) * bytes + k];
+            for (int i = 0; i < kBlock && block + i < conv.channels_out; ++i)
+                lanes[i] = from[(block + i) * bytes + k];
             pack_step(lanes, to);
         }
     }
@@ -61,7 +63,8 @@ void count_window(const BinaryConv& conv, const BitsView& in, const uint8_t* con
     for (int y = 0; y < rows; ++y) {
         for (int x = 0; x < columns; ++x) {
             const uint8_t* at[P];
-            for (int p = 0; p < P; ++p) at[p] = window[p] + y * w.dilation_y * in.row + x * w.dilation_x * in.pixel;
+            for (int p = 0; p < P; ++p)
+                at[p] = window[p] + y * w.dilation_y * in.row + x * w.dilation_x * in.pixel;
             for (int64_t done = 0; done < run;) {
                 const int64_t until = std::min(run, done + kSteps - steps);
                 steps += static_cast<int>(until - done);
@@ -104,8 +107,11 @@ void binary_conv(const BinaryConv& conv, const BitsView& in, const Epilogue& epi
         const int last = part.last_group * kGroup;
         for (int block = part.first_group * kGroup / kBlock * kBlock; block < last; block += kBlock) {
             alignas(64) uint16_t count[P][kBlock] = {};
-            count_window<P>(conv, in, window, static_cast<const uint8_t*>(conv.weights) + block * words * 8 * kStepBytes / kBlock, count);
-            for (int c = std::max(block, part.first_group * kGroup); c < std::min(last, block + kBlock); c += kGroup) {
+            count_window<P>(
+                conv, in, window,
+                static_cast<const uint8_t*>(conv.weights) + block * words * 8 * kStepBytes / kBlock, count);
+            for (int c = std::max(block, part.first_group * kGroup); c < std::min(last, block + kBlock);
+                 c += kGroup) {
                 f16 dot[P][1];
                 for (int p = 0; p < P; ++p)
                     dot[p][0] = fma(widen(count[p] + c - block), all(-2), load(at[p].base + c));

@@ -20,17 +20,31 @@ f16 lanes(F f) {
     return result;
 }
 
-f16 load(const float* from) { return lanes([=](int i) { return from[i]; }); }
+f16 load(const float* from) {
+    return lanes([=](int i) { return from[i]; });
+}
 void store(float* to, const f16& v) { std::copy_n(v.lane, kGroup, to); }
-f16 all(float x) { return lanes([=](int) { return x; }); }
-f16 add(const f16& a, const f16& b) { return lanes([&](int i) { return a.lane[i] + b.lane[i]; }); }
-f16 mul(const f16& a, const f16& b) { return lanes([&](int i) { return a.lane[i] * b.lane[i]; }); }
-f16 div(const f16& a, const f16& b) { return lanes([&](int i) { return a.lane[i] / b.lane[i]; }); }
+f16 all(float x) {
+    return lanes([=](int) { return x; });
+}
+f16 add(const f16& a, const f16& b) {
+    return lanes([&](int i) { return a.lane[i] + b.lane[i]; });
+}
+f16 mul(const f16& a, const f16& b) {
+    return lanes([&](int i) { return a.lane[i] * b.lane[i]; });
+}
+f16 div(const f16& a, const f16& b) {
+    return lanes([&](int i) { return a.lane[i] / b.lane[i]; });
+}
 f16 fma(const f16& a, const f16& b, const f16& c) {
     return lanes([&](int i) { return std::fma(a.lane[i], b.lane[i], c.lane[i]); });
 }
-f16 max(const f16& a, const f16& b) { return lanes([&](int i) { return a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; }); }
-f16 min(const f16& a, const f16& b) { return lanes([&](int i) { return a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]; }); }
+f16 max(const f16& a, const f16& b) {
+    return lanes([&](int i) { return a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; });
+}
+f16 min(const f16& a, const f16& b) {
+    return lanes([&](int i) { return a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]; });
+}
 f16 prelu(const f16& v, const f16& slope) {
     return lanes([&](int i) { return v.lane[i] >= 0 ? v.lane[i] : v.lane[i] * slope.lane[i]; });
 }
@@ -96,7 +110,7 @@ bool supported() { return true; }
 
 }  // namespace
 
-const Kernels scalar_kernels = {"scalar", supported, binary_bytes, pack_binary, binary_conv,
-                                real_conv, pool, pointwise, peak};
+const Kernels scalar_kernels = {"scalar",  supported, binary_bytes, pack_binary, binary_conv,
+                                real_conv, pool,      pointwise,    peak};
 
 }  // namespace bnew

@@ -1,6 +1,6 @@
-// What the kernels have in common, written on f16, sixteen floats. Every file of an instruction set defines f16
-// and its operations in its own unnamed namespace, and then includes this file: everything here is compiled for
-// that instruction set alone, and nothing of it is visible outside.
+// What the kernels have in common, written on f16, sixteen floats. Every file of an instruction set defines
+// f16 and its operations in its own unnamed namespace, and then includes this file: everything here is
+// compiled for that instruction set alone, and nothing of it is visible outside.
 
 #pragma once
 
@@ -54,21 +54,16 @@ inline f16 each(f16 v, F f) {
 // The activations that need not be fast; never inlined, so that they do not swell the tiles.
 __attribute__((noinline)) f16 activate(f16 v, const Epilogue& e) {
     switch (e.activation) {
-        case Activation::clamp:
-            return min(max(v, all(e.low)), all(e.high));
-        case Activation::sigmoid:
-            return each(v, [](float x) { return 1.0f / (1.0f + std::exp(-x)); });
-        case Activation::hard_sigmoid:
-            return min(max(fma(v, all(1.0f / 6), all(0.5f)), all(0)), all(1));
-        case Activation::sign:
-            return each(v, [](float x) { return x >= 0 ? 1.0f : -1.0f; });
-        default:
-            return v;
+        case Activation::clamp: return min(max(v, all(e.low)), all(e.high));
+        case Activation::sigmoid: return each(v, [](float x) { return 1.0f / (1.0f + std::exp(-x)); });
+        case Activation::hard_sigmoid: return min(max(fma(v, all(1.0f / 6), all(0.5f)), all(0)), all(1));
+        case Activation::sign: return each(v, [](float x) { return x >= 0 ? 1.0f : -1.0f; });
+        default: return v;
     }
 }
 
-// The epilogue of G groups of channels, from channel c on, of P pixels: line by line for the whole tile, so that
-// what depends on the channel alone is loaded once, and the values stay in registers.
+// The epilogue of G groups of channels, from channel c on, of P pixels: line by line for the whole tile, so
+// that what depends on the channel alone is loaded once, and the values stay in registers.
 template <int P, int G>
 inline __attribute__((always_inline)) void finish(f16 (&v)[P][G], const Epilogue& e, int c, const Place* at) {
     const auto values = [&](auto f) __attribute__((always_inline)) {
@@ -123,15 +118,15 @@ inline __attribute__((always_inline)) void finish(f16 (&v)[P][G], const Epilogue
         }
     }
     if (e.real.data) {
-        values([&](f16& x, int channel, const Place& place) __attribute__((always_inline)) {
-            store(place.real + channel, x);
-        });
+        values([&](f16& x, int channel, const Place& place)
+                   __attribute__((always_inline)) { store(place.real + channel, x); });
     }
     if (e.bits.data) {
         values([&](f16& x, int channel, const Place& place) __attribute__((always_inline)) {
             const uint16_t bits =
-                e.sign_scale ? at_least(fma(x, load(e.sign_scale + channel), load(e.sign_shift + channel)), all(0))
-                             : at_least(x, load(e.sign_shift + channel));
+                e.sign_scale
+                    ? at_least(fma(x, load(e.sign_scale + channel), load(e.sign_shift + channel)), all(0))
+                    : at_least(x, load(e.sign_shift + channel));
             std::memcpy(place.bits + channel / 8, &bits, sizeof bits);
         });
     }
@@ -163,20 +158,63 @@ inline void tiles(int64_t first, int64_t last, Tile tile) {
     if (last - first >= 1) tile.template operator()<1>(first);
 }
 
-// Copies the taps of one window close together; the rest of the last word is cleared. May write up to 15 bytes
-// more, and read up to 15 more of each row: sixteen bytes at a time are faster than the exact number.
+// Copies the taps of one window close together, word by word: a word that is stored whole can be loaded again
+// at once. May read up to 7 bytes behind each row of the window.
+class Words {
+public:
+    explicit Words(uint8_t* to) : to_(to) {}
+
+    inline __attribute__((always_inline)) void append(const uint8_t* from, int64_t bytes) {
+        for (; bytes >= 8; from += 8, bytes -= 8) append_word(from, 8);
+        if (bytes > 0) append_word(from, static_cast<int>(bytes));
+    }
+    inline __attribute__((always_inline)) void finish() {
+        if (filled_ > 0) store();
+    }
+
+private:
+    inline __attribute__((always_inline)) void append_word(const uint8_t* from, int bytes) {
+        uint64_t word;
+        std::memcpy(&word, from, 8);
+        if (bytes < 8) word &= (uint64_t{1} << 8 * bytes) - 1;
+        word_ |= word << 8 * filled_;
+        filled_ += bytes;
+        if (filled_ < 8) return;
+        store();
+        filled_ -= 8;
+        word_ = filled_ > 0 ? word >> 8 * (bytes - filled_) : 0;
+    }
+    inline __attribute__((always_inline)) void store() {
+        std::memcpy(to_, &word_, 8);
+        to_ += 8;
+    }
+
+    uint8_t* to_;
+    uint64_t word_ = 0;
+    int filled_ = 0;  // bytes of word_
+};
+
 inline void gather(const BinaryConv& conv, const BitsView& in, const uint8_t* window, uint8_t* out) {
     const Window& w = conv.window;
-    const int64_t run = w.dilation_x == 1 ? w.kernel_x : 1;  // taps that lie side by side already
-    uint8_t* end = out;
-    for (int ky = 0; ky < w.kernel_y; ++ky) {
-        for (int kx = 0; kx < w.kernel_x; kx += run) {
-            const uint8_t* from = window + ky * w.dilation_y * in.row + kx * w.dilation_x * in.pixel;
-            for (int64_t done = 0; done < run * conv.unit; done += 16) std::memcpy(end + done, from + done, 16);
-            end += run * conv.unit;
-        }
+    Words words(out);
+    const auto rows = [&](int count, int64_t run) __attribute__((always_inline)) {
+#pragma GCC unroll 3
+        for (int ky = 0; ky < count; ++ky) words.append(window + ky * w.dilation_y * in.row, run);
+    };
+    const bool three = w.kernel_y == 3 && w.kernel_x == 3 && w.dilation_x == 1;
+    if (three && conv.unit == 2) {  // the usual sizes, unrolled
+        rows(3, 6);
+    } else if (three && conv.unit == 4) {
+        rows(3, 12);
+    } else if (w.dilation_x == 1) {  // taps of a row lie side by side already
+        for (int ky = 0; ky < w.kernel_y; ++ky)
+            words.append(window + ky * w.dilation_y * in.row, w.kernel_x * conv.unit);
+    } else {
+        for (int ky = 0; ky < w.kernel_y; ++ky)
+            for (int kx = 0; kx < w.kernel_x; ++kx)
+                words.append(window + ky * w.dilation_y * in.row + kx * w.dilation_x * in.pixel, conv.unit);
     }
-    std::memset(end, 0, 8);
+    words.finish();
 }
 
 template <int P, int V>
@@ -184,16 +222,25 @@ inline void real_tile(const RealConv& conv, const RealView& in, const float* con
                       const float* weights, int64_t stride, const Epilogue& e, int c, const Place (&at)[P]) {
     const Window& w = conv.window;
     f16 sum[P][V];
+#pragma GCC unroll 16
     for (int p = 0; p < P; ++p)
+#pragma GCC unroll 4
         for (int v = 0; v < V; ++v) sum[p][v] = all(0);
+    // Taps of a row whose channels lie close together are one run.
+    const bool close = w.dilation_x == 1 && in.pixel == conv.channels_in;
+    const int columns = close ? 1 : w.kernel_x;
+    const int64_t run = close ? int64_t{w.kernel_x} * conv.channels_in : conv.channels_in;
     for (int ky = 0; ky < w.kernel_y; ++ky) {
-        for (int kx = 0; kx < w.kernel_x; ++kx) {
+        for (int kx = 0; kx < columns; ++kx) {
             const int64_t tap = ky * w.dilation_y * in.row + kx * w.dilation_x * in.pixel;
-            for (int64_t k = tap; k < tap + conv.channels_in; ++k, weights += kGroup) {
+            for (int64_t k = tap; k < tap + run; ++k, weights += kGroup) {
                 f16 row[V];
+#pragma GCC unroll 4
                 for (int v = 0; v < V; ++v) row[v] = load(weights + v * stride);
+#pragma GCC unroll 16
                 for (int p = 0; p < P; ++p) {
                     const f16 x = all(window[p][k]);
+#pragma GCC unroll 4
                     for (int v = 0; v < V; ++v) sum[p][v] = fma(x, row[v], sum[p][v]);
                 }
             }
@@ -204,7 +251,8 @@ inline void real_tile(const RealConv& conv, const RealView& in, const float* con
 
 // Groups of output channels from first to last, V at a time, for all pixels of the part.
 template <int P, int V>
-void real_groups(const RealConv& conv, const RealView& in, const Epilogue& e, const Part& part, int first, int last) {
+void real_groups(const RealConv& conv, const RealView& in, const Epilogue& e, const Part& part, int first,
+                 int last) {
     const int64_t stride = int64_t{conv.window.kernel_y} * conv.window.kernel_x * conv.channels_in * kGroup;
     const int groups_out = static_cast<int>(round_up(conv.channels_out, kGroup)) / kGroup;
     tiles<P>(part.first_pixel, part.last_pixel, [&]<int N>(int64_t first_pixel) {
@@ -234,8 +282,9 @@ void depthwise(const RealConv& conv, const RealView& in, const Epilogue& e, cons
             f16 sum = all(0);
             for (int ky = 0; ky < w.kernel_y; ++ky)
                 for (int kx = 0; kx < w.kernel_x; ++kx, weights += kGroup)
-                    sum = fma(load(window + ky * w.dilation_y * in.row + kx * w.dilation_x * in.pixel + g * kGroup),
-                              load(weights), sum);
+                    sum = fma(
+                        load(window + ky * w.dilation_y * in.row + kx * w.dilation_x * in.pixel + g * kGroup),
+                        load(weights), sum);
             finish(sum, e, g * kGroup, at);
         }
     }
@@ -257,10 +306,10 @@ void real_conv(const RealConv& conv, const RealView& in, const Epilogue& e, cons
     }
     if constexpr (kVectors >= 2) {
         const int last = whole(2);
-        real_groups<kVectors >= 4 ? 2 * kPixels : kPixels, 2>(conv, in, e, part, first, last);
+        real_groups<kPixels, 2>(conv, in, e, part, first, last);
         first = last;
     }
-    real_groups<kVectors >= 2 ? kMostPixels : kPixels, 1>(conv, in, e, part, first, part.last_group);
+    real_groups<kVectors >= 2 ? 2 * kPixels : kPixels, 1>(conv, in, e, part, first, part.last_group);
 }
 
 // ------------------------------------------------------------------------------- pools, single values
@@ -270,8 +319,8 @@ void pool(const Pool& pool, const RealView& in, const Epilogue& e, const Part& p
     for (int64_t n = part.first_pixel; n < part.last_pixel; ++n, pixel.next()) {
         const int y0 = pool.row_first[pixel.y], y1 = pool.row_last[pixel.y];
         const int x0 = pool.column_first[pixel.x], x1 = pool.column_last[pixel.x];
-        const f16 places = all(pool.kind == Pooling::average
-                                   ? pool.row_places[pixel.y] * pool.column_places[pixel.x] : 1);
+        const f16 places =
+            all(pool.kind == Pooling::average ? pool.row_places[pixel.y] * pool.column_places[pixel.x] : 1);
         const Place at = pixel.place(e);
         for (int c = part.first_group * kGroup; c < part.last_group * kGroup; c += kGroup) {
             f16 v = all(pool.kind == Pooling::max ? -INFINITY : 0);

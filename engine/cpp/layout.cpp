@@ -1,0 +1,362 @@
+#include "layout.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "include/bnew_engine.h"
+
+namespace bnew {
+namespace {
+
+constexpr size_t kMostBytes = size_t{4} << 30;     // of an arena, or of a layer's weights
+constexpr size_t kLargeBytes = size_t{512} << 10;  // of a value that the second-level cache does not keep
+constexpr size_t kStripBytes = size_t{384} << 10;  // of all values of a strip, so that it does keep them
+
+// Stages first to last - 1, run in turns.
+struct Segment {
+    int first = 0, last = 0;
+};
+
+class Layouter {
+public:
+    Layouter(const Graph& graph, const Plan& plan)
+        : graph_(graph), plan_(plan), readers_(plan.values.size()) {
+        for (size_t s = 0; s < plan.stages.size(); ++s) {
+            for (int v : plan.stages[s].inputs) readers_[index(v)].push_back(static_cast<int>(s));
+            if (plan.stages[s].other >= 0)
+                readers_[index(plan.stages[s].other)].push_back(static_cast<int>(s));
+        }
+        make_buffers();
+    }
+
+    Layout make(bool strips) {
+        if (strips) find_segments();
+        const int count = static_cast<int>(plan_.stages.size());
+        auto segment = segments_.begin();
+        for (int s = 0; s < count;) {
+            if (segment != segments_.end() && segment->first == s) {
+                run_in_strips(*segment);
+                s = (segment++)->last;
+            } else {
+                compute(s, 0, stage(s).shape.height);
+                ++s;
+            }
+        }
+        place();
+        return std::move(layout_);
+    }
+
+private:
+    static size_t index(int i) { return static_cast<size_t>(i); }
+    const Stage& stage(int s) const { return plan_.stages[index(s)]; }
+    Buffer& buffer(int value) { return layout_.buffers[index(value)]; }
+
+    // ---------------------------------------------------------------------------------- buffers
+
+    void make_buffers() {
+        for (const Value& value : plan_.values) {
+            Buffer& made = layout_.buffers.emplace_back();
+            made.shape = value.shape;
+            made.bits = value.bits;
+        }
+        // The input's channels may lie close together where only broadcasts read them.
+        bool vectors = graph_.output == 0;
+        for (const Stage& stage : plan_.stages) {
+            const bool broadcasts = stage.op == Op::conv && !stage.conv.depthwise;
+            for (int v : stage.inputs) vectors |= v == 0 && !broadcasts;
+            vectors |= stage.other == 0;
+            if (stage.op == Op::conv || stage.op == Op::binary_conv) widen_border(stage);
+        }
+        for (size_t v = 0; v < layout_.buffers.size(); ++v)
+            set_strides(layout_.buffers[v], v == 0 && !vectors);
+        first_row_.resize(layout_.buffers.size());
+        for (size_t v = 0; v < layout_.buffers.size(); ++v) first_row_[v] = -layout_.buffers[v].top;
+        in_strip_.resize(layout_.buffers.size());
+    }
+
+    void widen_border(const Stage& stage) {
+        Buffer& in = buffer(stage.inputs[0]);
+        const Node& node = graph_.nodes[index(stage.node)];
+        in.top = std::max(in.top, node.top);
+        in.left = std::max(in.left, node.left);
+        in.bottom = std::max(in.bottom, node.bottom);
+        in.right = std::max(in.right, node.right);
+    }
+
+    static void set_strides(Buffer& made, bool close) {
+        const Shape& shape = made.shape;
+        const double width = 1.0 * shape.width + made.left + made.right;
+        const double height = 1.0 * shape.height + made.top + made.bottom;
+        const double pixel =
+            made.bits ? static_cast<double>(unit_of(shape.channels)) : 4.0 * (shape.channels + kGroup);
+        check_memory(width * height * pixel, "a value of " + to_string(shape));
+        made.pixel = made.bits ? unit_of(shape.channels)
+                     : close   ? shape.channels
+                               : round_up(shape.channels, kGroup);
+        made.row = (shape.width + made.left + made.right) * made.pixel;
+        made.rows = shape.height + made.top + made.bottom;
+    }
+
+    size_t bytes_of(int value) {
+        return value < 0 ? 0
+                         : static_cast<size_t>(buffer(value).row_bytes()) * index(buffer(value).shape.height);
+    }
+
+    // Bits and values with a border have a place of their own, so that the border, cleared once, stays clear;
+    // so have the values of strips, to lie close together. The others share: each takes the first gap between
+    // those that live at the same time.
+    void place() {
+        const int count = static_cast<int>(layout_.buffers.size());
+        for (Buffer& made : layout_.buffers)
+            made.bytes = static_cast<size_t>(round_up(made.rows * made.row_bytes() + kSlack, kAlignment));
+        size_t end = place_shared();
+        for (int v = 0; v < count; ++v) {
+            if (shares(v)) continue;
+            buffer(v).offset = end;
+            end += buffer(v).bytes;
+        }
+        check_memory(static_cast<double>(end), "the network");
+        layout_.arena_bytes = end;
+    }
+
+    bool shares(int v) { return !buffer(v).bits && !buffer(v).has_border() && !in_strip_[index(v)]; }
+
+    size_t place_shared() {
+        // What a segment reads and writes lives from its beginning to its end.
+        std::vector<int> begin(plan_.stages.size()), end(plan_.stages.size());
+        for (size_t s = 0; s < plan_.stages.size(); ++s) begin[s] = end[s] = static_cast<int>(s);
+        for (const Segment& segment : segments_) {
+            for (int s = segment.first; s < segment.last; ++s) {
+                begin[index(s)] = segment.first;
+                end[index(s)] = segment.last - 1;
+            }
+        }
+        std::vector<int> last_use(layout_.buffers.size(), -1);
+        for (size_t v = 0; v < readers_.size(); ++v)
+            for (int s : readers_[v]) last_use[v] = std::max(last_use[v], end[index(s)]);
+        for (size_t s = 0; s < plan_.stages.size(); ++s)
+            if (const int real = plan_.stages[s].real; real >= 0)
+                last_use[index(real)] = std::max(last_use[index(real)], end[s]);
+        last_use[index(graph_.output)] = static_cast<int>(plan_.stages.size());
+
+        std::vector<int> live;
+        size_t total = 0;
+        const auto take = [&](int v) {
+            std::sort(live.begin(), live.end(),
+                      [&](int a, int b) { return buffer(a).offset < buffer(b).offset; });
+            size_t offset = 0;
+            for (int other : live) {
+                if (buffer(other).offset >= offset + buffer(v).bytes) break;
+                offset = std::max(offset, buffer(other).offset + buffer(other).bytes);
+            }
+            buffer(v).offset = offset;
+            total = std::max(total, offset + buffer(v).bytes);
+            live.push_back(v);
+        };
+        if (shares(0)) take(0);
+        for (size_t s = 0; s < plan_.stages.size(); ++s) {
+            std::erase_if(live, [&](int v) { return last_use[index(v)] < begin[s]; });
+            if (const int real = plan_.stages[s].real; real >= 0 && shares(real)) take(real);
+        }
+        return total;
+    }
+
+    // ----------------------------------------------------------------------------------- strips
+
+    // Runs of stages that can be computed row by row and move much memory.
+    void find_segments() {
+        const int count = static_cast<int>(plan_.stages.size());
+        for (int s = 0; s < count;) {
+            int end = s;
+            while (end < count && row_by_row(end) && is_large(end)) ++end;
+            if (end - s >= 2) segments_.push_back({s, end});
+            s = std::max(end, s + 1);
+        }
+    }
+
+    bool row_by_row(int s) const {
+        switch (stage(s).op) {
+            case Op::conv:
+            case Op::binary_conv:
+            case Op::max_pool:
+            case Op::avg_pool:
+            case Op::identity: break;
+            default: return false;
+        }
+        // A value that every place is joined with must be there in full.
+        return stage(s).other < 0 ||
+               plan_.values[index(stage(s).other)].shape.height == stage(s).shape.height;
+    }
+
+    bool is_large(int s) {
+        return std::max({bytes_of(stage(s).inputs[0]), bytes_of(stage(s).real), bytes_of(stage(s).other)}) >=
+               kLargeBytes;
+    }
+
+    bool is_inside(int value, const Segment& segment) const {
+        const auto& readers = readers_[index(value)];
+        return value != graph_.output && !readers.empty() &&
+               std::all_of(readers.begin(), readers.end(),
+                           [&](int s) { return s >= segment.first && s < segment.last; });
+    }
+
+    void run_in_strips(const Segment& segment) {
+        for (int s = segment.first; s < segment.last; ++s)
+            for (int v : {stage(s).real, stage(s).bits})
+                if (v >= 0) in_strip_[index(v)] = is_inside(v, segment);
+        const size_t tasks = layout_.tasks.size();
+        for (int rows = stage(segment.first).shape.height;; rows /= 2) {
+            layout_.tasks.resize(tasks);
+            if (schedule(segment, rows) <= kStripBytes || rows <= 2) break;
+        }
+    }
+
+    // Lets the first stage compute `rows` rows, then each of the others all that it can, until all is done.
+    // Returns the bytes that the values inside take.
+    size_t schedule(const Segment& segment, int rows) {
+        done_.assign(plan_.stages.size(), 0);
+        for (int s = segment.first; s < segment.last; ++s) {
+            for (int v : {stage(s).real, stage(s).bits}) {
+                if (v < 0 || !in_strip_[index(v)]) continue;
+                first_row_[index(v)] = -buffer(v).top;
+                buffer(v).rows = 0;
+            }
+        }
+        const auto height = [&](int s) { return stage(s).shape.height; };
+        const double share = static_cast<double>(rows) / height(segment.first);
+        for (int round = 1; done_[index(segment.last - 1)] < height(segment.last - 1) || !all_done(segment);
+             ++round) {
+            for (int s = segment.first; s < segment.last; ++s) {
+                int until = available(s, segment);
+                if (starts(s, segment))
+                    until =
+                        std::min(until, static_cast<int>(std::min(1.0, share * round) * height(s) + 0.999));
+                if (until <= done_[index(s)]) continue;
+                for (int v : {stage(s).real, stage(s).bits})
+                    if (v >= 0 && in_strip_[index(v)]) make_room(v, done_[index(s)], until);
+                compute(s, done_[index(s)], until);
+                done_[index(s)] = until;
+            }
+        }
+        size_t bytes = 0;
+        for (int s = segment.first; s < segment.last; ++s)
+            for (int v : {stage(s).real, stage(s).bits})
+                if (v >= 0 && in_strip_[index(v)])
+                    bytes += static_cast<size_t>(buffer(v).rows * buffer(v).row_bytes());
+        return bytes;
+    }
+
+    bool all_done(const Segment& segment) const {
+        for (int s = segment.first; s < segment.last; ++s)
+            if (done_[index(s)] < stage(s).shape.height) return false;
+        return true;
+    }
+
+    // The stage of the segment that gives the value, or -1.
+    int maker(int value, const Segment& segment) const {
+        for (int s = segment.first; s < segment.last; ++s)
+            if (stage(s).real == value || stage(s).bits == value) return s;
+        return -1;
+    }
+
+    bool starts(int s, const Segment& segment) const {
+        return maker(stage(s).inputs[0], segment) < 0 &&
+               (stage(s).other < 0 || maker(stage(s).other, segment) < 0);
+    }
+
+    // How many rows of the stage can be computed by now.
+    int available(int s, const Segment& segment) const {
+        int rows = stage(s).shape.height;
+        if (const int by = maker(stage(s).inputs[0], segment);
+            by >= 0 && done_[index(by)] < stage(by).shape.height) {
+            while (rows > 0 && last_needed(s, rows - 1) >= done_[index(by)]) --rows;
+        }
+        if (stage(s).other >= 0)
+            if (const int by = maker(stage(s).other, segment); by >= 0)
+                rows = std::min(rows, done_[index(by)]);
+        return rows;
+    }
+
+    // The first and the last row of its input that row y of a stage needs.
+    int first_needed(int s, int y) const {
+        const Stage& of = stage(s);
+        if (of.op == Op::identity) return y;
+        if (of.op == Op::max_pool || of.op == Op::avg_pool) return of.pool.row_first[y];
+        const Node& node = graph_.nodes[index(of.node)];
+        return y * node.stride_y - node.top;
+    }
+
+    int last_needed(int s, int y) const {
+        const Stage& of = stage(s);
+        if (of.op == Op::identity) return y;
+        if (of.op == Op::max_pool || of.op == Op::avg_pool) return of.pool.row_last[y] - 1;
+        const Node& node = graph_.nodes[index(of.node)];
+        return y * node.stride_y - node.top + (node.kernel_y - 1) * node.dilation_y;
+    }
+
+    // Makes room for rows first to last - 1 of a value, where those stood that nobody needs any more.
+    void make_room(int value, int first, int last) {
+        Buffer& room = buffer(value);
+        int& begin = first_row_[index(value)];
+        if (first == 0) {
+            if (room.top > 0) add({Task::Kind::clear, value, -room.top, 0, {}, begin, begin});
+        } else {
+            const int keep = std::clamp(first_row_needed(value), begin, first);
+            if (keep > begin) add({Task::Kind::move, value, keep, first, {}, begin, keep});
+            begin = keep;
+        }
+        if (last == room.shape.height) {
+            last += room.bottom;
+            if (room.bottom > 0) add({Task::Kind::clear, value, last - room.bottom, last, {}, begin, begin});
+        }
+        room.rows = std::max(room.rows, last - begin);
+    }
+
+    int first_row_needed(int value) const {
+        int first = std::numeric_limits<int>::max();
+        for (int s : readers_[index(value)]) {
+            const int next = done_[index(s)];
+            if (next >= stage(s).shape.height) continue;
+            if (stage(s).inputs[0] == value) first = std::min(first, first_needed(s, next));
+            if (stage(s).other == value) first = std::min(first, next);
+        }
+        return first;
+    }
+
+    void add(const Task& task) { layout_.tasks.push_back(task); }
+
+    void compute(int s, int first, int last) {
+        const auto begin = [&](int value) { return value < 0 ? 0 : first_row_[index(value)]; };
+        const Stage& of = stage(s);
+        add({Task::Kind::compute,
+             s,
+             first,
+             last,
+             {begin(of.inputs[0]), begin(of.other), begin(of.real), begin(of.bits)},
+             0,
+             0});
+    }
+
+    const Graph& graph_;
+    const Plan& plan_;
+    Layout layout_;
+    std::vector<std::vector<int>> readers_;  // of each value: stages
+    std::vector<Segment> segments_;
+    std::vector<bool> in_strip_;  // of each value
+    std::vector<int> first_row_;  // that the value's buffer holds now
+    std::vector<int> done_;       // rows of each stage
+};
+
+}  // namespace
+
+void check_memory(double bytes, const std::string& what) {
+    if (bytes > static_cast<double>(kMostBytes))
+        throw Error(what + " would take " + std::to_string(static_cast<int64_t>(bytes / (1 << 20))) +
+                    " MiB of memory: the limit is " + std::to_string(kMostBytes >> 20) + " MiB");
+}
+
+Layout make_layout(const Graph& graph, const Plan& plan, bool strips) {
+    return Layouter(graph, plan).make(strips);
+}
+
+}  // namespace bnew

@@ -1,0 +1,22 @@
+// Where values lie in memory, and in which order they are computed.
+
+#pragma once
+
+#include <string>
+
+#include "plan.h"
+
+namespace bnew {
+
+// Bytes of a pixel's bits.
+inline int64_t unit_of(int channels) {
+    return channels <= 16 ? 2 : channels <= 32 ? 4 : round_up(channels, 64) / 8;
+}
+
+// Throws Error if `what` would take more memory than any network should.
+void check_memory(double bytes, const std::string& what);
+
+// Of the plan's stages; in strips of rows where that helps, or stage after stage. Throws Error.
+Layout make_layout(const Graph& graph, const Plan& plan, bool strips);
+
+}  // namespace bnew
