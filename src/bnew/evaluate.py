@@ -110,20 +110,29 @@ def load_data(recipe: Recipe, machine: Machine) -> Dataset:
     return load(recipe.data, machine.data_path, image_size=recipe.image_size, workers=machine.decode_threads)
 
 
-def evaluate_run(run: Run, machine: Machine, split: str = "test") -> dict[str, float]:
-    """The best weights of ``run`` on ``split`` (train, val or test), at the values that were validated.
+def load_run(run: Run, machine: Machine) -> tuple[nn.Module, Dataset]:
+    """The network of ``run`` with its best weights, in eval mode, and its data.
 
     Without a folder of data sets in ``machine``, the images come from that of the run.
 
     Raises:
-        BnewError: no such run or split.
+        BnewError: no such run, or the data set is not there.
     """
-    machine = replace(machine, data_dir=machine.data_dir or run.data_dir)
-    fabric = make_fabric(machine)
-    data = load_data(run.recipe, machine)
-    splits = {"train": data.train, "val": data.val, "test": data.test}
+    data = load_data(run.recipe, replace(machine, data_dir=machine.data_dir or run.data_dir))
     model = build_model(run.recipe, data)
     load_weights(model, run)
+    return model.eval(), data
+
+
+def evaluate_run(run: Run, machine: Machine, split: str = "test") -> dict[str, float]:
+    """The best weights of ``run`` on ``split`` (train, val or test), at the values that were validated.
+
+    Raises:
+        BnewError: no such run or split.
+    """
+    fabric = make_fabric(machine)
+    model, data = load_run(run, machine)
+    splits = {"train": data.train, "val": data.val, "test": data.test}
     images = lookup("split", split, splits)
     batches = Batches(images, data, EVAL_BATCH_SIZE, train=False, **shares(fabric))
     return evaluate(fabric.to_device(model), batches, fabric, data.num_classes)
