@@ -41,7 +41,7 @@ constexpr int kPixels = 6, kVectors = 4;
 namespace bnew {
 namespace {
 
-constexpr int64_t kOuterBytes = 256 << 10;  // weights above this are read once, in the outer loop
+constexpr int64_t kOuterBytes = 512 << 10;  // weights above this are read once, in the outer loop
 
 // Blocks of 32 output channels, a last one of 16: [block][word][vector][8 channels]. Vectors 2 i and 2 i + 1
 // of a block hold the even and the odd ones of 16 channels, so that their counts merge into sixteen 32-bit

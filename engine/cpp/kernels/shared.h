@@ -335,13 +335,26 @@ void pool(const Pool& pool, const RealView& in, const Epilogue& e, const Part& p
     }
 }
 
-void pointwise(int width, const RealView& in, const Epilogue& e, const Part& part) {
+// Groups of one pixel from first on, as many as there are, G at a time.
+template <int G>
+inline int pointwise_groups(const float* values, int first, int last, const Epilogue& e, const Place& at) {
+    for (; last - first >= G; first += G) {
+        f16 v[1][G];
+#pragma GCC unroll 8
+        for (int g = 0; g < G; ++g) v[0][g] = load(values + (first + g) * kGroup);
+        finish(v, e, first * kGroup, &at);
+    }
+    return first;
+}
+
+void pointwise(int width, const RealView& in, const Epilogue& epilogue, const Part& part) {
+    const Epilogue e = epilogue;
     Pixels pixel(width, part.first_pixel);
     for (int64_t n = part.first_pixel; n < part.last_pixel; ++n, pixel.next()) {
         const float* values = pixel_at(in, pixel.y, pixel.x);
         const Place at = pixel.place(e);
-        for (int c = part.first_group * kGroup; c < part.last_group * kGroup; c += kGroup)
-            finish(load(values + c), e, c, at);
+        int group = pointwise_groups<4>(values, part.first_group, part.last_group, e, at);
+        pointwise_groups<1>(values, group, part.last_group, e, at);
     }
 }
 
