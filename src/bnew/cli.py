@@ -200,6 +200,113 @@ def report(runs: Positional[tuple[Path, ...]], /, out: Path = Path(".")) -> int:
     return 0
 
 
+def pack(
+    run: Positional[Path], file: Positional[Path], /, half: bool = False, data_dir: str | None = None
+) -> int:
+    """Write a run's best weights as a packed file, which the engine runs.
+
+    Args:
+        run: the run's folder.
+        file: the file to write, such as model.bnew.
+        half: store real numbers as float16, in half the space.
+        data_dir: folder of the data sets; by default that of the run.
+    """
+    from bnew.packing import pack_run
+    from bnew.results import Run
+
+    packed = pack_run(Run(run), file, Machine(data_dir=data_dir, device="cpu"), half=half)
+    print(f"{file}: {packed.file_bytes:,} bytes, {packed.header_bytes:,} of them the header")
+    return 0
+
+
+def info(file: Positional[Path], /) -> int:
+    """What a packed file holds: its graph, node by node, and sizes.
+
+    Args:
+        file: the packed file.
+    """
+    from bnew.packed import read_packed
+
+    _show(read_packed(file))
+    return 0
+
+
+def verify(file: Positional[Path], run: Positional[Path], /, data_dir: str | None = None) -> int:
+    """Check a packed file against its run in PyTorch; exit code 1 if it is not the same network.
+
+    Binary layers have to give the same integers for the same signs, and a sign may differ only where its
+    value is 0 but for rounding. Where no sign differs, so may logits by rounding only; and no more images may
+    get another class, nor the accuracy be another, than that explains.
+
+    Args:
+        file: the packed file.
+        run: the folder of the run that it was packed from.
+        data_dir: folder of the data sets; by default that of the run.
+    """
+    from bnew.results import Run
+    from bnew.verify import verify_run
+
+    found = verify_run(file, Run(run), Machine(data_dir=data_dir, device="cpu"))
+    _show(found)
+    return 1 if found.problems else 0
+
+
+def export(run: Positional[Path], file: Positional[Path], /, data_dir: str | None = None) -> int:
+    """Write a run's best weights as an ordinary ONNX graph, for other runtimes; it is not fast.
+
+    Args:
+        run: the run's folder.
+        file: the file to write, such as model.onnx.
+        data_dir: folder of the data sets; by default that of the run.
+    """
+    from bnew.onnx_export import export_run
+    from bnew.results import Run
+
+    check = export_run(Run(run), file, Machine(data_dir=data_dir, device="cpu"))
+    print(f"{file}: {file.stat().st_size:,} bytes")
+    print(check or "not checked, as onnxruntime is not installed")
+    print("Signs and binary weights are float32 in it: neither small nor fast. `bnew pack` makes what is.")
+    return 0
+
+
+def predict(file: Positional[Path], images: Positional[tuple[Path, ...]], /, top: int = 5) -> int:
+    """The likeliest classes of images, by a packed file.
+
+    Args:
+        file: the packed file.
+        images: image files.
+        top: how many classes.
+    """
+    from bnew.engine import predict as predictions
+
+    for prediction in predictions(file, images, top):
+        print(prediction)
+    return 0
+
+
+def bench(file: Positional[Path], /, threads: int = 0, batch: int = 64) -> int:
+    """How fast a packed file runs: one image and a batch, on one thread and on several.
+
+    Args:
+        file: the packed file.
+        threads: how many several are; 0 is one a core.
+        batch: how many images a batch has.
+    """
+    from bnew.engine import bench as measure
+
+    _show(measure(file, threads, batch))
+    return 0
+
+
+def _show(table: Any) -> None:
+    """Print in full, however narrow the terminal."""
+    from rich.console import Console
+
+    console = Console()
+    console.width = max(console.width, 140)
+    console.print(table)
+
+
 COMMANDS: dict[str, Callable[..., int]] = {
     "reproduce": reproduce,
     "train": train,
@@ -207,6 +314,12 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "summary": summary,
     "models": models,
     "report": report,
+    "pack": pack,
+    "info": info,
+    "verify": verify,
+    "predict": predict,
+    "bench": bench,
+    "export": export,
 }
 
 
@@ -284,7 +397,8 @@ def _run(words: Sequence[str]) -> int:
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 some runs failed, 2 bad input, 130 stopped."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
-    logging.basicConfig(level=logging.INFO, format="bnew: %(message)s")
+    logging.basicConfig(format="bnew: %(message)s")
+    logger.setLevel(logging.INFO)  # other libraries have their say only when something is wrong
     try:
         code = _run(sys.argv[1:] if args is None else args)
     except BnewError as error:

@@ -10,16 +10,18 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor, nn
 
 from bnew.errors import BnewError
+from bnew.machine import Machine
+from bnew.packed import VERSION, PackedFile, read_packed
 from bnew.packing.exported import read
 from bnew.packing.fusion import Graph
 from bnew.packing.layers import LAYERS
 from bnew.packing.operators import OPERATORS
-from bnew.results import write_atomically
+from bnew.results import Run, write_atomically
 
-VERSION = "1"
 _DTYPES = {"uint32": "U32", "float32": "F32", "float16": "F16"}
 
 
@@ -32,7 +34,7 @@ def pack(
     std: Sequence[float] | None = None,
     classes: Sequence[str] | None = None,
     half: bool = False,
-) -> None:
+) -> PackedFile:
     """Write a trained network as a packed file (docs/format.md), which ``bnew_engine.load`` runs.
 
     Any model, not only one of bnew: its graph is read by ``torch.export``, in eval mode. A convolution or a
@@ -52,6 +54,9 @@ def pack(
         mean, std: per channel, of pixel values in [0, 1], so that the file can take images of bytes.
         classes: names of the outputs.
         half: real numbers as float16, in half the space; they are rounded.
+
+    Returns:
+        What the file holds; prints as a table.
 
     Raises:
         BnewError: what the model does has no place in the file (names operator, layer and line), its binary
@@ -87,6 +92,20 @@ def pack(
     tensors = {name: _stored(name, array, half) for name, array in graph.tensors.items()}
     content = _container(description, tensors)
     write_atomically(Path(path), lambda beside: beside.write_bytes(content))
+    return read_packed(path)
+
+
+def pack_run(run: Run, path: str | Path, machine: Machine, *, half: bool = False) -> PackedFile:
+    """:func:`pack` the best weights of a run, with its data set's normalisation and classes.
+
+    Raises:
+        BnewError: no such run, or it cannot be packed.
+    """
+    from bnew.evaluate import load_run
+
+    model, data = load_run(run, machine)
+    example = torch.zeros(1, *data.image_size)
+    return pack(model, example, path, mean=data.mean, std=data.std, classes=data.classes, half=half)
 
 
 def _floats(name: str, numbers: Sequence[float], channels: int) -> list[float]:

@@ -1,0 +1,174 @@
+"""Packed networks at work: ``bnew_engine`` behind the command line."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from rich.table import Table
+
+from bnew.errors import BnewError
+
+if TYPE_CHECKING:
+    from bnew_engine import Model
+
+Array = npt.NDArray[Any]
+
+
+@contextmanager
+def engine_errors() -> Iterator[None]:
+    """Inside, what the engine refuses is a :class:`BnewError`."""
+    from bnew_engine import EngineError
+
+    try:
+        yield
+    except EngineError as error:
+        raise BnewError(str(error)) from error
+
+
+def load_engine(path: str | Path, threads: int = 1) -> Model:
+    """The packed network, ready to run.
+
+    Raises:
+        BnewError: the engine is not installed; the file is missing, damaged or of another version.
+    """
+    try:
+        import bnew_engine
+    except ImportError as error:
+        raise BnewError(
+            f"packed networks run with bnew-engine, which is not installed ({error}): pip install ./engine "
+            "in a checkout of bnew"
+        ) from None
+    with engine_errors():
+        return bnew_engine.load(path, threads=threads)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """An image's likeliest classes with their probabilities, the likeliest first."""
+
+    path: Path
+    classes: tuple[tuple[str, float], ...]
+
+    def __str__(self) -> str:
+        return f"{self.path}: " + ", ".join(f"{name} {share:.1%}" for name, share in self.classes)
+
+
+def predict(file: str | Path, images: Iterable[Path], top: int = 5, threads: int = 1) -> Iterator[Prediction]:
+    """What a packed network takes each image for; one after the other, as they are read.
+
+    An image is scaled until it just covers the network's input, and its centre is taken.
+
+    Raises:
+        BnewError: see :func:`load_engine`; no image, or one that cannot be read; a network without mean and
+            std.
+    """
+    images = list(images)
+    if not images:
+        raise BnewError("no image was named: give one or more image files")
+    model = load_engine(file, threads)
+    is_softmax = model.graph["nodes"][-1]["op"] == "softmax"
+    for path in images:
+        with engine_errors():
+            result = np.ravel(model(read_image(path, model.input_shape)[None])).astype(np.float64)
+        shares = result if is_softmax else np.exp(result - result.max())
+        shares = shares / shares.sum()
+        names = model.classes or tuple(f"class {i}" for i in range(len(shares)))
+        best = np.argsort(-shares, kind="stable")[:top]
+        yield Prediction(path, tuple((names[i], float(shares[i])) for i in best))
+
+
+def read_image(path: Path, shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
+    """The image as (H, W, C) bytes for an input of ``shape`` (C, H, W), as in training on a folder.
+
+    Raises:
+        BnewError: it cannot be read, or the network takes neither 1 nor 3 channels.
+    """
+    channels, height, width = shape
+    modes = {1: "L", 3: "RGB"}
+    if channels not in modes:
+        raise BnewError(f"the network takes {channels} channels, but images have 1 or 3")
+    try:
+        with Image.open(path) as opened:
+            image = opened.convert(modes[channels])
+    # What PIL raises, depending on the format.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise BnewError(f"cannot read the image '{path}' ({error})") from error
+    factor = max(height / image.height, width / image.width)
+    size = (max(width, int(image.width * factor)), max(height, int(image.height * factor)))
+    if size != image.size:
+        image = image.resize(size, Image.Resampling.BILINEAR)
+    left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
+    image = image.crop((left, top, left + width, top + height))
+    return np.asarray(image, np.uint8).reshape(height, width, channels)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Median seconds for a batch of so many images on so many threads."""
+
+    threads: int
+    batch: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Timings:
+    """What :func:`bench` measures; prints as a table."""
+
+    isa: str
+    rows: tuple[Timing, ...]
+
+    def __rich__(self) -> Table:
+        table = Table("threads", "images at once", "median ms", "images a second", title=f"on {self.isa}")
+        for column in table.columns:
+            column.justify = "right"
+        for row in self.rows:
+            milliseconds, rate = f"{row.seconds * 1e3:.3f}", f"{row.batch / row.seconds:,.0f}"
+            table.add_row(str(row.threads), str(row.batch), milliseconds, rate)
+        return table
+
+
+def bench(file: str | Path, threads: int = 0, batch: int = 64, seconds: float = 1.0) -> Timings:
+    """Median time for one image and for a batch, on one thread and on several.
+
+    Args:
+        file: the packed network.
+        threads: how many several are; 0 is one a core.
+        batch: how many images a batch has.
+        seconds: about how long each is measured.
+
+    Raises:
+        BnewError: see :func:`load_engine`; an impossible number.
+    """
+    if threads < 0 or batch < 1:
+        raise BnewError(f"threads is {threads} and batch {batch}: give 0 (one a core) or more, and 1 or more")
+    rows = []
+    isa = ""
+    for count in sorted({1, threads or os.cpu_count() or 1}):
+        model = load_engine(file, count)
+        isa = model.isa
+        for size in (1, batch):
+            x = np.random.default_rng(0).standard_normal((size, *model.input_shape), np.float32)
+            rows.append(Timing(count, size, _median_seconds(model, x, seconds)))
+    return Timings(isa, tuple(rows))
+
+
+def _median_seconds(model: Model, x: Array, seconds: float) -> float:
+    model(x)
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while not times or time.perf_counter() < end:
+        begin = time.perf_counter()
+        model(x)
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times)

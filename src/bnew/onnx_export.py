@@ -1,0 +1,99 @@
+"""An ordinary ONNX graph of a trained network, for those who need another runtime.
+
+Signs and ±1 weights are float32 in it, so that it is neither small nor fast: it only computes the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bnew.data import Batches
+from bnew.errors import BnewError
+from bnew.evaluate import EVAL_BATCH_SIZE, load_run
+from bnew.machine import Machine
+from bnew.results import Run, write_atomically
+
+
+@dataclass(frozen=True)
+class OnnxCheck:
+    """How far ONNX Runtime's logits are from PyTorch's, and for what share of images both agree."""
+
+    images: int
+    max_difference: float
+    median_difference: float
+    agreement: float
+
+    def __str__(self) -> str:
+        return (
+            f"ONNX Runtime gives {self.agreement:.2%} of {self.images:,} test images PyTorch's class; "
+            f"logits differ by {self.median_difference:.2g} in the median, {self.max_difference:.2g} at most"
+        )
+
+
+def export_run(run: Run, path: str | Path, machine: Machine) -> OnnxCheck | None:
+    """:func:`export_onnx` the best weights of a run, checked on a batch of test images.
+
+    Raises:
+        BnewError: no such run, or it cannot be exported.
+    """
+    model, data = load_run(run, machine)
+    images, _ = next(iter(Batches(data.test, data, EVAL_BATCH_SIZE, train=False).epoch(0)))
+    return export_onnx(model, images, path)
+
+
+def export_onnx(model: nn.Module, images: Tensor, path: str | Path) -> OnnxCheck | None:
+    """Write the network, for any number of images, and run it on ``images`` (N, C, H, W).
+
+    The model has to be in eval mode, on the CPU.
+
+    Returns:
+        What ONNX Runtime makes of it; None where that is not installed.
+
+    Raises:
+        BnewError: the exporter is not installed or fails; the file cannot be written or run.
+    """
+    try:
+        import onnxscript  # noqa: F401  (torch.onnx needs it, and says so late)
+    except ImportError as error:
+        raise BnewError(f"exporting needs onnx and onnxscript ({error}): pip install 'bnew[onnx]'") from None
+    try:
+        program = torch.onnx.export(
+            model,
+            (images[:2],),
+            dynamo=True,
+            verbose=False,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+        )
+        assert program is not None
+    except Exception as error:  # the exporter's errors have no common base
+        raise BnewError(f"{type(model).__name__} cannot be exported: {error}") from error
+    write_atomically(Path(path), lambda beside: program.save(beside, external_data=False))
+    return _check(model, images, Path(path))
+
+
+@torch.no_grad()
+def _check(model: nn.Module, images: Tensor, path: Path) -> OnnxCheck | None:
+    try:
+        import onnxruntime
+    except ImportError:
+        return None
+    try:
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        (logits,) = session.run(["logits"], {"images": np.ascontiguousarray(images.numpy())})
+    except Exception as error:  # ONNX Runtime's own
+        raise BnewError(f"ONNX Runtime does not run {path}: {error}") from error
+    expected = model(images).numpy()
+    difference = np.abs(logits - expected)
+    return OnnxCheck(
+        images=len(images),
+        max_difference=float(difference.max()),
+        median_difference=float(np.median(difference)),
+        agreement=float((logits.argmax(1) == expected.argmax(1)).mean()),
+    )

@@ -1,0 +1,207 @@
+"""What a packed file holds, read without torch; docs/format.md says what it means."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+
+from bnew.errors import BnewError
+
+VERSION = "1"
+BYTES = {"U32": 4, "F32": 4, "F16": 2}  # of one element
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor of the file; of binary weights ``shape`` is that of their words."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """How many elements there are."""
+        return math.prod(self.shape)
+
+    @property
+    def bytes(self) -> int:
+        """What they take."""
+        return self.size * BYTES[self.dtype]
+
+
+@dataclass(frozen=True)
+class NodeSummary:
+    """A node of the graph: ``shape`` (C, H, W) of its result, its weights and what they take.
+
+    ``steps`` names what is done to the result. A tensor of two nodes counts in the first.
+    """
+
+    name: str
+    op: str
+    steps: str
+    shape: tuple[int, int, int]
+    binary_weights: int
+    real_numbers: int
+    bytes: int
+
+
+@dataclass(frozen=True, eq=False)
+class PackedFile:
+    """Header of a packed file, see :func:`read_packed`; prints as tables."""
+
+    path: Path
+    graph: Mapping[str, Any]
+    tensors: Mapping[str, StoredTensor]
+    header_bytes: int
+
+    @property
+    def tensor_bytes(self) -> int:
+        """What all tensors take."""
+        return sum(tensor.bytes for tensor in self.tensors.values())
+
+    @property
+    def file_bytes(self) -> int:
+        """What the file takes."""
+        return self.header_bytes + self.tensor_bytes
+
+    @property
+    def half(self) -> bool:
+        """Whether real numbers are stored as float16."""
+        return any(tensor.dtype == "F16" for tensor in self.tensors.values())
+
+    @cached_property
+    def nodes(self) -> tuple[NodeSummary, ...]:
+        """A row per node."""
+        shapes = {self.graph["input"]["name"]: tuple(self.graph["input"]["shape"])}
+        counted = set[str]()
+        rows = []
+        for node in self.graph["nodes"]:
+            names = node["inputs"] if node["op"] == "concat" else [node["input"]]
+            shape = _result_shape(node, [shapes[name] for name in names])
+            steps = [f"{kind} {of}" if kind in ("add", "multiply") else kind for kind, of in _steps(node)]
+            if "sign" in node:
+                shapes[node["sign"]["output"]] = shape
+                steps.append("→ bits")
+            if "output" in node:
+                shapes[node["output"]] = shape
+            new = {name for name in _tensor_names(node) if name in self.tensors} - counted
+            counted |= new
+            words = {name for name in new if self.tensors[name].dtype == "U32"}
+            weights = math.prod((node["channels"][0] // node["groups"], *node["kernel"])) if words else 0
+            row = NodeSummary(
+                name=node["name"],
+                op=node["op"],
+                steps=" ".join(steps),
+                shape=shape,
+                binary_weights=sum(weights * self.tensors[name].shape[0] for name in words),
+                real_numbers=sum(self.tensors[name].size for name in new - words),
+                bytes=sum(self.tensors[name].bytes for name in new),
+            )
+            rows.append(row)
+        return tuple(rows)
+
+    def __rich__(self) -> Group:
+        table = Table("node", "is", "then")
+        for title in ("result", "binary", "real", "bytes"):
+            table.add_column(title, justify="right")
+        for row in self.nodes:
+            numbers = (row.binary_weights, row.real_numbers, row.bytes)
+            shape = "×".join(map(str, row.shape))
+            table.add_row(row.name, row.op, row.steps, shape, *(f"{n:,}" if n else "" for n in numbers))
+        binary = sum(row.binary_weights for row in self.nodes)
+        real = sum(row.real_numbers for row in self.nodes)
+        table.add_section()
+        table.add_row("total", "", "", "", f"{binary:,}", f"{real:,}", f"{self.tensor_bytes:,}")
+        facts = Table.grid(padding=(0, 2))
+        channels, height, width = self.graph["input"]["shape"]
+        normalised = "mean" in self.graph["input"]
+        facts.add_row(
+            "input", f"{channels}×{height}×{width}" + (", or images of bytes" if normalised else "")
+        )
+        if "classes" in self.graph:
+            facts.add_row("classes", f"{len(self.graph['classes'])}: {_some(self.graph['classes'])}")
+        facts.add_row("real numbers", "float16" if self.half else "float32")
+        facts.add_row("binary share", f"{binary / max(binary + real, 1):.1%} of all weights")
+        facts.add_row("tensors", f"{self.tensor_bytes:,} bytes")
+        facts.add_row("header", f"{self.header_bytes:,} bytes")
+        as_float = 4 * (binary + real)
+        times = f", {as_float / self.file_bytes:.1f} times smaller than in float32" if as_float else ""
+        facts.add_row("file", f"{self.file_bytes:,} bytes{times}")
+        return Group(table, facts)
+
+
+def read_packed(path: str | Path) -> PackedFile:
+    """The header of a packed file.
+
+    Raises:
+        BnewError: the file is missing or damaged, no packed file, or of another version.
+    """
+    path = Path(path)
+    try:
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            size = path.stat().st_size
+            if length > size - 8:
+                raise ValueError("it is cut short, or something else")
+            header = json.loads(file.read(length))
+        metadata = header.pop("__metadata__")
+        if metadata["format"] != "bnew":
+            raise ValueError(f"its format is '{metadata['format']}'")
+    except OSError as error:
+        raise BnewError(f"cannot read '{path}': {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        why = error if type(error) is ValueError else "its header is not that of one"
+        raise BnewError(f"'{path}' is no packed file: {why}; make one with `bnew pack`") from None
+    if metadata.get("version") != VERSION:
+        raise BnewError(
+            f"'{path}' is of version {metadata.get('version')} and this is bnew for version {VERSION}: pack "
+            "the network again"
+        )
+    try:
+        tensors = {name: StoredTensor(t["dtype"], tuple(t["shape"])) for name, t in header.items()}
+        packed = PackedFile(path, json.loads(metadata["graph"]), tensors, 8 + length)
+        complete = packed.file_bytes == size and len(packed.nodes) > 0
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, ZeroDivisionError) as error:
+        raise BnewError(f"'{path}' is damaged ({error!r}): pack the network again") from None
+    if not complete:
+        raise BnewError(f"'{path}' is damaged, or was cut short while it was copied: pack the network again")
+    return packed
+
+
+def _steps(node: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    return ((kind, of) for step in node.get("then", ()) for kind, of in step.items())
+
+
+def _tensor_names(node: Mapping[str, Any]) -> list[str]:
+    """All that may name a tensor; in steps these are names of values too."""
+    sign = node.get("sign", {})
+    steps = [of for kind, of in _steps(node) if kind in ("scale", "shift", "prelu")]
+    return [node.get("weight", ""), *steps, sign.get("scale", ""), sign.get("shift", "")]
+
+
+def _result_shape(node: Mapping[str, Any], inputs: list[tuple[int, ...]]) -> tuple[int, int, int]:
+    channels, height, width = inputs[0]
+    if node["op"] in ("conv", "binary_conv"):
+        top, left, bottom, right = node["padding"]
+        (sy, sx), (dy, dx), (kh, kw) = node["stride"], node["dilation"], node["kernel"]
+        rows = (height + top + bottom - dy * (kh - 1) - 1) // sy + 1
+        return node["channels"][1], rows, (width + left + right - dx * (kw - 1) - 1) // sx + 1
+    if node["op"] == "flatten":
+        return channels * height * width, 1, 1
+    if node["op"] == "concat":
+        return sum(shape[0] for shape in inputs), height, width
+    if "size" in node:
+        return channels, node["size"][0], node["size"][1]
+    return channels, height, width
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join([*names[:5], "…"] if len(names) > 6 else names)
