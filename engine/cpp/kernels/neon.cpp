@@ -1,5 +1,5 @@
-// NEON counts bits itself, eight at a time: a byte of every output channel a lane. The pixel's byte is broadcast
-// and meets sixteen channels in one exclusive or, one population count and one addition.
+// NEON counts bits itself, eight at a time: a byte of every output channel a lane. The pixel's byte is
+// broadcast and meets sixteen channels in one exclusive or, one population count and one addition.
 
 #include <arm_neon.h>
 
@@ -30,9 +30,15 @@ inline void store(float* to, f16 v) {
     vst1q_f32(to + 12, v.d);
 }
 inline f16 all(float x) { return {vdupq_n_f32(x), vdupq_n_f32(x), vdupq_n_f32(x), vdupq_n_f32(x)}; }
-inline f16 add(f16 x, f16 y) { return quarters([](auto a, auto b) { return vaddq_f32(a, b); }, x, y); }
-inline f16 mul(f16 x, f16 y) { return quarters([](auto a, auto b) { return vmulq_f32(a, b); }, x, y); }
-inline f16 div(f16 x, f16 y) { return quarters([](auto a, auto b) { return vdivq_f32(a, b); }, x, y); }
+inline f16 add(f16 x, f16 y) {
+    return quarters([](auto a, auto b) { return vaddq_f32(a, b); }, x, y);
+}
+inline f16 mul(f16 x, f16 y) {
+    return quarters([](auto a, auto b) { return vmulq_f32(a, b); }, x, y);
+}
+inline f16 div(f16 x, f16 y) {
+    return quarters([](auto a, auto b) { return vdivq_f32(a, b); }, x, y);
+}
 inline f16 fma(f16 x, f16 y, f16 z) {
     return quarters([](auto a, auto b, auto c) { return vfmaq_f32(c, a, b); }, x, y, z);
 }
@@ -48,7 +54,8 @@ inline f16 prelu(f16 v, f16 slope) {
 }
 inline uint16_t at_least(f16 v, f16 bound) {
     const auto eight = [](auto x, auto y, auto x_bound, auto y_bound) {
-        const uint16x8_t both = vcombine_u16(vmovn_u32(vcgeq_f32(x, x_bound)), vmovn_u32(vcgeq_f32(y, y_bound)));
+        const uint16x8_t both =
+            vcombine_u16(vmovn_u32(vcgeq_f32(x, x_bound)), vmovn_u32(vcgeq_f32(y, y_bound)));
         return vaddv_u8(vand_u8(vmovn_u16(both), vcreate_u8(0x8040201008040201)));
     };
     return static_cast<uint16_t>(eight(v.a, v.b, bound.a, bound.b) | eight(v.c, v.d, bound.c, bound.d) << 8);
@@ -139,7 +146,7 @@ bool supported() { return true; }  // every 64-bit ARM has it
 
 }  // namespace
 
-const Kernels neon_kernels = {"neon", supported, binary_bytes, pack_binary, binary_conv,
-                              real_conv, pool, pointwise, peak};
+const Kernels neon_kernels = {"neon",    supported, binary_bytes, pack_binary, binary_conv,
+                              real_conv, pool,      pointwise,    peak};
 
 }  // namespace bnew
