@@ -206,15 +206,15 @@ def pack(
     """Write a run's best weights as a packed file, which the engine runs.
 
     Args:
-        run: the run's folder.
+        run: the run's folder; or a folder above runs, for the best of them by validation accuracy.
         file: the file to write, such as model.bnew.
         half: store real numbers as float16, in half the space.
         data_dir: folder of the data sets; by default that of the run.
     """
     from bnew.packing import pack_run
-    from bnew.results import Run
+    from bnew.results import best_run
 
-    packed = pack_run(Run(run), file, Machine(data_dir=data_dir, device="cpu"), half=half)
+    packed = pack_run(best_run(run), file, Machine(data_dir=data_dir, device="cpu"), half=half)
     print(f"{file}: {packed.file_bytes:,} bytes, {packed.header_bytes:,} of them the header")
     return 0
 
@@ -240,13 +240,13 @@ def verify(file: Positional[Path], run: Positional[Path], /, data_dir: str | Non
 
     Args:
         file: the packed file.
-        run: the folder of the run that it was packed from.
+        run: the folder of the run that it was packed from, named as for `bnew pack`.
         data_dir: folder of the data sets; by default that of the run.
     """
-    from bnew.results import Run
+    from bnew.results import best_run
     from bnew.verify import verify_run
 
-    found = verify_run(file, Run(run), Machine(data_dir=data_dir, device="cpu"))
+    found = verify_run(file, best_run(run), Machine(data_dir=data_dir, device="cpu"))
     _show(found)
     return 1 if found.problems else 0
 
@@ -255,14 +255,14 @@ def export(run: Positional[Path], file: Positional[Path], /, data_dir: str | Non
     """Write a run's best weights as an ordinary ONNX graph, for other runtimes; it is not fast.
 
     Args:
-        run: the run's folder.
+        run: the run's folder; or a folder above runs, for the best of them by validation accuracy.
         file: the file to write, such as model.onnx.
         data_dir: folder of the data sets; by default that of the run.
     """
     from bnew.onnx_export import export_run
-    from bnew.results import Run
+    from bnew.results import best_run
 
-    check = export_run(Run(run), file, Machine(data_dir=data_dir, device="cpu"))
+    check = export_run(best_run(run), file, Machine(data_dir=data_dir, device="cpu"))
     print(f"{file}: {file.stat().st_size:,} bytes")
     print(check or "not checked, as onnxruntime is not installed")
     print("Signs and binary weights are float32 in it: neither small nor fast. `bnew pack` makes what is.")
@@ -284,17 +284,24 @@ def predict(file: Positional[Path], images: Positional[tuple[Path, ...]], /, top
     return 0
 
 
-def bench(file: Positional[Path], /, threads: int = 0, batch: int = 64) -> int:
+def bench(file: Positional[Path], /, threads: int = 0, batch: int = 64, run: Path | None = None) -> int:
     """How fast a packed file runs: one image and a batch, on one thread and on several.
 
     Args:
         file: the packed file.
         threads: how many several are; 0 is one a core.
         batch: how many images a batch has.
+        run: the run that it was packed from, to be timed in PyTorch beside it, in turns.
     """
     from bnew.engine import bench as measure
 
-    _show(measure(file, threads, batch))
+    model = None
+    if run is not None:
+        from bnew.evaluate import load_run
+        from bnew.results import best_run
+
+        model, _ = load_run(best_run(run), Machine(device="cpu"))
+    _show(measure(file, threads, batch, model))
     return 0
 
 
@@ -362,15 +369,13 @@ def _registry() -> ConstructorRegistry:
 
 
 def _help() -> str:
-    listed = [
-        f"  {name:<10}  {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()
-    ]
+    firsts = {name: (command.__doc__ or "").partition("\n")[0] for name, command in COMMANDS.items()}
     lines = [
         "usage: bnew COMMAND ...",
         "",
         "Train binarized neural networks the easy way.",
         "",
-        *listed,
+        *(f"  {name:<10}  {first}" for name, first in firsts.items()),
         "",
         "bnew COMMAND --help lists its options; bnew --version says which version this is.",
     ]
