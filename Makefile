@@ -1,8 +1,9 @@
-# Each target makes .venv and installs into it on first use, or again when a pyproject.toml has changed.
+# Each target makes .venv and installs into it on first use, or again when what is installed has changed.
 PYTHON ?= python3
 BIN = .venv/bin
+ENGINE = $(shell find engine/CMakeLists.txt engine/pyproject.toml engine/cpp engine/src -type f -not -name '*.pyc')
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench sanitize clean
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -10,20 +11,30 @@ BIN = .venv/bin
 	$(BIN)/pip install --quiet --editable ".[dev]"
 	touch $@
 
-demo: .venv/ready
+.venv/engine: .venv/ready $(ENGINE)
+	$(BIN)/pip install --quiet --force-reinstall --no-deps ./engine
+	touch $@
+
+demo: .venv/engine
 	$(BIN)/bnew reproduce digits --out runs/demo --seeds 0 1 2 --workers 2 --quiet
 	$(BIN)/bnew reproduce digits --out runs/demo --seeds 0 1 2 --workers 2 --quiet --distill
+	$(BIN)/bnew pack runs/demo runs/demo/best.bnew
+	$(BIN)/bnew verify runs/demo/best.bnew runs/demo
+	$(BIN)/bnew bench runs/demo/best.bnew --run runs/demo
 
-test: .venv/ready
+test: .venv/engine
 	$(BIN)/pytest
 
-lint: .venv/ready
+lint: .venv/engine
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: .venv/ready
+bench: .venv/engine
+	$(BIN)/pip install --quiet ".[bench]"
 	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/kernels.py
+	$(BIN)/python benchmarks/engine.py
 
 clean:
-	rm -rf .venv
+	rm -rf .venv engine/build build

@@ -2,8 +2,8 @@
 
 python benchmarks/engine.py
 
-Everything that is compared runs in this one process, in turns, round by round. The binary networks have random
-weights, the float ones too: speed does not depend on them. Needs `pip install onnx onnxscript onnxruntime openvino`.
+Everything that is compared runs in this one process, in turns, round by round. The binary networks have
+random weights, the float ones too: speed does not depend on them. Needs bnew's extra `bench`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import bnew_engine
 import numpy as np
 import torch
 import torchvision
@@ -26,7 +27,6 @@ import tyro
 from torch import nn
 
 import bnew
-import bnew_engine
 from bnew.layers import binary_parameters, hard_sign
 from bnew.machine import Machine, environment, make_fabric
 from comparing import in_turns, spread, table
@@ -86,7 +86,11 @@ def with_onnxruntime(onnx: Path, image: torch.Tensor) -> Run:
 def with_openvino(onnx: Path, image: torch.Tensor, precision: str) -> Run:
     import openvino
 
-    settings = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
+    settings = {
+        "INFERENCE_NUM_THREADS": 1,
+        "INFERENCE_PRECISION_HINT": precision,
+        "PERFORMANCE_HINT": "LATENCY",
+    }
     request = openvino.Core().compile_model(onnx, "CPU", settings).create_infer_request()
     array = image.numpy()
     return lambda: request.infer([array])
@@ -155,10 +159,14 @@ class Comparison:
             (name, spread([1e3 * t for t in times], 3), f"{statistics.median(self.ratio(name)):.2f}")
             for name, times in self.times.items()
         ]
-        return f"## {self.title}\n\n{table(('', 'ms an image', f'times as fast as {self.reference}'), rows)}\n"
+        return (
+            f"## {self.title}\n\n{table(('', 'ms an image', f'times as fast as {self.reference}'), rows)}\n"
+        )
 
 
-def compare(name: str, size: int, classes: int, rivals: list[str], options: Options, folder: Path) -> Comparison:
+def compare(
+    name: str, size: int, classes: int, rivals: list[str], options: Options, folder: Path
+) -> Comparison:
     """A binary network by all runtimes, and float networks that it is to beat."""
     model, image = binary_model(name, size, classes)
     contenders = {

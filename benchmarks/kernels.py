@@ -2,10 +2,10 @@
 
 python benchmarks/kernels.py
 
-One thread, all in one process, in turns. A network of one layer: a sign of real values, a binary convolution, real
-values. The engine's time is that of its two stages (packing the signs; the convolution with its epilogue), from
-real values in its own layout to real values in its own layout, as inside a network. OpenVINO's is that of a whole
-call, in and out in its own layout, too. Needs `pip install openvino`.
+One thread, all in one process, in turns. A network of one layer: a sign of real values, a binary convolution,
+real values. The engine's time is that of its two stages (packing the signs; the convolution with its epilogue),
+from real values in its own layout to real values in its own layout, as inside a network. OpenVINO's is that of
+a whole call, in and out in its own layout, too. Needs bnew's extra `bench`.
 """
 
 from __future__ import annotations
@@ -123,9 +123,7 @@ def with_openvino(layer: Layer) -> Callable[[], float]:
     zeros, ones = (np.full((1, layer.channels, 1, 1), value, np.float32) for value in (0, 1))
     signs = opset1.fake_quantize(data, zeros, zeros, -ones, ones, 2)
     packed = np.packbits(weights.reshape(-1), bitorder="big")
-    filters = openvino.op.Constant(
-        openvino.Tensor(packed, openvino.Shape(weights.shape), openvino.Type.u1)
-    )
+    filters = openvino.op.Constant(openvino.Tensor(packed, openvino.Shape(weights.shape), openvino.Type.u1))
     pad = [layer.kernel // 2] * 2
     conv = opset1.binary_convolution(
         signs, filters, [layer.stride] * 2, pad, pad, [1, 1], "xnor-popcount", 0.0
@@ -172,7 +170,8 @@ def report(options: Options, machine: dict[str, Any], rates: dict[Layer, dict[st
         cells.append(f"{rate['OpenVINO'] / GIGA:,.0f}")
         rows.append(cells)
     peaks = ", ".join(
-        f"{isa} {statistics.median(rate[f'peak {isa}'] for rate in rates.values()) / GIGA:,.0f}" for isa in isas
+        f"{isa} {statistics.median(rate[f'peak {isa}'] for rate in rates.values()) / GIGA:,.0f}"
+        for isa in isas
     )
     header = [""] + [text for isa in isas for text in (isa, "of its peak")] + ["OpenVINO"]
     return f"""# Binary convolutions
@@ -182,9 +181,9 @@ Written by `python benchmarks/kernels.py --rounds {options.rounds}`.
 {machine["cpu"]}, {machine["cores"]} cores, one thread; commit {machine["commit"]}; OpenVINO \
 {openvino.__version__.split("-")[0]}. The engine's own choice here is {best}.
 
-10⁹ binary multiply-accumulates a second, from real values to real values: signs are packed, convolved and written
-out as float32. Register peaks of the same rounds, without memory: {peaks}. (For AVX2 that is of its table
-look-ups, see engine/cpp/kernels/avx2.cpp.) The target is {TARGET:.0%} of the peak in each of the first four.
+10⁹ binary multiply-accumulates a second, from real values to real values: signs are packed, convolved and
+written out as float32. Register peaks of the same rounds, without memory: {peaks}. (For AVX2 that is of its
+table look-ups, see engine/cpp/kernels/avx2.cpp.) The target is {TARGET:.0%} of the peak in each of the first four.
 
 {table(header, rows)}
 """

@@ -16,7 +16,7 @@ import pytest
 
 from bnew.errors import BnewError
 from bnew.recipes import Recipe
-from bnew.results import Group, Run, find_runs, group_by_recipe, write_atomically, write_json
+from bnew.results import Group, Run, best_run, find_runs, group_by_recipe, write_atomically, write_json
 
 
 def make_run(path: Path, recipe: Recipe | None = None, **summary: Any) -> Run:
@@ -254,3 +254,18 @@ def test_find_runs(tmp_path: Path) -> None:
         find_runs([tmp_path])
     run = make_run(tmp_path / "a" / "b", accuracy=1.0)
     assert [r.path for r in find_runs([tmp_path, tmp_path / "a"])] == [run.path]
+
+
+def test_best_run_is_the_best_binary_one(tmp_path: Path) -> None:
+    for name, method, accuracy in (
+        ("a", "bnew", 0.7),
+        ("b", "ste", 0.8),
+        ("c", "clip", 0.9),
+        ("d", None, 1.0),
+    ):
+        make_run(tmp_path / name, Recipe(method=method), val_accuracy=accuracy)
+    make_run(tmp_path / "unfinished", Recipe(method="ste"))
+    assert best_run(tmp_path).path == tmp_path / "b"
+    assert best_run(tmp_path / "a").path == tmp_path / "a"
+    with pytest.raises(BnewError, match=r"no finished run below .* has binary weights"):
+        best_run(make_run(tmp_path / "only" / "teacher", Recipe(method=None), val_accuracy=1.0).path.parent)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from bnew.errors import BnewError
 
 if TYPE_CHECKING:
     from bnew_engine import Model
+    from torch import nn
 
 Array = npt.NDArray[Any]
 
@@ -116,6 +118,7 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]
 class Timing:
     """Median seconds for a batch of so many images on so many threads."""
 
+    runtime: str
     threads: int
     batch: int
     seconds: float
@@ -125,27 +128,33 @@ class Timing:
 class Timings:
     """What :func:`bench` measures; prints as a table."""
 
-    isa: str
     rows: tuple[Timing, ...]
 
     def __rich__(self) -> Table:
-        table = Table("threads", "images at once", "median ms", "images a second", title=f"on {self.isa}")
-        for column in table.columns:
+        table = Table("", "threads", "images at once", "median ms", "images a second")
+        for column in table.columns[1:]:
             column.justify = "right"
         for row in self.rows:
             milliseconds, rate = f"{row.seconds * 1e3:.3f}", f"{row.batch / row.seconds:,.0f}"
-            table.add_row(str(row.threads), str(row.batch), milliseconds, rate)
+            table.add_row(row.runtime, str(row.threads), str(row.batch), milliseconds, rate)
         return table
 
 
-def bench(file: str | Path, threads: int = 0, batch: int = 64, seconds: float = 1.0) -> Timings:
+def bench(
+    file: str | Path,
+    threads: int = 0,
+    batch: int = 64,
+    model: nn.Module | None = None,
+    seconds: float = 1.0,
+) -> Timings:
     """Median time for one image and for a batch, on one thread and on several.
 
     Args:
         file: the packed network.
         threads: how many several are; 0 is one a core.
         batch: how many images a batch has.
-        seconds: about how long each is measured.
+        model: the same network in PyTorch, to be timed beside it, in turns.
+        seconds: about how long each size is measured.
 
     Raises:
         BnewError: see :func:`load_engine`; an impossible number.
@@ -153,22 +162,41 @@ def bench(file: str | Path, threads: int = 0, batch: int = 64, seconds: float = 
     if threads < 0 or batch < 1:
         raise BnewError(f"threads is {threads} and batch {batch}: give 0 (one a core) or more, and 1 or more")
     rows = []
-    isa = ""
     for count in sorted({1, threads or os.cpu_count() or 1}):
-        model = load_engine(file, count)
-        isa = model.isa
-        for size in (1, batch):
-            x = np.random.default_rng(0).standard_normal((size, *model.input_shape), np.float32)
-            rows.append(Timing(count, size, _median_seconds(model, x, seconds)))
-    return Timings(isa, tuple(rows))
+        packed = load_engine(file, count)
+        for size in sorted({1, batch}):
+            x = np.random.default_rng(0).standard_normal((size, *packed.input_shape), np.float32)
+            contenders: dict[str, Callable[[], object]] = {f"bnew-engine, {packed.isa}": partial(packed, x)}
+            if model is not None:
+                contenders["PyTorch"] = _in_torch(model, x, count)
+            for name, median in _medians(contenders, seconds).items():
+                rows.append(Timing(name, count, size, median))
+    return Timings(tuple(rows))
 
 
-def _median_seconds(model: Model, x: Array, seconds: float) -> float:
-    model(x)
-    times: list[float] = []
+def _in_torch(model: nn.Module, x: Array, threads: int) -> Callable[[], object]:
+    import torch
+
+    images = torch.from_numpy(x)
+
+    def run() -> None:
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+        with torch.inference_mode():
+            model(images)
+
+    return run
+
+
+def _medians(contenders: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, float]:
+    """Median seconds of a call of each, in turns."""
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for run in contenders.values():
+        run()
     end = time.perf_counter() + seconds
-    while not times or time.perf_counter() < end:
-        begin = time.perf_counter()
-        model(x)
-        times.append(time.perf_counter() - begin)
-    return statistics.median(times)
+    while not all(times.values()) or time.perf_counter() < end:
+        for name, run in contenders.items():
+            begin = time.perf_counter()
+            run()
+            times[name].append(time.perf_counter() - begin)
+    return {name: statistics.median(calls) for name, calls in times.items()}

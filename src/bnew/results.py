@@ -240,6 +240,24 @@ def find_runs(roots: Iterable[str | Path]) -> list[Run]:
     return [Run(p) for p in sorted(paths)]
 
 
+def best_run(path: str | Path) -> Run:
+    """The run at ``path``; or the best of those below it, by validation accuracy.
+
+    Below a folder, only finished runs of a method that leaves its weights binary count: no teachers, no
+    phase 1.
+
+    Raises:
+        BnewError: there is no such run.
+    """
+    run = Run(path)
+    if (run.path / "recipe.json").exists() or not run.path.is_dir():
+        return run
+    binary = [found for found in find_runs([path]) if found.recipe.method not in (None, "clip")]
+    if not binary:
+        raise BnewError(f"no finished run below {path} has binary weights: run phase 2 first")
+    return max(binary, key=lambda found: float(found.summary["val_accuracy"]))
+
+
 @dataclass(frozen=True)
 class Group:
     """Runs that differ in nothing but their seed."""

@@ -109,7 +109,9 @@ class Model:
         """
         images = self._floats(images, self.input_shape)
         found = [dict(self._engine.values(image[None])) for image in images]
-        return {name: np.concatenate([values[name] for values in found]) for name in found[0]} if found else {}
+        return (
+            {name: np.concatenate([values[name] for values in found]) for name in found[0]} if found else {}
+        )
 
     def convolve(self, name: str, signs: NDArray[Any]) -> NDArray[np.int32]:
         """The integers that a binary convolution gives, before anything is done with them. Slow: for checks.
@@ -173,7 +175,9 @@ class Model:
     def _floats(self, images: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.float32]:
         images = np.asarray(images)
         if images.dtype.kind != "f":
-            raise EngineError(f"images are {images.dtype}, but must be float32 (N, C, H, W) or uint8 (N, H, W, C)")
+            raise EngineError(
+                f"images are {images.dtype}, but must be float32 (N, C, H, W) or uint8 (N, H, W, C)"
+            )
         self._check(images, shape, "float32 (N, C, H, W)")
         return np.ascontiguousarray(images, np.float32)
 
