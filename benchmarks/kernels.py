@@ -3,9 +3,9 @@
 python benchmarks/kernels.py
 
 One thread, all in one process, in turns. A network of one layer: a sign of real values, a binary convolution,
-real values. The engine's time is that of its two stages (packing the signs; the convolution with its epilogue),
-from real values in its own layout to real values in its own layout, as inside a network. OpenVINO's is that of
-a whole call, in and out in its own layout, too. Needs bnew's extra `bench`.
+real values. The engine's time is that of its two stages (packing the signs; the convolution with its
+epilogue), from real values in its own layout to real values in its own layout, as inside a network.
+OpenVINO's is that of a whole call, in and out in its own layout, too. Needs bnew's extra `bench`.
 """
 
 from __future__ import annotations
@@ -183,7 +183,8 @@ Written by `python benchmarks/kernels.py --rounds {options.rounds}`.
 
 10⁹ binary multiply-accumulates a second, from real values to real values: signs are packed, convolved and
 written out as float32. Register peaks of the same rounds, without memory: {peaks}. (For AVX2 that is of its
-table look-ups, see engine/cpp/kernels/avx2.cpp.) The target is {TARGET:.0%} of the peak in each of the first four.
+table look-ups, see engine/cpp/kernels/avx2.cpp.) The target is {TARGET:.0%} of the peak in each of the first
+four.
 
 {table(header, rows)}
 """

@@ -22,6 +22,11 @@ import bnew
 from bnew import BinaryConv2d, BinaryLinear, BnewError, binary_parameters, create_model, summary
 from bnew.packing.layers import magnitudes
 
+try:
+    import bnew_engine
+except ImportError:
+    bnew_engine = None
+
 
 def trained(model: nn.Module, seed: int = 0, scale: bool = False) -> nn.Module:
     """As after training: no number is as it was initialised, binary weights are at ±1, or ± a scale."""
@@ -50,6 +55,11 @@ def packed(model: nn.Module, path: Path, *size: int, double: bool = False) -> Re
     with torch.no_grad():
         twin = copy.deepcopy(model).eval()
         expected = (twin.double()(x.double()) if double else twin(x)).numpy()
+    if bnew_engine is not None:
+        images = x.reshape(3, *size, *(1,) * (3 - len(size))).numpy()
+        np.testing.assert_allclose(
+            bnew_engine.load(path)(images), result, rtol=1e-3, atol=1e-4 * np.abs(result).max()
+        )
     assert expected.shape == result.shape + (1,) * (expected.ndim - result.ndim)
     expected = expected.reshape(result.shape)
     np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
