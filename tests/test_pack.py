@@ -6,6 +6,8 @@ import copy
 import json
 import logging
 from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +24,8 @@ import bnew
 from bnew import BinaryConv2d, BinaryLinear, BnewError, binary_parameters, create_model, summary
 from bnew.packing.layers import magnitudes
 
-try:
-    import bnew_engine
-except ImportError:
-    bnew_engine = None
+# Where it is installed, it has to agree as well.
+bnew_engine: Any = import_module("bnew_engine") if find_spec("bnew_engine") else None
 
 
 def trained(model: nn.Module, seed: int = 0, scale: bool = False) -> nn.Module:

@@ -112,18 +112,21 @@ def read(model: nn.Module, example: Tensor, table: Table) -> Value:
             model(example)
         except Exception as error:  # whatever a model of a user's own raises
             raise BnewError(
-                f"{kind} does not take an example of shape {tuple(example.shape)}: {error}"
+                f"{kind} does not take an example of shape {tuple(example.shape)}: {_first_line(error)}"
             ) from error
         try:
             batch = example[:1].expand(_BATCH, *example.shape[1:]).contiguous()
             program = torch.export.export(model, (batch,)).run_decompositions({})
         except Exception as error:
-            why = str(error).strip().split("\n", 1)[0]
             raise BnewError(
                 f"torch.export cannot read {kind} for {_BATCH} images at once, which packing needs (no "
-                f"branches on values, any number of images): {why}"
+                f"branches on values, any number of images): {_first_line(error)}"
             ) from error
         return _Reader(model, program, table).output()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 @contextmanager

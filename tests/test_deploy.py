@@ -1,0 +1,356 @@
+"""From a trained run to a packed file at work: info, verify, predict, bench and the ONNX graph."""
+
+from __future__ import annotations
+
+import builtins
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import MACHINE, RECIPE, TEACHER
+from packed_reference import Reference
+from PIL import Image
+from torchvision.transforms.v2 import functional as transforms
+
+import bnew
+from bnew import BnewError, create_model, summary
+from bnew.cli import main
+from bnew.engine import bench, predict, read_image
+from bnew.evaluate import load_run
+from bnew.onnx_export import export_onnx
+from bnew.packed import PackedFile, read_packed
+from bnew.packing import pack_run
+from bnew.results import Run
+from bnew.train import train
+from bnew.verify import Verification, verify
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """One epoch of digits; all layers are binary, the first and the last too."""
+    recipe = RECIPE.replace(model_options={"binary_ends": True, "binary_shortcut": True}, method="ste")
+    return train(recipe, tmp_path_factory.mktemp("runs") / "run", MACHINE)
+
+
+@pytest.fixture(scope="session")
+def packed(run: Run) -> Path:
+    path = run.path.parent / "model.bnew"
+    pack_run(run, path, MACHINE)
+    return path
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Exit code, output and errors of ``bnew`` with these words."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(list(map(str, words)))
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, *capsys.readouterr()
+
+    return call
+
+
+def changed(path: Path, tmp_path: Path, tensor: str, change: Callable[[Any], Any]) -> Path:
+    """A copy of the file in which one tensor is another."""
+    data = bytearray(path.read_bytes())
+    start = 8 + int.from_bytes(data[:8], "little")
+    entry = json.loads(data[8:start])[tensor]
+    begin, end = (start + offset for offset in entry["data_offsets"])
+    array = np.frombuffer(bytes(data[begin:end]), {"U32": "<u4", "F32": "<f4"}[entry["dtype"]])
+    data[begin:end] = change(array.copy()).tobytes()
+    copy = tmp_path / "changed.bnew"
+    copy.write_bytes(data)
+    return copy
+
+
+# -------------------------------------------------------------------------------------------------- info
+
+
+def test_info_is_what_the_file_is(run: Run, packed: Path) -> None:
+    model, data = load_run(run, MACHINE)
+    found = read_packed(packed)
+    total = summary(model, data.image_size).total
+    assert found.tensor_bytes == total.packed_bytes == sum(row.bytes for row in found.nodes)
+    assert sum(row.binary_weights for row in found.nodes) == total.binary_parameters
+    assert sum(row.real_numbers for row in found.nodes) == total.real_parameters
+    assert found.file_bytes == packed.stat().st_size
+    assert found.graph["input"]["mean"] == list(data.mean)
+    assert tuple(found.graph["classes"]) == data.classes
+
+
+def test_info_knows_the_shapes(tmp_path: Path) -> None:
+    """Those of the oracle, which computes them."""
+    path = tmp_path / "model.bnew"
+    parts = [torch.nn.Conv2d(3, 4, 3, 2), torch.nn.MaxPool2d(2), torch.nn.Flatten(), torch.nn.Linear(16, 5)]
+    bnew.pack(torch.nn.Sequential(*parts), torch.zeros(1, 3, 9, 11), path)
+    reference = Reference(path)
+    reference(np.zeros((1, 3, 9, 11), np.float32))
+    outputs = [node["output"] for node in reference.file.graph["nodes"]]
+    shapes = [row.shape for row in read_packed(path).nodes]
+    assert shapes == [reference.values[output].shape[1:] for output in outputs]
+
+
+def test_info_command(cli: Any, packed: Path) -> None:
+    code, out, _ = cli("info", packed)
+    assert code == 0
+    assert "scale scale shift add" in out
+    assert f"{packed.stat().st_size:,} bytes" in out
+    assert "binary share" in out
+
+
+BROKEN: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "empty": (lambda data: b"", "is no packed file"),
+    "picture": (
+        lambda data: b"\x89PNG\r\n\x1a\n" * 100,
+        "is no packed file: it is cut short, or something else",
+    ),
+    "cut": (lambda data: data[:-1], "is damaged, or was cut short"),
+    "cut in the header": (lambda data: data[:100], "is no packed file: it is cut short"),
+    "longer": (lambda data: data + b"\0", "is damaged"),
+    "version": (lambda data: data.replace(b'"version":"1"', b'"version":"2"'), "is of version 2 and this is"),
+    "format": (lambda data: data.replace(b'"format":"bnew"', b'"format":"gguf"'), "its format is 'gguf'"),
+    "metadata": (
+        lambda data: data.replace(b"__metadata__", b"__notadata__"),
+        "its header is not that of one",
+    ),
+    "dtype": (lambda data: data.replace(b'"U32"', b'"X32"'), "is damaged"),
+    "graph": (lambda data: data.replace(b'\\"op\\"', b'\\"po\\"'), "is damaged"),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_broken_files(what: str, packed: Path, tmp_path: Path) -> None:
+    spoil, message = BROKEN[what]
+    path = tmp_path / "broken.bnew"
+    path.write_bytes(spoil(packed.read_bytes()))
+    with pytest.raises(BnewError, match=message):
+        read_packed(path)
+    with pytest.raises(BnewError, match=r"cannot read .*: No such file"):
+        read_packed(tmp_path / "nothing.bnew")
+
+
+def test_info_loads_no_torch(packed: Path) -> None:
+    script = f"import sys; from bnew.packed import read_packed; read_packed({str(packed)!r}).nodes; "
+    assert subprocess.run([sys.executable, "-c", script + "sys.exit('torch' in sys.modules)"]).returncode == 0
+
+
+# ------------------------------------------------------------------------------------------------- engine
+
+
+@pytest.fixture(scope="session")
+def engine() -> Any:
+    return pytest.importorskip("bnew_engine")
+
+
+def check(file: Path, run: Run, **changes: Any) -> Verification:
+    model, data = load_run(run, MACHINE)
+    return verify(file, model, dataclasses.replace(data, **changes))
+
+
+def test_verify(engine: Any, cli: Any, run: Run, packed: Path) -> None:
+    code, out, _ = cli("verify", packed, run.path)
+    assert code == 0
+    assert "the file is the network" in out
+    found = check(packed, run)
+    assert found.problems == ()
+    assert {layer.name for layer in found.layers} >= {"stem.0", "blocks.2.shortcut.1", "classifier.0"}
+    assert found.images == 359
+    assert found.hits[0] == found.hits[1] == round(run.summary["test_accuracy"] * 359)
+    assert found.median_difference < 1e-5
+
+
+def test_verify_half(engine: Any, run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "half.bnew"
+    exact, half = pack_run(run, path, MACHINE), pack_run(run, path, MACHINE, half=True)
+    assert half.half > exact.half
+    assert half.tensor_bytes == exact.tensor_bytes - 2 * sum(row.real_numbers for row in exact.nodes)
+    assert check(path, run).problems == ()
+
+
+WRONG: dict[str, tuple[str, Callable[[Any], Any], str]] = {
+    "a bit": ("blocks.3.conv.weight", lambda words: words ^ (np.arange(words.size) == 5), "other integers"),
+    "a shift": ("blocks.1.conv.activation.shift", lambda b: b + 0.1, "where rounding cannot be the reason"),
+    "the end": ("classifier.1.scale", lambda s: s * 1.01, "logits of an image without a flipped sign differ"),
+    "classes": ("classifier.1.scale", lambda s: -s, "images get another class, more than 1%"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_verify_finds_what_is_wrong(
+    what: str, engine: Any, cli: Any, run: Run, packed: Path, tmp_path: Path
+) -> None:
+    tensor, change, message = WRONG[what]
+    file = changed(packed, tmp_path, tensor, change)
+    assert any(message in problem for problem in check(file, run).problems)
+    code, out, _ = cli("verify", file, run.path)
+    assert code == 1
+    assert "wrong: " in out
+
+
+def test_verify_names_the_wrong_run(engine: Any, run: Run, packed: Path, tmp_path: Path) -> None:
+    other = create_model("birealnet8", in_channels=1).eval()
+    _, data = load_run(run, MACHINE)
+    with pytest.raises(BnewError, match="only one of the file and the network has a binary layer"):
+        verify(packed, other, data)
+    with pytest.raises(BnewError, match="pack the run again"):
+        check(packed, run, mean=(0.4,))
+    with pytest.raises(BnewError, match="give the run that it was packed from"):
+        check(packed, run, classes=("a", "b"))
+
+
+def test_real_network(engine: Any, tmp_path: Path) -> None:
+    """A teacher has no binary layers, and is packed and verified all the same."""
+    run = train(TEACHER, tmp_path / "teacher", MACHINE)
+    pack_run(run, tmp_path / "model.bnew", MACHINE)
+    found = check(tmp_path / "model.bnew", run)
+    assert found.problems == ()
+    assert found.layers == ()
+
+
+def test_predict(engine: Any, cli: Any, run: Run, packed: Path, tmp_path: Path) -> None:
+    model, data = load_run(run, MACHINE)
+    images = [tmp_path / f"{i}.png" for i in range(3)]
+    for path, image in zip(images, data.test.images, strict=False):
+        Image.fromarray(image[0].numpy()).save(path)
+    x = (data.test.images[:3].float() / 255 - data.mean[0]) / data.std[0]
+    shares = model(x).softmax(1)
+    for prediction, expected in zip(predict(packed, images, top=3), shares, strict=True):
+        names, values = zip(*prediction.classes, strict=True)
+        assert list(names) == [data.classes[i] for i in expected.argsort(descending=True)[:3]]
+        np.testing.assert_allclose(values, expected.sort(descending=True).values[:3].detach(), rtol=1e-3)
+    code, out, _ = cli("predict", packed, *images)
+    assert code == 0
+    assert [line.count("%") for line in out.splitlines()] == [5, 5, 5]
+
+
+def test_images_are_scaled_and_cropped_as_in_training(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (37, 64, 3), np.uint8)
+    path = tmp_path / "image.png"
+    Image.fromarray(pixels).save(path)
+    expected = transforms.center_crop(transforms.resize(Image.open(path), [16]), [16, 16])
+    np.testing.assert_array_equal(read_image(path, (3, 16, 16)), np.asarray(expected))
+    assert read_image(path, (1, 8, 20)).shape == (8, 20, 1)
+    np.testing.assert_array_equal(read_image(path, (3, 37, 64)), pixels)
+
+
+def test_bench(engine: Any, cli: Any, packed: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = bench(packed, threads=2, batch=3, seconds=0.001).rows
+    assert [(row.threads, row.batch) for row in rows] == [(1, 1), (1, 3), (2, 1), (2, 3)]
+    assert all(row.seconds > 0 for row in rows)
+    monkeypatch.setattr("bnew.engine.bench", lambda *args: bench(packed, 1, 2, args[3], seconds=0))
+    code, out, _ = cli("bench", packed)
+    assert code == 0
+    assert "images a second" in out
+    assert engine.isa() in out
+    code, out, _ = cli("bench", packed, "--run", run.path)
+    assert code == 0
+    assert "PyTorch" in out
+
+
+MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
+    "no image": (("predict", "FILE"), "no image was named"),
+    "missing image": (("predict", "FILE", "nothing.png"), "cannot read the image 'nothing.png'"),
+    "no file": (("bench", "nothing.bnew"), "nothing.bnew"),
+    "threads": (("bench", "FILE", "--threads", "-1"), "threads is -1"),
+    "no run": (("pack", "nothing", "model.bnew"), "this is not the folder of a run"),
+    "no run to verify": (("verify", "FILE", "nothing"), "this is not the folder of a run"),
+    "no run to export": (("export", "nothing", "model.onnx"), "this is not the folder of a run"),
+}
+
+
+@pytest.mark.parametrize("what", MISTAKES)
+def test_mistakes_end_with_one_sentence(what: str, engine: Any, cli: Any, packed: Path) -> None:
+    words, message = MISTAKES[what]
+    code, _, err = cli(*(str(packed) if word == "FILE" else word for word in words))
+    assert code == 2
+    assert err.startswith("bnew: error: ")
+    assert message in err
+    assert len(err.splitlines()) == 1
+
+
+def without(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
+    """As if these were not installed."""
+    load = builtins.__import__
+
+    def fail(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name in modules:
+            raise ImportError(f"No module named '{name}'")
+        return load(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", fail)
+
+
+def test_missing_engine(cli: Any, packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without(monkeypatch, "bnew_engine")
+    code, _, err = cli("bench", packed)
+    assert code == 2
+    assert "not installed (No module named 'bnew_engine'): pip install ./engine" in err
+
+
+def test_pack_command(cli: Any, run: Run, packed: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.bnew"
+    code, out, _ = cli("pack", run.path, path)
+    assert code == 0
+    assert path.read_bytes() == packed.read_bytes()
+    assert f"{path.stat().st_size:,} bytes" in out
+    cli("pack", run.path, path, "--half")
+    assert read_packed(path).half
+
+
+def test_pack_returns_what_info_reads(packed: Path, tmp_path: Path) -> None:
+    found = bnew.pack(
+        create_model("birealnet8").requires_grad_(False).apply(binarized),
+        torch.zeros(1, 3, 8, 8),
+        tmp_path / "m",
+    )
+    assert isinstance(found, PackedFile)
+    assert found.nodes == read_packed(tmp_path / "m").nodes
+
+
+def binarized(module: torch.nn.Module) -> None:
+    if isinstance(module, bnew.BinaryConv2d):
+        module.weight.copy_(bnew.layers.hard_sign(module.weight))
+
+
+# --------------------------------------------------------------------------------------------------- ONNX
+
+
+def test_export(cli: Any, run: Run, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    path = tmp_path / "model.onnx"
+    code, out, err = cli("export", run.path, path)
+    assert code == 0
+    assert "gives 100.00% of 359 test images PyTorch's class" in out
+    assert "neither small nor fast" in out
+    assert not err
+    assert list(tmp_path.iterdir()) == [path]
+    session = onnxruntime.InferenceSession(path)
+    (logits,) = session.run(None, {"images": np.zeros((5, 1, 8, 8), np.float32)})
+    assert logits.shape == (5, 10)
+
+
+def test_export_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = create_model("birealnet8").eval(), torch.zeros(2, 3, 8, 8)
+    with monkeypatch.context() as patched:
+        without(patched, "onnxscript")
+        with pytest.raises(BnewError, match=r"exporting needs onnx and onnxscript .*bnew\[onnx\]"):
+            export_onnx(model, x, tmp_path / "model.onnx")
+    pytest.importorskip("onnxscript")
+    with pytest.raises(BnewError, match="could not write"):
+        export_onnx(model, x, tmp_path / "no folder" / "model.onnx")
+    with monkeypatch.context() as patched:
+        without(patched, "onnxruntime")
+        assert export_onnx(model, x, tmp_path / "model.onnx") is None
+    monkeypatch.setattr(torch.nn.Module, "forward", None)
+    with pytest.raises(BnewError, match="cannot be exported"):
+        export_onnx(torch.nn.Module(), x, tmp_path / "model.onnx")
