@@ -179,12 +179,19 @@ def test_strength() -> None:
     default = published("bnew")
     assert isinstance(default, BNEW)
     assert default.reg == pytest.approx(1e-4, rel=0.01)
-    for total_steps in (10, 1000):
-        method = BNEW([nn.Parameter(torch.ones(1, 1))], total_steps, strength=7.0)
+    for total_steps, ramp in ((10, 1.0), (1000, 1.0), (1000, 3.5)):
+        method = BNEW([nn.Parameter(torch.ones(1, 1))], total_steps, strength=7.0, ramp=ramp)
         total = 0.0
         for method.step in range(total_steps):
             total += 2 * method.schedule()["reg"]
         assert total == pytest.approx(7)
+
+
+def test_ramp() -> None:
+    """λ_t = λ ((t + 1) / T)^ramp."""
+    method = BNEW([nn.Parameter(torch.ones(1, 1))], 10, reg=0.2, ramp=3.0)
+    method.step = 4
+    assert method.schedule()["reg"] == pytest.approx(0.2 * 0.5**3)
 
 
 # The contract
@@ -460,6 +467,7 @@ def test_weights_missing_from_the_optimizer(name: str) -> None:
     [
         (BNEW, {"strength": 0.0}, "strength must be positive"),
         (BNEW, {"reg": -1e-4}, "reg must be positive"),
+        (BNEW, {"ramp": 0.0}, "ramp is 0.0"),
         (BNEW, {"strength": float("nan")}, "strength must be positive"),
         (BNEW, {"strength": 35.0, "reg": 1e-4}, "give one of them"),
         (BinaryMirrorDescent, {"beta_end": 0.99}, "at least 1"),

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bnew.errors import BnewError
-from bnew.recipes import LEAST_PUSH, Recipe
+from bnew.recipes import LEAST_PUSH, MOST_RAMP, Recipe
 
 # More than the defaults: every kind of value that a recipe can hold.
 FULL = Recipe(
@@ -140,13 +140,16 @@ def test_scaling_of_method_options(method: str, options: dict[str, Any]) -> None
 
 def test_strength_has_a_floor_that_raises_none() -> None:
     strong, weak = (Recipe(method="bnew", method_options={"strength": s}, epochs=1000) for s in (35.2, 4.0))
-    for epochs in (4, 12, 30):
+    for epochs in (6, 12, 30):
         short = strong.scaled(epochs / 1000)
-        push = short.method_options["strength"] * (short.freeze_epoch / short.epochs) ** 2
+        ramp = short.method_options["ramp"]
+        push = short.method_options["strength"] * (short.freeze_epoch / short.epochs) ** (ramp + 1)
         assert push == pytest.approx(LEAST_PUSH, rel=0.01) or push > LEAST_PUSH
-    assert strong.scaled(0.012).method_options == {"strength": 9.5}
-    assert 9.5 < strong.scaled(0.1).method_options["strength"] < 35.2
-    assert weak.scaled(0.012).method_options == {"strength": 4.0}
+    assert strong.scaled(1).method_options == {"strength": 35.2, "ramp": 1.0}  # the published run
+    assert strong.scaled(0.1).method_options == pytest.approx({"strength": 17.6, "ramp": 2.0}, rel=0.01)
+    assert strong.scaled(0.012).method_options == pytest.approx({"strength": 13.5, "ramp": 3.77}, rel=0.01)
+    assert strong.scaled(0.001).method_options["ramp"] == MOST_RAMP
+    assert weak.scaled(0.012).method_options["strength"] == 4.0
 
 
 def test_scaled_to_next_to_nothing() -> None:

@@ -156,8 +156,9 @@ class Recipe:
 FREEZE = {"bnew": 0.98, "bmd": 0.98}
 
 
-# The push that takes nearly all weights to ±1, see docs/methods.md.
-LEAST_PUSH = 8.0
+# The push that takes nearly all weights to ±1, and the latest ramp; see docs/methods.md.
+LEAST_PUSH = 9.0
+MOST_RAMP = 4.0
 
 
 def _scale_bnew(recipe: Recipe, factor: float) -> dict[str, Any]:
@@ -165,9 +166,11 @@ def _scale_bnew(recipe: Recipe, factor: float) -> dict[str, Any]:
     if "reg" in options:
         return {**options, "reg": options["reg"] * factor**-0.7}
     strength = options.get("strength", 35.0)
-    # λ grows linearly, so the push up to a share s of the run is s² of the whole.
-    least = round(LEAST_PUSH / (recipe.freeze_epoch / recipe.epochs) ** 2, 1)
-    return {**options, "strength": max(strength * factor**0.3, min(strength, least))}
+    ramp = min(max(options.get("ramp", 1.0) * factor**-0.3, 1.0), MOST_RAMP)
+    # λ grows with the power `ramp` of the share s of the run that is done, and so the push up to then is
+    # s^(ramp + 1) of the whole.
+    least = round(LEAST_PUSH / (recipe.freeze_epoch / recipe.epochs) ** (ramp + 1), 1)
+    return {**options, "strength": max(strength * factor**0.3, min(strength, least)), "ramp": ramp}
 
 
 def _scale_bop(recipe: Recipe, factor: float) -> dict[str, Any]:

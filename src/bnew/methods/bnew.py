@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -23,7 +24,7 @@ class BNEW(Binarizer):
 
     The loss gets −λ_t ‖w‖² for the weights to be binarized, in [−1, 1]. After every optimizer step t::
 
-        w ← clip((1 + 2 λ_t) w, −1, 1),     λ_t = min(λ (t + 1) / T, 1),     T = total_steps
+        w ← clip((1 + 2 λ_t) w, −1, 1),     λ_t = min(λ ((t + 1) / T)^ramp, 1),     T = total_steps
 
     The forward pass uses w itself. The push outwards grows until every weight sits at ±1, when
     :meth:`freeze` costs nothing. No state but the step.
@@ -31,15 +32,16 @@ class BNEW(Binarizer):
     Args:
         params: the weights to binarize.
         total_steps: T.
-        strength: the total push over the run, ``Σ_t 2 λ_t = λ (T + 1)``, in place of λ: a weight w that
-            the loss leaves alone grows by the factor ``exp(strength)``, whatever the length of the run.
-        reg: the paper's λ, instead of ``strength``.
+        strength: the total push over the run, ``Σ_t 2 λ_t``, in place of λ: a weight w that the loss leaves
+            alone grows by the factor ``exp(strength)``, whatever the length of the run.
+        reg: the paper's λ, instead of ``strength``; with the paper's ramp, ``strength = λ (T + 1)``.
+        ramp: how late the push comes. 1 is the paper's; short runs are better with more (docs/methods.md).
         scale: binary values are ± mean|w| (in ImageNet's fine-tuning).
 
     The default strength of 35 is the paper's setting for CIFAR, λ = 1e-4 over 352,000 steps.
 
     Raises:
-        BnewError: both ``strength`` and ``reg`` given, or one that is not positive.
+        BnewError: both ``strength`` and ``reg`` given, or a number that is not positive.
     """
 
     needs_total_steps = True
@@ -51,20 +53,30 @@ class BNEW(Binarizer):
         *,
         strength: float | None = None,
         reg: float | None = None,
+        ramp: float = 1.0,
         scale: bool = False,
     ) -> None:
         super().__init__(params, total_steps, scale=scale)
+        if not (ramp > 0 and math.isfinite(ramp)):
+            raise BnewError(f"BNEW's ramp is {ramp}, but must be a positive number")
+        self.ramp = ramp
         if strength is not None and reg is not None:
             raise BnewError("strength and reg are two ways to say the same: give one of them")
         if strength is None:
             strength = 35.0
-        self.reg = strength / (self.total_steps + 1) if reg is None else reg
+        if reg is None:
+            shares = torch.arange(1, self.total_steps + 1, dtype=torch.float64) / self.total_steps
+            reg = strength / (2 * (shares**ramp).sum().item())
+            given = "strength"
+        else:
+            given = "reg"
+        self.reg = reg
         if not self.reg > 0:
-            raise BnewError(f"BNEW's {'strength' if reg is None else 'reg'} must be positive")
+            raise BnewError(f"BNEW's {given} must be positive")
 
     def schedule(self) -> dict[str, float]:
         """``reg``: λ_t."""
-        return {"reg": min(self.reg * min((self.step + 1) / self.total_steps, 1), 1.0)}
+        return {"reg": min(self.reg * min((self.step + 1) / self.total_steps, 1) ** self.ramp, 1.0)}
 
     def _after(self) -> None:
         push_(self.values(), self.schedule()["reg"])
