@@ -25,7 +25,6 @@ import bnew_engine
 import numpy as np
 import torch
 import tyro
-from torch import nn
 
 import bnew
 from bnew.layers import BinaryConv2d, hard_sign
@@ -69,7 +68,7 @@ class Layer:
         out = f" → {self.outputs}" if self.channels_out else ""
         return f"{self.kernel}×{self.kernel}{stride}, {self.channels}{out}@{self.size}"
 
-    def model(self) -> nn.Module:
+    def model(self) -> BinaryConv2d:
         """The layer with random ±1 weights."""
         torch.manual_seed(0)
         conv = BinaryConv2d(
@@ -77,7 +76,8 @@ class Layer:
         )
         with torch.no_grad():
             conv.weight.copy_(hard_sign(conv.weight))
-        return conv.eval()
+        conv.eval()
+        return conv
 
     @property
     def image(self) -> torch.Tensor:
