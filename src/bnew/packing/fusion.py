@@ -21,7 +21,7 @@ class Graph:
 
     Attributes:
         nodes: as the file has them.
-        tensors: by name; binary weights as uint32 words, all others float64.
+        tensors: by name; binary weights as uint32 words, all others real.
         shape: (C, H, W) of the image.
         output: the name of the output.
 

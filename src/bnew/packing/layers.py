@@ -101,20 +101,21 @@ def _layer(
     if "padding" in x.fields and x.op == "refused":
         padding = [a + b for a, b in zip(padding, x.fields["padding"], strict=True)]
         (x,) = x.inputs
-    weights = op.once(
-        ("weights", weight), lambda: _array(weight).reshape(*weight.tensor.shape[:2], *_taps(weight))
-    )
+    weights: Array = op.once(("weights", weight), lambda: _weights(weight))
     sizes = {"channels": [x.shape[0], len(weights)], "kernel": list(weights.shape[2:])}
     fields = {**sizes, **fields, "padding": padding}
-    magnitude: Numbers | None = op.once(("magnitude", weight), lambda: magnitudes(weights))
-    if magnitude is None and isinstance(op.module, BinaryConv2d | BinaryLinear):
+    meant = isinstance(op.module, BinaryConv2d | BinaryLinear)
+    bits = op.bits(x)
+    magnitude: Numbers | None = None
+    if meant or bits is not None:
+        magnitude = op.once(("magnitude", weight), lambda: magnitudes(weights))
+    if meant and magnitude is None:
         least, most = np.abs(weights).min(), np.abs(weights).max()
         raise Refused(
             f"the weights of this {type(op.module).__name__} are not of one magnitude per output channel "
             f"(they go from {least:.3g} to {most:.3g}): freeze() the method first, or pack a run's best "
             "weights"
         )
-    bits = op.bits(x)
     if bits is not None and magnitude is not None:
         zeros = np.count_nonzero(weights == 0)
         if zeros:
@@ -129,7 +130,7 @@ def _layer(
             _log.warning(
                 "%s: its input is a sign, but its weights have several magnitudes: a real layer", op.place
             )
-        elif isinstance(op.module, BinaryConv2d | BinaryLinear):
+        elif meant:
             _log.warning("%s: its input is not a sign: a real layer", op.place)
         value = op.make("conv", op.real(x), weight=weights, **fields)
     return value if bias is None else shifted(op, value, op.once(("bias", bias), lambda: _array(bias)))
@@ -139,8 +140,10 @@ def _array(value: Value) -> Numbers:
     return np.asarray(value.tensor.detach().double().cpu().numpy())
 
 
-def _taps(weight: Value) -> tuple[int, ...]:
-    return tuple(weight.tensor.shape[2:]) or (1, 1)
+def _weights(value: Value) -> Array:
+    """(C_out, C_in / groups, kh, kw), also of a linear layer."""
+    tensor = value.tensor.detach().float().cpu()
+    return np.asarray(tensor.reshape(*tensor.shape, *(1,) * (4 - tensor.ndim)).numpy())
 
 
 def magnitudes(weights: Array) -> Numbers | None:
@@ -149,7 +152,7 @@ def magnitudes(weights: Array) -> Numbers | None:
     They are equal to a relative 1e-5, and to an absolute 3e-7 where that is more: weights that were computed
     as (out − y) + y have been rounded so.
     """
-    rows = np.abs(weights.reshape(len(weights), -1))
+    rows = np.abs(weights.reshape(len(weights), -1).astype(np.float64))
     zero = rows == 0
     mean = rows.sum(1) / np.maximum((~zero).sum(1), 1)
     tolerance = np.maximum(1e-5 * mean, np.minimum(3e-7, 1e-3 * mean))
