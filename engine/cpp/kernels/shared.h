@@ -51,8 +51,8 @@ inline f16 each(f16 v, F f) {
     return load(lanes);
 }
 
-// The activations that need not be fast; never inlined, so that they do not swell the tiles.
-__attribute__((noinline)) f16 activate(f16 v, const Epilogue& e) {
+// The activations that need not be fast.
+inline f16 activate(f16 v, const Epilogue& e) {
     switch (e.activation) {
         case Activation::clamp: return min(max(v, all(e.low)), all(e.high));
         case Activation::sigmoid: return each(v, [](float x) { return 1.0f / (1.0f + std::exp(-x)); });
@@ -60,6 +60,11 @@ __attribute__((noinline)) f16 activate(f16 v, const Epilogue& e) {
         case Activation::sign: return each(v, [](float x) { return x >= 0 ? 1.0f : -1.0f; });
         default: return v;
     }
+}
+
+// Never inlined, so that they do not swell the tiles.
+__attribute__((noinline)) void activate(f16* values, int count, const Epilogue& e) {
+    for (int i = 0; i < count; ++i) values[i] = activate(values[i], e);
 }
 
 // The epilogue of G groups of channels, from channel c on, of P pixels: line by line for the whole tile, so
@@ -102,8 +107,19 @@ inline __attribute__((always_inline)) void finish(f16 (&v)[P][G], const Epilogue
             for (int p = 0; p < P; ++p) v[p][g] = prelu(v[p][g], slope);
         }
     } else if (e.activation != Activation::none) {
-        for (int p = 0; p < P; ++p)
-            for (int g = 0; g < G; ++g) v[p][g] = activate(v[p][g], e);
+        // In a copy: what a loop and a call touch lies in memory, and the tile must stay in registers.
+        f16 slow[P][G];
+#pragma GCC unroll 16
+        for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 16
+            for (int g = 0; g < G; ++g) slow[p][g] = v[p][g];
+        }
+        activate(slow[0], P * G, e);
+#pragma GCC unroll 16
+        for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 16
+            for (int g = 0; g < G; ++g) v[p][g] = slow[p][g];
+        }
     }
     if (e.scale_out) {
         values([&](f16& x, int channel, const Place&) __attribute__((always_inline)) {
