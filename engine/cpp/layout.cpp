@@ -10,7 +10,8 @@ namespace {
 
 constexpr size_t kMostBytes = size_t{4} << 30;     // of an arena, or of a layer's weights
 constexpr size_t kLargeBytes = size_t{512} << 10;  // of a value that the second-level cache does not keep
-constexpr size_t kStripBytes = size_t{384} << 10;  // of all values of a strip, so that it does keep them
+constexpr size_t kStripBytes = size_t{384}
+                               << 10;  // of all values of a thread's strip, so that it does keep them
 
 // Stages first to last - 1, run in turns.
 struct Segment {
@@ -29,8 +30,9 @@ public:
         make_buffers();
     }
 
-    Layout make(bool strips) {
-        if (strips) find_segments();
+    Layout make(int strips_for_threads) {
+        if (strips_for_threads > 0) find_segments();
+        most_bytes_ = kStripBytes * index(strips_for_threads);
         const int count = static_cast<int>(plan_.stages.size());
         auto segment = segments_.begin();
         for (int s = 0; s < count;) {
@@ -207,7 +209,7 @@ private:
         const size_t tasks = layout_.tasks.size();
         for (int rows = stage(segment.first).shape.height;; rows /= 2) {
             layout_.tasks.resize(tasks);
-            if (schedule(segment, rows) <= kStripBytes || rows <= 2) break;
+            if (schedule(segment, rows) <= most_bytes_ || rows <= 2) break;
         }
     }
 
@@ -342,6 +344,7 @@ private:
     Layout layout_;
     std::vector<std::vector<int>> readers_;  // of each value: stages
     std::vector<Segment> segments_;
+    size_t most_bytes_ = 0;       // of a segment's strips
     std::vector<bool> in_strip_;  // of each value
     std::vector<int> first_row_;  // that the value's buffer holds now
     std::vector<int> done_;       // rows of each stage
@@ -355,8 +358,8 @@ void check_memory(double bytes, const std::string& what) {
                     " MiB of memory: the limit is " + std::to_string(kMostBytes >> 20) + " MiB");
 }
 
-Layout make_layout(const Graph& graph, const Plan& plan, bool strips) {
-    return Layouter(graph, plan).make(strips);
+Layout make_layout(const Graph& graph, const Plan& plan, int strips_for_threads) {
+    return Layouter(graph, plan).make(strips_for_threads);
 }
 
 }  // namespace bnew

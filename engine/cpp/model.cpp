@@ -97,7 +97,10 @@ void to_real(const Shape& shape, const BitsView& in, const RealView& out) {
 
 struct Model::Impl {
     Impl(Graph network, const Kernels& chosen, int threads)
-        : graph(std::move(network)), kernels(chosen), plan(make_plan(graph, kernels)), isa(kernels.name) {
+        : graph(std::move(network)),
+          kernels(chosen),
+          plan(make_plan(graph, kernels, threads)),
+          isa(kernels.name) {
         if (threads > 1) pool.emplace(threads);
         for (Node& node : graph.nodes) {  // the plan has its own
             node.weights = {};
@@ -143,6 +146,17 @@ struct Model::Impl {
             case Op::to_real: return false;
             default: return true;
         }
+    }
+
+    // Whether the task is worth waking other threads, which takes about a microsecond: roughly, what it takes
+    // itself, by the operations for each result on one core with AVX-512.
+    static bool is_worth_splitting(const Stage& stage, const Task& task) {
+        constexpr double kLeast = 4000, kResult = 0.5, kWord = 0.03, kProduct = 0.015;  // nanoseconds
+        const Window& w = stage.op == Op::binary_conv ? stage.binary.window : stage.conv.window;
+        double each = kResult;
+        if (stage.op == Op::binary_conv) each += kWord * static_cast<double>(window_words(stage.binary));
+        if (stage.op == Op::conv) each += kProduct * stage.conv.channels_in * w.kernel_y * w.kernel_x;
+        return each * stage.shape.channels * stage.shape.width * (task.last - task.first) > kLeast;
     }
 
     void run_part(const Task& task, Arena& arena, int i, int n) const {
@@ -282,7 +296,8 @@ struct Model::Impl {
         for (const Task& task : arena.layout.tasks) {
             if (task.kind != Task::Kind::compute) {
                 run_memory(task, arena);
-            } else if (split && has_parts(plan.stages[static_cast<size_t>(task.index)])) {
+            } else if (const Stage& stage = plan.stages[static_cast<size_t>(task.index)];
+                       split && has_parts(stage) && is_worth_splitting(stage, task)) {
                 const int n = pool->threads();
                 pool->run([&](int i) { run_part(task, arena, i, n); });
             } else {

@@ -88,14 +88,15 @@ private:
 
 class Planner {
 public:
-    Planner(const Graph& graph, const Kernels& kernels) : graph_(graph), kernels_(kernels) {
+    Planner(const Graph& graph, const Kernels& kernels, int threads)
+        : graph_(graph), kernels_(kernels), threads_(threads) {
         plan_.values = graph.values;
     }
 
     Plan make() {
         for (size_t i = 0; i < graph_.nodes.size(); ++i) add_node(static_cast<int>(i));
-        plan_.whole = make_layout(graph_, plan_, false);
-        plan_.strips = make_layout(graph_, plan_, true);
+        plan_.whole = make_layout(graph_, plan_, 0);
+        plan_.strips = make_layout(graph_, plan_, threads_);
         for (Stage& stage : plan_.stages)
             plan_.scratch_bytes = std::max(plan_.scratch_bytes, scratch_of(stage));
         return std::move(plan_);
@@ -456,11 +457,14 @@ private:
 
     const Graph& graph_;
     const Kernels& kernels_;
+    int threads_;
     Plan plan_;
 };
 
 }  // namespace
 
-Plan make_plan(const Graph& graph, const Kernels& kernels) { return Planner(graph, kernels).make(); }
+Plan make_plan(const Graph& graph, const Kernels& kernels, int threads) {
+    return Planner(graph, kernels, threads).make();
+}
 
 }  // namespace bnew

@@ -103,6 +103,6 @@ struct Plan {
 };
 
 // Throws Error if the network needs too much memory.
-Plan make_plan(const Graph& graph, const Kernels& kernels);
+Plan make_plan(const Graph& graph, const Kernels& kernels, int threads);
 
 }  // namespace bnew

@@ -7,7 +7,8 @@
 namespace bnew {
 namespace {
 
-constexpr int kSpins = 20000;  // some tens of microseconds
+constexpr int kSpins = 20000;  // before a worker sleeps: half a millisecond or so
+constexpr int kPolite = 2000;  // before the caller lets others run on its core between looks
 
 inline void relax() {
 #if defined(__x86_64__)
@@ -15,18 +16,6 @@ inline void relax() {
 #elif defined(__aarch64__)
     asm volatile("yield");
 #endif
-}
-
-// Waits until `value` is no longer `old`.
-template <class T>
-T wait_for_change(const std::atomic<T>& value, T old) {
-    for (int i = 0; i < kSpins; ++i) {
-        const T now = value.load(std::memory_order_acquire);
-        if (now != old) return now;
-        relax();
-    }
-    value.wait(old, std::memory_order_acquire);
-    return value.load(std::memory_order_acquire);
 }
 
 }  // namespace
@@ -42,32 +31,56 @@ ThreadPool::~ThreadPool() {
         return;
     }
     ending_ = true;
-    round_.fetch_add(1, std::memory_order_release);
-    round_.notify_all();
+    begin_round();
     for (std::thread& worker : workers_) worker.join();
 }
 
 bool ThreadPool::is_here() const { return getpid() == process_; }
 
+// A worker counts itself as sleeping before it looks at the round for the last time, and the round changes
+// before the sleeping are counted: so one of both sees the other, and nobody is woken who does not sleep,
+// which would be a call into the kernel every time.
+void ThreadPool::begin_round() {
+    round_.fetch_add(1);
+    if (sleeping_.load() == 0) return;
+    const std::lock_guard<std::mutex> lock(sleep_mutex_);
+    wake_.notify_all();
+}
+
+uint32_t ThreadPool::next_round(uint32_t round) {
+    for (int i = 0; i < kSpins; ++i) {
+        if (const uint32_t now = round_.load(std::memory_order_acquire); now != round) return now;
+        relax();
+    }
+    std::unique_lock<std::mutex> lock(sleep_mutex_);
+    sleeping_.fetch_add(1);
+    wake_.wait(lock, [&] { return round_.load() != round; });
+    sleeping_.fetch_sub(1);
+    return round_.load();
+}
+
 void ThreadPool::run(Function function, const void* work) {
     function_ = function;
     work_ = work;
     pending_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
-    round_.fetch_add(1, std::memory_order_release);
-    round_.notify_all();
+    begin_round();
     function(work, 0);
-    for (int left = pending_.load(std::memory_order_acquire); left != 0;)
-        left = wait_for_change(pending_, left);
+    for (int i = 0; pending_.load(std::memory_order_acquire) != 0; ++i) {
+        if (i < kPolite) {
+            relax();
+        } else {
+            std::this_thread::yield();
+        }
+    }
 }
 
 void ThreadPool::loop(int index) {
     uint32_t round = 0;
     while (true) {
-        round = wait_for_change(round_, round);
+        round = next_round(round);
         if (ending_) return;
         function_(work_, index);
-        pending_.fetch_sub(1, std::memory_order_acq_rel);
-        pending_.notify_one();
+        pending_.fetch_sub(1, std::memory_order_release);
     }
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <condition_variable>
 #include <cstdint>
 #include <mutex>
 #include <thread>
@@ -33,14 +34,20 @@ public:
 private:
     using Function = void (*)(const void*, int);
     void run(Function function, const void* work);
+    void begin_round();
+    uint32_t next_round(uint32_t round);
     void loop(int index);
 
     std::mutex mutex_;
     Function function_ = nullptr;
     const void* work_ = nullptr;
-    std::atomic<uint32_t> round_ = 0;
-    std::atomic<int> pending_ = 0;
+    // What one side writes while the other looks at it has a cache line of its own.
+    alignas(64) std::atomic<uint32_t> round_ = 0;
     std::atomic<bool> ending_ = false;
+    alignas(64) std::atomic<int> pending_ = 0;
+    alignas(64) std::atomic<int> sleeping_ = 0;
+    std::mutex sleep_mutex_;
+    std::condition_variable wake_;
     int process_;
     std::vector<std::thread> workers_;
 };
