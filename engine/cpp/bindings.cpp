@@ -54,7 +54,8 @@ Floats convolve(const bnew::Model& model, const std::string& name, const Images<
     bnew::NamedValue value;
     {
         nb::gil_scoped_release release;
-        value = model.convolve(name, signs.data(), signs.size());
+        const auto size = [&](size_t axis) { return static_cast<int>(signs.shape(axis)); };
+        value = model.convolve(name, signs.data(), {size(1), size(2), size(3)});
     }
     return to_numpy(std::move(value.data), shape_of(1, value.dimensions));
 }
@@ -76,11 +77,27 @@ nb::tuple dimensions(const bnew::Dimensions& d) { return nb::make_tuple(d.channe
 }  // namespace
 
 NB_MODULE(_engine, m) {
-    nb::exception<bnew::Error>(m, "EngineError", PyExc_ValueError);
+    // A message names the file, whose name need not be text.
+    nb::register_exception_translator(
+        [](const std::exception_ptr& thrown, void* type) {
+            try {
+                std::rethrow_exception(thrown);
+            } catch (const bnew::Error& error) {
+                PyErr_SetObject(static_cast<PyObject*>(type),
+                                nb::steal(PyUnicode_DecodeFSDefault(error.what())).ptr());
+            }
+        },
+        nb::exception<bnew::Error>(m, "EngineError", PyExc_ValueError).ptr());
 
     nb::class_<bnew::Model>(m, "Model")
-        .def(nb::init<const std::string&, int, const std::string&>(), "path"_a, "threads"_a, "isa"_a,
-             nb::call_guard<nb::gil_scoped_release>())
+        .def(
+            "__init__",
+            [](bnew::Model* self, nb::bytes path, int threads, const std::string& isa) {
+                const std::string name(path.c_str(), path.size());
+                const nb::gil_scoped_release release;
+                new (self) bnew::Model(name, threads, isa);
+            },
+            "path"_a, "threads"_a, "isa"_a)
         .def("run_floats", run<float>, "images"_a)
         .def("run_bytes", run<uint8_t>, "images"_a)
         .def("values", values, "image"_a)

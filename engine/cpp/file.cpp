@@ -19,7 +19,7 @@ static_assert(std::endian::native == std::endian::little, "the file's numbers ar
 
 namespace {
 
-constexpr uint64_t kLargestHeader = 100'000'000;  // safetensors' own limit
+constexpr uint64_t kLargestHeader = 16 << 20;  // that of ten thousand layers is smaller
 
 const char* const kNotOne = "it is not a packed model, or is cut short: pack the run again";
 
@@ -51,7 +51,8 @@ const std::string& text(const Json& metadata, const char* name) {
 }  // namespace
 
 File::File(const std::string& path) {
-    const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    if (path.find('\0') != std::string::npos) throw Error("is no path: it has a zero in it");
+    const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // of a pipe, would wait
     if (descriptor < 0) throw Error(std::string("could not be opened: ") + std::strerror(errno));
     struct stat status{};
     if (fstat(descriptor, &status) != 0 || !S_ISREG(status.st_mode)) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <map>
 #include <set>
 
@@ -10,7 +11,8 @@
 namespace bnew {
 
 std::string to_string(const Shape& shape) {
-    return "(" + std::to_string(shape.channels) + ", " + std::to_string(shape.height) + ", " +
+    std::string text = "(";  // of "(" + … GCC 12 warns without reason
+    return text + std::to_string(shape.channels) + ", " + std::to_string(shape.height) + ", " +
            std::to_string(shape.width) + ")";
 }
 
@@ -121,7 +123,11 @@ private:
         if (mean) {
             graph_.mean = fields.floats("mean", static_cast<size_t>(size.channels));
             graph_.std = fields.floats("std", static_cast<size_t>(size.channels));
-            for (float s : graph_.std) expect(s > 0, "its graph's input has an 'std' that is not above 0");
+            for (size_t c = 0; c < graph_.std.size(); ++c) {
+                expect(graph_.std[c] > 0, "its graph's input has an 'std' that is not above 0");
+                expect((std::fabs(graph_.mean[c]) + 1.0) / graph_.std[c] <= std::numeric_limits<float>::max(),
+                       "its graph's input has a 'mean' and an 'std' that make too large numbers of bytes");
+            }
         }
         fields.done();
     }
@@ -144,11 +150,18 @@ private:
         return found->second;
     }
 
+    // Counts what a node keeps, before it does: a small file can name a large tensor many times.
+    void take(int64_t numbers) {
+        numbers_ += numbers;
+        expect(numbers_ <= kMostNumbers / 2, "its nodes have more numbers than fit into memory");
+    }
+
     // Numbers per channel; one number stands for every channel.
-    std::vector<float> per_channel(const Json& name, int channels, const std::string& what) const {
+    std::vector<float> per_channel(const Json& name, int channels, const std::string& what) {
         const Tensor& tensor = file_.tensor(name.string(what));
         expect(tensor.shape.size() == 1 && (tensor.count == channels || tensor.count == 1),
                what + " must have " + std::to_string(channels) + " numbers, or 1");
+        take(channels);
         std::vector<float> numbers = to_floats(tensor, what);
         if (numbers.size() == 1) numbers.resize(static_cast<size_t>(channels), numbers[0]);
         return numbers;
@@ -235,13 +248,15 @@ private:
         expect(taps <= kMostNumbers / per_group && taps * per_group <= kMostNumbers / channels[1],
                where + " has too large a kernel");
         const Tensor& weight = file_.tensor(fields.string("weight"));
+        take(weight.count);
         if (node.op == Op::conv) {
             expect(weight.shape == std::vector<int64_t>{channels[1], per_group, node.kernel_y, node.kernel_x},
                    fields.what("weight") + " has another shape than the node says");
             node.weights = to_floats(weight, fields.what("weight"));
         } else {
             const int64_t bits = taps * per_group, words = (bits + 31) / 32;
-            expect(bits < 1 << 24, where + " has too large a kernel for exact counts");
+            // A count and its border's share are at most twice that, and exact in a float.
+            expect(bits <= 1 << 23, where + " has too large a kernel for exact counts");
             expect(weight.shape == std::vector<int64_t>{channels[1], words},
                    fields.what("weight") + " has another shape than the node says");
             node.words = to_words(weight, fields.what("weight"));
@@ -277,7 +292,7 @@ private:
 
     static void check_windows(int64_t size, int64_t before, int64_t kernel, int64_t stride, int64_t dilation,
                               int64_t count, const std::string& where) {
-        for (int64_t i : {int64_t{0}, count - 1}) {
+        for (int64_t i = 0; i < count; ++i) {
             int64_t first = i * stride - before;
             const int64_t last = first + (kernel - 1) * dilation;
             if (first < 0) first += (-first + dilation - 1) / dilation * dilation;
@@ -362,6 +377,7 @@ private:
     const File& file_;
     Graph graph_;
     std::map<std::string, int> names_;
+    int64_t numbers_ = 0;  // of all nodes
 };
 
 }  // namespace

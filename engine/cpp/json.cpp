@@ -140,7 +140,10 @@ private:
         while (true) {
             if (at_ == text_.size()) fail("a string without an end");
             const char c = text_[at_++];
-            if (c == '"') return out;
+            if (c == '"') {
+                check_utf8(out);
+                return out;
+            }
             if (static_cast<unsigned char>(c) < 0x20) fail("a control character in a string");
             if (c != '\\') {
                 out += c;
@@ -156,6 +159,28 @@ private:
             } else {
                 fail("an unknown escape");
             }
+        }
+    }
+
+    // Text goes to Python, which takes nothing else.
+    void check_utf8(std::string_view text) const {
+        for (size_t i = 0; i < text.size();) {
+            const auto byte = [&](size_t k) {
+                return i + k < text.size() ? static_cast<unsigned char>(text[i + k]) : 0u;
+            };
+            const unsigned first = byte(0);
+            const size_t more = first < 0x80                     ? 0
+                                : first >= 0xC2 && first < 0xE0  ? 1
+                                : first >= 0xE0 && first < 0xF0  ? 2
+                                : first >= 0xF0 && first <= 0xF4 ? 3
+                                                                 : 4;
+            // The second byte must not make a code too small for its length, a surrogate, or one too large.
+            const unsigned least = first == 0xE0 ? 0xA0 : first == 0xF0 ? 0x90 : 0x80;
+            const unsigned most = first == 0xED ? 0x9F : first == 0xF4 ? 0x8F : 0xBF;
+            bool right = more < 4 && (more == 0 || (byte(1) >= least && byte(1) <= most));
+            for (size_t k = 2; k <= more; ++k) right = right && (byte(k) & 0xC0) == 0x80;
+            if (!right) fail("a string that is not UTF-8");
+            i += more + 1;
         }
     }
 

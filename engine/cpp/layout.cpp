@@ -10,8 +10,9 @@ namespace {
 
 constexpr size_t kMostBytes = size_t{4} << 30;     // of an arena, or of a layer's weights
 constexpr size_t kLargeBytes = size_t{512} << 10;  // of a value that the second-level cache does not keep
-constexpr size_t kStripBytes = size_t{384}
-                               << 10;  // of all values of a thread's strip, so that it does keep them
+// Of all values of a thread's strip, so that it does keep them.
+constexpr size_t kStripBytes = size_t{384} << 10;
+constexpr int kMostStrips = 256;
 
 // Stages first to last - 1, run in turns.
 struct Segment {
@@ -21,11 +22,13 @@ struct Segment {
 class Layouter {
 public:
     Layouter(const Graph& graph, const Plan& plan)
-        : graph_(graph), plan_(plan), readers_(plan.values.size()) {
+        : graph_(graph), plan_(plan), readers_(plan.values.size()), makers_(plan.values.size(), -1) {
         for (size_t s = 0; s < plan.stages.size(); ++s) {
             for (int v : plan.stages[s].inputs) readers_[index(v)].push_back(static_cast<int>(s));
             if (plan.stages[s].other >= 0)
                 readers_[index(plan.stages[s].other)].push_back(static_cast<int>(s));
+            for (int v : {plan.stages[s].real, plan.stages[s].bits})
+                if (v >= 0) makers_[index(v)] = static_cast<int>(s);
         }
         make_buffers();
     }
@@ -141,11 +144,9 @@ private:
                 last_use[index(real)] = std::max(last_use[index(real)], end[s]);
         last_use[index(graph_.output)] = static_cast<int>(plan_.stages.size());
 
-        std::vector<int> live;
+        std::vector<int> live;  // by offset
         size_t total = 0;
         const auto take = [&](int v) {
-            std::sort(live.begin(), live.end(),
-                      [&](int a, int b) { return buffer(a).offset < buffer(b).offset; });
             size_t offset = 0;
             for (int other : live) {
                 if (buffer(other).offset >= offset + buffer(v).bytes) break;
@@ -153,7 +154,9 @@ private:
             }
             buffer(v).offset = offset;
             total = std::max(total, offset + buffer(v).bytes);
-            live.push_back(v);
+            live.insert(std::find_if(live.begin(), live.end(),
+                                     [&](int other) { return buffer(other).offset > offset; }),
+                        v);
         };
         if (shares(0)) take(0);
         for (size_t s = 0; s < plan_.stages.size(); ++s) {
@@ -207,9 +210,10 @@ private:
             for (int v : {stage(s).real, stage(s).bits})
                 if (v >= 0) in_strip_[index(v)] = is_inside(v, segment);
         const size_t tasks = layout_.tasks.size();
-        for (int rows = stage(segment.first).shape.height;; rows /= 2) {
+        const int height = stage(segment.first).shape.height, least = std::max(2, height / kMostStrips);
+        for (int rows = height;; rows /= 2) {
             layout_.tasks.resize(tasks);
-            if (schedule(segment, rows) <= most_bytes_ || rows <= 2) break;
+            if (schedule(segment, rows) <= most_bytes_ || rows <= least) break;
         }
     }
 
@@ -256,9 +260,8 @@ private:
 
     // The stage of the segment that gives the value, or -1.
     int maker(int value, const Segment& segment) const {
-        for (int s = segment.first; s < segment.last; ++s)
-            if (stage(s).real == value || stage(s).bits == value) return s;
-        return -1;
+        const int s = makers_[index(value)];
+        return s >= segment.first && s < segment.last ? s : -1;
     }
 
     bool starts(int s, const Segment& segment) const {
@@ -271,7 +274,17 @@ private:
         int rows = stage(s).shape.height;
         if (const int by = maker(stage(s).inputs[0], segment);
             by >= 0 && done_[index(by)] < stage(by).shape.height) {
-            while (rows > 0 && last_needed(s, rows - 1) >= done_[index(by)]) --rows;
+            // The border above is cleared with the first row, so a row of padding alone waits for that too.
+            if (done_[index(by)] == 0) return 0;
+            int least = 0;
+            while (least < rows) {
+                const int middle = (least + rows) / 2;
+                if (last_needed(s, middle) < done_[index(by)]) {
+                    least = middle + 1;
+                } else {
+                    rows = middle;
+                }
+            }
         }
         if (stage(s).other >= 0)
             if (const int by = maker(stage(s).other, segment); by >= 0)
@@ -343,6 +356,7 @@ private:
     const Plan& plan_;
     Layout layout_;
     std::vector<std::vector<int>> readers_;  // of each value: stages
+    std::vector<int> makers_;                // of each value: the stage, or -1
     std::vector<Segment> segments_;
     size_t most_bytes_ = 0;       // of a segment's strips
     std::vector<bool> in_strip_;  // of each value

@@ -454,7 +454,7 @@ std::vector<NamedValue> Model::values(const float* image) const {
     return found;
 }
 
-NamedValue Model::convolve(const std::string& name, const float* signs, size_t size) const {
+NamedValue Model::convolve(const std::string& name, const float* signs, const Dimensions& size) const {
     const auto& nodes = impl_->graph.nodes;
     const auto found = std::find_if(nodes.begin(), nodes.end(), [&](const Node& node) {
         return node.op == Op::binary_conv && node.name == name;
@@ -477,9 +477,9 @@ NamedValue Model::convolve(const std::string& name, const float* signs, size_t s
     graph.nodes = {std::move(sign), std::move(conv)};
     graph.output = 2;
     const Impl layer(std::move(graph), impl_->kernels, 1);
-    if (size != layer.size_of(0))
-        throw Error("'" + name + "' takes " + to_string(in) + ", which is another size");
-    if (std::any_of(signs, signs + size, [](float x) { return x != 1 && x != -1; }))
+    const Shape given{size.channels, size.height, size.width};
+    if (given != in) throw Error("'" + name + "' takes " + to_string(in) + ", not " + to_string(given));
+    if (std::any_of(signs, signs + layer.size_of(0), [](float x) { return x != 1 && x != -1; }))
         throw Error("the input of '" + name + "' must be -1 and +1");
     NamedValue result{name, dimensions(found->shape), std::vector<float>(layer.size_of(2))};
     layer.run(signs, 1, result.data.data());

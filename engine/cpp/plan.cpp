@@ -13,6 +13,8 @@
 namespace bnew {
 namespace {
 
+constexpr size_t kMostStages = 1 << 14;
+
 // Steps that fit one epilogue, gathered one after another. Affine steps are folded in double precision.
 class Chain {
 public:
@@ -148,7 +150,7 @@ private:
         }
         stage.real = node.output;
         if (node.sign) set_sign(stage, *node.sign);
-        plan_.stages.push_back(std::move(stage));
+        add(std::move(stage));
     }
 
     // Ends the stage with a value of its own, and begins one that goes on from there.
@@ -159,8 +161,20 @@ private:
         after.name = stage.name;
         after.inputs = {stage.real};
         after.shape = stage.shape;
-        plan_.stages.push_back(std::move(stage));
+        add(std::move(stage));
         return after;
+    }
+
+    void add(Stage stage) {
+        if (plan_.stages.size() == kMostStages)
+            throw Error("the network has more than " + std::to_string(kMostStages) + " stages");
+        plan_.stages.push_back(std::move(stage));
+    }
+
+    // Counts what a stage keeps, before it does.
+    void take(double bytes, const std::string& name) {
+        taken_ += bytes;
+        check_memory(taken_, "the network up to node '" + name + "'");
     }
 
     int new_value(const Shape& shape, bool bits) {
@@ -174,9 +188,9 @@ private:
         stage.name = node.name;
         stage.inputs = node.inputs;
         stage.shape = plan_.values[static_cast<size_t>(node.inputs[0])].shape;
-        stage.real = new_value(stage.shape, false);
-        plan_.stages.push_back(stage);
-        return stage.real;
+        const int real = stage.real = new_value(stage.shape, false);
+        add(std::move(stage));
+        return real;
     }
 
     // Channels [first, first + size) of a value, as many times as fill `channels`.
@@ -185,11 +199,12 @@ private:
         Stage stage;
         stage.op = Op::concat;
         stage.name = name;
+        take(4.0 * channels, name);
         stage.inputs.assign(static_cast<size_t>(channels / shape.channels), value);
         stage.shape = {channels, shape.height, shape.width};
-        stage.real = new_value(stage.shape, false);
-        plan_.stages.push_back(stage);
-        return stage.real;
+        const int real = stage.real = new_value(stage.shape, false);
+        add(std::move(stage));
+        return real;
     }
 
     // --------------------------------------------------------------------------------- epilogues
@@ -229,11 +244,11 @@ private:
     static void set_sign(Stage& stage, const Sign& sign) {
         stage.bits = sign.output;
         Epilogue& e = stage.epilogue;
-        // What fills up the channels must give clear bits.
+        // What fills up the channels must give clear bits, even where infinity was left in memory.
         if (sign.scale.empty()) {
             std::vector<float> threshold(sign.shift);
             for (float& t : threshold) t = -t;
-            e.sign_shift = keep(stage, threshold, std::numeric_limits<float>::infinity());
+            e.sign_shift = keep(stage, threshold, std::numeric_limits<float>::quiet_NaN());
         } else {
             e.sign_scale = keep(stage, sign.scale);
             e.sign_shift = keep(stage, sign.shift, -1);
@@ -247,20 +262,27 @@ private:
                 node.stride_y,     node.stride_x,    node.dilation_y, node.dilation_x};
     }
 
-    // The taps that lie outside for each output row (or column), as classes of equal sets.
-    static std::vector<std::vector<bool>> classify(int outputs, int size, int before, int kernel, int stride,
-                                                   int dilation, std::vector<int32_t>& class_of) {
-        std::vector<std::vector<bool>> classes;
+    // Taps first to last - 1 of a window's row or column.
+    struct Taps {
+        int first, last;
+        bool operator==(const Taps&) const = default;
+    };
+
+    // The taps that lie inside the image for each output row (or column), as classes of equal ones.
+    static std::vector<Taps> classify(int outputs, int64_t size, int64_t before, int64_t kernel,
+                                      int64_t stride, int64_t dilation, std::vector<int32_t>& class_of) {
+        // The first tap that is not before place `to`, when the window begins at `from`.
+        const auto tap = [&](int64_t from, int64_t to) {
+            return static_cast<int>(std::clamp((to - from + dilation - 1) / dilation, int64_t{0}, kernel));
+        };
+        std::vector<Taps> classes;
         for (int64_t i = 0; i < outputs; ++i) {
-            std::vector<bool> outside(static_cast<size_t>(kernel));
-            for (int64_t k = 0; k < kernel; ++k) {
-                const int64_t at = i * stride - before + k * dilation;
-                outside[static_cast<size_t>(k)] = at < 0 || at >= size;
-            }
+            const int64_t from = i * stride - before;
+            const Taps inside{tap(from, 0), tap(from, size)};
             // Neighbours are alike: the search from the end is short.
-            auto found = std::find(classes.rbegin(), classes.rend(), outside);
+            auto found = std::find(classes.rbegin(), classes.rend(), inside);
             if (found == classes.rend()) {
-                classes.push_back(outside);
+                classes.push_back(inside);
                 found = classes.rbegin();
             }
             class_of.push_back(static_cast<int32_t>(classes.rend() - found) - 1);
@@ -268,15 +290,14 @@ private:
         return classes;
     }
 
-    void make_binary(Stage& stage, const Node& node) const {
+    void make_binary(Stage& stage, const Node& node) {
         const Shape& in = plan_.values[static_cast<size_t>(node.inputs[0])].shape;
         BinaryConv& conv = stage.binary;
         conv.window = window_of(node);
         conv.channels_out = node.shape.channels;
         conv.taps = node.kernel_y * node.kernel_x;
         conv.unit = unit_of(in.channels);
-        check_memory(16.0 * static_cast<double>(window_words(conv)) * (conv.channels_out + 64.0),
-                     "node '" + node.name + "'");
+        take(16.0 * static_cast<double>(window_words(conv)) * (conv.channels_out + 64.0), node.name);
 
         const int64_t words = window_words(conv),
                       row = static_cast<int64_t>(node.words.size()) / conv.channels_out;
@@ -311,32 +332,38 @@ private:
     // With v the taps inside the image and b those in the border, where the input's bits are clear:
     //     dot = bits(v) - 2 count(v) = bits(v) - 2 (count(v + b) - ones(b)) = base - 2 count(v + b)
     //     base = bits(v) + 2 ones(b)
-    void set_base(Stage& stage, const Node& node, const Shape& in, const std::vector<int32_t>& ones) const {
+    void set_base(Stage& stage, const Node& node, const Shape& in, const std::vector<int32_t>& ones) {
         BinaryConv& conv = stage.binary;
+        take(4.0 * (node.shape.height + node.shape.width), node.name);
         const auto rows = classify(node.shape.height, in.height, node.top, node.kernel_y, node.stride_y,
                                    node.dilation_y, stage.classes[0]);
         const auto columns = classify(node.shape.width, in.width, node.left, node.kernel_x, node.stride_x,
                                       node.dilation_x, stage.classes[1]);
         const size_t channels = static_cast<size_t>(round_up(conv.channels_out, kGroup));
-        check_memory(4.0 * static_cast<double>(rows.size()) * static_cast<double>(columns.size()) *
-                         static_cast<double>(channels),
-                     "the border of node '" + node.name + "'");
+        take(4.0 * static_cast<double>(rows.size()) * static_cast<double>(columns.size()) *
+                 static_cast<double>(channels),
+             node.name);
         Aligned<float> base(rows.size() * columns.size() * channels);
-        for (size_t r = 0; r < rows.size(); ++r) {
-            for (size_t k = 0; k < columns.size(); ++k) {
-                float* at = base.data() + (r * columns.size() + k) * channels;
-                for (int o = 0; o < conv.channels_out; ++o) {
-                    int64_t sum = 0;
-                    for (int tap = 0; tap < conv.taps; ++tap) {
-                        const bool outside = rows[r][static_cast<size_t>(tap / node.kernel_x)] ||
-                                             columns[k][static_cast<size_t>(tap % node.kernel_x)];
-                        sum +=
-                            outside
-                                ? 2 * int64_t{ones[static_cast<size_t>(o) * static_cast<size_t>(conv.taps) +
-                                                   static_cast<size_t>(tap)]}
-                                : in.channels;
-                    }
-                    at[o] = static_cast<float>(sum);
+        // sums[y][x]: the ones of all taps above y and left of x, of one output channel.
+        const size_t width = static_cast<size_t>(node.kernel_x) + 1;
+        std::vector<int32_t> sums((static_cast<size_t>(node.kernel_y) + 1) * width);
+        const auto sum = [&](int y, int x) -> int32_t& {
+            return sums[static_cast<size_t>(y) * width + static_cast<size_t>(x)];
+        };
+        for (size_t o = 0; o < static_cast<size_t>(conv.channels_out); ++o) {
+            const int32_t* of = ones.data() + o * static_cast<size_t>(conv.taps);
+            for (int y = 0; y < node.kernel_y; ++y)
+                for (int x = 0; x < node.kernel_x; ++x)
+                    sum(y + 1, x + 1) = *of++ + sum(y, x + 1) + sum(y + 1, x) - sum(y, x);
+            const int32_t all = sum(node.kernel_y, node.kernel_x);
+            float* at = base.data() + o;
+            for (const Taps& r : rows) {
+                for (const Taps& k : columns) {
+                    const int32_t bits = in.channels * (r.last - r.first) * (k.last - k.first);
+                    const int32_t inside = sum(r.last, k.last) - sum(r.first, k.last) - sum(r.last, k.first) +
+                                           sum(r.first, k.first);
+                    *at = static_cast<float>(bits + 2 * (all - inside));
+                    at += channels;
                 }
             }
         }
@@ -351,6 +378,8 @@ private:
         const Shape& in = plan_.values[static_cast<size_t>(node.inputs[0])].shape;
         const int64_t channels = in.channels / node.groups, taps = int64_t{node.kernel_y} * node.kernel_x;
         const int64_t row = static_cast<int64_t>(node.words.size()) / node.shape.channels;
+        check_memory(4.0 * node.shape.channels * static_cast<double>(channels * taps),
+                     "node '" + node.name + "'");
         std::vector<float> signs(static_cast<size_t>(node.shape.channels * channels * taps));
         for (int64_t o = 0; o < node.shape.channels; ++o)
             for (int64_t tap = 0; tap < taps; ++tap)
@@ -362,7 +391,7 @@ private:
         return signs;
     }
 
-    void make_real(Stage& stage, const Node& node, const std::vector<float>& weights) const {
+    void make_real(Stage& stage, const Node& node, const std::vector<float>& weights) {
         const Shape& in = plan_.values[static_cast<size_t>(node.inputs[0])].shape;
         RealConv& conv = stage.conv;
         conv.window = window_of(node);
@@ -381,8 +410,7 @@ private:
         conv.channels_out = static_cast<int>(own_out * together);
         const int64_t lanes = conv.depthwise ? round_up(node.groups, kGroup)
                                              : round_up(conv.channels_out, kGroup) * conv.groups;
-        check_memory(4.0 * static_cast<double>(lanes) * conv.channels_in * static_cast<double>(taps),
-                     "node '" + node.name + "'");
+        take(4.0 * static_cast<double>(lanes) * conv.channels_in * static_cast<double>(taps), node.name);
         Aligned<float> packed(static_cast<size_t>(lanes * conv.channels_in * taps));
         for (int64_t o = 0; o < node.shape.channels; ++o) {
             const int64_t group = conv.depthwise ? 0 : o / conv.channels_out;
@@ -424,7 +452,8 @@ private:
         pool.column_places = stage.places[1].data();
     }
 
-    void make_pool(Stage& stage, const Node& node) const {
+    void make_pool(Stage& stage, const Node& node) {
+        take(12.0 * (node.shape.height + node.shape.width), node.name);
         make_pool(stage, node, plan_.values[static_cast<size_t>(node.inputs[0])].shape);
     }
 
@@ -459,6 +488,7 @@ private:
     const Kernels& kernels_;
     int threads_;
     Plan plan_;
+    double taken_ = 0;  // bytes
 };
 
 }  // namespace

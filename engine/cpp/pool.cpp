@@ -3,6 +3,9 @@
 #include <unistd.h>
 
 #include <new>
+#include <string>
+
+#include "include/bnew_engine.h"
 
 namespace bnew {
 namespace {
@@ -21,15 +24,28 @@ inline void relax() {
 }  // namespace
 
 ThreadPool::ThreadPool(int threads) : process_(getpid()) {
-    for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { loop(i); });
+    workers_.reserve(static_cast<size_t>(threads));
+    try {
+        for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { loop(i); });
+    } catch (const std::exception&) {
+        end();
+        throw Error("only " + std::to_string(workers_.size() + 1) + " of " + std::to_string(threads) +
+                    " threads could be started: ask for fewer");
+    }
 }
 
 ThreadPool::~ThreadPool() {
-    if (!is_here()) {
-        // Nothing is there to be joined, and a thread that can be joined must not be destroyed.
-        for (std::thread& worker : workers_) new (&worker) std::thread;
+    if (is_here()) {
+        end();
         return;
     }
+    // Nothing is there to be joined, and a thread that can be joined must not be destroyed; nor a condition
+    // that the parent's threads wait for, as that would wait for them.
+    for (std::thread& worker : workers_) new (&worker) std::thread;
+    new (&wake_) std::condition_variable;
+}
+
+void ThreadPool::end() {
     ending_ = true;
     begin_round();
     for (std::thread& worker : workers_) worker.join();

@@ -13,7 +13,7 @@ namespace bnew {
 
 class ThreadPool {
 public:
-    // The caller is one of the threads.
+    // The caller is one of the threads. Throws Error if they cannot be started.
     explicit ThreadPool(int threads);
     ~ThreadPool();
     ThreadPool(const ThreadPool&) = delete;
@@ -35,6 +35,7 @@ private:
     using Function = void (*)(const void*, int);
     void run(Function function, const void* work);
     void begin_round();
+    void end();
     uint32_t next_round(uint32_t round);
     void loop(int index);
 

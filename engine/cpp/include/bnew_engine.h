@@ -73,7 +73,7 @@ public:
     std::vector<NamedValue> values(const float* image) const;
 
     // The integers that the binary convolution called `name` gives for an input of -1 and +1, NCHW.
-    NamedValue convolve(const std::string& name, const float* signs, size_t size) const;
+    NamedValue convolve(const std::string& name, const float* signs, const Dimensions& size) const;
 
     // How long each stage takes.
     std::vector<StageTime> profile(const float* image, int repeats) const;

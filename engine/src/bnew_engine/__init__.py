@@ -57,7 +57,7 @@ def register_peak(isa: str, seconds: float = 0.2) -> float:
     return _engine.register_peak(isa, seconds)
 
 
-def load(path: str | os.PathLike[str], threads: int = 1, isa: str | None = None) -> Model:
+def load(path: str | bytes | os.PathLike[str], threads: int = 1, isa: str | None = None) -> Model:
     """Read a packed network.
 
     Args:
@@ -70,7 +70,7 @@ def load(path: str | os.PathLike[str], threads: int = 1, isa: str | None = None)
     """
     if type(threads) is not int or not 1 <= threads <= 1024:
         raise EngineError(f"threads is {threads!r}, but must be a whole number from 1 to 1024")
-    return Model(_engine.Model(os.fspath(path), threads, isa or ""))
+    return Model(_engine.Model(os.fsencode(path), threads, isa or ""))
 
 
 class Model:

@@ -1,0 +1,143 @@
+"""Small packed files, written from docs/format.md alone: no torch, no bnew."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+DTYPES = {"uint32": "U32", "float32": "F32", "float16": "F16"}
+
+
+def header_and_body(graph: Mapping[str, Any], tensors: Mapping[str, Array]) -> tuple[dict[str, Any], bytes]:
+    """What a file consists of, for :func:`file_bytes`."""
+    metadata = {"format": "bnew", "version": "1", "graph": json.dumps(graph)}
+    header: dict[str, Any] = {"__metadata__": metadata}
+    body = b""
+    for name, array in tensors.items():
+        data = np.ascontiguousarray(array).tobytes()
+        offsets = [len(body), len(body) + len(data)]
+        header[name] = {
+            "dtype": DTYPES[array.dtype.name],
+            "shape": list(array.shape),
+            "data_offsets": offsets,
+        }
+        body += data
+    return header, body
+
+
+def file_bytes(header: Mapping[str, Any], body: bytes) -> bytes:
+    """The bytes of a file."""
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + body
+
+
+def words_of(weight: Array) -> Array:
+    """±1 (C_out, C_in / groups, kh, kw) → the words of the file."""
+    bits = weight.transpose(0, 2, 3, 1).reshape(len(weight), -1) > 0
+    bits = np.pad(bits, ((0, 0), (0, -bits.shape[1] % 32)))
+    return np.packbits(bits, axis=1, bitorder="little").view(np.uint32)
+
+
+class Network:
+    """A graph that grows node by node, with its tensors.
+
+    Nodes give values called as they are, ``name`` (real) and ``name.bits``.
+    """
+
+    def __init__(self, shape: Sequence[int], **image: Any) -> None:
+        self.graph: dict[str, Any] = {
+            "input": {"name": "input", "shape": [int(size) for size in shape], **image},
+            "nodes": [],
+        }
+        self.tensors: dict[str, Array] = {}
+
+    def tensor(self, array: Any, dtype: Any = np.float32) -> str:
+        """Keep a tensor; its name."""
+        name = f"t{len(self.tensors)}"
+        self.tensors[name] = np.asarray(array, dtype)
+        return name
+
+    def node(
+        self,
+        op: str,
+        source: str | Sequence[str],
+        *,
+        then: Sequence[dict[str, Any]] = (),
+        real: bool = True,
+        sign: dict[str, Any] | None = None,
+        name: str | None = None,
+        **fields: Any,
+    ) -> str:
+        """Add a node and make its real value the network's output; its name."""
+        name = name or f"n{len(self.graph['nodes'])}"
+        node = {"op": op, "name": name, **fields}
+        node |= {"input": source} if isinstance(source, str) else {"inputs": list(source)}
+        if then:
+            node["then"] = list(then)
+        if real:
+            node["output"] = self.graph["output"] = name
+        if sign is not None:
+            node["sign"] = {**sign, "output": f"{name}.bits"}
+        self.graph["nodes"].append(node)
+        return name
+
+    def bits(self, source: str) -> str:
+        """The signs of a real value."""
+        return self.node("identity", source, real=False, sign={}) + ".bits"
+
+    def conv(
+        self,
+        source: str,
+        weight: Array,
+        *,
+        binary: bool = False,
+        stride: Sequence[int] = (1, 1),
+        padding: Sequence[int] = (0, 0, 0, 0),
+        dilation: Sequence[int] = (1, 1),
+        groups: int = 1,
+        **rest: Any,
+    ) -> str:
+        """A convolution; ``binary`` of bits with ±1."""
+        return self.node(
+            "binary_conv" if binary else "conv",
+            source,
+            weight=self.tensor(words_of(weight), np.uint32) if binary else self.tensor(weight),
+            channels=[weight.shape[1] * groups, len(weight)],
+            kernel=list(weight.shape[2:]),
+            stride=list(stride),
+            padding=list(padding),
+            dilation=list(dilation),
+            groups=groups,
+            **rest,
+        )
+
+    def bytes(self) -> bytes:
+        """The file."""
+        return file_bytes(*header_and_body(self.graph, self.tensors))
+
+    def write(self, path: Path) -> Path:
+        """Write the file; its path."""
+        path.write_bytes(self.bytes())
+        return path
+
+
+def signs(random: np.random.Generator, *shape: int) -> Array:
+    """Random ±1."""
+    return random.choice(np.array([-1, 1], np.float32), shape)
+
+
+def quarters(random: np.random.Generator, *shape: int) -> Array:
+    """Random multiples of 1/4 in [−2, 2]: a few sums and products of them are exact in float32."""
+    return (random.integers(-8, 9, shape) / 4).astype(np.float32)
+
+
+def powers(random: np.random.Generator, *shape: int) -> Array:
+    """Random 0, ±1/2, ±1, ±2: products of any number of them are exact in float32."""
+    return random.choice(np.array([-2, -1, -0.5, 0, 0.5, 1, 2], np.float32), shape)
