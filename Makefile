@@ -36,5 +36,12 @@ bench: .venv/engine
 	$(BIN)/python benchmarks/kernels.py
 	$(BIN)/python benchmarks/engine.py
 
+# The engine's tests with the address and undefined-behaviour sanitizers: its self-check in C++.
+sanitize: .venv/ready
+	$(BIN)/pip install --quiet cmake
+	$(BIN)/cmake -S engine -B build/sanitize -DBNEW_SANITIZE=ON -DBNEW_PYTHON=OFF -DBNEW_TESTS=ON
+	$(BIN)/cmake --build build/sanitize
+	build/sanitize/kernels_check
+
 clean:
 	rm -rf .venv engine/build build
