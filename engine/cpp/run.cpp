@@ -1,10 +1,13 @@
-// bnew-run MODEL.bnew [FLOATS]: an example of the C++ interface. FLOATS is a file of little-endian float32,
-// one or more images NCHW; without it, one image of zeros. Prints the best class of each image, and the time.
+// bnew-run MODEL.bnew [FLOATS [RESULTS]]: an example of the C++ interface. FLOATS is a file of little-endian
+// float32, one or more images NCHW; without it, one image of zeros. Prints the best class of each image, and
+// the time; all results go to the file RESULTS.
 
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <cstring>
 #include <fstream>
+#include <iterator>
 #include <vector>
 
 #include "include/bnew_engine.h"
@@ -12,26 +15,32 @@
 namespace {
 
 std::vector<float> read_floats(const char* path) {
-    std::ifstream file(path, std::ios::binary | std::ios::ate);
+    std::ifstream file(path, std::ios::binary);
     if (!file) throw bnew::Error(std::string(path) + ": could not be opened");
-    std::vector<float> numbers(static_cast<size_t>(file.tellg()) / sizeof(float));
-    file.seekg(0);
-    file.read(reinterpret_cast<char*>(numbers.data()),
-              static_cast<std::streamsize>(numbers.size() * sizeof(float)));
+    const std::vector<char> bytes(std::istreambuf_iterator<char>(file), {});
+    std::vector<float> numbers(bytes.size() / sizeof(float));
+    std::memcpy(numbers.data(), bytes.data(), numbers.size() * sizeof(float));
     return numbers;
+}
+
+void write_floats(const char* path, const std::vector<float>& numbers) {
+    std::ofstream file(path, std::ios::binary);
+    file.write(reinterpret_cast<const char*>(numbers.data()),
+               static_cast<std::streamsize>(numbers.size() * sizeof(float)));
+    if (!file.flush()) throw bnew::Error(std::string(path) + ": could not be written");
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-    if (argc < 2 || argc > 3) {
-        std::fprintf(stderr, "usage: bnew-run MODEL.bnew [FLOATS]\n");
+    if (argc < 2 || argc > 4) {
+        std::fprintf(stderr, "usage: bnew-run MODEL.bnew [FLOATS [RESULTS]]\n");
         return 2;
     }
     try {
         const bnew::Model model(argv[1]);
         const std::vector<float> images =
-            argc == 3 ? read_floats(argv[2]) : std::vector<float>(model.input_size());
+            argc > 2 ? read_floats(argv[2]) : std::vector<float>(model.input_size());
         if (images.empty() || images.size() % model.input_size() != 0)
             throw bnew::Error(std::string(argv[2]) + ": not a whole number of images of " +
                               std::to_string(model.input_size()) + " numbers");
@@ -50,6 +59,7 @@ int main(int argc, char** argv) {
                 classes.empty() ? std::to_string(best).c_str() : classes[static_cast<size_t>(best)].c_str());
         }
         std::printf("%.3f ms an image, %s\n", time.count() / static_cast<double>(count), model.isa().c_str());
+        if (argc == 4) write_floats(argv[3], results);
     } catch (const std::exception& error) {
         std::fprintf(stderr, "bnew-run: error: %s\n", error.what());
         return 2;

@@ -138,8 +138,10 @@ class Model:
         """Median time of each stage for one image (1, C, H, W) of float32.
 
         Raises:
-            EngineError: another shape or type.
+            EngineError: another shape or type, or no repeats.
         """
+        if repeats < 1:
+            raise EngineError(f"repeats is {repeats}, but must be at least 1")
         image = self._floats(image, self.input_shape)
         if len(image) != 1:
             raise EngineError(f"image has shape {image.shape}: give one image")
