@@ -307,6 +307,29 @@ def test_zero_is_positive(path: Path) -> None:
     np.testing.assert_array_equal(reference(zero), reference(ones))
 
 
+CHOICES: dict[str, Callable[[Tensor], Tensor]] = {
+    "where of bool": lambda x: torch.where((x >= 0).float() > 0, 1.0, -1.0),
+    "sign of bool": lambda x: (x >= 0).float().sign(),
+    "sign of sign and one": lambda x: (x.sign() + 1).sign(),
+    "relu over 0": lambda x: (x.relu() > 0).float(),
+    "relu at most 0": lambda x: torch.where(x.relu() <= 0, 3.0, 1.0),
+    "relu at least 0": lambda x: (x.relu() >= 0).float(),
+    "relu below 0": lambda x: (x.relu() < 0).float(),
+    "threshold": lambda x: (x.relu() > 0.5).float(),
+    "truncated": lambda x: torch.where(x > 0, 1.5, -1.5).int().float(),
+    "clamp without limits": lambda x: x.clamp(-torch.inf, torch.inf),
+    "clamp with one limit": lambda x: x.clamp(-0.5, torch.inf),
+    "gate of a pair": lambda x: torch.cat([x, x], 1) * torch.cat([x, -x], 1).mean((2, 3), True).sigmoid(),
+    "pair of a gate": lambda x: torch.cat([x, -x], 1).mean((2, 3), True).sigmoid() * torch.cat([x, x], 1),
+}
+
+
+@pytest.mark.parametrize("what", CHOICES)
+def test_choices_are_exact(what: str, path: Path) -> None:
+    """Also where much is 0 by construction."""
+    packed(nn.Sequential(nn.Conv2d(3, 4, 1), Signs(CHOICES[what]), nn.LazyConv2d(2, 1)), path, 3, 5, 5)
+
+
 def test_magnitudes_are_found_by_value() -> None:
     signs = np.where(np.random.default_rng(0).normal(size=(4, 3, 3, 3)) < 0, -1, 1)
     scale = np.array([1, 0.5, 1e-4, 7])
@@ -671,6 +694,35 @@ REFUSALS: dict[str, tuple[Callable[[], nn.Module], str]] = {
         lambda: Signs(lambda x: x.mean((2, 3), True).expand_as(x).relu()),
         "an expanded value is packed only where it is added or multiplied",
     ),
+    "expanded output": (
+        lambda: Signs(lambda x: x.mean((2, 3), True).expand_as(x)),
+        "the output is an expanded value",
+    ),
+    "sign of relu": (lambda: Signs(lambda x: x.relu().sign()), "its input is often exactly 0"),
+    "sign of a clamp": (lambda: Signs(lambda x: (x.clamp(-1, 1) + 1).sign()), "its input is often exactly 0"),
+    "sum of comparisons": (lambda: Signs(lambda x: ((x > 0) + (x > 0.5)).float()), "is of torch.bool"),
+    "or": (lambda: Signs(lambda x: ((x > 0) + (x > 0)).float()), "is of torch.bool, which cannot hold"),
+    "bits of whole numbers": (
+        lambda: Signs(lambda x: (~(x > 0).int()).float()),
+        "only the negation of a comparison",
+    ),
+    "wrapped": (lambda: Signs(lambda x: ((x > 0).to(torch.int8) * 100 + 100).float()), "is of torch.int8"),
+    "wider choice": (
+        lambda: Signs(lambda x: torch.where(x.mean((2, 3), True) > 0, torch.ones(5, 5), -1.0)),
+        "is larger than what is compared",
+    ),
+    "wider choice, channels": (
+        lambda: Signs(
+            lambda x: torch.where(F.conv2d(x, torch.ones(1, 4, 1, 1)) > 0, torch.ones(3, 1, 1), -1.0)
+        ),
+        "is larger than what is compared",
+    ),
+    "wider comparison": (
+        lambda: Signs(lambda x: (F.conv2d(x, torch.ones(1, 4, 1, 1)) > torch.zeros(3, 1, 1)).float()),
+        "not larger than it",
+    ),
+    "clamp by NaN": (lambda: Signs(lambda x: x.clamp(min=torch.nan)), "one of its limits is NaN"),
+    "clamp to nothing": (lambda: Signs(lambda x: x.clamp(min=torch.inf)), "leave no finite number"),
     "quotient": (lambda: Signs(lambda x: x / x.sigmoid()), "only plain division by a constant"),
     "division by zero": (lambda: Signs(lambda x: x / 0), "divides by 0"),
     "comparison of values": (

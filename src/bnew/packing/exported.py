@@ -173,7 +173,10 @@ class _Reader:
         output = self.values[outputs[0]]
         if output.constant:
             raise BnewError(f"the output of {kind} does not depend on its input")
-        return Operation(self, outputs[0]).real(output)
+        last = Operation(self, outputs[0])
+        if output.shape != last.shape:
+            return last.make("refused", output, why="the output is an expanded value")
+        return last.real(output)
 
 
 class Operation:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -23,9 +25,31 @@ def _to(op: Operation, x: Value, *_: Any, **__: Any) -> Value:
     dtype = op.node.meta["val"].dtype
     # Whole numbers hold what a comparison chooses between; unsigned ones would wrap around below 0.
     whole = x.op == "choice" and not dtype.is_complex and dtype not in (torch.bool, torch.uint8)
-    if not (dtype.is_floating_point or whole):
+    if dtype.is_floating_point:
+        return x
+    if not whole:
         raise Refused(f"its result is of {dtype}")
-    return x
+    result = op.make("choice", *x.inputs, numbers=np.trunc(x.numbers), shape=x.shape)
+    return _representable(op, result)
+
+
+def _representable(op: Operation, value: Value) -> Value:
+    """The value, unless it is of bools or whole numbers that cannot hold it, and PyTorch would wrap."""
+    dtype = op.node.meta["val"].dtype
+    if dtype.is_floating_point:
+        return value
+    if dtype.is_complex or value.op != "choice":
+        raise Refused(f"its result is of {dtype}")
+    low, high = (0, 1) if dtype == torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
+    whole = value.numbers == np.trunc(value.numbers)
+    if not np.all(whole & (value.numbers >= low) & (value.numbers <= high)):
+        raise Refused(f"its result is of {dtype}, which cannot hold it")
+    return value
+
+
+def _exact(lower: Callable[..., Value]) -> Callable[..., Value]:
+    """``lower``, refused where the result is of bools or whole numbers that cannot hold it."""
+    return lambda op, *arguments, **options: _representable(op, lower(op, *arguments, **options))
 
 
 # ------------------------------------------------------------------------------------------- arithmetic
@@ -101,11 +125,13 @@ def _joined(op: Operation, step: str, a: Operand, b: Operand, join: Callable[[An
     """Two values added or multiplied."""
     assert isinstance(a, Value)
     assert isinstance(b, Value)
-    if a.op == b.op == "choice" and a.inputs == b.inputs:
-        return op.make("choice", *a.inputs, numbers=join(a.numbers, b.numbers))
+    if a.op == b.op == "choice":
+        b = _of_same(op, a, b)
+        if a.inputs == b.inputs:
+            return op.make("choice", *a.inputs, numbers=join(a.numbers, b.numbers), shape=a.shape)
     a, b = op.real(a), op.real(b)
     # To the file, a value that is laid side by side with itself is the value itself: channels modulo.
-    if _repeats(a) and not _repeats(b):
+    if b.shape == op.shape and ((_repeats(a) and not _repeats(b)) or (_repeats(b) and a.shape != op.shape)):
         a, b = b, a
     b = b.inputs[0] if _repeats(b) else b
     if op.shape not in (a.shape, b.shape) or not all(_fits(v.shape, op.shape) for v in (a, b)):
@@ -125,39 +151,100 @@ def _fits(shape: Shape, result: Shape) -> bool:
 # ------------------------------------------------------------------------------------------------ signs
 
 
-def _choice(op: Operation, x: Value, high: float, low: float) -> Value:
-    numbers = np.array([[float(high)], [float(low)]])
-    if x.op == "choice":  # the sign of one of two numbers
-        return op.make("choice", *x.inputs, numbers=np.where(x.numbers >= 0, *numbers))
-    return op.make("choice", x, numbers=numbers)
-
-
 def _sign(op: Operation, x: Value) -> Value:
-    return _choice(op, x, 1, -1)
+    if x.op == "choice":  # the sign of one of two numbers
+        return op.make("choice", *x.inputs, numbers=np.sign(x.numbers), shape=x.shape)
+    if _held_at_zero(x):
+        raise Refused(
+            "its input is often exactly 0, as after relu, where torch.sign gives 0 but a bit is +1 or -1; "
+            "compare with >= or > instead"
+        )
+    return op.make("choice", x, numbers=np.array([[1.0], [-1.0]]))
 
 
-def _compare(high: int, low: int) -> Callable[..., Value]:
-    """1 or 0, by the sign of x − y; where that is 0 it counts as positive, as everywhere in bnew."""
+def _compare(join: Callable[[Any, Any], Any], strict: bool, high: int) -> Callable[..., Value]:
+    """1 or 0: ``high`` where x − y ≥ 0 or, if ``strict``, where x − y > 0, which is not y − x ≥ 0."""
 
     def lower(op: Operation, x: Value, y: Operand) -> Value:
         numbers = op.numbers(y)
         if numbers is None or x.constant:
             raise Refused("only comparison with a constant is packed")
-        return _choice(op, shifted(op, x, -numbers) if np.any(numbers) else x, high, low)
+        if x.shape != op.shape:
+            raise Refused("a value is compared only with a constant that is not larger than it")
+        if x.op == "choice":
+            return op.make("choice", *x.inputs, numbers=join(x.numbers, numbers).astype(np.float64))
+        if not np.all(np.isfinite(numbers)):
+            raise Refused("it compares with NaN or an infinite number")
+        difference = shifted(op, x, -numbers) if np.any(numbers) else x
+        key = ("difference", x, tuple(numbers))
+        difference = op.once(key, lambda: difference)
+        if not strict:
+            return op.make("choice", difference, numbers=np.array([[high], [1.0 - high]]))
+        opposite = op.once(("opposite", difference), lambda: _opposite(op, difference))
+        return op.make("choice", opposite, numbers=np.array([[1.0 - high], [high]]))
 
     return lower
 
 
+def _opposite(op: Operation, x: Value) -> Value:
+    """−x, for a comparison."""
+    result = scaled(op, x, np.array([-1.0]))
+    return replace(result, fields={**result.fields, "opposite_of": x})
+
+
+def _of_same(op: Operation, a: Value, b: Value) -> Value:
+    """Choice ``b`` by what choice ``a`` is by, if the one is by x and the other by −x, both but for 0."""
+    (x,), (y,) = a.inputs, b.inputs
+    if y.fields.get("opposite_of") is not x and x.fields.get("opposite_of") is not y:
+        return b
+    if _held_at_zero(x):
+        return b
+    return op.make("choice", x, numbers=b.numbers[::-1], shape=b.shape)
+
+
+def _held_at_zero(value: Value) -> bool:
+    """Whether much of the value is exactly 0 by construction, as after relu."""
+    return any(np.any(held == 0) for held in _held(value))
+
+
+def _held(value: Value) -> list[Numbers]:
+    """Numbers, each for all channels or one a channel, at which a value is held."""
+    if value.op == "clamp":
+        limits = value.fields["step"]
+        low, high = (-np.inf if limits[0] is None else limits[0], np.inf if limits[1] is None else limits[1])
+        return [
+            *(np.array([limit]) for limit in limits if limit is not None),
+            *(np.clip(held, low, high) for held in _held(value.inputs[0])),
+        ]
+    if value.op in ("choice", "sign"):
+        return list(value.numbers) if value.op == "choice" else [np.array([1.0]), np.array([-1.0])]
+    if value.op == "hard_sigmoid":
+        return [np.array([0.0]), np.array([1.0])]
+    if value.op == "scale":
+        return [held * value.numbers for held in _held(value.inputs[0])]
+    if value.op == "shift":
+        return [held + value.numbers for held in _held(value.inputs[0])]
+    if value.op == "prelu":
+        return [np.where(held < 0, held * value.numbers, held) for held in _held(value.inputs[0])]
+    if value.op == "multiply":
+        return [np.zeros(1)] if any(map(_held_at_zero, value.inputs)) else []
+    if value.op in ("max_pool", "concat", "flatten"):
+        return [np.array([number]) for part in value.inputs for held in _held(part) for number in held]
+    return []
+
+
 def _not(op: Operation, x: Value) -> Value:
-    if x.op != "choice":
+    if x.op != "choice" or (op.name == "bitwise_not" and op.node.meta["val"].dtype != torch.bool):
         raise Refused("only the negation of a comparison is packed")
-    return op.make("choice", *x.inputs, numbers=1.0 - (x.numbers != 0))
+    return op.make("choice", *x.inputs, numbers=1.0 - (x.numbers != 0), shape=x.shape)
 
 
 def _where(op: Operation, condition: Value, yes: Operand, no: Operand) -> Value:
     high, low = op.numbers(yes), op.numbers(no)
     if condition.op != "choice" or high is None or low is None:
         raise Refused("it is packed only where a comparison chooses between two constants")
+    if condition.shape != op.shape:
+        raise Refused("what a comparison chooses between is larger than what is compared")
     return op.make("choice", *condition.inputs, numbers=np.where(condition.numbers != 0, high, low))
 
 
@@ -171,6 +258,13 @@ def _clamp(op: Operation, x: Value, min: Operand | None = None, max: Operand | N
         if limit is not None and (numbers is None or len(numbers) > 1):
             raise Refused("its limits are not the same two numbers everywhere")
         limits.append(None if numbers is None else float(numbers[0]))
+    if any(limit is not None and math.isnan(limit) for limit in limits):
+        raise Refused("one of its limits is NaN")
+    if limits[0] == math.inf or limits[1] == -math.inf:
+        raise Refused("its limits leave no finite number")
+    limits = [None if limit is None or math.isinf(limit) else limit for limit in limits]
+    if limits == [None, None]:
+        return x
     return op.make("clamp", op.real(x), step=limits)
 
 
@@ -329,18 +423,20 @@ def _pad(op: Operation, x: Value, amounts: Sequence[int], *how: Any, **named: An
 OPERATORS: Table = {
     **dict.fromkeys(["_to_copy", "to", "type_as"], _to),
     "getitem": _first,
-    "add": _add,
-    "sub": _sub,
-    "rsub": _rsub,
-    "mul": _mul,
+    "add": _exact(_add),
+    "sub": _exact(_sub),
+    "rsub": _exact(_rsub),
+    "mul": _exact(_mul),
     "div": _div,
-    "neg": _neg,
+    "neg": _exact(_neg),
     "sign": _sign,
     "sgn": _sign,
-    **dict.fromkeys(["ge", "gt"], _compare(1, 0)),
-    **dict.fromkeys(["le", "lt"], _compare(0, 1)),
+    "ge": _compare(np.greater_equal, False, 1),
+    "gt": _compare(np.greater, True, 1),
+    "le": _compare(np.less_equal, True, 0),
+    "lt": _compare(np.less, False, 0),
     **dict.fromkeys(["logical_not", "bitwise_not"], _not),
-    "where": _where,
+    "where": _exact(_where),
     "clamp": _clamp,
     "clamp_min": _clamp,
     "clamp_max": _clamp_max,
