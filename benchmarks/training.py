@@ -2,19 +2,21 @@
 
 python benchmarks/training.py
 
-Everything that is compared runs in this one process, in turns, round by round, so that a machine that
-grows slower or faster does so for all.
+Everything that is compared runs in turns, round by round, each in a process of its own, so that a machine
+that grows slower or faster does so for all.
 """
 
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 import os
 import statistics
 import tempfile
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from PIL import Image
 from torch import Tensor
 
 import plain
-from bnew.data import Batches, Dataset, Split
+from bnew.data import Batches, Split
 from bnew.evaluate import load_data
 from bnew.layers import binary_parameters
 from bnew.machine import Machine, environment, make_fabric
@@ -121,8 +123,9 @@ def plain_round(batches: Iterable[tuple[Tensor, Tensor]]) -> Callable[[], object
     return lambda: training.epoch(batches)
 
 
-def make_rounds(data: Dataset, options: Options, folder: Path) -> dict[str, Callable[[], object]]:
-    """What is compared, by the name it has in the report; the first is what the others are compared with."""
+def make_round(name: str, options: Options, folder: Path) -> Callable[[], object]:
+    """What one contender does in a round of ``steps`` training steps."""
+    data = load_data(RECIPE, Machine(str(folder)))
     count = options.steps * RECIPE.batch_size
     if count > len(data.train):
         raise SystemExit(f"--steps is at most {len(data.train) // RECIPE.batch_size}")
@@ -132,12 +135,46 @@ def make_rounds(data: Dataset, options: Options, folder: Path) -> dict[str, Call
         machine = Machine(str(folder), device="cpu", compile=compile, quiet=True)
         return bnew_round(images, machine, folder / "run")
 
-    return {
-        "plain": plain_round(plain.make_loader(images, data, RECIPE.batch_size)),
-        "plain, bnew's loader": plain_round(Batches(images, data, RECIPE.batch_size, train=True)),
-        "bnew, eager": bnew(compile=False),
-        "bnew, compiled": bnew(compile=True),
+    makers: dict[str, Callable[[], Callable[[], object]]] = {
+        "plain": lambda: plain_round(plain.make_loader(images, data, RECIPE.batch_size)),
+        "plain, bnew's loader": lambda: plain_round(Batches(images, data, RECIPE.batch_size, train=True)),
+        "bnew, eager": lambda: bnew(compile=False),
+        "bnew, compiled": lambda: bnew(compile=True),
     }
+    return makers[name]()
+
+
+# By the names in the report; the first is what the others are compared with.
+CONTENDERS = ("plain", "plain, bnew's loader", "bnew, eager", "bnew, compiled")
+
+
+class Contender:
+    """A contender in a process of its own: what one sets there, another does not get."""
+
+    def __init__(self, name: str, options: Options, folder: Path) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, name, options, folder))
+        self.process.start()
+        self.pipe.recv()
+
+    def __call__(self) -> float:
+        """Run a round; how many seconds it took."""
+        self.pipe.send("run")
+        took: float = self.pipe.recv()
+        return took
+
+    def end(self) -> None:
+        self.pipe.send("end")
+        self.process.join()
+
+
+def _serve(pipe: Connection, name: str, options: Options, folder: Path) -> None:
+    torch.set_num_threads(options.threads)
+    run = make_round(name, options, folder)
+    pipe.send("ready")
+    while pipe.recv() == "run":
+        pipe.send(seconds(run))
 
 
 def write_random_images(folder: Path, count: int) -> None:
@@ -167,15 +204,17 @@ class Timing:
 
 def measure_training(options: Options, folder: Path) -> dict[str, Timing]:
     """Time a warm-up and then ``rounds`` rounds of all, in turns."""
-    rounds = make_rounds(load_data(RECIPE, Machine(str(folder))), options, folder)
     # Else what an earlier run compiled would be found, and compiling seem to cost nothing.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
-        warm_up = {name: seconds(run) for name, run in rounds.items()}
-        steps: dict[str, list[float]] = {name: [] for name in rounds}
+        contenders = {name: Contender(name, options, folder) for name in CONTENDERS}
+        warm_up = {name: run() for name, run in contenders.items()}
+        steps: dict[str, list[float]] = {name: [] for name in contenders}
         for _ in range(options.rounds):
-            for name, run in rounds.items():
-                steps[name].append(seconds(run) / options.steps)
+            for name, run in contenders.items():
+                steps[name].append(run() / options.steps)
+        for contender in contenders.values():
+            contender.end()
     return {
         name: Timing(times, warm_up[name] - statistics.median(times) * options.steps)
         for name, times in steps.items()
@@ -204,9 +243,9 @@ def training_section(timings: dict[str, Timing]) -> str:
 birealnet20, batch {RECIPE.batch_size}, 32×32, BNEW phase 2, the loader's time included. *plain*: eager, NCHW,
 sign by masks and `detach`, Adam as it comes, PIL images one by one in a `DataLoader` with two worker
 processes, which run beside PyTorch's threads. *bnew*: its own training loop, with fused sign, fused Adam,
-images in memory as bytes and augmented a batch at a time, channels_last. In float64 both sides were checked
-to give the same logits, gradients and weights after a step. Median (quartiles) over rounds in turns; the
-ratio is that of the same round.
+images in memory as bytes and augmented a batch at a time, channels_last, memory kept in large pages. Each
+runs in a process of its own. In float64 both sides were checked to give the same logits, gradients and
+weights after a step. Median (quartiles) over rounds in turns; the ratio is that of the same round.
 
 {table(("", "ms a step", "images/s", "times as fast as plain"), rows)}
 

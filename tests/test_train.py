@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import resource
 import shutil
 import signal
@@ -27,7 +28,7 @@ from torch import nn
 from bnew.data import Batches, load
 from bnew.errors import BnewError, Interrupted, NumericalError
 from bnew.evaluate import Meter, build_model, evaluate, evaluate_run, load_weights
-from bnew.machine import make_fabric
+from bnew.machine import Machine, make_fabric
 from bnew.models import create_model
 from bnew.results import Run
 from bnew.train import _Training, train
@@ -543,3 +544,13 @@ def test_nan_in_one_of_two_processes_ends_both(tmp_path: Path) -> None:
     done = two_processes(tmp_path, f"{TWO} {tmp_path / 'run'}", spoilt, code=2)
     assert done.stderr.count("the loss became NaN or infinite in epoch 1, by step 4") == 1
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="memory is as the system's library keeps it")
+def test_memory_is_kept_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("THP_MEM_ALLOC_ENABLE", raising=False)
+    make_fabric(Machine(device="cpu"))
+    assert os.environ.get("THP_MEM_ALLOC_ENABLE") == "1"
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
+    make_fabric(Machine(device="cpu"))
+    assert os.environ["THP_MEM_ALLOC_ENABLE"] == "0"
