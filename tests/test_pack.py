@@ -778,6 +778,7 @@ ARGUMENTS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "three means": (torch.ones(1, 4, 3, 3), {"mean": [0] * 3, "std": [1] * 3}, "each of 4 channels"),
     "no deviation": (torch.ones(1, 4, 3, 3), {"mean": [0] * 4, "std": [1, 1, 0, 1]}, "std is .* positive"),
     "classes": (torch.ones(1, 4, 3, 3), {"classes": "ab"}, "2 class names, but the model has 4 outputs"),
+    "no UTF-8": (torch.ones(1, 4, 3, 3), {"classes": ["a", "b", "c", "\udc80"]}, "written as UTF-8"),
     "half": (
         torch.ones(1, 4, 3, 3),
         {"half": True},
@@ -792,6 +793,12 @@ def test_bad_arguments(what: str, path: Path) -> None:
     with pytest.raises(BnewError, match=message):
         bnew.pack(Signs(lambda x: x * 1e5), example, path, **options)
     assert not path.exists()
+
+
+def test_numbers_lost_in_half(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "bnew"):
+        bnew.pack(Signs(lambda x: x * 1e-9), torch.ones(1, 4, 3, 3), path, half=True)
+    assert "1 of the 1 numbers of 'mul.scale' become 0 in float16" in caplog.text
 
 
 def test_unwritable(tmp_path: Path) -> None:

@@ -146,6 +146,9 @@ def test_strength_has_a_floor_that_raises_none() -> None:
         push = short.method_options["strength"] * (short.freeze_epoch / short.epochs) ** (ramp + 1)
         assert push == pytest.approx(LEAST_PUSH, rel=0.01) or push > LEAST_PUSH
     assert strong.scaled(1).method_options == {"strength": 35.2, "ramp": 1.0}  # the published run
+    for ramp in (0.5, 1.0, 3.0, 5.0):
+        options = {"strength": 4.0, "ramp": ramp}
+        assert Recipe(method="bnew", method_options=options).scaled(1).method_options == options
     assert strong.scaled(0.1).method_options == pytest.approx({"strength": 17.6, "ramp": 2.0}, rel=0.01)
     assert strong.scaled(0.012).method_options == pytest.approx({"strength": 13.5, "ramp": 3.77}, rel=0.01)
     assert strong.scaled(0.001).method_options["ramp"] == MOST_RAMP

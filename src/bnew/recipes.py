@@ -166,7 +166,8 @@ def _scale_bnew(recipe: Recipe, factor: float) -> dict[str, Any]:
     if "reg" in options:
         return {**options, "reg": options["reg"] * factor**-0.7}
     strength = options.get("strength", 35.0)
-    ramp = min(max(options.get("ramp", 1.0) * factor**-0.3, 1.0), MOST_RAMP)
+    given = options.get("ramp", 1.0)
+    ramp = min(max(given * factor**-0.3, min(given, 1.0)), max(given, MOST_RAMP))
     # λ grows with the power `ramp` of the share s of the run that is done, and so the push up to then is
     # s^(ramp + 1) of the whole.
     least = round(LEAST_PUSH / (recipe.freeze_epoch / recipe.epochs) ** (ramp + 1), 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ from bnew.packing.fusion import Graph
 from bnew.packing.layers import LAYERS
 from bnew.packing.operators import OPERATORS
 from bnew.results import Run, write_atomically
+
+_log = logging.getLogger(__name__)
 
 _DTYPES = {"uint32": "U32", "float32": "F32", "float16": "F16"}
 
@@ -88,6 +91,9 @@ def pack(
                 f"there are {len(classes)} class names, but the model has {output.shape[0]} outputs"
             )
         description["classes"] = list(map(str, classes))
+        for name in description["classes"]:
+            if not name.isascii() and not _is_utf8(name):
+                raise BnewError(f"the class name {name!a} cannot be written as UTF-8")
     description |= {"nodes": graph.nodes, "output": graph.output}
     tensors = {name: _stored(name, array, half) for name, array in graph.tensors.items()}
     content = _container(description, tensors)
@@ -106,6 +112,14 @@ def pack_run(run: Run, path: str | Path, machine: Machine, *, half: bool = False
     model, data = load_run(run, machine)
     example = torch.zeros(1, *data.image_size)
     return pack(model, example, path, mean=data.mean, std=data.std, classes=data.classes, half=half)
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _floats(name: str, numbers: Sequence[float], channels: int) -> list[float]:
@@ -128,6 +142,9 @@ def _stored(name: str, array: npt.NDArray[Any], half: bool) -> npt.NDArray[Any]:
         raise BnewError(
             f"'{name}' goes up to {largest:.3g}, too large for {stored.dtype}: pack it without half"
         )
+    lost = int(np.count_nonzero((stored == 0) & (array != 0)))
+    if lost:
+        _log.warning("%d of the %d numbers of '%s' become 0 in %s", lost, array.size, name, stored.dtype)
     return stored
 
 
