@@ -60,7 +60,7 @@ def binary_network(case: dict[str, Any], weight: Array) -> Network:
     return network
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=FIXTURE)
+@settings(max_examples=250, deadline=None, suppress_health_check=FIXTURE)
 @given(convolutions(CHANNELS), SEEDS)
 def test_binary_convolution(tmp_path: Path, case: dict[str, Any], seed: int) -> None:
     random = np.random.default_rng(seed)
@@ -110,7 +110,7 @@ def test_the_scalar_kernel_is_pytorch_s(tmp_path: Path) -> None:
         np.testing.assert_array_equal(load(path, isa="scalar").convolve("conv", x), expected.numpy())
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=FIXTURE)
+@settings(max_examples=120, deadline=None, suppress_health_check=FIXTURE)
 @given(convolutions(st.integers(1, 70)), SEEDS, st.booleans())
 def test_real_convolution(tmp_path: Path, case: dict[str, Any], seed: int, half: bool) -> None:
     random = np.random.default_rng(seed)
@@ -207,7 +207,7 @@ def finish(network: Network) -> None:
     network.node("concat", largest)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=FIXTURE)
+@settings(max_examples=250, deadline=None, suppress_health_check=FIXTURE)
 @given(
     op=st.sampled_from(["identity", "binary_conv", "conv", "depthwise", "max_pool", "concat", "flatten"]),
     factors=st.tuples(st.integers(1, 6), st.integers(1, 24)),

@@ -70,7 +70,10 @@ def load(path: str | bytes | os.PathLike[str], threads: int = 1, isa: str | None
     """
     if type(threads) is not int or not 1 <= threads <= 1024:
         raise EngineError(f"threads is {threads!r}, but must be a whole number from 1 to 1024")
-    return Model(_engine.Model(os.fsencode(path), threads, isa or ""))
+    name = os.fsencode(path)
+    if b"\0" in name:
+        raise EngineError(f"{path!r} is no path: it has a zero in it")
+    return Model(_engine.Model(name, threads, isa or ""))
 
 
 class Model:
