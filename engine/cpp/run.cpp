@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <cstring>
 #include <fstream>
 #include <iterator>
 #include <vector>
@@ -19,7 +18,7 @@ std::vector<float> read_floats(const char* path) {
     if (!file) throw bnew::Error(std::string(path) + ": could not be opened");
     const std::vector<char> bytes(std::istreambuf_iterator<char>(file), {});
     std::vector<float> numbers(bytes.size() / sizeof(float));
-    std::memcpy(numbers.data(), bytes.data(), numbers.size() * sizeof(float));
+    std::copy_n(bytes.data(), numbers.size() * sizeof(float), reinterpret_cast<char*>(numbers.data()));
     return numbers;
 }
 

@@ -132,7 +132,8 @@ class Model:
         signs = np.asarray(signs, np.float32)
         if signs.ndim != 4:
             raise EngineError(f"signs has shape {signs.shape}, but must be (N, C, H, W)")
-        parts = [self._engine.convolve(name, np.ascontiguousarray(image[None])) for image in signs]
+        signs = np.require(signs, np.float32, ["C", "ALIGNED"])
+        parts = [self._engine.convolve(name, image[None]) for image in signs]
         if not parts:
             raise EngineError("signs is empty")
         return np.concatenate(parts).astype(np.int32)
@@ -184,7 +185,7 @@ class Model:
                 f"images are {images.dtype}, but must be float32 (N, C, H, W) or uint8 (N, H, W, C)"
             )
         self._check(images, shape, "float32 (N, C, H, W)")
-        return np.ascontiguousarray(images, np.float32)
+        return np.require(images, np.float32, ["C", "ALIGNED"])
 
     @staticmethod
     def _check(images: NDArray[Any], shape: tuple[int, ...], kind: str) -> None:
