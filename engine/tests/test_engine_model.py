@@ -16,48 +16,15 @@ import pytest
 from bnew_engine import EngineError, isas, load
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny import Array, Network, powers, quarters, signs
+from tiny import Array, Network, everything, powers, quarters, signs
 
 PACKAGE = Path(bnew_engine.__file__).parent
 SANITIZED = pytest.mark.skipif("ASAN_OPTIONS" in os.environ, reason="under a sanitizer")
-POINTWISE: dict[str, Any] = {"kernel": [1, 1], "stride": [1, 1], "padding": [0] * 4, "dilation": [1, 1]}
-
-
-def network_of_everything() -> Network:
-    """Every operator; convolutions large enough to be split among threads, the rest too small."""
-    random = np.random.default_rng(7)
-    network = Network((3, 33, 35), mean=[0.5, 0.4, 0.3], std=[0.25, 0.2, 0.3])
-    three: dict[str, Any] = {"padding": [1] * 4}
-    stem = network.conv("input", quarters(random, 64, 3, 3, 3), stride=[2, 2], **three, sign={})
-    weight = signs(random, 64, 64, 3, 3)
-    then = [{"scale": network.tensor(quarters(random, 64))}, {"add": stem}]
-    then += [{"prelu": network.tensor(quarters(random, 64))}]
-    x = network.conv(f"{stem}.bits", weight, binary=True, **three, then=then, sign={})
-    grouped = network.conv(
-        f"{x}.bits", signs(random, 64, 8, 3, 3), binary=True, groups=8, **three, stride=[2, 2]
-    )
-    small = network.node(
-        "max_pool", x, kernel=[2, 2], stride=[2, 2], padding=[0, 0, 1, 1], dilation=[1, 1], size=[9, 9]
-    )
-    mean = network.node("adaptive_avg_pool", small, size=[1, 1])
-    gate = network.conv(mean, quarters(random, 4, 64, 1, 1), then=[{"clamp": [0, None]}])
-    gate = network.conv(gate, quarters(random, 64, 4, 1, 1), then=[{"hard_sigmoid": {}}])
-    small = network.node("identity", small, then=[{"multiply": gate}, {"scale": network.tensor([0.25])}])
-    deep = network.conv(small, quarters(random, 64, 1, 3, 3), groups=64, **three)
-    joined = network.node("concat", [small, grouped, deep])
-    even = network.node(
-        "avg_pool", joined, kernel=[3, 3], stride=[3, 3], padding=[0] * 4, size=[3, 3], count_padding=True
-    )
-    flat = network.node("flatten", even)
-    last = network.conv(flat, quarters(random, 10, 192 * 9, 1, 1), then=[{"scale": network.tensor([0.01])}])
-    network.node("softmax", last)
-    network.graph["classes"] = [f"class {i}" for i in range(10)]
-    return network
 
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return network_of_everything().write(tmp_path_factory.mktemp("model") / "m.bnew")
+    return everything().write(tmp_path_factory.mktemp("model") / "m.bnew")
 
 
 @pytest.fixture(scope="module")
@@ -374,7 +341,7 @@ def test_what_a_model_says(path: Path, images: Array) -> None:
     model = load(str(path), 2)
     assert model.input_shape == (3, 33, 35)
     assert model.classes == tuple(f"class {i}" for i in range(10))
-    assert model.graph == network_of_everything().graph
+    assert model.graph == everything().graph
     stages = model.profile(images[:1], 3)
     names = {node["name"] for node in model.graph["nodes"]}
     assert {stage.name for stage in stages} == names | {"input"}

@@ -141,3 +141,35 @@ def quarters(random: np.random.Generator, *shape: int) -> Array:
 def powers(random: np.random.Generator, *shape: int) -> Array:
     """Random 0, ±1/2, ±1, ±2: products of any number of them are exact in float32."""
     return random.choice(np.array([-2, -1, -0.5, 0, 0.5, 1, 2], np.float32), shape)
+
+
+def everything() -> Network:
+    """Every operator; convolutions large enough to be split among threads, the rest too small."""
+    random = np.random.default_rng(7)
+    network = Network((3, 33, 35), mean=[0.5, 0.4, 0.3], std=[0.25, 0.2, 0.3])
+    three: dict[str, Any] = {"padding": [1] * 4}
+    stem = network.conv("input", quarters(random, 64, 3, 3, 3), stride=[2, 2], **three, sign={})
+    weight = signs(random, 64, 64, 3, 3)
+    then = [{"scale": network.tensor(quarters(random, 64))}, {"add": stem}]
+    then += [{"prelu": network.tensor(quarters(random, 64))}]
+    x = network.conv(f"{stem}.bits", weight, binary=True, **three, then=then, sign={})
+    grouped = network.conv(
+        f"{x}.bits", signs(random, 64, 8, 3, 3), binary=True, groups=8, **three, stride=[2, 2]
+    )
+    small = network.node(
+        "max_pool", x, kernel=[2, 2], stride=[2, 2], padding=[0, 0, 1, 1], dilation=[1, 1], size=[9, 9]
+    )
+    mean = network.node("adaptive_avg_pool", small, size=[1, 1])
+    gate = network.conv(mean, quarters(random, 4, 64, 1, 1), then=[{"clamp": [0, None]}])
+    gate = network.conv(gate, quarters(random, 64, 4, 1, 1), then=[{"hard_sigmoid": {}}])
+    small = network.node("identity", small, then=[{"multiply": gate}, {"scale": network.tensor([0.25])}])
+    deep = network.conv(small, quarters(random, 64, 1, 3, 3), groups=64, **three)
+    joined = network.node("concat", [small, grouped, deep])
+    even = network.node(
+        "avg_pool", joined, kernel=[3, 3], stride=[3, 3], padding=[0] * 4, size=[3, 3], count_padding=True
+    )
+    flat = network.node("flatten", even)
+    last = network.conv(flat, quarters(random, 10, 192 * 9, 1, 1), then=[{"scale": network.tensor([0.01])}])
+    network.node("softmax", last)
+    network.graph["classes"] = [f"class {i}" for i in range(10)]
+    return network

@@ -1,0 +1,68 @@
+"""NEON, on any machine: cross-compiled with Debian's compiler and run by qemu, where both are installed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bnew_engine import load
+from tiny import everything
+
+ENGINE = Path(__file__).parents[1]
+COMPILER, QEMU, SYSTEM = "aarch64-linux-gnu-g++", "qemu-aarch64", Path("/usr/aarch64-linux-gnu")
+CMAKE = shutil.which("cmake", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+
+missing = [tool for tool in (COMPILER, QEMU) if not shutil.which(tool)] + ["cmake"] * (CMAKE is None)
+pytestmark = [
+    pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}"),
+    pytest.mark.skipif("ASAN_OPTIONS" in os.environ, reason="under a sanitizer"),
+]
+
+
+@pytest.fixture(scope="module")
+def build(pytestconfig: pytest.Config) -> Path:
+    """The programs for ARM; kept from one run of the tests to the next, and brought up to date."""
+    assert CMAKE is not None
+    assert pytestconfig.cache is not None
+    folder = pytestconfig.cache.mkdir("engine-aarch64")
+    options = ["-DBNEW_PYTHON=OFF", "-DBNEW_TESTS=ON", f"-DCMAKE_CXX_COMPILER={COMPILER}"]
+    options += ["-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64"]
+    configure = ["-S", str(ENGINE), "-B", str(folder), *options]
+    for command in (configure, ["--build", str(folder), "--parallel", "2"]):
+        done = subprocess.run([CMAKE, *command], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def run(*command: object, **environment: str) -> str:
+    done = subprocess.run(
+        [QEMU, "-L", SYSTEM, *map(str, command)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_neon_kernels_are_the_scalar_ones(build: Path) -> None:
+    for seed in (1, 2):
+        assert run(build / "kernels_check", 50, seed).startswith("neon equals scalar: 200 of binary_conv")
+
+
+def test_networks_give_the_same_bits_on_arm(build: Path, tmp_path: Path) -> None:
+    network = everything()
+    network.graph["output"] = network.graph["nodes"].pop()["input"]  # softmax: exp is the C library's
+    path = network.write(tmp_path / "m.bnew")
+    images = np.random.default_rng(0).standard_normal((2, 3, 33, 35)).astype(np.float32)
+    images.tofile(tmp_path / "x.f32")
+    for isa in ("neon", "scalar"):
+        printed = run(build / "bnew-run", path, tmp_path / "x.f32", tmp_path / isa, BNEW_ENGINE_ISA=isa)
+        assert printed.endswith(f"ms an image, {isa}\n")
+        found = np.fromfile(tmp_path / isa, np.float32).reshape(2, 10)
+        np.testing.assert_array_equal(found, load(path)(images))
