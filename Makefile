@@ -31,7 +31,7 @@ lint: .venv/engine
 	$(BIN)/mypy
 
 bench: .venv/engine
-	$(BIN)/pip install --quiet ".[bench]"
+	$(BIN)/pip install --quiet --editable ".[bench]"
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/kernels.py
 	$(BIN)/python benchmarks/engine.py

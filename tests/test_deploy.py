@@ -22,8 +22,9 @@ from torchvision.transforms.v2 import functional as transforms
 import bnew
 from bnew import BnewError, create_model, summary
 from bnew.cli import main
-from bnew.engine import bench, predict, read_image
+from bnew.engine import bench, predict
 from bnew.evaluate import load_run
+from bnew.images import read_image
 from bnew.onnx_export import export_onnx
 from bnew.packed import PackedFile, read_packed
 from bnew.packing import pack_run
@@ -107,6 +108,16 @@ def test_info_command(cli: Any, packed: Path) -> None:
     assert "binary share" in out
 
 
+def test_info_shows_names_as_they_are(cli: Any, packed: Path, tmp_path: Path) -> None:
+    """Brackets in a name are no markup of the terminal's."""
+    data = packed.read_bytes()
+    path = tmp_path / "model.bnew"
+    path.write_bytes(data.replace(b'\\"name\\":\\"stem.0\\"', b'\\"name\\":\\"[/one]\\"'))
+    code, out, _ = cli("info", path)
+    assert code == 0
+    assert "[/one]" in out
+
+
 BROKEN: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "empty": (lambda data: b"", "is no packed file"),
     "picture": (
@@ -124,6 +135,7 @@ BROKEN: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     ),
     "dtype": (lambda data: data.replace(b'"U32"', b'"X32"'), "is damaged"),
     "graph": (lambda data: data.replace(b'\\"op\\"', b'\\"po\\"'), "is damaged"),
+    "deep": (lambda data: (200_000).to_bytes(8, "little") + b"[" * 200_000, "its header is not that of one"),
 }
 
 
@@ -166,6 +178,7 @@ def test_verify(engine: Any, cli: Any, run: Run, packed: Path) -> None:
     assert found.images == 359
     assert found.hits[0] == found.hits[1] == round(run.summary["test_accuracy"] * 359)
     assert found.median_difference < 1e-5
+    assert 0 < found.unflipped <= found.sample == 16
 
 
 def test_verify_half(engine: Any, run: Run, tmp_path: Path) -> None:
@@ -232,14 +245,15 @@ def test_predict(engine: Any, cli: Any, run: Run, packed: Path, tmp_path: Path) 
     assert [line.count("%") for line in out.splitlines()] == [5, 5, 5]
 
 
-def test_images_are_scaled_and_cropped_as_in_training(tmp_path: Path) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (37, 64, 3), np.uint8)
+@pytest.mark.parametrize("size", [(37, 64), (64, 37), (16, 99), (401, 17), (16, 16), (5, 3)])
+def test_images_are_scaled_and_cropped_as_by_torchvision(size: tuple[int, int], tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
     path = tmp_path / "image.png"
     Image.fromarray(pixels).save(path)
     expected = transforms.center_crop(transforms.resize(Image.open(path), [16]), [16, 16])
-    np.testing.assert_array_equal(read_image(path, (3, 16, 16)), np.asarray(expected))
-    assert read_image(path, (1, 8, 20)).shape == (8, 20, 1)
-    np.testing.assert_array_equal(read_image(path, (3, 37, 64)), pixels)
+    np.testing.assert_array_equal(read_image(path, "RGB", (16, 16)), np.asarray(expected))
+    assert read_image(path, "L", (8, 20)).shape == (8, 20, 1)
+    np.testing.assert_array_equal(read_image(path, "RGB"), pixels)
 
 
 def test_bench(engine: Any, cli: Any, packed: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,6 +265,7 @@ def test_bench(engine: Any, cli: Any, packed: Path, run: Run, monkeypatch: pytes
     assert code == 0
     assert "images a second" in out
     assert engine.isa() in out
+    monkeypatch.setattr("bnew.evaluate.load_data", None)  # a network is all it takes
     code, out, _ = cli("bench", packed, "--run", run.path)
     assert code == 0
     assert "PyTorch" in out
@@ -258,6 +273,7 @@ def test_bench(engine: Any, cli: Any, packed: Path, run: Run, monkeypatch: pytes
 
 MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
     "no image": (("predict", "FILE"), "no image was named"),
+    "no class": (("predict", "FILE", "nothing.png", "--top", "0"), "top is 0"),
     "missing image": (("predict", "FILE", "nothing.png"), "cannot read the image 'nothing.png'"),
     "no file": (("bench", "nothing.bnew"), "nothing.bnew"),
     "threads": (("bench", "FILE", "--threads", "-1"), "threads is -1"),
@@ -339,6 +355,29 @@ def test_export(cli: Any, run: Run, tmp_path: Path) -> None:
     assert logits.shape == (5, 10)
 
 
+def test_export_of_something_else(
+    cli: Any, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    logits = np.random.default_rng(0).standard_normal((359, 10), np.float32)
+    monkeypatch.setattr(onnxruntime.InferenceSession, "run", lambda *args: [logits])
+    code, out, _ = cli("export", run.path, tmp_path / "model.onnx")
+    assert code == 1
+    assert "the file is not the network" in out
+
+
+def test_softmax_is_not_taken_twice(engine: Any, tmp_path: Path) -> None:
+    """Where the network ends with a softmax, its results are the shares."""
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 5), torch.nn.Softmax(1)).eval()
+    bnew.pack(model, torch.zeros(1, 3, 2, 2), tmp_path / "m.bnew", mean=(0.5,) * 3, std=(0.5,) * 3)
+    Image.new("RGB", (2, 2), (255, 0, 0)).save(tmp_path / "red.png")
+    (found,) = predict(tmp_path / "m.bnew", [tmp_path / "red.png"])
+    red = torch.tensor([1.0, -1, -1]).view(1, 3, 1, 1).expand(1, 3, 2, 2)
+    expected = model(red).detach()[0].sort(descending=True).values
+    np.testing.assert_allclose([share for _, share in found.classes], expected, rtol=1e-5)
+
+
 def test_export_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = create_model("birealnet8").eval(), torch.zeros(2, 3, 8, 8)
     with monkeypatch.context() as patched:
@@ -353,4 +392,4 @@ def test_export_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         assert export_onnx(model, x, tmp_path / "model.onnx") is None
     monkeypatch.setattr(torch.nn.Module, "forward", None)
     with pytest.raises(BnewError, match="cannot be exported"):
-        export_onnx(torch.nn.Module(), x, tmp_path / "model.onnx")
+        export_onnx(torch.nn.Module().eval(), x, tmp_path / "model.onnx")

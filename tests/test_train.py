@@ -27,7 +27,7 @@ from torch import nn
 
 from bnew.data import Batches, load
 from bnew.errors import BnewError, Interrupted, NumericalError
-from bnew.evaluate import Meter, build_model, evaluate, evaluate_run, load_weights
+from bnew.evaluate import Meter, build_model, evaluate, evaluate_run, load_model, load_weights
 from bnew.machine import Machine, make_fabric
 from bnew.models import create_model
 from bnew.results import Run
@@ -324,8 +324,7 @@ def test_the_distillation_loss(teacher: Run, unbroken: dict[str, Run], tmp_path:
     ((x, _),) = Batches(data.train, data, 2000, train=True).epoch(0)
     networks = {}
     for name, run in {"teacher": teacher, "student": start}.items():
-        networks[name] = build_model(run.recipe, data)
-        load_weights(networks[name], run)
+        networks[name] = load_model(run, data.num_classes, data.in_channels).train()
     with torch.no_grad():
         targets = networks["teacher"].eval()(x).softmax(1)
         by_hand = -(targets * networks["student"](x).log_softmax(1)).sum(1).mean()
@@ -388,7 +387,7 @@ def test_what_is_recorded(unbroken: dict[str, Run], method: str) -> None:
     assert [(float(row["distance"]), float(row["share_at_one"])) for row in rows[2:]] == [(0, 1)] * 2
     # Layer by layer it adds up to the same.
     layers = run.rows("layers")
-    sizes = {name: w.numel() for name, w in build_model(recipe, load("digits")).named_parameters()}
+    sizes = {name: w.numel() for name, w in build_model(recipe, 10, 1).named_parameters()}
     names = list(dict.fromkeys(row["layer"] for row in layers))
     assert len(layers) == 4 * len(names)
     for row in rows:

@@ -10,9 +10,21 @@ namespace {
 
 constexpr size_t kMostBytes = size_t{4} << 30;     // of an arena, or of a layer's weights
 constexpr size_t kLargeBytes = size_t{512} << 10;  // of a value that the second-level cache does not keep
-// Of all values of a thread's strip, so that it does keep them.
-constexpr size_t kStripBytes = size_t{384} << 10;
+constexpr size_t kStripBytes = size_t{384} << 10;  // of all values of a strip, so that it does keep them
 constexpr int kMostStrips = 256;
+// Of a band: neighbours both compute the rows that both need, which is the larger a share the fewer they are.
+constexpr int kLeastRows = 8;
+
+// Rows first to last - 1.
+struct Rows {
+    int first = 0, last = 0;
+    int count() const { return last - first; }
+    void include(Rows other) {
+        if (other.count() <= 0) return;
+        *this = count() <= 0 ? other : Rows{std::min(first, other.first), std::max(last, other.last)};
+    }
+    bool operator==(const Rows&) const = default;
+};
 
 // Stages first to last - 1, run in turns.
 struct Segment {
@@ -33,9 +45,9 @@ public:
         make_buffers();
     }
 
-    Layout make(int strips_for_threads) {
-        if (strips_for_threads > 0) find_segments();
-        most_bytes_ = kStripBytes * index(strips_for_threads);
+    Layout make(int bands) {
+        bands_ = bands;
+        if (bands > 0) find_segments();
         const int count = static_cast<int>(plan_.stages.size());
         auto segment = segments_.begin();
         for (int s = 0; s < count;) {
@@ -43,7 +55,9 @@ public:
                 run_in_strips(*segment);
                 s = (segment++)->last;
             } else {
+                strand_ = {};
                 compute(s, 0, stage(s).shape.height);
+                layout_.steps.push_back({std::move(strand_)});
                 ++s;
             }
         }
@@ -118,7 +132,7 @@ private:
         for (int v = 0; v < count; ++v) {
             if (shares(v)) continue;
             buffer(v).offset = end;
-            end += buffer(v).bytes;
+            end += buffer(v).bytes * index(buffer(v).bands);
         }
         check_memory(static_cast<double>(end), "the network");
         layout_.arena_bytes = end;
@@ -174,9 +188,57 @@ private:
         for (int s = 0; s < count;) {
             int end = s;
             while (end < count && row_by_row(end) && is_large(end)) ++end;
+            while (end - s >= 2 && !can_be_cut({s, end})) --end;
             if (end - s >= 2) segments_.push_back({s, end});
             s = std::max(end, s + 1);
         }
+    }
+
+    // Whether each band has rows enough, and none writes rows of a value that is needed behind the segment
+    // which another writes too.
+    bool can_be_cut(const Segment& segment) const {
+        if (bands_ == 1) return true;
+        for (int s = segment.first; s < segment.last; ++s)
+            if (stage(s).shape.height < kLeastRows * bands_) return false;
+        for (int band = 0; band < bands_; ++band) {
+            const std::vector<Rows> needed = rows_of(segment, band);
+            for (int s = segment.first; s < segment.last; ++s)
+                if (leaves(s, segment) && needed[index(s)] != share(s, band)) return false;
+        }
+        return true;
+    }
+
+    Rows share(int s, int band) const {
+        const int64_t height = stage(s).shape.height;
+        return {static_cast<int>(height * band / bands_), static_cast<int>(height * (band + 1) / bands_)};
+    }
+
+    bool leaves(int s, const Segment& segment) const {
+        const auto leaves = [&](int value) { return value >= 0 && !is_inside(value, segment); };
+        return leaves(stage(s).real) || leaves(stage(s).bits);
+    }
+
+    // The rows that a band computes of each stage: its share of what is needed behind the segment, and what
+    // that takes.
+    std::vector<Rows> rows_of(const Segment& segment, int band) const {
+        std::vector<Rows> rows(plan_.stages.size());
+        for (int s = segment.last - 1; s >= segment.first; --s) {
+            const int height = stage(s).shape.height;
+            if (leaves(s, segment)) rows[index(s)] = share(s, band);
+            for (int value : {stage(s).real, stage(s).bits}) {
+                if (value < 0) continue;
+                for (int reader : readers_[index(value)]) {
+                    if (reader >= segment.last || rows[index(reader)].count() == 0) continue;
+                    const auto [first, last] = rows[index(reader)];
+                    if (stage(reader).other == value) rows[index(s)].include({first, last});
+                    // Where the padding alone is needed, so is the row beside it, with which it is cleared.
+                    if (stage(reader).inputs[0] == value)
+                        rows[index(s)].include({std::clamp(first_needed(reader, first), 0, height - 1),
+                                                std::clamp(last_needed(reader, last - 1) + 1, 1, height)});
+                }
+            }
+        }
+        return rows;
     }
 
     bool row_by_row(int s) const {
@@ -206,55 +268,67 @@ private:
     }
 
     void run_in_strips(const Segment& segment) {
-        for (int s = segment.first; s < segment.last; ++s)
-            for (int v : {stage(s).real, stage(s).bits})
-                if (v >= 0) in_strip_[index(v)] = is_inside(v, segment);
-        const size_t tasks = layout_.tasks.size();
-        const int height = stage(segment.first).shape.height, least = std::max(2, height / kMostStrips);
-        for (int rows = height;; rows /= 2) {
-            layout_.tasks.resize(tasks);
-            if (schedule(segment, rows) <= most_bytes_ || rows <= least) break;
-        }
-    }
-
-    // Lets the first stage compute `rows` rows, then each of the others all that it can, until all is done.
-    // Returns the bytes that the values inside take.
-    size_t schedule(const Segment& segment, int rows) {
-        done_.assign(plan_.stages.size(), 0);
         for (int s = segment.first; s < segment.last; ++s) {
             for (int v : {stage(s).real, stage(s).bits}) {
-                if (v < 0 || !in_strip_[index(v)]) continue;
-                first_row_[index(v)] = -buffer(v).top;
+                if (v < 0 || !is_inside(v, segment)) continue;
+                in_strip_[index(v)] = true;
+                buffer(v).bands = bands_;
                 buffer(v).rows = 0;
             }
         }
-        const auto height = [&](int s) { return stage(s).shape.height; };
-        const double share = static_cast<double>(rows) / height(segment.first);
-        for (int round = 1; done_[index(segment.last - 1)] < height(segment.last - 1) || !all_done(segment);
-             ++round) {
+        std::vector<Strand> strands;
+        for (band_ = 0; band_ < bands_; ++band_) {
+            band_rows_ = rows_of(segment, band_);
+            const int height = band_rows_[index(segment.first)].count();
+            for (int rows = height;; rows /= 2) {
+                strand_ = {};
+                if (schedule(segment, rows) <= kStripBytes || rows <= std::max(2, height / kMostStrips))
+                    break;
+            }
+            for (size_t v = 0; v < held_.size(); ++v)
+                if (in_strip_[v]) layout_.buffers[v].rows = std::max(layout_.buffers[v].rows, held_[v]);
+            strands.push_back(std::move(strand_));
+        }
+        band_ = 0;
+        layout_.steps.push_back(std::move(strands));
+    }
+
+    // Lets the first stage compute `rows` rows of its band, then each of the others all that it can, until
+    // all is done. Returns the bytes that the values inside take.
+    size_t schedule(const Segment& segment, int rows) {
+        done_.resize(plan_.stages.size());
+        held_.assign(layout_.buffers.size(), 0);
+        for (int s = segment.first; s < segment.last; ++s) {
+            const int first = done_[index(s)] = band_of(s).first;
+            for (int v : {stage(s).real, stage(s).bits})
+                if (v >= 0 && in_strip_[index(v)]) first_row_[index(v)] = first == 0 ? -buffer(v).top : first;
+        }
+        const double share = static_cast<double>(rows) / std::max(1, band_of(segment.first).count());
+        for (int round = 1; !all_done(segment); ++round) {
             for (int s = segment.first; s < segment.last; ++s) {
                 int until = available(s, segment);
-                if (starts(s, segment))
-                    until =
-                        std::min(until, static_cast<int>(std::min(1.0, share * round) * height(s) + 0.999));
+                if (starts(s, segment)) {
+                    const double most = std::min(1.0, share * round) * band_of(s).count() + 0.999;
+                    until = std::min(until, band_of(s).first + static_cast<int>(most));
+                }
                 if (until <= done_[index(s)]) continue;
                 for (int v : {stage(s).real, stage(s).bits})
-                    if (v >= 0 && in_strip_[index(v)]) make_room(v, done_[index(s)], until);
+                    if (v >= 0 && in_strip_[index(v)]) make_room(s, v, until);
                 compute(s, done_[index(s)], until);
                 done_[index(s)] = until;
             }
         }
         size_t bytes = 0;
-        for (int s = segment.first; s < segment.last; ++s)
-            for (int v : {stage(s).real, stage(s).bits})
-                if (v >= 0 && in_strip_[index(v)])
-                    bytes += static_cast<size_t>(buffer(v).rows * buffer(v).row_bytes());
+        for (size_t v = 0; v < held_.size(); ++v)
+            bytes += static_cast<size_t>(held_[v] * layout_.buffers[v].row_bytes());
         return bytes;
     }
 
+    Rows band_of(int s) const { return band_rows_[index(s)]; }
+
     bool all_done(const Segment& segment) const {
         for (int s = segment.first; s < segment.last; ++s)
-            if (done_[index(s)] < stage(s).shape.height) return false;
+            if (done_[index(s)] < band_of(s).last) return false;
         return true;
     }
 
@@ -269,14 +343,14 @@ private:
                (stage(s).other < 0 || maker(stage(s).other, segment) < 0);
     }
 
-    // How many rows of the stage can be computed by now.
+    // Up to which row the stage can be computed by now.
     int available(int s, const Segment& segment) const {
-        int rows = stage(s).shape.height;
+        int rows = band_of(s).last;
         if (const int by = maker(stage(s).inputs[0], segment);
-            by >= 0 && done_[index(by)] < stage(by).shape.height) {
+            by >= 0 && done_[index(by)] < band_of(by).last) {
+            int least = band_of(s).first;
             // The border above is cleared with the first row, so a row of padding alone waits for that too.
-            if (done_[index(by)] == 0) return 0;
-            int least = 0;
+            if (done_[index(by)] == band_of(by).first) return least;
             while (least < rows) {
                 const int middle = (least + rows) / 2;
                 if (last_needed(s, middle) < done_[index(by)]) {
@@ -309,42 +383,45 @@ private:
         return y * node.stride_y - node.top + (node.kernel_y - 1) * node.dilation_y;
     }
 
-    // Makes room for rows first to last - 1 of a value, where those stood that nobody needs any more.
-    void make_room(int value, int first, int last) {
+    // Makes room for the next rows of a stage's value, up to `last`, where those stood that nobody needs any
+    // more.
+    void make_room(int s, int value, int last) {
         Buffer& room = buffer(value);
+        const int first = done_[index(s)];
         int& begin = first_row_[index(value)];
-        if (first == 0) {
-            if (room.top > 0) add({Task::Kind::clear, value, -room.top, 0, {}, begin, begin});
+        if (first == band_of(s).first) {
+            if (begin < first) add({Task::Kind::clear, value, band_, begin, first, {}, begin, begin});
         } else {
             const int keep = std::clamp(first_row_needed(value), begin, first);
-            if (keep > begin) add({Task::Kind::move, value, keep, first, {}, begin, keep});
+            if (keep > begin) add({Task::Kind::move, value, band_, keep, first, {}, begin, keep});
             begin = keep;
         }
-        if (last == room.shape.height) {
+        if (last == room.shape.height && room.bottom > 0) {
             last += room.bottom;
-            if (room.bottom > 0) add({Task::Kind::clear, value, last - room.bottom, last, {}, begin, begin});
+            add({Task::Kind::clear, value, band_, last - room.bottom, last, {}, begin, begin});
         }
-        room.rows = std::max(room.rows, last - begin);
+        held_[index(value)] = std::max(held_[index(value)], last - begin);
     }
 
     int first_row_needed(int value) const {
         int first = std::numeric_limits<int>::max();
         for (int s : readers_[index(value)]) {
             const int next = done_[index(s)];
-            if (next >= stage(s).shape.height) continue;
+            if (next >= band_of(s).last) continue;
             if (stage(s).inputs[0] == value) first = std::min(first, first_needed(s, next));
             if (stage(s).other == value) first = std::min(first, next);
         }
         return first;
     }
 
-    void add(const Task& task) { layout_.tasks.push_back(task); }
+    void add(const Task& task) { strand_.push_back(task); }
 
     void compute(int s, int first, int last) {
         const auto begin = [&](int value) { return value < 0 ? 0 : first_row_[index(value)]; };
         const Stage& of = stage(s);
         add({Task::Kind::compute,
              s,
+             band_,
              first,
              last,
              {begin(of.inputs[0]), begin(of.other), begin(of.real), begin(of.bits)},
@@ -358,10 +435,16 @@ private:
     std::vector<std::vector<int>> readers_;  // of each value: stages
     std::vector<int> makers_;                // of each value: the stage, or -1
     std::vector<Segment> segments_;
-    size_t most_bytes_ = 0;       // of a segment's strips
+    int bands_ = 0;
     std::vector<bool> in_strip_;  // of each value
-    std::vector<int> first_row_;  // that the value's buffer holds now
-    std::vector<int> done_;       // rows of each stage
+
+    // While a band of a segment is scheduled:
+    int band_ = 0;
+    Strand strand_;
+    std::vector<Rows> band_rows_;  // of each stage
+    std::vector<int> done_;        // the row up to which each stage is computed
+    std::vector<int> first_row_;   // that the value's buffer holds now
+    std::vector<int> held_;        // the most rows that it has held
 };
 
 }  // namespace
@@ -372,8 +455,8 @@ void check_memory(double bytes, const std::string& what) {
                     " MiB of memory: the limit is " + std::to_string(kMostBytes >> 20) + " MiB");
 }
 
-Layout make_layout(const Graph& graph, const Plan& plan, int strips_for_threads) {
-    return Layouter(graph, plan).make(strips_for_threads);
+Layout make_layout(const Graph& graph, const Plan& plan, int bands) {
+    return Layouter(graph, plan).make(bands);
 }
 
 }  // namespace bnew

@@ -16,8 +16,8 @@ inline int64_t unit_of(int channels) {
 // Throws Error if `what` would take more memory than any network should.
 void check_memory(double bytes, const std::string& what);
 
-// Of the plan's stages: in strips of rows where that helps, for so many threads; or, for none, stage after
+// Of the plan's stages: where that helps in strips of rows, in so many bands; or, with none, stage after
 // stage. Throws Error.
-Layout make_layout(const Graph& graph, const Plan& plan, int strips_for_threads);
+Layout make_layout(const Graph& graph, const Plan& plan, int bands);
 
 }  // namespace bnew

@@ -1,6 +1,7 @@
 // Running a plan: arenas, threads, and the stages that are no kernel.
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cmath>
 #include <cstring>
@@ -21,40 +22,48 @@ struct Arena {
     Arena(const Plan& plan, const Layout& layout, int threads)
         : layout(layout),
           values(layout.arena_bytes),
-          scratch(static_cast<size_t>(round_up(static_cast<int64_t>(plan.scratch_bytes), kAlignment)) *
-                  static_cast<size_t>(threads)) {}
+          scratch_bytes(static_cast<size_t>(round_up(static_cast<int64_t>(plan.scratch_bytes), kAlignment))),
+          scratch(scratch_bytes * static_cast<size_t>(threads)) {}
 
     const Layout& layout;
-    Aligned<uint8_t> values, scratch;
+    Aligned<uint8_t> values;
+    size_t scratch_bytes;  // of each thread
+    Aligned<uint8_t> scratch;
 };
 
+// What a band has of a value.
+uint8_t* memory_of(const Buffer& buffer, int band, Arena& arena) {
+    const size_t others = buffer.bands > 1 ? static_cast<size_t>(band) * buffer.bytes : 0;
+    return arena.values.data() + buffer.offset + others;
+}
+
 // The place of pixel (0, 0), if `first_row` is the row that lies first in the buffer.
-uint8_t* origin(int value, int first_row, Arena& arena) {
-    const Buffer& buffer = arena.layout.buffers[static_cast<size_t>(value)];
+uint8_t* origin(const Buffer& buffer, int first_row, int band, Arena& arena) {
     const int64_t border = buffer.left * buffer.pixel - first_row * buffer.row;
-    return arena.values.data() + buffer.offset + border * (buffer.bits ? 1 : 4);
+    return memory_of(buffer, band, arena) + border * (buffer.bits ? 1 : 4);
 }
 
-RealView real_view(int value, int first_row, Arena& arena) {
+RealView real_view(int value, int first_row, int band, Arena& arena) {
     const Buffer& buffer = arena.layout.buffers[static_cast<size_t>(value)];
-    return {reinterpret_cast<float*>(origin(value, first_row, arena)), buffer.row, buffer.pixel};
+    return {reinterpret_cast<float*>(origin(buffer, first_row, band, arena)), buffer.row, buffer.pixel};
 }
 
-BitsView bits_view(int value, int first_row, Arena& arena) {
+BitsView bits_view(int value, int first_row, int band, Arena& arena) {
     const Buffer& buffer = arena.layout.buffers[static_cast<size_t>(value)];
-    return {origin(value, first_row, arena), buffer.row, buffer.pixel};
+    return {origin(buffer, first_row, band, arena), buffer.row, buffer.pixel};
 }
 
 // Moves or clears rows of a value.
 void run_memory(const Task& task, Arena& arena) {
     const Buffer& buffer = arena.layout.buffers[static_cast<size_t>(task.index)];
     const int64_t bytes = buffer.row_bytes();
-    uint8_t* to = arena.values.data() + buffer.offset + (task.first - task.to) * bytes;
+    uint8_t* memory = memory_of(buffer, task.band, arena);
+    uint8_t* to = memory + (task.first - task.to) * bytes;
     const size_t size = static_cast<size_t>((task.last - task.first) * bytes);
     if (task.kind == Task::Kind::clear) {
         std::memset(to, 0, size);
     } else {
-        std::memmove(to, arena.values.data() + buffer.offset + (task.first - task.from) * bytes, size);
+        std::memmove(to, memory + (task.first - task.from) * bytes, size);
     }
 }
 
@@ -106,7 +115,7 @@ struct Model::Impl {
             node.weights = {};
             if (node.op != Op::binary_conv) node.words = {};
         }
-        arenas.push_back(std::make_unique<Arena>(plan, plan.strips, this->threads()));
+        const Lease first(*this, splits());
         for (size_t c = 0; c < graph.mean.size();
              ++c) {  // (b / 255 - mean) / std = b / (255 std) - mean / std
             byte_scale.push_back(static_cast<float>(1 / (255.0 * graph.std[c])));
@@ -115,6 +124,8 @@ struct Model::Impl {
     }
 
     int threads() const { return pool ? pool->threads() : 1; }
+    // Whether a single image is computed by several threads.
+    bool splits() const { return pool && pool->is_here(); }
     const Shape& shape_of(int value) const { return plan.values[static_cast<size_t>(value)].shape; }
 
     // ------------------------------------------------------------------------------------ stages
@@ -150,24 +161,29 @@ struct Model::Impl {
 
     // Whether the task is worth waking other threads, which takes about a microsecond: roughly, what it takes
     // itself, by the operations for each result on one core with AVX-512.
-    static bool is_worth_splitting(const Stage& stage, const Task& task) {
+    bool is_worth_splitting(const Task& task) const {
+        const Stage& stage = plan.stages[static_cast<size_t>(task.index)];
         constexpr double kLeast = 4000, kResult = 0.5, kWord = 0.03, kProduct = 0.015;  // nanoseconds
         const Window& w = stage.op == Op::binary_conv ? stage.binary.window : stage.conv.window;
         double each = kResult;
         if (stage.op == Op::binary_conv) each += kWord * static_cast<double>(window_words(stage.binary));
         if (stage.op == Op::conv) each += kProduct * stage.conv.channels_in * w.kernel_y * w.kernel_x;
-        return each * stage.shape.channels * stage.shape.width * (task.last - task.first) > kLeast;
+        const double results = 1.0 * stage.shape.channels * stage.shape.width * (task.last - task.first);
+        return has_parts(stage) && each * results > kLeast;
     }
 
-    void run_part(const Task& task, Arena& arena, int i, int n) const {
+    // Part i of n, or all of it, with scratch number `scratch` of the arena's.
+    void run_part(const Task& task, Arena& arena, int i, int n, int scratch) const {
         const Stage& stage = plan.stages[static_cast<size_t>(task.index)];
         const Part part = part_of(stage, task, i, n);
         if (part.first_pixel == part.last_pixel || part.first_group == part.last_group) return;
+        const auto real = [&](int v, int first_row) { return real_view(v, first_row, task.band, arena); };
+        const auto bits = [&](int v, int first_row) { return bits_view(v, first_row, task.band, arena); };
         Epilogue e = stage.epilogue;
-        if (stage.real >= 0) e.real = real_view(stage.real, task.rows.real, arena);
-        if (stage.bits >= 0) e.bits = bits_view(stage.bits, task.rows.bits, arena);
+        if (stage.real >= 0) e.real = real(stage.real, task.rows.real);
+        if (stage.bits >= 0) e.bits = bits(stage.bits, task.rows.bits);
         if (stage.other >= 0) {
-            e.other = real_view(stage.other, task.rows.other, arena);
+            e.other = real(stage.other, task.rows.other);
             const Shape& other = shape_of(stage.other);
             if (other.height == 1 && other.width == 1) e.other.row = e.other.pixel = 0;
         }
@@ -175,21 +191,18 @@ struct Model::Impl {
         switch (stage.op) {
             case Op::binary_conv: {
                 BinaryConv conv = stage.binary;
-                conv.scratch = arena.scratch.data() +
-                               arena.scratch.size() / static_cast<size_t>(n) * static_cast<size_t>(i);
-                kernels.binary_conv(conv, shift(bits_view(input, task.rows.in, arena), stage), e, part);
+                conv.scratch = arena.scratch.data() + arena.scratch_bytes * static_cast<size_t>(scratch);
+                kernels.binary_conv(conv, shift(bits(input, task.rows.in), stage), e, part);
                 break;
             }
             case Op::conv:
-                kernels.real_conv(stage.conv, shift(real_view(input, task.rows.in, arena), stage), e, part);
+                kernels.real_conv(stage.conv, shift(real(input, task.rows.in), stage), e, part);
                 break;
             case Op::max_pool:
             case Op::avg_pool:
-            case Op::adaptive_avg_pool:
-                kernels.pool(stage.pool, real_view(input, task.rows.in, arena), e, part);
-                break;
+            case Op::adaptive_avg_pool: kernels.pool(stage.pool, real(input, task.rows.in), e, part); break;
             case Op::identity:
-                kernels.pointwise(stage.shape.width, real_view(input, task.rows.in, arena), e, part);
+                kernels.pointwise(stage.shape.width, real(input, task.rows.in), e, part);
                 break;
             default: run_whole(stage, arena, e.real);
         }
@@ -205,10 +218,10 @@ struct Model::Impl {
 
     // The views of values that no strip holds.
     static RealView real_value(int value, Arena& arena) {
-        return real_view(value, -arena.layout.buffers[static_cast<size_t>(value)].top, arena);
+        return real_view(value, -arena.layout.buffers[static_cast<size_t>(value)].top, 0, arena);
     }
     static BitsView bits_value(int value, Arena& arena) {
-        return bits_view(value, -arena.layout.buffers[static_cast<size_t>(value)].top, arena);
+        return bits_view(value, -arena.layout.buffers[static_cast<size_t>(value)].top, 0, arena);
     }
 
     void run_whole(const Stage& stage, Arena& arena, const RealView& out) const {
@@ -235,39 +248,63 @@ struct Model::Impl {
 
     // ------------------------------------------------------------------------------------- runs
 
-    void set_input(const float* image, Arena& arena) const {
+    // The input's rows first to last - 1 from an image. Whether all its numbers are finite.
+    bool set_rows(const float* image, int first, int last, Arena& arena) const {
         const Shape& shape = shape_of(0);
         const RealView view = real_value(0, arena);
-        const int64_t plane = int64_t{shape.height} * shape.width, count = plane * shape.channels;
-        bool finite = true;
-        for (int64_t i = 0; i < count; ++i)
-            finite &= std::fabs(image[i]) <= std::numeric_limits<float>::max();
-        if (!finite) throw Error("the input has numbers that are not finite");
-        for (int y = 0; y < shape.height; ++y) {
-            const float* from = image + int64_t{y} * shape.width;
+        const int64_t width = shape.width, plane = shape.height * width;
+        int wrong = 0;
+        for (int y = first; y < last; ++y) {
+            const float* from = image + y * width;
             float* to = pixel(view, y, 0);
-            if (shape.channels == 3) {  // the usual case, in one pass
-                for (int x = 0; x < shape.width; ++x, to += view.pixel) {
-                    to[0] = from[x];
-                    to[1] = from[plane + x];
-                    to[2] = from[2 * plane + x];
+            for (int c = 0; c < shape.channels; ++c)
+                for (int64_t x = 0; x < width; ++x)
+                    wrong += !(std::fabs(from[c * plane + x]) <= std::numeric_limits<float>::max());
+            if (shape.channels == 3 && view.pixel == 3) {  // the usual case, in one pass
+                for (int64_t x = 0; x < width; ++x) {
+                    to[3 * x] = from[x];
+                    to[3 * x + 1] = from[plane + x];
+                    to[3 * x + 2] = from[2 * plane + x];
                 }
             } else {
                 for (int c = 0; c < shape.channels; ++c)
-                    for (int x = 0; x < shape.width; ++x) to[x * view.pixel + c] = from[c * plane + x];
+                    for (int64_t x = 0; x < width; ++x) to[x * view.pixel + c] = from[c * plane + x];
             }
         }
+        return wrong == 0;
     }
 
-    void set_input(const uint8_t* image, Arena& arena) const {
+    bool set_rows(const uint8_t* image, int first, int last, Arena& arena) const {
         const Shape& shape = shape_of(0);
         const RealView view = real_value(0, arena);
-        each_pixel(shape, [&](int y, int x) {
-            float* to = pixel(view, y, x);
-            for (int c = 0; c < shape.channels; ++c, ++image)
-                to[c] = std::fma(static_cast<float>(*image), byte_scale[static_cast<size_t>(c)],
-                                 byte_shift[static_cast<size_t>(c)]);
-        });
+        image += int64_t{first} * shape.width * shape.channels;
+        for (int y = first; y < last; ++y)
+            for (int x = 0; x < shape.width; ++x) {
+                float* to = pixel(view, y, x);
+                for (int c = 0; c < shape.channels; ++c, ++image)
+                    to[c] = std::fma(static_cast<float>(*image), byte_scale[static_cast<size_t>(c)],
+                                     byte_shift[static_cast<size_t>(c)]);
+            }
+        return true;
+    }
+
+    template <class Input>
+    void set_input(const Input* image, Arena& arena, bool split) const {
+        constexpr size_t kLeast = 10000;  // numbers that are worth waking other threads for
+        const int height = shape_of(0).height;
+        std::atomic<bool> finite = true;
+        const auto set = [&](int i, int n) {
+            const int first = static_cast<int>(int64_t{height} * i / n);
+            const int last = static_cast<int>(int64_t{height} * (i + 1) / n);
+            if (!set_rows(image, first, last, arena)) finite = false;
+        };
+        if (split && size_of(0) > kLeast) {
+            const int n = pool->threads();
+            pool->run([&](int i) { set(i, n); });
+        } else {
+            set(0, 1);
+        }
+        if (!finite) throw Error("the input has numbers that are not finite");
     }
 
     // NHWC with filled-up channels → NCHW.
@@ -287,23 +324,34 @@ struct Model::Impl {
         }
     }
 
-    // One image, each stage split among the threads. Calls `after` when the input is there, and after each
-    // task.
-    template <class Input, class AfterStage>
-    void run_image(const Input* image, Arena& arena, bool split, AfterStage after) const {
-        set_input(image, arena);
+    // One image, by all threads if `split`. Calls `after` when the input is there, and after each task of a
+    // step's first strand.
+    template <class Input, class AfterTask>
+    void run_image(const Input* image, Arena& arena, bool split, AfterTask after) const {
+        set_input(image, arena, split);
         after(nullptr);
-        for (const Task& task : arena.layout.tasks) {
-            if (task.kind != Task::Kind::compute) {
-                run_memory(task, arena);
-            } else if (const Stage& stage = plan.stages[static_cast<size_t>(task.index)];
-                       split && has_parts(stage) && is_worth_splitting(stage, task)) {
+        for (const std::vector<Strand>& step : arena.layout.steps) {
+            if (split && step.size() > 1) {
+                pool->run([&](int i) { run_strand(step[static_cast<size_t>(i)], arena, i, i == 0, after); });
+            } else if (split && is_worth_splitting(step[0][0])) {
                 const int n = pool->threads();
-                pool->run([&](int i) { run_part(task, arena, i, n); });
+                pool->run([&](int i) { run_part(step[0][0], arena, i, n, i); });
+                after(&step[0][0]);
             } else {
-                run_part(task, arena, 0, 1);
+                for (const Strand& strand : step) run_strand(strand, arena, 0, &strand == step.data(), after);
             }
-            after(&task);
+        }
+    }
+
+    template <class AfterTask>
+    void run_strand(const Strand& strand, Arena& arena, int scratch, bool tell, AfterTask after) const {
+        for (const Task& task : strand) {
+            if (task.kind == Task::Kind::compute) {
+                run_part(task, arena, 0, 1, scratch);
+            } else {
+                run_memory(task, arena);
+            }
+            if (tell) after(&task);
         }
     }
 
@@ -314,8 +362,8 @@ struct Model::Impl {
             run_image(images + i * in, arena, split, [](const Task*) {});
             get(graph.output, arena, results + i * out);
         };
-        if (!pool || !pool->is_here()) {
-            const Lease lease(*this);
+        if (!splits()) {
+            const Lease lease(*this, false);
             for (size_t i = 0; i < count; ++i) one(i, lease.arena(), false);
             return;
         }
@@ -325,23 +373,23 @@ struct Model::Impl {
         size_t done = 0;
         if (count >= threads) {
             std::vector<std::unique_ptr<Lease>> leases;
-            for (size_t t = 0; t < threads; ++t) leases.push_back(std::make_unique<Lease>(*this));
+            for (size_t t = 0; t < threads; ++t) leases.push_back(std::make_unique<Lease>(*this, false));
             std::vector<std::exception_ptr> failures(threads);
-            const size_t rounds = count / threads;
-            pool->run([&](int t) {
-                const auto thread = static_cast<size_t>(t);
+            const size_t whole = count - count % threads;
+            std::atomic<size_t> next = 0;
+            pool->run([&](int p) {
+                const auto part = static_cast<size_t>(p);
                 try {
-                    for (size_t r = 0; r < rounds; ++r)
-                        one(r * threads + thread, leases[thread]->arena(), false);
+                    for (size_t i; (i = next.fetch_add(1)) < whole;) one(i, leases[part]->arena(), false);
                 } catch (...) {
-                    failures[thread] = std::current_exception();
+                    failures[part] = std::current_exception();
                 }
             });
             for (const auto& failure : failures)
                 if (failure) std::rethrow_exception(failure);
-            done = rounds * threads;
+            done = whole;
         }
-        const Lease lease(*this);
+        const Lease lease(*this, true);
         for (; done < count; ++done) one(done, lease.arena(), true);
     }
 
@@ -351,21 +399,25 @@ struct Model::Impl {
                static_cast<size_t>(shape.width);
     }
 
-    // An arena that is free, or a new one: as many as there are calls at the same time.
+    // An arena that is free, or a new one: as many as there are calls at the same time. For one thread, or
+    // for all on one image.
     class Lease {
     public:
-        explicit Lease(const Impl& impl) : impl_(impl) {
+        Lease(const Impl& impl, bool split)
+            : impl_(impl), arenas_(split ? impl.arenas_of_all : impl.arenas_of_one) {
             const std::lock_guard<std::mutex> lock(impl.arenas_mutex);
-            if (impl.arenas.empty()) {
-                arena_ = std::make_unique<Arena>(impl.plan, impl.plan.strips, impl.threads());
+            if (arenas_.empty()) {
+                const Plan& plan = impl.plan;
+                arena_ = split ? std::make_unique<Arena>(plan, plan.bands, impl.threads())
+                               : std::make_unique<Arena>(plan, plan.strips, 1);
             } else {
-                arena_ = std::move(impl.arenas.back());
-                impl.arenas.pop_back();
+                arena_ = std::move(arenas_.back());
+                arenas_.pop_back();
             }
         }
         ~Lease() {
             const std::lock_guard<std::mutex> lock(impl_.arenas_mutex);
-            impl_.arenas.push_back(std::move(arena_));
+            arenas_.push_back(std::move(arena_));
         }
         Lease(const Lease&) = delete;
         Lease& operator=(const Lease&) = delete;
@@ -373,6 +425,7 @@ struct Model::Impl {
 
     private:
         const Impl& impl_;
+        std::vector<std::unique_ptr<Arena>>& arenas_;
         std::unique_ptr<Arena> arena_;
     };
 
@@ -383,7 +436,7 @@ struct Model::Impl {
     std::vector<float> byte_scale, byte_shift;
     mutable std::optional<ThreadPool> pool;
     mutable std::mutex arenas_mutex;
-    mutable std::vector<std::unique_ptr<Arena>> arenas;
+    mutable std::vector<std::unique_ptr<Arena>> arenas_of_one, arenas_of_all;
 };
 
 namespace {
@@ -489,8 +542,8 @@ NamedValue Model::convolve(const std::string& name, const float* signs, const Di
 std::vector<StageTime> Model::profile(const float* image, int repeats) const {
     using Clock = std::chrono::steady_clock;
     std::vector<std::vector<double>> times(impl_->plan.stages.size() + 1);
-    const Impl::Lease lease(*impl_);
-    const bool split = impl_->pool && impl_->pool->is_here();
+    const bool split = impl_->splits();
+    const Impl::Lease lease(*impl_, split);
     std::unique_lock<std::mutex> lock;
     if (split) lock = std::unique_lock(impl_->pool->mutex());
     for (int r = 0; r < repeats; ++r) {

@@ -98,7 +98,8 @@ public:
     Plan make() {
         for (size_t i = 0; i < graph_.nodes.size(); ++i) add_node(static_cast<int>(i));
         plan_.whole = make_layout(graph_, plan_, 0);
-        plan_.strips = make_layout(graph_, plan_, threads_);
+        plan_.strips = make_layout(graph_, plan_, 1);
+        if (threads_ > 1) plan_.bands = make_layout(graph_, plan_, threads_);
         for (Stage& stage : plan_.stages)
             plan_.scratch_bytes = std::max(plan_.scratch_bytes, scratch_of(stage));
         return std::move(plan_);
@@ -193,7 +194,7 @@ private:
         return real;
     }
 
-    // Channels [first, first + size) of a value, as many times as fill `channels`.
+    // A value side by side with itself, as many times as fill `channels`.
     int repeated(int value, int channels, const std::string& name) {
         const Shape shape = plan_.values[static_cast<size_t>(value)].shape;
         Stage stage;

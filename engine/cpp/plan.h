@@ -38,7 +38,9 @@ struct Buffer {
     int top = 0, left = 0, bottom = 0, right = 0;
     int rows = 0;                // that the buffer holds: all and the border's, or as many as a strip needs
     int64_t pixel = 0, row = 0;  // floats, or bytes of bits
+    // Each of the bands that compute the value has a buffer of its own, the first at `offset`.
     size_t offset = 0, bytes = 0;
+    int bands = 1;
 
     bool has_border() const { return top || left || bottom || right; }
     int64_t row_bytes() const { return row * (bits ? 1 : static_cast<int64_t>(sizeof(float))); }
@@ -79,15 +81,20 @@ struct Task {
     };
     Kind kind = Kind::compute;
     int index = 0;  // of the stage, or of the value
+    int band = 0;
     int first = 0, last = 0;
     FirstRows rows;
     int from = 0, to = 0;
 };
 
-// Buffers, and in which order what is computed into them.
+// Tasks one after the other.
+using Strand = std::vector<Task>;
+
+// Buffers, and in which order what is computed into them: step after step, the strands of a step side by side
+// if there are threads for them.
 struct Layout {
     std::vector<Buffer> buffers;  // of each value
-    std::vector<Task> tasks;
+    std::vector<std::vector<Strand>> steps;
     size_t arena_bytes = 0;
 };
 
@@ -97,6 +104,8 @@ struct Plan {
     // Stages with large results run in turns, some rows at a time, so that what one writes is still in the
     // cache when the next reads it, and their buffers hold no more rows than that takes.
     Layout strips;
+    // For several threads on one image: such stages are cut into a band of rows for each, in strips again.
+    Layout bands;
     // Stage after stage, every value there in full when its stage has run.
     Layout whole;
     size_t scratch_bytes = 0;  // of each thread

@@ -26,7 +26,7 @@ inline void relax() {
 ThreadPool::ThreadPool(int threads) : process_(getpid()) {
     workers_.reserve(static_cast<size_t>(threads));
     try {
-        for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { loop(i); });
+        for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { loop(); });
     } catch (const std::exception&) {
         end();
         throw Error("only " + std::to_string(workers_.size() + 1) + " of " + std::to_string(threads) +
@@ -57,30 +57,43 @@ bool ThreadPool::is_here() const { return getpid() == process_; }
 // before the sleeping are counted: so one of both sees the other, and nobody is woken who does not sleep,
 // which would be a call into the kernel every time.
 void ThreadPool::begin_round() {
-    round_.fetch_add(1);
+    claims_.store(((claims_.load(std::memory_order_relaxed) >> 32) + 1) << 32);
     if (sleeping_.load() == 0) return;
     const std::lock_guard<std::mutex> lock(sleep_mutex_);
     wake_.notify_all();
 }
 
 uint32_t ThreadPool::next_round(uint32_t round) {
+    const auto now = [&] { return static_cast<uint32_t>(claims_.load() >> 32); };
     for (int i = 0; i < kSpins; ++i) {
-        if (const uint32_t now = round_.load(std::memory_order_acquire); now != round) return now;
+        if (now() != round) return now();
         relax();
     }
     std::unique_lock<std::mutex> lock(sleep_mutex_);
     sleeping_.fetch_add(1);
-    wake_.wait(lock, [&] { return round_.load() != round; });
+    wake_.wait(lock, [&] { return now() != round; });
     sleeping_.fetch_sub(1);
-    return round_.load();
+    return now();
+}
+
+// Who has claimed a part may look at the work: the caller does not change it before the part is done.
+void ThreadPool::work_on(uint32_t round) {
+    const auto parts = static_cast<uint32_t>(threads());
+    uint64_t claim = claims_.load(std::memory_order_acquire);
+    while (static_cast<uint32_t>(claim >> 32) == round && static_cast<uint32_t>(claim) < parts) {
+        if (!claims_.compare_exchange_weak(claim, claim + 1, std::memory_order_acq_rel)) continue;
+        function_(work_, static_cast<int>(static_cast<uint32_t>(claim)));
+        pending_.fetch_sub(1, std::memory_order_release);
+        claim = claims_.load(std::memory_order_acquire);
+    }
 }
 
 void ThreadPool::run(Function function, const void* work) {
     function_ = function;
     work_ = work;
-    pending_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
+    pending_.store(threads(), std::memory_order_relaxed);
     begin_round();
-    function(work, 0);
+    work_on(static_cast<uint32_t>(claims_.load(std::memory_order_relaxed) >> 32));
     for (int i = 0; pending_.load(std::memory_order_acquire) != 0; ++i) {
         if (i < kPolite) {
             relax();
@@ -90,13 +103,12 @@ void ThreadPool::run(Function function, const void* work) {
     }
 }
 
-void ThreadPool::loop(int index) {
+void ThreadPool::loop() {
     uint32_t round = 0;
     while (true) {
         round = next_round(round);
         if (ending_) return;
-        function_(work_, index);
-        pending_.fetch_sub(1, std::memory_order_release);
+        work_on(round);
     }
 }
 

@@ -19,8 +19,9 @@ public:
     ThreadPool(const ThreadPool&) = delete;
     ThreadPool& operator=(const ThreadPool&) = delete;
 
-    // Calls work(i) for every i below the number of threads, each on its own thread; returns when all are
-    // done. The caller holds mutex(). Work must not throw.
+    // Calls work(i) for every i below the number of threads, and returns when all are done. Each i is claimed
+    // by the thread that comes first, so that the caller does what others do not come to, as when their core
+    // is taken by another program. The caller holds mutex(). Work must not throw.
     template <class Work>
     void run(const Work& work) {
         run([](const void* w, int i) { (*static_cast<const Work*>(w))(i); }, &work);
@@ -36,16 +37,20 @@ private:
     void run(Function function, const void* work);
     void begin_round();
     void end();
+    // Claims parts of the round and does them, until there are no more.
+    void work_on(uint32_t round);
     uint32_t next_round(uint32_t round);
-    void loop(int index);
+    void loop();
 
     std::mutex mutex_;
     Function function_ = nullptr;
     const void* work_ = nullptr;
     // What one side writes while the other looks at it has a cache line of its own.
-    alignas(64) std::atomic<uint32_t> round_ = 0;
+    // The round in the upper half, and in the lower the part that is claimed next. As one number, so that a
+    // thread which comes late cannot claim a part of a round that it does not know.
+    alignas(64) std::atomic<uint64_t> claims_ = 0;
     std::atomic<bool> ending_ = false;
-    alignas(64) std::atomic<int> pending_ = 0;
+    alignas(64) std::atomic<int> pending_ = 0;  // parts not done
     alignas(64) std::atomic<int> sleeping_ = 0;
     std::mutex sleep_mutex_;
     std::condition_variable wake_;

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import packed_reference
@@ -19,6 +20,7 @@ CHANNELS = st.one_of(
     st.sampled_from([15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 192, 255, 256, 257, 512, 1025]),
 )
 SEEDS = st.integers(0, 2**32 - 1)
+Thing = TypeVar("Thing")
 
 
 @st.composite
@@ -342,3 +344,107 @@ def test_filled_up_channels_never_give_bits(tmp_path: Path) -> None:
     path = network.write(tmp_path / "m.bnew")
     for isa in isas():
         assert load(path, isa=isa)(np.full((1, 16, 1, 1), largest, np.float32)) == 3, isa
+
+
+class Grower:
+    """Grows a network by random nodes, each reading any value that is there."""
+
+    def __init__(self, random: np.random.Generator, shape: tuple[int, int, int]) -> None:
+        self.random = random
+        self.network = Network(shape)
+        self.shapes = {"input": shape}
+        self.bits: list[str] = []
+
+    def any_of(self, things: Sequence[Thing]) -> Thing:
+        return things[int(self.random.integers(len(things)))]
+
+    def then(self, shape: tuple[int, int, int]) -> list[dict[str, Any]]:
+        fits = [
+            name
+            for name, (c, h, w) in self.shapes.items()
+            if shape[0] % c == 0 and (h, w) in (shape[1:], (1, 1))
+        ]
+        found: list[dict[str, Any]] = []
+        for _ in range(self.random.integers(0, 5)):
+            kind = self.any_of(["scale", "shift", "prelu", "add", "add", "clamp", "sign"])
+            if kind == "add":
+                found += [{"add": self.any_of(fits)}] if fits else []
+            elif kind == "clamp":
+                found.append({"clamp": [-4, self.any_of([None, 4])]})
+            else:
+                numbers = self.random.choice(np.array([-1, -0.5, 0.5, 1]), shape[0])
+                found.append({kind: {} if kind == "sign" else self.network.tensor(numbers)})
+        return [*found, {"clamp": [-32, 32]}]
+
+    def grow(self) -> None:
+        source = self.any_of(list(self.shapes))
+        c, h, w = self.shapes[source]
+        kernel, stride = [self.any_of([1, 1, 2, 3]) for _ in range(2)], self.any_of([1, 1, 1, 2])
+        padding = [int(self.random.integers(0, k)) for k in kernel * 2]
+        op = self.any_of(
+            ["identity", "conv", "conv", "binary", "binary", "binary", "depthwise", "max_pool", "concat"]
+        )
+        bits = source if op != "binary" or not self.bits else self.any_of(self.bits).removesuffix(".bits")
+        c, h, w = self.shapes[bits]
+        height = (h + padding[0] + padding[2] - kernel[0]) // stride + 1
+        width = (w + padding[1] + padding[3] - kernel[1]) // stride + 1
+        if min(height, width) < 1:
+            return
+        c_out = self.any_of([1, 7, 16, 16, 24, 32, 40])
+        window: dict[str, Any] = {"stride": [stride] * 2, "padding": padding, "dilation": [1, 1]}
+        fields: dict[str, Any] = {}
+        shape = (c, height, width)
+        weight = np.zeros(0)
+        match op:
+            case "conv" | "binary":
+                groups = self.any_of([g for g in (1, 1, 2, 8) if c % g == 0])
+                shape = (-(-c_out // groups) * groups, height, width)
+                weight = signs(self.random, shape[0], c // groups, *kernel)
+                if op == "conv":  # one tap alone, so that sums stay exact
+                    weight *= self.random.random(weight.shape) < 1 / weight[0].size
+                fields = window | {"groups": groups}
+            case "depthwise":
+                weight, fields = signs(self.random, c, 1, *kernel), window | {"groups": c}
+            case "max_pool":
+                fields = window | {"kernel": kernel, "size": [height, width]}
+            case "identity":
+                shape = (c, h, w)
+            case "concat":
+                alike = [name for name, other in self.shapes.items() if other[1:] == (h, w)]
+                parts = [self.any_of(alike) for _ in range(self.random.integers(1, 4))]
+                shape = (sum(self.shapes[part][0] for part in parts), h, w)
+                if shape[0] > 100:
+                    return
+        fields["then"] = self.then(shape)
+        if self.random.random() < 0.5:
+            keys = [key for key in ("scale", "shift") if self.random.random() < 0.4]
+            fields["sign"] = {key: numbers(self.random, self.network, shape[0]) for key in keys}
+        if op == "binary":
+            name = f"{bits}.bits" if f"{bits}.bits" in self.bits else self.network.bits(bits)
+            made = self.network.conv(name, weight, binary=True, **fields)
+        elif op in ("conv", "depthwise"):
+            made = self.network.conv(source, weight, **fields)
+        else:
+            made = self.network.node(op, parts if op == "concat" else source, **fields)
+        self.shapes[made] = shape
+        if "sign" in fields:
+            self.bits.append(f"{made}.bits")
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=FIXTURE)
+@given(st.integers(1, 14), st.integers(1, 20), st.tuples(st.integers(1, 9), st.integers(1, 9)), SEEDS)
+def test_random_networks(
+    tmp_path: Path, nodes: int, channels: int, image: tuple[int, int], seed: int
+) -> None:
+    """Values that share memory and have borders of several readers, in any order."""
+    random = np.random.default_rng(seed)
+    grower = Grower(random, (channels, *image))
+    for _ in range(nodes):
+        grower.grow()
+    for name in grower.bits:
+        grower.network.conv(
+            name, signs(random, 3, grower.shapes[name.removesuffix(".bits")][0], 1, 1), binary=True
+        )
+    grower.network.node("identity", "input")
+    finish(grower.network)
+    check(grower.network, tmp_path, quarters(random, 2, channels, *image))

@@ -152,7 +152,7 @@ def test_strips_of_rows_change_nothing(
     path = network.write(tmp_path / "m.bnew")
     image = quarters(random, 2, *shape)
     results = []
-    for threads in (1, 3):
+    for threads in (1, 2, 3, 5):
         model = load(path, threads)
         results += [model(image), model(image)]  # the second time, memory is what the first left behind
     whole = model.values(image)[network.graph["output"]]

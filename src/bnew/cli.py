@@ -266,7 +266,7 @@ def export(run: Positional[Path], file: Positional[Path], /, data_dir: str | Non
     print(f"{file}: {file.stat().st_size:,} bytes")
     print(check or "not checked, as onnxruntime is not installed")
     print("Signs and binary weights are float32 in it: neither small nor fast. `bnew pack` makes what is.")
-    return 0
+    return 0 if check is None or check.agrees else 1
 
 
 def predict(file: Positional[Path], images: Positional[tuple[Path, ...]], /, top: int = 5) -> int:
@@ -297,10 +297,12 @@ def bench(file: Positional[Path], /, threads: int = 0, batch: int = 64, run: Pat
 
     model = None
     if run is not None:
-        from bnew.evaluate import load_run
+        from bnew.evaluate import load_model
+        from bnew.packed import read_packed
         from bnew.results import best_run
 
-        model, _ = load_run(best_run(run), Machine(device="cpu"))
+        packed = read_packed(file)
+        model = load_model(best_run(run), packed.output_shape[0], packed.input_shape[0])
     _show(measure(file, threads, batch, model))
     return 0
 

@@ -17,7 +17,6 @@ only is used as ImageNet is: its val serves as the test set.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -35,7 +34,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from bnew.errors import BnewError, lookup
 from bnew.folders import read_folder
-from bnew.machine import is_first_process
+from bnew.machine import cores, is_first_process
 
 logger = logging.getLogger("bnew")
 
@@ -229,7 +228,7 @@ def load(
         raise BnewError(f"image size is {image_size}: give 1 or more pixels")
     if workers < 0:
         raise BnewError(f"workers is {workers}: give 0 (one a CPU) or more")
-    return _load(name, Path(data_dir).resolve(), image_size, workers or os.cpu_count() or 1, download)
+    return _load(name, Path(data_dir).resolve(), image_size, workers or cores(), download)
 
 
 @lru_cache(maxsize=4)  # one after the other, runs in one process share their data sets

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 from rich.table import Table
 
 from bnew.errors import BnewError
+from bnew.images import read_image
+from bnew.machine import cores
 
 if TYPE_CHECKING:
     from bnew_engine import Model
@@ -68,50 +68,35 @@ class Prediction:
 def predict(file: str | Path, images: Iterable[Path], top: int = 5, threads: int = 1) -> Iterator[Prediction]:
     """What a packed network takes each image for; one after the other, as they are read.
 
-    An image is scaled until it just covers the network's input, and its centre is taken.
+    An image is scaled until it just covers the network's input, and its centre is taken, as in training.
 
     Raises:
         BnewError: see :func:`load_engine`; no image, or one that cannot be read; a network without mean and
-            std.
+            std, or that takes neither 1 nor 3 channels; ``top`` is below 1.
     """
     images = list(images)
     if not images:
         raise BnewError("no image was named: give one or more image files")
+    if top < 1:
+        raise BnewError(f"top is {top}: give 1 or more")
     model = load_engine(file, threads)
-    is_softmax = model.graph["nodes"][-1]["op"] == "softmax"
+    channels, *size = model.input_shape
+    modes = {1: "L", 3: "RGB"}
+    if channels not in modes:
+        raise BnewError(f"the network takes {channels} channels, but images have 1 or 3")
+    is_softmax = any(
+        node["op"] == "softmax" and not node.get("then") and node.get("output") == model.graph["output"]
+        for node in model.graph["nodes"]
+    )
     for path in images:
+        image = read_image(path, modes[channels], (size[0], size[1]))
         with engine_errors():
-            result = np.ravel(model(read_image(path, model.input_shape)[None])).astype(np.float64)
+            result = np.ravel(model(image[None])).astype(np.float64)
         shares = result if is_softmax else np.exp(result - result.max())
         shares = shares / shares.sum()
         names = model.classes or tuple(f"class {i}" for i in range(len(shares)))
         best = np.argsort(-shares, kind="stable")[:top]
         yield Prediction(path, tuple((names[i], float(shares[i])) for i in best))
-
-
-def read_image(path: Path, shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
-    """The image as (H, W, C) bytes for an input of ``shape`` (C, H, W), as in training on a folder.
-
-    Raises:
-        BnewError: it cannot be read, or the network takes neither 1 nor 3 channels.
-    """
-    channels, height, width = shape
-    modes = {1: "L", 3: "RGB"}
-    if channels not in modes:
-        raise BnewError(f"the network takes {channels} channels, but images have 1 or 3")
-    try:
-        with Image.open(path) as opened:
-            image = opened.convert(modes[channels])
-    # What PIL raises, depending on the format.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise BnewError(f"cannot read the image '{path}' ({error})") from error
-    factor = max(height / image.height, width / image.width)
-    size = (max(width, int(image.width * factor)), max(height, int(image.height * factor)))
-    if size != image.size:
-        image = image.resize(size, Image.Resampling.BILINEAR)
-    left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
-    image = image.crop((left, top, left + width, top + height))
-    return np.asarray(image, np.uint8).reshape(height, width, channels)
 
 
 @dataclass(frozen=True)
@@ -162,7 +147,7 @@ def bench(
     if threads < 0 or batch < 1:
         raise BnewError(f"threads is {threads} and batch {batch}: give 0 (one a core) or more, and 1 or more")
     rows = []
-    for count in sorted({1, threads or os.cpu_count() or 1}):
+    for count in sorted({1, threads or cores()}):
         packed = load_engine(file, count)
         for size in sorted({1, batch}):
             x = np.random.default_rng(0).standard_normal((size, *packed.input_shape), np.float32)

@@ -94,10 +94,21 @@ def load_weights(model: nn.Module, run: Run) -> None:
     model.load_state_dict(weights)
 
 
-def build_model(recipe: Recipe, data: Dataset) -> nn.Module:
-    """The recipe's network for ``data``, newly initialised, in channels_last."""
-    options = {"num_classes": data.num_classes, "in_channels": data.in_channels, **recipe.model_options}
+def build_model(recipe: Recipe, num_classes: int, in_channels: int) -> nn.Module:
+    """The recipe's network for such data, newly initialised, in channels_last."""
+    options = {"num_classes": num_classes, "in_channels": in_channels, **recipe.model_options}
     return create_model(recipe.model, **options).to(memory_format=torch.channels_last)
+
+
+def load_model(run: Run, num_classes: int, in_channels: int) -> nn.Module:
+    """The network of ``run`` with its best weights, in eval mode.
+
+    Raises:
+        BnewError: no such run, or it is not for such data.
+    """
+    model = build_model(run.recipe, num_classes, in_channels)
+    load_weights(model, run)
+    return model.eval()
 
 
 def shares(fabric: Fabric) -> dict[str, Any]:
@@ -111,7 +122,7 @@ def load_data(recipe: Recipe, machine: Machine) -> Dataset:
 
 
 def load_run(run: Run, machine: Machine) -> tuple[nn.Module, Dataset]:
-    """The network of ``run`` with its best weights, in eval mode, and its data.
+    """:func:`load_model`, and the data of ``run``.
 
     Without a folder of data sets in ``machine``, the images come from that of the run.
 
@@ -119,9 +130,7 @@ def load_run(run: Run, machine: Machine) -> tuple[nn.Module, Dataset]:
         BnewError: no such run, or the data set is not there.
     """
     data = load_data(run.recipe, replace(machine, data_dir=machine.data_dir or run.data_dir))
-    model = build_model(run.recipe, data)
-    load_weights(model, run)
-    return model.eval(), data
+    return load_model(run, data.num_classes, data.in_channels), data
 
 
 def evaluate_run(run: Run, machine: Machine, split: str = "test") -> dict[str, float]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -19,14 +18,12 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bnew.errors import BnewError, Interrupted, lookup
+from bnew.machine import Machine, cores
 from bnew.recipes import EXPERIMENTS, Experiment, Recipe
 from bnew.results import Run
-
-if TYPE_CHECKING:
-    from bnew.machine import Machine
 
 logger = logging.getLogger("bnew")
 
@@ -170,7 +167,7 @@ def run(stages: Sequence[Stage], out: str | Path, machine: Machine, workers: int
     logger.info("%d of %d runs are done already", len(stages) - len(waiting), len(stages))
     failed: dict[str, str] = {}
     running: dict[str, tuple[BaseProcess, Any]] = {}
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    threads = max(1, cores() // workers)
     # Each stage is forked from a server that has loaded torch once, and has no threads yet.
     context: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
     if sys.platform == "linux":

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
-from torchvision.transforms.v2 import functional as transforms
 
 from bnew.errors import BnewError
+from bnew.images import read_image
 
 IMAGE_SUFFIXES = frozenset(IMG_EXTENSIONS)
 
@@ -46,22 +44,23 @@ def read_folder(
         raise BnewError(f"'{root / 'train'}' has the one class '{classes[0]}': add a folder for another")
 
     first = next(iter(listed["train"].values()))[0]
-    shape = _decode(first, mode, image_size).shape
+    size = None if image_size is None else (image_size, image_size)
+    height, width, channels = read_image(first, mode, size).shape
 
     def read(files: dict[str, list[Path]]) -> tuple[Tensor, Tensor]:
         paths = [path for class_files in files.values() for path in class_files]
         labels = [label for label, class_files in enumerate(files.values()) for _ in class_files]
-        images = np.empty((len(paths), *shape), np.uint8)
+        images = np.empty((len(paths), channels, height, width), np.uint8)
 
         def decode(chunk: range) -> None:
             for index in chunk:
-                image = _decode(paths[index], mode, image_size)
-                if image.shape != shape:
+                image = read_image(paths[index], mode, size)
+                if image.shape != (height, width, channels):
                     raise BnewError(
-                        f"the image '{paths[index]}' is {_size(image.shape)} and '{first}' is "
-                        f"{_size(shape)}: give --image-size to bring all to one size"
+                        f"the image '{paths[index]}' is {image.shape[1]}×{image.shape[0]} and '{first}' is "
+                        f"{width}×{height}: give --image-size to bring all to one size"
                     )
-                images[index] = image
+                images[index] = image.transpose(2, 0, 1)
 
         everything = range(len(paths))
         # 64 a task: for small images, the pool would otherwise take as long as the decoding.
@@ -90,21 +89,3 @@ def _visible(folder: Path) -> list[Path]:
     """What ``folder`` holds, sorted by name, but for the likes of ``.DS_Store`` and macOS's ``._cat.png``."""
     visible = (path for path in folder.iterdir() if not path.name.startswith("."))
     return sorted(visible, key=lambda path: path.name)
-
-
-def _decode(path: Path, mode: str, image_size: int | None) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """The image as (C, H, W)."""
-    try:
-        with Image.open(path) as file:
-            image = file.convert(mode)
-    # What PIL raises, depending on the format.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise BnewError(f"cannot read the image '{path}' ({error}): repair or remove it") from error
-    if image_size is not None:
-        image = transforms.center_crop(transforms.resize(image, [image_size]), [image_size, image_size])
-    pixels = np.asarray(image)
-    return np.atleast_3d(pixels).transpose(2, 0, 1)
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    return f"{shape[2]}×{shape[1]}"

@@ -108,7 +108,7 @@ def environment(fabric: Fabric) -> dict[str, Any]:
         "platform": platform.platform(),
         "cpu": _cpu_name(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "cores": os.cpu_count(),
+        "cores": cores(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if fabric.device.type == "cuda" else str(fabric.device),
         "world_size": fabric.world_size,

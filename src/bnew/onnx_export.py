@@ -28,10 +28,17 @@ class OnnxCheck:
     median_difference: float
     agreement: float
 
+    @property
+    def agrees(self) -> bool:
+        """Whether rounding can be the reason for what differs: 99 % of the images get the same class."""
+        return self.agreement >= 0.99
+
     def __str__(self) -> str:
+        verdict = "" if self.agrees else "; more than rounding explains: the file is not the network"
         return (
             f"ONNX Runtime gives {self.agreement:.2%} of {self.images:,} test images PyTorch's class; "
             f"logits differ by {self.median_difference:.2g} in the median, {self.max_difference:.2g} at most"
+            f"{verdict}"
         )
 
 

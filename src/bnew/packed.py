@@ -12,11 +12,22 @@ from typing import Any
 
 from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from bnew.errors import BnewError
 
 VERSION = "1"
 BYTES = {"U32": 4, "F32": 4, "F16": 2}  # of one element
+# What reading a graph raises that is not as docs/format.md says.
+_DAMAGE = (
+    ValueError,
+    KeyError,
+    TypeError,
+    IndexError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+)
 
 
 @dataclass(frozen=True)
@@ -73,6 +84,18 @@ class PackedFile:
         return self.header_bytes + self.tensor_bytes
 
     @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image."""
+        channels, height, width = self.graph["input"]["shape"]
+        return channels, height, width
+
+    @property
+    def output_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the result; (classes, 1, 1) of a classifier."""
+        rows = zip(self.graph["nodes"], self.nodes, strict=True)
+        return next(row.shape for node, row in rows if node.get("output") == self.graph["output"])
+
+    @property
     def half(self) -> bool:
         """Whether real numbers are stored as float16."""
         return any(tensor.dtype == "F16" for tensor in self.tensors.values())
@@ -115,19 +138,25 @@ class PackedFile:
         for row in self.nodes:
             numbers = (row.binary_weights, row.real_numbers, row.bytes)
             shape = "×".join(map(str, row.shape))
-            table.add_row(row.name, row.op, row.steps, shape, *(f"{n:,}" if n else "" for n in numbers))
+            table.add_row(
+                Text(row.name),
+                Text(row.op),
+                Text(row.steps),
+                shape,
+                *(f"{n:,}" if n else "" for n in numbers),
+            )
         binary = sum(row.binary_weights for row in self.nodes)
         real = sum(row.real_numbers for row in self.nodes)
         table.add_section()
         table.add_row("total", "", "", "", f"{binary:,}", f"{real:,}", f"{self.tensor_bytes:,}")
         facts = Table.grid(padding=(0, 2))
-        channels, height, width = self.graph["input"]["shape"]
+        channels, height, width = self.input_shape
         normalised = "mean" in self.graph["input"]
         facts.add_row(
             "input", f"{channels}×{height}×{width}" + (", or images of bytes" if normalised else "")
         )
         if "classes" in self.graph:
-            facts.add_row("classes", f"{len(self.graph['classes'])}: {_some(self.graph['classes'])}")
+            facts.add_row("classes", Text(f"{len(self.graph['classes'])}: {_some(self.graph['classes'])}"))
         facts.add_row("real numbers", "float16" if self.half else "float32")
         facts.add_row("binary share", f"{binary / max(binary + real, 1):.1%} of all weights")
         facts.add_row("tensors", f"{self.tensor_bytes:,} bytes")
@@ -157,7 +186,7 @@ def read_packed(path: str | Path) -> PackedFile:
             raise ValueError(f"its format is '{metadata['format']}'")
     except OSError as error:
         raise BnewError(f"cannot read '{path}': {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         why = error if type(error) is ValueError else "its header is not that of one"
         raise BnewError(f"'{path}' is no packed file: {why}; make one with `bnew pack`") from None
     if metadata.get("version") != VERSION:
@@ -168,8 +197,8 @@ def read_packed(path: str | Path) -> PackedFile:
     try:
         tensors = {name: StoredTensor(t["dtype"], tuple(t["shape"])) for name, t in header.items()}
         packed = PackedFile(path, json.loads(metadata["graph"]), tensors, 8 + length)
-        complete = packed.file_bytes == size and len(packed.nodes) > 0
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, ZeroDivisionError) as error:
+        complete = packed.file_bytes == size and min(packed.output_shape) > 0
+    except _DAMAGE as error:
         raise BnewError(f"'{path}' is damaged ({error!r}): pack the network again") from None
     if not complete:
         raise BnewError(f"'{path}' is damaged, or was cut short while it was copied: pack the network again")

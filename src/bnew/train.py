@@ -89,7 +89,7 @@ class _Training:
             )
 
         fabric.seed_everything(recipe.seed, verbose=False)
-        model = build_model(recipe, self.data)
+        model = build_model(recipe, self.data.num_classes, self.data.in_channels)
         if recipe.init is not None and not run.last.exists():
             self._load_finished(model, self._linked(recipe.init))
         optimizer = make_optimizer(recipe, model)
@@ -139,7 +139,7 @@ class _Training:
                 f"the teacher {run.path} was trained on {run.recipe.data}, the student is to be on "
                 f"{self.recipe.data}: give a teacher of the same data set"
             )
-        teacher = build_model(run.recipe, self.data)
+        teacher = build_model(run.recipe, self.data.num_classes, self.data.in_channels)
         self._load_finished(teacher, run)
         return self.fabric.to_device(teacher).eval().requires_grad_(False)
 

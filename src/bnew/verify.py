@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor, nn
 
 from bnew.data import Batches, Dataset
@@ -22,7 +22,7 @@ from bnew.engine import engine_errors, load_engine
 from bnew.errors import BnewError
 from bnew.evaluate import EVAL_BATCH_SIZE, load_run
 from bnew.layers import BinaryConv2d, BinaryLinear, RSign
-from bnew.machine import Machine
+from bnew.machine import Machine, cores
 from bnew.packed import read_packed
 from bnew.results import Run
 
@@ -59,6 +59,7 @@ class Verification:
 
     layers: tuple[LayerCheck, ...]
     sample: int
+    unflipped: int  # images of the sample without a flipped sign, whose logits are compared strictly
     images: int
     hits: tuple[int, int]  # of PyTorch and of the packed network
     disagreements: int
@@ -72,7 +73,7 @@ class Verification:
             layers.add_column(title, justify="left" if title == "layer" else "right")
         for layer in self.layers:
             numbers = (layer.integers, layer.wrong, layer.signs, layer.flipped)
-            layers.add_row(layer.name, *(f"{number:,}" for number in numbers))
+            layers.add_row(Text(layer.name), *(f"{number:,}" for number in numbers))
         whole = Table(title=f"the whole network, {self.images:,} images")
         for title in ("", "PyTorch", "packed"):
             whole.add_column(title, justify="right" if title else "left")
@@ -80,7 +81,12 @@ class Verification:
         whole.add_row("same class", "", f"{1 - self.disagreements / self.images:.2%}")
         whole.add_row("logits differ by, median", "", f"{self.median_difference:.2g}")
         whole.add_row("logits differ by, at most", "", f"{self.max_difference:.2g}")
-        verdict = [f"wrong: {problem}" for problem in self.problems] or ["the file is the network"]
+        whole.add_row(
+            "logits compared strictly", "", f"{self.unflipped} of {self.sample} images: no flipped sign"
+        )
+        verdict = [Text(f"wrong: {problem}") for problem in self.problems] or [
+            Text("the file is the network")
+        ]
         return Group(layers, whole, *verdict)
 
 
@@ -119,7 +125,7 @@ def verify(file: str | Path, model: nn.Module, data: Dataset, sample: int = 16) 
         BnewError: the engine is missing, or the file is of another network or other data.
     """
     packed = read_packed(file)
-    engine = load_engine(file, os.cpu_count() or 1)
+    engine = load_engine(file, cores())
     if engine.input_shape != data.image_size or (engine.classes or data.classes) != data.classes:
         raise BnewError(
             f"{file} takes images of {engine.input_shape} and has {len(engine.classes)} classes, but "
@@ -134,7 +140,7 @@ def verify(file: str | Path, model: nn.Module, data: Dataset, sample: int = 16) 
     tolerance = _ROUNDING[packed.half]
     batches = Batches(data.test, data, EVAL_BATCH_SIZE, train=False)
     images = next(iter(batches.epoch(0)))[0][:sample]
-    layers, problems = _compare_layers(engine, model, images, tolerance)
+    layers, unflipped, problems = _compare_layers(engine, model, images, tolerance)
 
     logits, theirs, labels = [], [], []
     for x, y in batches.epoch(0):
@@ -158,6 +164,7 @@ def verify(file: str | Path, model: nn.Module, data: Dataset, sample: int = 16) 
     return Verification(
         layers=tuple(layers),
         sample=len(images),
+        unflipped=unflipped,
         images=len(truth),
         hits=hits,
         disagreements=disagreements,
@@ -219,8 +226,8 @@ def _image(x: Tensor) -> Array:
 
 def _compare_layers(
     engine: Model, model: nn.Module, images: Tensor, tolerance: float
-) -> tuple[list[LayerCheck], list[str]]:
-    """Every binary layer, and what is wrong with them."""
+) -> tuple[list[LayerCheck], int, list[str]]:
+    """Every binary layer, how many images have no flipped sign, and what is wrong."""
     with _watching(model) as seen:
         logits = model(images).numpy()
     nodes: Mapping[str, Any] = {n["name"]: n for n in engine.graph["nodes"] if n["op"] == "binary_conv"}
@@ -254,4 +261,4 @@ def _compare_layers(
         problems.append(
             f"logits of an image without a flipped sign differ by {difference.max():.2g}: more than rounding"
         )
-    return layers, problems
+    return layers, int(same.sum()), problems

@@ -86,8 +86,8 @@ class Model:
         """Logits of a batch.
 
         Args:
-            images: float32 (N, C, H, W), normalised as in training; or uint8 images (N, H, W, C), which are
-                normalised inside.
+            images: float32 (N, C, H, W), normalised as in training, or (N, C) if the input is a vector; or
+                uint8 images (N, H, W, C), which are normalised inside.
 
         Returns:
             float32 (N, classes); (N, C, H, W) of a network whose output is an image.
@@ -184,6 +184,8 @@ class Model:
             raise EngineError(
                 f"images are {images.dtype}, but must be float32 (N, C, H, W) or uint8 (N, H, W, C)"
             )
+        if images.ndim == 2 and shape[1:] == (1, 1):
+            images = images[:, :, None, None]
         self._check(images, shape, "float32 (N, C, H, W)")
         return np.require(images, np.float32, ["C", "ALIGNED"])
 

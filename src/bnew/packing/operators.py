@@ -362,15 +362,19 @@ def _max_pool(
     dilation: Sequence[int] = (1,),
     ceil_mode: bool = False,
 ) -> Value:
-    return op.make(
-        "max_pool",
-        op.real(x),
-        kernel=pair(kernel),
-        stride=pair(stride or kernel),
-        padding=sides(padding),
-        dilation=pair(dilation),
-        size=list(op.shape[1:]),
-    )
+    window: dict[str, Any] = {
+        "kernel": pair(kernel),
+        "stride": pair(stride or kernel),
+        "padding": sides(padding),
+        "dilation": pair(dilation),
+        "size": list(op.shape[1:]),
+    }
+    for axis in (0, 1):
+        first = np.arange(window["size"][axis]) * window["stride"][axis] - window["padding"][axis]
+        taps = first[:, None] + np.arange(window["kernel"][axis]) * window["dilation"][axis]
+        if not np.any((taps >= 0) & (taps < x.shape[axis + 1]), axis=1).all():
+            raise Refused("one of its windows lies wholly in the padding, where the result is -inf")
+    return op.make("max_pool", op.real(x), **window)
 
 
 def _avg_pool(

@@ -1,0 +1,46 @@
+"""Image files, read and brought to size: the same for training as for a packed network; without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from bnew.errors import BnewError
+
+
+def read_image(path: Path, mode: str, size: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
+    """An image file as (H, W, C) bytes.
+
+    Args:
+        path: the file.
+        mode: PIL's, which the image is converted to: ``RGB`` or ``L``.
+        size: (height, width) to bring it to, see :func:`cover`.
+
+    Raises:
+        BnewError: it cannot be read.
+    """
+    try:
+        with Image.open(path) as file:
+            image = file.convert(mode)
+    # What PIL raises, depending on the format.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise BnewError(f"cannot read the image '{path}' ({error}): repair or remove it") from error
+    return np.atleast_3d(np.asarray(cover(image, *size) if size else image, np.uint8))
+
+
+def cover(image: Image.Image, height: int, width: int) -> Image.Image:
+    """The centre of an image that is scaled until it just covers ``height`` × ``width`` pixels.
+
+    For a square, the same pixels as torchvision's ``CenterCrop(n)`` of ``Resize(n)``.
+    """
+    if width * image.height >= height * image.width:
+        scaled = width, image.height * width // image.width
+    else:
+        scaled = image.width * height // image.height, height
+    if scaled != image.size:
+        image = image.resize(scaled, Image.Resampling.BILINEAR)
+    left, top = round((scaled[0] - width) / 2), round((scaled[1] - height) / 2)
+    return image.crop((left, top, left + width, top + height))
