@@ -36,12 +36,12 @@ bench: .venv/engine
 	$(BIN)/python benchmarks/kernels.py
 	$(BIN)/python benchmarks/engine.py
 
-# The engine's tests with the address and undefined-behaviour sanitizers: its self-check in C++.
+# The engine's tests with the address and undefined-behaviour sanitizers of GCC.
 sanitize: .venv/ready
-	$(BIN)/pip install --quiet cmake
-	$(BIN)/cmake -S engine -B build/sanitize -DBNEW_SANITIZE=ON -DBNEW_PYTHON=OFF -DBNEW_TESTS=ON
-	$(BIN)/cmake --build build/sanitize
-	build/sanitize/kernels_check
+	$(BIN)/pip install --quiet --no-deps --upgrade --target build/sanitize \
+		--config-settings=cmake.define.BNEW_SANITIZE=ON ./engine
+	LD_PRELOAD="$(foreach library,libasan.so libubsan.so libstdc++.so,$(shell $(CXX) -print-file-name=$(library)))" \
+		ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/sanitize $(BIN)/pytest engine/tests
 
 clean:
 	rm -rf .venv engine/build build

@@ -85,7 +85,7 @@ struct BinaryConv {
     const int32_t* row_class = nullptr;     // of each output row
     const int32_t* column_class = nullptr;  // of each output column
     int column_classes = 1;
-    uint8_t* scratch = nullptr;  // gather_bytes() for this thread
+    uint8_t* scratch = nullptr;  // scratch_bytes() for this thread
 };
 
 // Real convolution; or, with `depthwise`, one input channel for each output channel.
@@ -141,9 +141,12 @@ extern const Kernels neon_kernels;
 // Words of 64 bits that the taps of a window fill when they lie close together.
 inline int64_t window_words(const BinaryConv& conv) { return round_up(conv.taps * conv.unit, 8) / 8; }
 
-constexpr int kMostPixels = 14;  // that a kernel takes at once
+constexpr int kMostPixels = 12;  // that a kernel takes at once
 constexpr int kSlack = 64;       // bytes behind every buffer that a kernel may read, and never uses
 
-inline int64_t gather_bytes(const BinaryConv& conv) { return kMostPixels * window_words(conv) * 8 + kSlack; }
+// For the windows of a tile, gathered, and an offset for each of their words.
+inline int64_t scratch_bytes(const BinaryConv& conv) {
+    return (kMostPixels + 1) * window_words(conv) * 8 + kSlack;
+}
 
 }  // namespace bnew

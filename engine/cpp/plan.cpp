@@ -482,7 +482,7 @@ private:
     }
 
     static size_t scratch_of(const Stage& stage) {
-        return stage.op == Op::binary_conv ? static_cast<size_t>(gather_bytes(stage.binary)) : 0;
+        return stage.op == Op::binary_conv ? static_cast<size_t>(scratch_bytes(stage.binary)) : 0;
     }
 
     const Graph& graph_;

@@ -239,7 +239,7 @@ bool check_binary(const Kernels& kernels, Draw& draw) {
     conv.row_class = rows.data();
     conv.column_class = columns.data();
     conv.column_classes = classes;
-    Aligned<uint8_t> scratch(static_cast<size_t>(gather_bytes(conv)));
+    Aligned<uint8_t> scratch(static_cast<size_t>(scratch_bytes(conv)));
     conv.scratch = scratch.data();
 
     Result result(draw, conv.window.height, conv.window.width, channels_out);

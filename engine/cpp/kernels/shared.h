@@ -4,6 +4,7 @@
 
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -363,8 +364,48 @@ inline int pointwise_groups(const float* values, int first, int last, const Epil
     return first;
 }
 
+// Signs of G groups of so many pixels, against bounds that stay in registers.
+template <int G>
+inline void sign_groups(const float* from, int64_t pixel, uint8_t* to, int64_t bits_pixel, int64_t count,
+                        const float* bounds) {
+    f16 bound[G];
+    for (int g = 0; g < G; ++g) bound[g] = load(bounds + g * kGroup);
+    for (; count > 0; --count, from += pixel, to += bits_pixel) {
+        uint64_t bits = 0;
+#pragma GCC unroll 4
+        for (int g = 0; g < G; ++g)
+            bits |= uint64_t{at_least(load(from + g * kGroup), bound[g])} << g * kGroup;
+        std::memcpy(to, &bits, G * kGroup / 8);
+    }
+}
+
+inline bool gives_signs_alone(const Epilogue& e) {
+    return !e.scale && e.join == Join::none && e.activation == Activation::none && !e.scale_out &&
+           !e.shift_out && !e.real.data && e.bits.data && !e.sign_scale;
+}
+
+// Row by row, what lies in the part.
+void signs(int width, const RealView& in, const Epilogue& e, const Part& part) {
+    for (int64_t first = part.first_pixel; first < part.last_pixel;) {
+        const int y = static_cast<int>(first / width), x = static_cast<int>(first % width);
+        const int64_t count = std::min<int64_t>(width - x, part.last_pixel - first);
+        const float* from = pixel_at(in, y, x);
+        uint8_t* to = pixel_at(e.bits, y, x);
+        int g = part.first_group;
+        const auto groups = [&]<int G>() {
+            for (; part.last_group - g >= G; g += G)
+                sign_groups<G>(from + g * kGroup, in.pixel, to + g * kGroup / 8, e.bits.pixel, count,
+                               e.sign_shift + g * kGroup);
+        };
+        groups.template operator()<4>();
+        groups.template operator()<1>();
+        first += count;
+    }
+}
+
 void pointwise(int width, const RealView& in, const Epilogue& epilogue, const Part& part) {
     const Epilogue e = epilogue;
+    if (gives_signs_alone(e)) return signs(width, in, e, part);
     Pixels pixel(width, part.first_pixel);
     for (int64_t n = part.first_pixel; n < part.last_pixel; ++n, pixel.next()) {
         const float* values = pixel_at(in, pixel.y, pixel.x);
