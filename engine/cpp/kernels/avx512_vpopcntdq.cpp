@@ -127,19 +127,15 @@ void binary_blocks(const BinaryConv& conv, const BitsView& in, const Epilogue& e
                    int64_t last_pixel, int first_group, int last_group) {
     const Window& w = conv.window;
     const int64_t words = window_words(conv);
-    const int64_t channels = round_up(conv.channels_out, kGroup);
     const bool gathered = conv.unit % 8 != 0;
     const int64_t* const offsets = word_offsets(conv, in);
     tiles<P>(first_pixel, last_pixel, [&]<int N>(int64_t first) {
         const uint8_t* window[N];
         Place at[N];
-        Pixels pixel(w.width, first);
-        for (int p = 0; p < N; ++p, pixel.next()) {
-            window[p] = window_at(w, in, pixel);
-            at[p] = pixel.place(e);
-            const int border = conv.row_class[pixel.y] * conv.column_classes + conv.column_class[pixel.x];
-            at[p].base = conv.base + border * channels;
-            if (gathered) {
+        locate(w, in, e, first, window, at);
+        set_base(conv, first, at);
+        if (gathered) {
+            for (int p = 0; p < N; ++p) {
                 uint8_t* close = conv.scratch + p * words * 8;
                 gather(conv, in, window[p], close);
                 window[p] = close;

@@ -86,18 +86,14 @@ void binary_conv(const BinaryConv& conv, const BitsView& in, const Epilogue& epi
     if (!fits(conv)) return scalar_kernels.binary_conv(conv, in, epilogue, part);
     const Epilogue e = epilogue;
     const int64_t words = window_words(conv);
-    const int64_t channels = round_up(conv.channels_out, kGroup);
     const bool gathered = conv.unit % 8 != 0;
     tiles<kTilePixels>(part.first_pixel, part.last_pixel, [&]<int P>(int64_t first) {
         const uint8_t* window[P];
         Place at[P];
-        Pixels pixel(conv.window.width, first);
-        for (int p = 0; p < P; ++p, pixel.next()) {
-            window[p] = window_at(conv.window, in, pixel);
-            at[p] = pixel.place(e);
-            const int border = conv.row_class[pixel.y] * conv.column_classes + conv.column_class[pixel.x];
-            at[p].base = conv.base + border * channels;
-            if (gathered) {
+        locate(conv.window, in, e, first, window, at);
+        set_base(conv, first, at);
+        if (gathered) {
+            for (int p = 0; p < P; ++p) {
                 uint8_t* close = conv.scratch + p * words * 8;
                 gather(conv, in, window[p], close);
                 window[p] = close;

@@ -161,6 +161,40 @@ inline auto window_at(const Window& w, const View& in, const Pixels& pixel) {
     return pixel_at(in, pixel.y * w.stride_y, pixel.x * w.stride_x);
 }
 
+// The windows and the places of the N output pixels from `first` on.
+template <int N, class View, class Data>
+inline __attribute__((always_inline)) void locate(const Window& w, const View& in, const Epilogue& e,
+                                                  int64_t first, Data* (&window)[N], Place (&at)[N]) {
+    Pixels pixel(w.width, first);
+    if (pixel.x + N <= w.width) {  // side by side, as nearly always: that is much quicker
+        Data* const from = window_at(w, in, pixel);
+        const int64_t step = w.stride_x * in.pixel;
+        const Place place = pixel.place(e);
+#pragma GCC unroll 16
+        for (int p = 0; p < N; ++p) {
+            window[p] = from + p * step;
+            at[p] = {place.real + p * e.real.pixel, place.bits + p * e.bits.pixel,
+                     place.other + p * e.other.pixel, nullptr};
+        }
+        return;
+    }
+    for (int p = 0; p < N; ++p, pixel.next()) {
+        window[p] = window_at(w, in, pixel);
+        at[p] = pixel.place(e);
+    }
+}
+
+// Where N output pixels of a binary convolution from `first` on find their base.
+template <int N>
+inline __attribute__((always_inline)) void set_base(const BinaryConv& conv, int64_t first, Place (&at)[N]) {
+    const int64_t channels = round_up(conv.channels_out, kGroup);
+    Pixels pixel(conv.window.width, first);
+    for (int p = 0; p < N; ++p, pixel.next()) {
+        const int border = conv.row_class[pixel.y] * conv.column_classes + conv.column_class[pixel.x];
+        at[p].base = conv.base + border * channels;
+    }
+}
+
 // Splits the pixels from first to last into tiles of at most P, 4, 2 and 1.
 template <int P, class Tile>
 inline void tiles(int64_t first, int64_t last, Tile tile) {
@@ -275,11 +309,7 @@ void real_groups(const RealConv& conv, const RealView& in, const Epilogue& e, co
     tiles<P>(part.first_pixel, part.last_pixel, [&]<int N>(int64_t first_pixel) {
         const float* window[N];
         Place at[N];
-        Pixels pixel(conv.window.width, first_pixel);
-        for (int p = 0; p < N; ++p, pixel.next()) {
-            window[p] = window_at(conv.window, in, pixel);
-            at[p] = pixel.place(e);
-        }
+        locate(conv.window, in, e, first_pixel, window, at);
         for (int g = first; g < last; g += V) {
             const float* shifted[N];
             for (int p = 0; p < N; ++p) shifted[p] = window[p] + int64_t{g} / groups_out * conv.channels_in;
