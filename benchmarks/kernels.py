@@ -179,12 +179,13 @@ def report(options: Options, machine: dict[str, Any], rates: dict[Layer, dict[st
 Written by `python benchmarks/kernels.py --rounds {options.rounds}`.
 
 {machine["cpu"]}, {machine["cores"]} cores, one thread; commit {machine["commit"]}; OpenVINO \
-{openvino.__version__.split("-")[0]}. The engine's own choice here is {best}.
+{openvino.__version__.split("-")[0]}.
+The engine's own choice here is {best}.
 
 10⁹ binary multiply-accumulates a second, from real values to real values: signs are packed, convolved and
-written out as float32. Register peaks of the same rounds, without memory: {peaks}. (For AVX2 that is of its
-table look-ups, see engine/cpp/kernels/avx2.cpp.) The target is {TARGET:.0%} of the peak in each of the first
-four.
+written out as float32. Register peaks of the same rounds, without memory: {peaks}.
+(For AVX2 that is of its table look-ups, see engine/cpp/kernels/avx2.cpp.) The target is {TARGET:.0%} of the
+peak in each of the first four.
 
 {table(header, rows)}
 """
