@@ -254,6 +254,19 @@ def test_every_layout_and_kind_of_float(path: Path, images: Array, expected: Arr
     np.testing.assert_array_equal(model(images.tolist()), expected)
 
 
+def test_vectors(tmp_path: Path) -> None:
+    """(N, C) is as good as (N, C, 1, 1), and bytes are images all the same."""
+    random = np.random.default_rng(0)
+    network = Network((20, 1, 1))
+    network.conv("input", quarters(random, 5, 20, 1, 1))
+    model = load(network.write(tmp_path / "m.bnew"))
+    x = quarters(random, 3, 20)
+    np.testing.assert_array_equal(model(x), model(x[:, :, None, None]))
+    assert model(x).shape == (3, 5)
+    with pytest.raises(EngineError, match=r"shape \(3, 19\), but"):
+        model(x[:, :19])
+
+
 def test_bytes_are_normalised(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     mean, std = np.array([0.5, 0.4, 0.3, 0.1]), np.array([0.25, 0.2, 0.3, 1.0])

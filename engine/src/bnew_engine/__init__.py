@@ -184,7 +184,7 @@ class Model:
             raise EngineError(
                 f"images are {images.dtype}, but must be float32 (N, C, H, W) or uint8 (N, H, W, C)"
             )
-        if images.ndim == 2 and shape[1:] == (1, 1):
+        if (*images.shape[1:], 1, 1) == shape:
             images = images[:, :, None, None]
         self._check(images, shape, "float32 (N, C, H, W)")
         return np.require(images, np.float32, ["C", "ALIGNED"])
