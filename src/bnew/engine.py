@@ -174,14 +174,18 @@ def _in_torch(model: nn.Module, x: Array, threads: int) -> Callable[[], object]:
 
 
 def _medians(contenders: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, float]:
-    """Median seconds of a call of each, in turns."""
+    """Median seconds of a call of each, in turns of many calls.
+
+    A turn's first call does not count: threads have to be woken, and those of the one before fall asleep.
+    """
     times: dict[str, list[float]] = {name: [] for name in contenders}
-    for run in contenders.values():
-        run()
     end = time.perf_counter() + seconds
     while not all(times.values()) or time.perf_counter() < end:
         for name, run in contenders.items():
-            begin = time.perf_counter()
             run()
-            times[name].append(time.perf_counter() - begin)
+            turn = time.perf_counter() + min(seconds, 0.05)
+            while not times[name] or time.perf_counter() < turn:
+                begin = time.perf_counter()
+                run()
+                times[name].append(time.perf_counter() - begin)
     return {name: statistics.median(calls) for name, calls in times.items()}
