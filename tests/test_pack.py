@@ -744,7 +744,7 @@ REFUSALS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     ),
     "overridden divisor": (lambda: nn.AvgPool2d(2, divisor_override=3), "its divisor is overridden"),
     "window without a place": (
-        lambda: nn.Sequential(nn.MaxPool2d(5, padding=2), nn.MaxPool2d(2, padding=1, dilation=3)),
+        lambda: nn.MaxPool2d(2, padding=1, dilation=6),  # its taps lie at −1 and 5
         "one of its windows lies wholly in the padding",
     ),
     "adaptive max pool": (lambda: nn.AdaptiveMaxPool2d(2), "adaptive_max_pool2d in"),
