@@ -14,6 +14,7 @@ constexpr size_t kStripBytes = size_t{384} << 10;  // of all values of a strip, 
 constexpr int kMostStrips = 256;
 // Of a band: neighbours both compute the rows that both need, which is the larger a share the fewer they are.
 constexpr int kLeastRows = 8;
+constexpr int kMostTries = 32;  // to end a segment earlier, so that it can be cut into bands
 
 // Rows first to last - 1.
 struct Rows {
@@ -188,9 +189,15 @@ private:
         for (int s = 0; s < count;) {
             int end = s;
             while (end < count && row_by_row(end) && is_large(end)) ++end;
-            while (end - s >= 2 && !can_be_cut({s, end})) --end;
-            if (end - s >= 2) segments_.push_back({s, end});
-            s = std::max(end, s + 1);
+            const int least = std::max(s + 2, end - kMostTries);
+            int last = end;
+            while (last >= least && !can_be_cut({s, last})) --last;
+            if (last >= least) {
+                segments_.push_back({s, last});
+                s = last;
+            } else {
+                s = std::max(end, s + 1);
+            }
         }
     }
 
