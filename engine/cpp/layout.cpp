@@ -373,11 +373,12 @@ private:
         return rows;
     }
 
-    // The first and the last row of its input that row y of a stage needs.
+    // The first and the last row of its input, padding included, that row y of a stage needs, and no row
+    // after y needs one before: so of a pool it is the whole window, whose first place in the image is
+    // another matter.
     int first_needed(int s, int y) const {
         const Stage& of = stage(s);
         if (of.op == Op::identity) return y;
-        if (of.op == Op::max_pool || of.op == Op::avg_pool) return of.pool.row_first[y];
         const Node& node = graph_.nodes[index(of.node)];
         return y * node.stride_y - node.top;
     }
@@ -385,7 +386,6 @@ private:
     int last_needed(int s, int y) const {
         const Stage& of = stage(s);
         if (of.op == Op::identity) return y;
-        if (of.op == Op::max_pool || of.op == Op::avg_pool) return of.pool.row_last[y] - 1;
         const Node& node = graph_.nodes[index(of.node)];
         return y * node.stride_y - node.top + (node.kernel_y - 1) * node.dilation_y;
     }

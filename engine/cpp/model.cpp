@@ -333,6 +333,7 @@ struct Model::Impl {
         for (const std::vector<Strand>& step : arena.layout.steps) {
             if (split && step.size() > 1) {
                 pool->run([&](int i) { run_strand(step[static_cast<size_t>(i)], arena, i, i == 0, after); });
+                after(&step[0].back());  // once more: waiting for the others counts for it
             } else if (split && is_worth_splitting(step[0][0])) {
                 const int n = pool->threads();
                 pool->run([&](int i) { run_part(step[0][0], arena, i, n, i); });

@@ -4,9 +4,8 @@
 //     kTilePixels            pixels of a tile
 //     class Counter<P>       counts of kBlock output channels of P pixels in 8-bit lanes:
 //         Counter()                        all zero
-//         step(in, weights)                adds the differing bits of eight input channels: in[p] points to
-//         the
-//                                          pixel's byte, weights to kStepBytes
+//         step(in, weights)                adds the differing bits of eight input channels:
+//                                          in[p] points to the pixel's byte, weights to kStepBytes
 //         flush(uint16_t (&)[P][kBlock])   adds the counts to 16-bit ones and begins at zero again
 //
 // Weights lie as [block of kBlock channels][byte of the window][kStepBytes], made by
@@ -87,6 +86,7 @@ void binary_conv(const BinaryConv& conv, const BitsView& in, const Epilogue& epi
     const Epilogue e = epilogue;
     const int64_t words = window_words(conv);
     const bool gathered = conv.unit % 8 != 0;
+    static_assert(kTilePixels <= kMostPixels);
     tiles<kTilePixels>(part.first_pixel, part.last_pixel, [&]<int P>(int64_t first) {
         const uint8_t* window[P];
         Place at[P];

@@ -210,7 +210,7 @@ inline void tiles(int64_t first, int64_t last, Tile tile) {
 }
 
 // Copies the taps of one window close together, word by word: a word that is stored whole can be loaded again
-// at once. May read up to 7 bytes behind each row of the window.
+// at once. Reads nothing but the window: another thread may be writing what lies behind.
 class Words {
 public:
     explicit Words(uint8_t* to) : to_(to) {}
@@ -225,15 +225,26 @@ public:
 
 private:
     inline __attribute__((always_inline)) void append_word(const uint8_t* from, int bytes) {
-        uint64_t word;
-        std::memcpy(&word, from, 8);
-        if (bytes < 8) word &= (uint64_t{1} << 8 * bytes) - 1;
+        const uint64_t word = load_word(from, bytes);
         word_ |= word << 8 * filled_;
         filled_ += bytes;
         if (filled_ < 8) return;
         store();
         filled_ -= 8;
         word_ = filled_ > 0 ? word >> 8 * (bytes - filled_) : 0;
+    }
+    // 2, 4, 6 or 8 bytes.
+    static inline __attribute__((always_inline)) uint64_t load_word(const uint8_t* from, int bytes) {
+        uint64_t word = 0;
+        if (bytes == 8) {
+            std::memcpy(&word, from, 8);
+            return word;
+        }
+        uint32_t four = 0;
+        uint16_t two = 0;
+        if (bytes & 4) std::memcpy(&four, from, 4);
+        if (bytes & 2) std::memcpy(&two, from + (bytes & 4), 2);
+        return four | uint64_t{two} << 8 * (bytes & 4);
     }
     inline __attribute__((always_inline)) void store() {
         std::memcpy(to_, &word_, 8);
