@@ -100,6 +100,14 @@ def test_info_knows_the_shapes(tmp_path: Path) -> None:
     assert shapes == [reference.values[output].shape[1:] for output in outputs]
 
 
+def test_the_output_may_be_the_input(tmp_path: Path) -> None:
+    graph = {"input": {"name": "x", "shape": [3, 4, 5]}, "nodes": [], "output": "x"}
+    header = json.dumps({"__metadata__": {"format": "bnew", "version": "1", "graph": json.dumps(graph)}})
+    path = tmp_path / "model.bnew"
+    path.write_bytes(len(header).to_bytes(8, "little") + header.encode())
+    assert read_packed(path).output_shape == (3, 4, 5)
+
+
 def test_info_command(cli: Any, packed: Path) -> None:
     code, out, _ = cli("info", packed)
     assert code == 0
@@ -135,6 +143,9 @@ BROKEN: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     ),
     "dtype": (lambda data: data.replace(b'"U32"', b'"X32"'), "is damaged"),
     "graph": (lambda data: data.replace(b'\\"op\\"', b'\\"po\\"'), "is damaged"),
+    "output": (lambda data: b'\\"output\\":\\"w'.join(data.rsplit(b'\\"output\\":\\"v', 1)), "is damaged"),
+    "name": (lambda data: data.replace(b'\\"stem.0\\"', b"5555555555"), "is damaged"),
+    "classes": (lambda data: data.replace(b'[\\"0\\"', b"[55555"), "is damaged"),
     "deep": (lambda data: (200_000).to_bytes(8, "little") + b"[" * 200_000, "its header is not that of one"),
 }
 
@@ -256,6 +267,13 @@ def test_images_are_scaled_and_cropped_as_by_torchvision(size: tuple[int, int], 
     np.testing.assert_array_equal(read_image(path, "RGB"), pixels)
 
 
+def test_a_thin_image_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "thin.png"
+    Image.new("L", (1, 60000)).save(path)
+    with pytest.raises(BnewError, match=r"thin\.png' \(it is too thin to be scaled to 224×224"):
+        read_image(path, "RGB", (224, 224))
+
+
 def test_bench(engine: Any, cli: Any, packed: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = bench(packed, threads=2, batch=3, seconds=0.001).rows
     assert [(row.threads, row.batch) for row in rows] == [(1, 1), (1, 3), (2, 1), (2, 3)]
@@ -362,9 +380,10 @@ def test_export_of_something_else(
     pytest.importorskip("onnxscript")
     logits = np.random.default_rng(0).standard_normal((359, 10), np.float32)
     monkeypatch.setattr(onnxruntime.InferenceSession, "run", lambda *args: [logits])
-    code, out, _ = cli("export", run.path, tmp_path / "model.onnx")
-    assert code == 1
-    assert "the file is not the network" in out
+    code, _, err = cli("export", run.path, tmp_path / "model.onnx")
+    assert code == 2
+    assert "the ONNX graph is not the network" in err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_softmax_is_not_taken_twice(engine: Any, tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from PIL import Image
 
 from bnew.errors import BnewError
 
+MOST_PIXELS = 100_000_000  # of a scaled image, before it is cropped
+
 
 def read_image(path: Path, mode: str, size: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
     """An image file as (H, W, C) bytes.
@@ -25,21 +27,28 @@ def read_image(path: Path, mode: str, size: tuple[int, int] | None = None) -> np
     try:
         with Image.open(path) as file:
             image = file.convert(mode)
+            if size:
+                image = cover(image, *size)
     # What PIL raises, depending on the format.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise BnewError(f"cannot read the image '{path}' ({error}): repair or remove it") from error
-    return np.atleast_3d(np.asarray(cover(image, *size) if size else image, np.uint8))
+    return np.atleast_3d(np.asarray(image, np.uint8))
 
 
 def cover(image: Image.Image, height: int, width: int) -> Image.Image:
     """The centre of an image that is scaled until it just covers ``height`` × ``width`` pixels.
 
     For a square, the same pixels as torchvision's ``CenterCrop(n)`` of ``Resize(n)``.
+
+    Raises:
+        ValueError: it is so thin that scaled it would have more than 100 million pixels.
     """
     if width * image.height >= height * image.width:
         scaled = width, image.height * width // image.width
     else:
         scaled = image.width * height // image.height, height
+    if scaled[0] * scaled[1] > MOST_PIXELS:
+        raise ValueError(f"it is too thin to be scaled to {width}×{height} pixels")
     if scaled != image.size:
         image = image.resize(scaled, Image.Resampling.BILINEAR)
     left, top = round((scaled[0] - width) / 2), round((scaled[1] - height) / 2)

@@ -21,7 +21,7 @@ from bnew.results import Run, write_atomically
 
 @dataclass(frozen=True)
 class OnnxCheck:
-    """How far ONNX Runtime's logits are from PyTorch's, and for what share of images both agree."""
+    """How far ONNX Runtime's logits are from PyTorch's, and to what share of images both give one class."""
 
     images: int
     max_difference: float
@@ -30,15 +30,13 @@ class OnnxCheck:
 
     @property
     def agrees(self) -> bool:
-        """Whether rounding can be the reason for what differs: 99 % of the images get the same class."""
+        """Whether at least 99 % of the images get the same class: rounding may turn a sign over."""
         return self.agreement >= 0.99
 
     def __str__(self) -> str:
-        verdict = "" if self.agrees else "; more than rounding explains: the file is not the network"
         return (
             f"ONNX Runtime gives {self.agreement:.2%} of {self.images:,} test images PyTorch's class; "
             f"logits differ by {self.median_difference:.2g} in the median, {self.max_difference:.2g} at most"
-            f"{verdict}"
         )
 
 
@@ -62,7 +60,8 @@ def export_onnx(model: nn.Module, images: Tensor, path: str | Path) -> OnnxCheck
         What ONNX Runtime makes of it; None where that is not installed.
 
     Raises:
-        BnewError: the exporter is not installed or fails; the file cannot be written or run.
+        BnewError: the exporter is not installed or fails; the file cannot be written or run, or does not give
+            the network's results. Then nothing is written.
     """
     try:
         import onnxscript  # noqa: F401  (torch.onnx needs it, and says so late)
@@ -81,8 +80,17 @@ def export_onnx(model: nn.Module, images: Tensor, path: str | Path) -> OnnxCheck
         assert program is not None
     except Exception as error:  # the exporter's errors have no common base
         raise BnewError(f"{type(model).__name__} cannot be exported: {error}") from error
-    write_atomically(Path(path), lambda beside: program.save(beside, external_data=False))
-    return _check(model, images, Path(path))
+    check = None
+
+    def write(beside: Path) -> None:
+        nonlocal check
+        program.save(beside, external_data=False)
+        check = _check(model, images, beside)
+        if check and not check.agrees:
+            raise BnewError(f"the ONNX graph is not the network, and {path} is not written: {check}")
+
+    write_atomically(Path(path), write)
+    return check
 
 
 @torch.no_grad()
@@ -95,7 +103,7 @@ def _check(model: nn.Module, images: Tensor, path: Path) -> OnnxCheck | None:
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         (logits,) = session.run(["logits"], {"images": np.ascontiguousarray(images.numpy())})
     except Exception as error:  # ONNX Runtime's own
-        raise BnewError(f"ONNX Runtime does not run {path}: {error}") from error
+        raise BnewError(f"ONNX Runtime does not run the graph: {error}") from error
     expected = model(images).numpy()
     difference = np.abs(logits - expected)
     return OnnxCheck(

@@ -92,18 +92,22 @@ class PackedFile:
     @property
     def output_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of the result; (classes, 1, 1) of a classifier."""
-        rows = zip(self.graph["nodes"], self.nodes, strict=True)
-        return next(row.shape for node, row in rows if node.get("output") == self.graph["output"])
+        return self._read[1][self.graph["output"]]
 
     @property
     def half(self) -> bool:
         """Whether real numbers are stored as float16."""
         return any(tensor.dtype == "F16" for tensor in self.tensors.values())
 
-    @cached_property
+    @property
     def nodes(self) -> tuple[NodeSummary, ...]:
         """A row per node."""
-        shapes = {self.graph["input"]["name"]: tuple(self.graph["input"]["shape"])}
+        return self._read[0]
+
+    @cached_property
+    def _read(self) -> tuple[tuple[NodeSummary, ...], dict[str, tuple[int, int, int]]]:
+        """A row per node, and the shape of every value."""
+        shapes = {_text(self.graph["input"]["name"]): self.input_shape}
         counted = set[str]()
         rows = []
         for node in self.graph["nodes"]:
@@ -120,8 +124,8 @@ class PackedFile:
             words = {name for name in new if self.tensors[name].dtype == "U32"}
             weights = math.prod((node["channels"][0] // node["groups"], *node["kernel"])) if words else 0
             row = NodeSummary(
-                name=node["name"],
-                op=node["op"],
+                name=_text(node["name"]),
+                op=_text(node["op"]),
                 steps=" ".join(steps),
                 shape=shape,
                 binary_weights=sum(weights * self.tensors[name].shape[0] for name in words),
@@ -129,7 +133,7 @@ class PackedFile:
                 bytes=sum(self.tensors[name].bytes for name in new),
             )
             rows.append(row)
-        return tuple(rows)
+        return tuple(rows), shapes
 
     def __rich__(self) -> Group:
         table = Table("node", "is", "then")
@@ -198,11 +202,19 @@ def read_packed(path: str | Path) -> PackedFile:
         tensors = {name: StoredTensor(t["dtype"], tuple(t["shape"])) for name, t in header.items()}
         packed = PackedFile(path, json.loads(metadata["graph"]), tensors, 8 + length)
         complete = packed.file_bytes == size and min(packed.output_shape) > 0
+        for name in packed.graph.get("classes", []):
+            _text(name)
     except _DAMAGE as error:
         raise BnewError(f"'{path}' is damaged ({error!r}): pack the network again") from None
     if not complete:
         raise BnewError(f"'{path}' is damaged, or was cut short while it was copied: pack the network again")
     return packed
+
+
+def _text(name: Any) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f"{name!r} is no name")
+    return name
 
 
 def _steps(node: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
