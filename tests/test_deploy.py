@@ -292,12 +292,13 @@ def test_bench(engine: Any, cli: Any, packed: Path, run: Run, monkeypatch: pytes
 MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
     "no image": (("predict", "FILE"), "no image was named"),
     "no class": (("predict", "FILE", "nothing.png", "--top", "0"), "top is 0"),
-    "missing image": (("predict", "FILE", "nothing.png"), "cannot read the image 'nothing.png'"),
+    "missing image": (("predict", "FILE", "nothing.png"), "there is no image 'nothing.png'"),
     "no file": (("bench", "nothing.bnew"), "nothing.bnew"),
     "threads": (("bench", "FILE", "--threads", "-1"), "threads is -1"),
-    "no run": (("pack", "nothing", "model.bnew"), "this is not the folder of a run"),
-    "no run to verify": (("verify", "FILE", "nothing"), "this is not the folder of a run"),
-    "no run to export": (("export", "nothing", "model.onnx"), "this is not the folder of a run"),
+    "no run": (("pack", "nothing", "model.bnew"), "nothing has no recipe.json: there is no such folder"),
+    "no run to verify": (("verify", "FILE", "nothing"), "there is no such folder"),
+    "run and file swapped": (("pack", "FILE", "nothing"), "that is a file, no folder of a run"),
+    "no run to export": (("export", "nothing", "model.onnx"), "there is no such folder"),
 }
 
 

@@ -319,6 +319,14 @@ def test_flips(name: str) -> None:
         assert training.method.flips() == 0
 
 
+def test_all_parameters_are_not_binary_ones() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16))
+    with pytest.raises(
+        BnewError, match=r"shape \(16,\) is the weight of no binary layer: give bnew.binary_par"
+    ):
+        BNEW(model.parameters(), total_steps=10)
+
+
 def test_distance_and_share_count_weights_not_layers() -> None:
     layers = [[[1.0, -1.0, 0.5, 0.0]], [[-0.25, -1.0]]]
     method = Clip([nn.Parameter(torch.tensor(layer)) for layer in layers])

@@ -119,6 +119,12 @@ def train(
     # On the command line other runs are named from here, in a recipe from the run's own folder.
     links = {"init": recipe.init, "teacher": recipe.teacher}
     recipe = recipe.replace(**{k: os.path.relpath(path, out) for k, path in links.items() if path})
+    if recipe.method not in (None, "clip") and recipe.init is None:
+        logger.info(
+            "no --init: %s starts from a new network; the published phase 2 starts from a run of phase 1, "
+            "which is --method clip",
+            recipe.method,
+        )
     try:
         run = fit(recipe, out, machine)
     except (Interrupted, NumericalError):

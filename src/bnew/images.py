@@ -29,6 +29,8 @@ def read_image(path: Path, mode: str, size: tuple[int, int] | None = None) -> np
             image = file.convert(mode)
             if size:
                 image = cover(image, *size)
+    except FileNotFoundError:
+        raise BnewError(f"there is no image '{path}'") from None
     # What PIL raises, depending on the format.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise BnewError(f"cannot read the image '{path}' ({error}): repair or remove it") from error

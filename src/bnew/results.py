@@ -54,6 +54,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         with open(beside, "rb") as file:
             os.fsync(file.fileno())
         os.replace(beside, path)
+    except FileNotFoundError as error:
+        raise BnewError(f"could not write {path}: there is no folder {path.parent}") from error
     except (OSError, RuntimeError, SafetensorError) as error:  # torch reports a full disk as a RuntimeError
         raise BnewError(
             f"could not write {path}: {error}; what it held before is kept; "
@@ -132,6 +134,10 @@ class Run:
             data = json.loads((self.path / name).read_text())
         except (FileNotFoundError, NotADirectoryError):
             why = "the run is not done" if name == "summary.json" else "this is not the folder of a run"
+            if not self.path.is_dir():
+                why = (
+                    "that is a file, no folder of a run" if self.path.exists() else "there is no such folder"
+                )
             raise BnewError(f"{self.path} has no {name}: {why}") from None
         except ValueError as error:
             raise BnewError(

@@ -128,7 +128,7 @@ def verify(file: str | Path, model: nn.Module, data: Dataset, sample: int = 16) 
     engine = load_engine(file, cores())
     if engine.input_shape != data.image_size or (engine.classes or data.classes) != data.classes:
         raise BnewError(
-            f"{file} takes images of {engine.input_shape} and has {len(engine.classes)} classes, but "
+            f"{file} takes images of {engine.input_shape} and has {packed.output_shape[0]} classes, but "
             f"{data.name} has {data.image_size} and {data.num_classes}: give the run that it was packed from"
         )
     image = packed.graph["input"]

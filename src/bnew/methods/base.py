@@ -38,7 +38,8 @@ class Binarizer:
         scale: binary values are ``± mean|w|`` of the output channel in place of ±1.
 
     Raises:
-        BnewError: no weights to binarize; ``total_steps`` below 1 or missing where it is needed.
+        BnewError: no weights to binarize, or what cannot be one; ``total_steps`` below 1, or missing where
+            it is needed.
     """
 
     needs_total_steps = False
@@ -51,6 +52,11 @@ class Binarizer:
             raise BnewError(
                 f"{type(self).__name__} has no weights to binarize: the model has no binary layers; "
                 "make some with bnew.binarize(model), or choose a model such as birealnet20"
+            )
+        if vectors := [tuple(p.shape) for p in self.params if p.dim() < 2]:
+            raise BnewError(
+                f"a parameter of shape {vectors[0]} is the weight of no binary layer: give "
+                "bnew.binary_parameters(model), not all parameters"
             )
         if total_steps is None and self.needs_total_steps:
             raise BnewError(f"{type(self).__name__} follows a schedule and needs total_steps")
