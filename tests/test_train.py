@@ -253,8 +253,8 @@ def test_another_recipe_in_the_folder(stopped: Run, unbroken: dict[str, Run]) ->
     ("changes", "sentence"),
     [
         ({"model": "wideresnet22"}, "no binary layers"),
-        ({"teacher": "../nowhere"}, "not the folder of a run"),
-        ({"init": "../nowhere"}, "not the folder of a run"),
+        ({"teacher": "../nowhere"}, "there is no such folder"),
+        ({"init": "../nowhere"}, "there is no such folder"),
         ({"batch_size": 647}, "1295 images in batches of 647 leave a batch of one"),
     ],
 )
