@@ -127,21 +127,11 @@ template <int P, int V>
 void binary_blocks(const BinaryConv& conv, const BitsView& in, const int64_t* offsets, const Epilogue& e,
                    int64_t first_pixel, int64_t last_pixel, int first_group, int last_group) {
     static_assert(P <= kMostPixels);
-    const Window& w = conv.window;
     const int64_t words = window_words(conv);
-    const bool gathered = conv.unit % 8 != 0;
     tiles<P>(first_pixel, last_pixel, [&]<int N>(int64_t first) {
         const uint8_t* window[N];
         Place at[N];
-        locate(w, in, e, first, window, at);
-        set_base(conv, first, at);
-        if (gathered) {
-            for (int p = 0; p < N; ++p) {
-                uint8_t* close = conv.scratch + p * words * 8;
-                gather(conv, in, window[p], close);
-                window[p] = close;
-            }
-        }
+        locate(conv, in, e, first, window, at);
         for (int g = first_group; g < last_group; g += V / 2) {
             const auto* weights = static_cast<const uint64_t*>(conv.weights) + g * words * kGroup;
             binary_tile<N, V>(offsets, words, window, weights, e, g * kGroup, at);

@@ -85,20 +85,11 @@ void binary_conv(const BinaryConv& conv, const BitsView& in, const Epilogue& epi
     if (!fits(conv)) return scalar_kernels.binary_conv(conv, in, epilogue, part);
     const Epilogue e = epilogue;
     const int64_t words = window_words(conv);
-    const bool gathered = conv.unit % 8 != 0;
     static_assert(kTilePixels <= kMostPixels);
     tiles<kTilePixels>(part.first_pixel, part.last_pixel, [&]<int P>(int64_t first) {
         const uint8_t* window[P];
         Place at[P];
-        locate(conv.window, in, e, first, window, at);
-        set_base(conv, first, at);
-        if (gathered) {
-            for (int p = 0; p < P; ++p) {
-                uint8_t* close = conv.scratch + p * words * 8;
-                gather(conv, in, window[p], close);
-                window[p] = close;
-            }
-        }
+        locate(conv, in, e, first, window, at);
         // A part may begin or end within a block: its other channels are counted and dropped.
         const int last = part.last_group * kGroup;
         for (int block = part.first_group * kGroup / kBlock * kBlock; block < last; block += kBlock) {

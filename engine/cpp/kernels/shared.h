@@ -184,17 +184,6 @@ inline __attribute__((always_inline)) void locate(const Window& w, const View& i
     }
 }
 
-// Where N output pixels of a binary convolution from `first` on find their base.
-template <int N>
-inline __attribute__((always_inline)) void set_base(const BinaryConv& conv, int64_t first, Place (&at)[N]) {
-    const int64_t channels = round_up(conv.channels_out, kGroup);
-    Pixels pixel(conv.window.width, first);
-    for (int p = 0; p < N; ++p, pixel.next()) {
-        const int border = conv.row_class[pixel.y] * conv.column_classes + conv.column_class[pixel.x];
-        at[p].base = conv.base + border * channels;
-    }
-}
-
 // Splits the pixels from first to last into tiles of at most P, 4, 2 and 1.
 template <int P, class Tile>
 inline void tiles(int64_t first, int64_t last, Tile tile) {
@@ -277,6 +266,27 @@ inline void gather(const BinaryConv& conv, const BitsView& in, const uint8_t* wi
                 words.append(window + ky * w.dilation_y * in.row + kx * w.dilation_x * in.pixel, conv.unit);
     }
     words.finish();
+}
+
+// locate() for a binary convolution: with their bases, and windows gathered into the scratch where taps do
+// not fill whole words.
+template <int N>
+inline __attribute__((always_inline)) void locate(const BinaryConv& conv, const BitsView& in,
+                                                  const Epilogue& e, int64_t first,
+                                                  const uint8_t* (&window)[N], Place (&at)[N]) {
+    locate(conv.window, in, e, first, window, at);
+    const int64_t channels = round_up(conv.channels_out, kGroup);
+    Pixels pixel(conv.window.width, first);
+    for (int p = 0; p < N; ++p, pixel.next()) {
+        const int border = conv.row_class[pixel.y] * conv.column_classes + conv.column_class[pixel.x];
+        at[p].base = conv.base + border * channels;
+    }
+    if (conv.unit % 8 == 0) return;
+    for (int p = 0; p < N; ++p) {
+        uint8_t* close = conv.scratch + p * window_words(conv) * 8;
+        gather(conv, in, window[p], close);
+        window[p] = close;
+    }
 }
 
 template <int P, int V>
