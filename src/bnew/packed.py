@@ -18,16 +18,8 @@ from bnew.errors import BnewError
 
 VERSION = "1"
 BYTES = {"U32": 4, "F32": 4, "F16": 2}  # of one element
-# What reading a graph raises that is not as docs/format.md says.
-_DAMAGE = (
-    ValueError,
-    KeyError,
-    TypeError,
-    IndexError,
-    AttributeError,
-    ArithmeticError,
-    RecursionError,
-)
+# What reading a header or a graph raises that is not as docs/format.md says.
+_DAMAGE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -190,7 +182,7 @@ def read_packed(path: str | Path) -> PackedFile:
             raise ValueError(f"its format is '{metadata['format']}'")
     except OSError as error:
         raise BnewError(f"cannot read '{path}': {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except _DAMAGE as error:
         why = error if type(error) is ValueError else "its header is not that of one"
         raise BnewError(f"'{path}' is no packed file: {why}; make one with `bnew pack`") from None
     if metadata.get("version") != VERSION:

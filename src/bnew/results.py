@@ -54,9 +54,9 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         with open(beside, "rb") as file:
             os.fsync(file.fileno())
         os.replace(beside, path)
-    except FileNotFoundError as error:
-        raise BnewError(f"could not write {path}: there is no folder {path.parent}") from error
     except (OSError, RuntimeError, SafetensorError) as error:  # torch reports a full disk as a RuntimeError
+        if not path.parent.is_dir():
+            raise BnewError(f"could not write {path}: there is no folder {path.parent}") from error
         raise BnewError(
             f"could not write {path}: {error}; what it held before is kept; "
             "make room or check the permissions, then start the same command again"
