@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from bnew import data
+from bnew.memory import MemoryDataset, Split
 
 
 class Sign(nn.Module):
@@ -147,7 +147,7 @@ class Training:
 class Images(Dataset[tuple[Tensor, int]]):
     """Images from memory, as torchvision's CIFAR10 gives them: PIL images through transforms, one by one."""
 
-    def __init__(self, split: data.Split, dataset: data.Dataset) -> None:
+    def __init__(self, split: Split, dataset: MemoryDataset) -> None:
         self.pixels = split.images.permute(0, 2, 3, 1).contiguous().numpy()
         self.targets = split.labels.tolist()
         self.transform = transforms.Compose(
@@ -166,7 +166,7 @@ class Images(Dataset[tuple[Tensor, int]]):
         return self.transform(Image.fromarray(self.pixels[index])), self.targets[index]
 
 
-def make_loader(split: data.Split, dataset: data.Dataset, batch_size: int) -> Iterable[tuple[Tensor, Tensor]]:
+def make_loader(split: Split, dataset: MemoryDataset, batch_size: int) -> Iterable[tuple[Tensor, Tensor]]:
     """Two worker processes, kept from epoch to epoch, so that a short epoch does not pay for their start."""
     return DataLoader(
         Images(split, dataset), batch_size, shuffle=True, num_workers=2, persistent_workers=True

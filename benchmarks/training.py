@@ -28,10 +28,10 @@ from PIL import Image
 from torch import Tensor
 
 import plain
-from bnew.data import Batches, Split
 from bnew.evaluate import load_data
 from bnew.layers import binary_parameters
 from bnew.machine import Machine, environment, make_fabric
+from bnew.memory import MemoryBatches, MemoryDataset, Split
 from bnew.methods import BNEW, METHODS
 from bnew.models import create_model
 from bnew.recipes import CIFAR10
@@ -107,7 +107,8 @@ def check_same_step() -> None:
 def bnew_round(images: Split, machine: Machine, path: Path) -> Callable[[], object]:
     """bnew's own training loop, one epoch over ``images`` a call."""
     training = _Training(RECIPE, Run(path), machine, make_fabric(machine))
-    training.batches = Batches(images, training.data, RECIPE.batch_size, train=True)
+    assert isinstance(training.data, MemoryDataset)
+    training.batches = MemoryBatches(images, training.data, RECIPE.batch_size, train=True)
     epochs = itertools.count()
 
     def run() -> None:
@@ -126,6 +127,7 @@ def plain_round(batches: Iterable[tuple[Tensor, Tensor]]) -> Callable[[], object
 def make_round(name: str, options: Options, folder: Path) -> Callable[[], object]:
     """What one contender does in a round of ``steps`` training steps."""
     data = load_data(RECIPE, Machine(str(folder)))
+    assert isinstance(data, MemoryDataset)
     count = options.steps * RECIPE.batch_size
     if count > len(data.train):
         raise SystemExit(f"--steps is at most {len(data.train) // RECIPE.batch_size}")
@@ -137,7 +139,9 @@ def make_round(name: str, options: Options, folder: Path) -> Callable[[], object
 
     makers: dict[str, Callable[[], Callable[[], object]]] = {
         "plain": lambda: plain_round(plain.make_loader(images, data, RECIPE.batch_size)),
-        "plain, bnew's loader": lambda: plain_round(Batches(images, data, RECIPE.batch_size, train=True)),
+        "plain, bnew's loader": lambda: plain_round(
+            MemoryBatches(images, data, RECIPE.batch_size, train=True)
+        ),
         "bnew, eager": lambda: bnew(compile=False),
         "bnew, compiled": lambda: bnew(compile=True),
     }

@@ -109,6 +109,11 @@ class Twin:
         self.frozen = True
 
 
+class Real(Twin):
+    def update(self, g: float) -> None:
+        self.w = self.optimizer(self.w, g)
+
+
 class Clip(Twin):
     def update(self, g: float) -> None:
         self.w = clip(self.optimizer(self.w, g))
@@ -157,6 +162,7 @@ class Bop(Twin):
 
 
 METHODS: dict[str, type[Twin]] = {
+    "real": Real,
     "clip": Clip,
     "bnew": BNEW,
     "ste": STE,

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import plain
-from bnew.data import Augmentation, Dataset, Split
+from bnew.memory import Augmentation, MemoryDataset, Split
 from bnew.methods import METHODS
 from bnew.models import create_model
 from costs import count_memory
@@ -25,7 +25,7 @@ def test_a_difference_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # How many float32 numbers a binary weight has beside itself and its gradient: Adam's, the method's.
-COPIES = {"clip": (2, 0), "bnew": (2, 0), "ste": (2, 1), "bmd": (2, 1), "bop": (0, 1)}
+COPIES = {"real": (2, 0), "clip": (2, 0), "bnew": (2, 0), "ste": (2, 1), "bmd": (2, 1), "bop": (0, 1)}
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -43,7 +43,16 @@ def test_memory_is_counted(name: str) -> None:
 def test_loader_gives_normalised_images() -> None:
     images = torch.full((4, 3, 32, 32), 255, dtype=torch.uint8)
     split = Split(images, torch.arange(4))
-    data = Dataset("white", split, split, split, ("a",) * 4, (0.5,) * 3, (0.5,) * 3, Augmentation(0, True))
+    data = MemoryDataset(
+        name="white",
+        classes=("a",) * 4,
+        mean=(0.5,) * 3,
+        std=(0.5,) * 3,
+        train=split,
+        val=split,
+        test=split,
+        augmentation=Augmentation(0, True),
+    )
     image, label = plain.Images(split, data)[2]
     assert label == 2
     assert image.equal(torch.ones(3, 32, 32))

@@ -16,6 +16,7 @@ from PIL import Image
 from bnew import __version__
 from bnew.cli import COMMANDS, NAMES, main
 from bnew.data import DATASETS
+from bnew.experiments import STEPS
 from bnew.methods import METHODS
 from bnew.models import MODELS, create_model, list_models
 from bnew.recipes import EXPERIMENTS
@@ -93,11 +94,14 @@ def test_the_names_that_help_lists_are_all_there_are() -> None:
     assert {kind: list(names) for kind, names in NAMES.items()} == {
         "experiments": list(EXPERIMENTS),
         "phase2": list(EXPERIMENTS["cifar10"].phase2),
+        "imagenet_phase2": list(EXPERIMENTS["imagenet"].phase2),
+        "steps": list(STEPS),
         "methods": list(METHODS),
         "models": list(MODELS),
         "datasets": list(DATASETS),
     }
-    assert all(experiment.phase2.keys() == set(NAMES["phase2"]) for experiment in EXPERIMENTS.values())
+    for name, experiment in EXPERIMENTS.items():
+        assert list(experiment.phase2) == list(NAMES["imagenet_phase2" if name == "imagenet" else "phase2"])
 
 
 def test_version(bnew: Cli) -> None:
@@ -207,7 +211,7 @@ def test_reproduce_where_nothing_succeeds(bnew: Cli, tmp_path: Path) -> None:
 def test_a_signal_outside_training(
     bnew: Cli, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
-    monkeypatch.setattr("bnew.experiments.run", lambda *_: signal.raise_signal(number))
+    monkeypatch.setattr("bnew.launch.run", lambda *_: signal.raise_signal(number))
     code, _, err = bnew("reproduce cifar10")
     assert (code, err) == (130, "bnew: stopped: start the same command again to go on\n")
 
@@ -272,7 +276,14 @@ def test_a_spoilt_checkpoint(sentence: Callable[..., str], tmp_path: Path) -> No
         ("reproduce cifar1", "unknown experiment 'cifar1': did you mean 'cifar10"),
         ("reproduce cifar10 --methods bnw", "did you mean 'bnew'?"),
         ("reproduce cifar10 --workers 0", "workers"),
-        ("reproduce cifar10 --devices 2", "devices"),
+        ("reproduce cifar10 --devices 2 --workers 2", "several devices train one run together"),
+        ("reproduce cifar10 --devices 2 --launcher ray", "several devices train one run together"),
+        ("reproduce imagenet", "/data' does not exist: put the images there"),
+        ("reproduce imagenet --epochs-scale 0.001", "128 epochs of real times 0.001 leave none: give"),
+        ("reproduce imagenet --steps step4", "unknown step of imagenet 'step4': did you mean 'step2'"),
+        ("reproduce imagenet --method bop", "unknown method of phase 2 'bop'"),
+        ("reproduce imagenet --steps finetune", "starts from distilled/bnew/seed0, which is not done in"),
+        ("reproduce imagenet --max-broken -1", "max_broken is -1: give 0 or more"),
         ("trian", "unknown command 'trian': did you mean 'train'?"),
         ("summary birealnet9", "did you mean 'birealnet8'?"),
         ("eval /nowhere", "/nowhere"),

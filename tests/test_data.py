@@ -14,8 +14,8 @@ from torch import Tensor
 from torchvision import datasets
 
 from bnew import data
-from bnew.data import Augmentation, Batches, Dataset, Split
 from bnew.errors import BnewError
+from bnew.memory import Augmentation, MemoryBatches, MemoryDataset, Split, crop_and_flip
 
 
 def write_images(folder: Path, count: int, size: tuple[int, int] = (8, 8), mode: str = "RGB") -> None:
@@ -35,15 +35,24 @@ def make_folder(root: Path, parts: tuple[str, ...] = ("train",), count: int = 20
     return root
 
 
-def make_dataset(count: int = 50, padding: int = 2, flip: bool = True) -> Dataset:
+def make_dataset(count: int = 50, padding: int = 2, flip: bool = True) -> MemoryDataset:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (count, 3, 6, 10), generator=generator, dtype=torch.uint8)
     split = Split(images, torch.arange(count))  # the label tells which image it is
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.1)
-    return Dataset("test", split, split, split, ("a", "b"), mean, std, Augmentation(padding, flip))
+    return MemoryDataset(
+        name="test",
+        classes=("a", "b"),
+        mean=mean,
+        std=std,
+        train=split,
+        val=split,
+        test=split,
+        augmentation=Augmentation(padding, flip),
+    )
 
 
-def concatenated(batches: Batches, epoch: int = 0, start: int = 0) -> tuple[Tensor, Tensor]:
+def concatenated(batches: MemoryBatches, epoch: int = 0, start: int = 0) -> tuple[Tensor, Tensor]:
     xs, ys = zip(*batches.epoch(epoch, start), strict=True)
     return torch.cat(xs), torch.cat(ys)
 
@@ -56,7 +65,7 @@ def rows(split: Split) -> set[bytes]:
 
 
 def test_digits() -> None:
-    digits = data.load("digits")
+    digits = data.load_in_memory("digits")
     assert digits.image_size == (1, 8, 8)
     assert digits.in_channels == 1
     assert digits.num_classes == 10
@@ -71,7 +80,7 @@ def test_digits() -> None:
 
 
 def test_loading_twice_gives_the_same_object(tmp_path: Path) -> None:
-    assert data.load("digits", tmp_path) is data.load("digits", str(tmp_path))
+    assert data.load_in_memory("digits", tmp_path) is data.load_in_memory("digits", str(tmp_path))
 
 
 def test_split_is_fixed_and_disjoint() -> None:
@@ -93,7 +102,7 @@ def test_split_is_fixed_and_disjoint() -> None:
     ],
 )
 def test_folder_layouts(tmp_path: Path, parts: tuple[str, ...], sizes: tuple[int, ...]) -> None:
-    loaded = data.load("folder", make_folder(tmp_path, parts))
+    loaded = data.load_in_memory("folder", make_folder(tmp_path, parts))
     assert tuple(map(len, (loaded.train, loaded.val, loaded.test))) == sizes
     assert loaded.classes == ("ant", "bee")
     assert loaded.augmentation == Augmentation(padding=1, flip=True)
@@ -103,21 +112,21 @@ def test_the_sizes_of_a_folder_are_logged_once(tmp_path: Path, caplog: pytest.Lo
     make_folder(tmp_path / "cifar10", ("train", "test"))
     for name, folder in (("folder", tmp_path / "cifar10"), ("cifar10", tmp_path), ("digits", tmp_path)):
         with caplog.at_level("INFO", "bnew"):
-            data.load(name, folder)
-            data.load(name, folder)
+            data.load_in_memory(name, folder)
+            data.load_in_memory(name, folder)
     said = f"{tmp_path / 'cifar10'}: 2 classes; 36 images to train on, 4 to validate, 40 to test"
     assert caplog.messages == [said, said]
 
 
 def test_folder_holds_out_disjoint_parts(tmp_path: Path) -> None:
-    loaded = data.load("folder", make_folder(tmp_path))
+    loaded = data.load_in_memory("folder", make_folder(tmp_path))
     parts = [rows(part) for part in (loaded.train, loaded.val, loaded.test)]
     assert len(set.union(*parts)) == sum(map(len, parts)) == 40
 
 
 def test_folder_does_not_depend_on_workers(tmp_path: Path) -> None:
     make_folder(tmp_path, count=80)
-    one, four = (data.load("folder", tmp_path, workers=workers) for workers in (1, 4))
+    one, four = (data.load_in_memory("folder", tmp_path, workers=workers) for workers in (1, 4))
     assert torch.equal(one.train.images, four.train.images)
     assert torch.equal(one.train.labels, four.train.labels)
 
@@ -128,7 +137,7 @@ def test_folder_reads_classes_and_files_in_sorted_order(tmp_path: Path) -> None:
     (tmp_path / "test" / ".hidden").mkdir()
     for hidden in ("._000.png", ".DS_Store", ".png"):
         (tmp_path / "test" / "ant" / hidden).write_text("no image")
-    loaded = data.load("folder", tmp_path)
+    loaded = data.load_in_memory("folder", tmp_path)
     assert loaded.test.labels.tolist() == [0, 0, 0, 1, 1, 1]
     files = sorted((tmp_path / "test").glob("*/0*.png"))
     for file, image in zip(files, loaded.test.images, strict=True):
@@ -139,19 +148,19 @@ def test_folder_reads_classes_and_files_in_sorted_order(tmp_path: Path) -> None:
 def test_folder_converts_to_rgb(tmp_path: Path, mode: str) -> None:
     make_folder(tmp_path)
     write_images(tmp_path / "train" / "cow", 5, mode=mode)
-    assert data.load("folder", tmp_path).image_size == (3, 8, 8)
+    assert data.load_in_memory("folder", tmp_path).image_size == (3, 8, 8)
 
 
 def test_named_data_set_from_folder(tmp_path: Path) -> None:
     make_folder(tmp_path / "mnist", ("train", "test"))
-    mnist = data.load("mnist", tmp_path, download=False)
+    mnist = data.load_in_memory("mnist", tmp_path, download=False)
     assert mnist.image_size == (1, 8, 8)
     assert mnist.augmentation == Augmentation(padding=2, flip=False)
 
 
 def test_cifar_folder_keeps_the_published_normalisation(tmp_path: Path) -> None:
     make_folder(tmp_path / "cifar10", ("train", "test"))
-    cifar = data.load("cifar10", tmp_path, download=False)
+    cifar = data.load_in_memory("cifar10", tmp_path, download=False)
     assert cifar.mean == pytest.approx((0.4914, 0.4824, 0.4467), abs=1e-4)
     assert cifar.std == pytest.approx((0.2471, 0.2435, 0.2616), abs=1e-4)
 
@@ -165,14 +174,14 @@ def test_image_size_resizes_the_shorter_side_and_crops_the_centre(tmp_path: Path
         for name in ("ant", "bee"):
             (tmp_path / part / name).mkdir(parents=True)
             Image.fromarray(stripes).save(tmp_path / part / name / "0.png")
-    loaded = data.load("folder", tmp_path, image_size=10)
+    loaded = data.load_in_memory("folder", tmp_path, image_size=10)
     assert loaded.image_size == (3, 10, 10)
     assert torch.equal(loaded.test.images[0, 1], torch.full((10, 10), 255, dtype=torch.uint8))
     assert not loaded.test.images[0, [0, 2]].any()
 
 
 def test_image_size_of_a_bundled_set() -> None:
-    digits = data.load("digits", image_size=16)
+    digits = data.load_in_memory("digits", image_size=16)
     assert digits.image_size == (1, 16, 16)
     assert digits.augmentation.padding == 2
 
@@ -188,7 +197,7 @@ def test_cifar_by_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         self.classes = ["cat", "dog"]
 
     monkeypatch.setattr(datasets.CIFAR10, "__init__", init)
-    cifar = data.load("cifar10", tmp_path)
+    cifar = data.load_in_memory("cifar10", tmp_path)
     assert cifar.image_size == (3, 2, 5)
     assert cifar.classes == ("cat", "dog")
     assert (len(cifar.train), len(cifar.val), len(cifar.test)) == (18, 2, 4)
@@ -203,7 +212,7 @@ def test_svhn_by_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         self.labels = np.arange(count) % 10
 
     monkeypatch.setattr(datasets.SVHN, "__init__", init)
-    svhn = data.load("svhn", tmp_path)
+    svhn = data.load_in_memory("svhn", tmp_path)
     assert svhn.image_size == (3, 32, 32)
     assert svhn.classes == tuple("0123456789")
     assert svhn.augmentation == Augmentation(padding=4, flip=False)
@@ -221,7 +230,7 @@ def write_mnist(raw: Path) -> None:
 
 def test_mnist_by_torchvision(tmp_path: Path) -> None:
     write_mnist(tmp_path / "MNIST" / "raw")
-    mnist = data.load("mnist", tmp_path)
+    mnist = data.load_in_memory("mnist", tmp_path)
     assert mnist.image_size == (1, 28, 28)
     assert (len(mnist.train), len(mnist.val), len(mnist.test)) == (18, 2, 4)
 
@@ -233,14 +242,14 @@ def test_half_extracted_mnist_is_refused(tmp_path: Path, size: int) -> None:
     images = raw / "train-images-idx3-ubyte"
     images.write_bytes(images.read_bytes()[:size])
     with pytest.raises(BnewError, match=r"put MNIST/raw/\*-ubyte.gz there \(and remove what is incomplete\)"):
-        data.load("mnist", tmp_path)
+        data.load_in_memory("mnist", tmp_path)
 
 
 def test_half_downloaded_cifar_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cifar-10-batches-py").mkdir()
     (tmp_path / "cifar-10-batches-py" / "data_batch_1").write_bytes(bytes(1000))
     with pytest.raises(BnewError, match="not found or corrupted"):
-        data.load("cifar10", tmp_path, download=False)
+        data.load_in_memory("cifar10", tmp_path, download=False)
 
 
 @pytest.mark.parametrize(
@@ -261,7 +270,7 @@ def test_failed_download_says_what_to_put_where(
 
     monkeypatch.setattr("torchvision.datasets.utils._urlretrieve", fail)
     with pytest.raises(BnewError) as caught:
-        data.load(name, tmp_path / "new")
+        data.load_in_memory(name, tmp_path / "new")
     message = str(caught.value)
     assert f"{name}/train/<class>" in message
     assert files in message
@@ -271,7 +280,7 @@ def test_failed_download_says_what_to_put_where(
 
 def test_download_can_be_forbidden(tmp_path: Path) -> None:
     with pytest.raises(BnewError, match="was not downloaded"):
-        data.load("cifar100", tmp_path / "new", download=False)
+        data.load_in_memory("cifar100", tmp_path / "new", download=False)
     assert not (tmp_path / "new").exists()
 
 
@@ -292,35 +301,35 @@ def test_options_out_of_range(option: str, value: int) -> None:
 
 def test_folder_missing(tmp_path: Path) -> None:
     with pytest.raises(BnewError, match=r"missing' does not exist: .*train/<class>"):
-        data.load("folder", tmp_path / "missing")
+        data.load_in_memory("folder", tmp_path / "missing")
 
 
 def test_folder_without_train(tmp_path: Path) -> None:
     with pytest.raises(BnewError, match="has no folder train"):
-        data.load("folder", tmp_path)
+        data.load_in_memory("folder", tmp_path)
 
 
 def test_folder_empty(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     with pytest.raises(BnewError, match="train' has no class folders"):
-        data.load("folder", tmp_path)
+        data.load_in_memory("folder", tmp_path)
 
 
 def test_folder_with_one_class(tmp_path: Path) -> None:
     write_images(tmp_path / "train" / "ant", 3)
     with pytest.raises(BnewError, match="has the one class 'ant'"):
-        data.load("folder", tmp_path)
+        data.load_in_memory("folder", tmp_path)
 
 
 def test_too_few_images_to_hold_some_out(tmp_path: Path) -> None:
     with pytest.raises(BnewError, match="too few training images"):
-        data.load("folder", make_folder(tmp_path, count=1))
+        data.load_in_memory("folder", make_folder(tmp_path, count=1))
 
 
 def test_class_folder_without_images(tmp_path: Path) -> None:
     (make_folder(tmp_path) / "train" / "cow").mkdir()
     with pytest.raises(BnewError, match="cow' has no images"):
-        data.load("folder", tmp_path)
+        data.load_in_memory("folder", tmp_path)
 
 
 @pytest.mark.parametrize(("part", "other"), [("test", "train"), ("train", "test")])
@@ -328,13 +337,13 @@ def test_class_names_differ(tmp_path: Path, part: str, other: str) -> None:
     make_folder(tmp_path, ("train", "test"))
     write_images(tmp_path / part / "cow", 2)
     with pytest.raises(BnewError, match=f"{part} has a class 'cow' that {other} has not"):
-        data.load("folder", tmp_path)
+        data.load_in_memory("folder", tmp_path)
 
 
 def test_named_folder_without_test(tmp_path: Path) -> None:
     make_folder(tmp_path / "cifar10")
     with pytest.raises(BnewError, match="cifar10' has a folder train but no test"):
-        data.load("cifar10", tmp_path)
+        data.load_in_memory("cifar10", tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"not an image", None])
@@ -342,7 +351,7 @@ def test_broken_image_is_named(tmp_path: Path, content: bytes | None) -> None:
     broken = make_folder(tmp_path) / "train" / "bee" / "007.png"
     broken.write_bytes(broken.read_bytes()[:-60] if content is None else content)
     with pytest.raises(BnewError, match=r"cannot read the image '.*bee/007\.png'"):
-        data.load("folder", tmp_path)
+        data.load_in_memory("folder", tmp_path)
 
 
 @pytest.mark.parametrize("part", ["train", "test"])
@@ -350,10 +359,10 @@ def test_images_of_different_sizes(tmp_path: Path, part: str) -> None:
     make_folder(tmp_path, ("train", "test"))
     write_images(tmp_path / part / "bee", 1, (9, 7))
     with pytest.raises(BnewError, match=r"bee/000\.png' is 9×7 and '.*' is 8×8: give --image-size"):
-        data.load("folder", tmp_path)
+        data.load_in_memory("folder", tmp_path)
 
 
-# Batches
+# MemoryBatches
 
 
 def slow_augmentation(image: np.ndarray, top: int, left: int, flip: bool, padding: int) -> np.ndarray:
@@ -375,7 +384,7 @@ def test_crop_and_flip_equals_its_slow_twin(padding: int) -> None:
     generator = torch.Generator().manual_seed(1)
     offsets = torch.randint(2 * padding + 1, (len(images), 2), generator=generator)
     flips = torch.randint(2, (len(images),), generator=generator).bool()
-    fast = data.crop_and_flip(images, offsets, flips, padding)
+    fast = crop_and_flip(images, offsets, flips, padding)
     for i, image in enumerate(images.numpy()):
         top, left = offsets[i].tolist()
         slow = slow_augmentation(image, top, left, bool(flips[i]), padding)
@@ -385,7 +394,7 @@ def test_crop_and_flip_equals_its_slow_twin(padding: int) -> None:
 @pytest.mark.parametrize("flip", [False, True])
 def test_training_batches_are_augmented_images_normalised(flip: bool) -> None:
     dataset = make_dataset(count=300, padding=1, flip=flip)
-    x, y = concatenated(Batches(dataset.train, dataset, 128, train=True))
+    x, y = concatenated(MemoryBatches(dataset.train, dataset, 128, train=True))
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (dataset.mean, dataset.std))
     seen = set()
     for pixels, label in zip(((x * std + mean) * 255).round().byte().numpy(), y.tolist(), strict=True):
@@ -403,12 +412,12 @@ def test_training_batches_are_augmented_images_normalised(flip: bool) -> None:
 
 def test_batches_depend_on_seed_and_epoch_alone() -> None:
     dataset = make_dataset()
-    batches = Batches(dataset.train, dataset, 16, train=True, seed=3)
+    batches = MemoryBatches(dataset.train, dataset, 16, train=True, seed=3)
     x, y = concatenated(batches, epoch=5)
-    for same in (batches, Batches(dataset.train, dataset, 16, train=True, seed=3)):
+    for same in (batches, MemoryBatches(dataset.train, dataset, 16, train=True, seed=3)):
         assert torch.equal(x, concatenated(same, epoch=5)[0])
     assert not torch.equal(y, concatenated(batches, epoch=6)[1])
-    other = Batches(dataset.train, dataset, 16, train=True, seed=4)
+    other = MemoryBatches(dataset.train, dataset, 16, train=True, seed=4)
     assert not torch.equal(y, concatenated(other, epoch=5)[1])
     torch.manual_seed(0)
     state = torch.get_rng_state()
@@ -420,7 +429,7 @@ def test_batches_depend_on_seed_and_epoch_alone() -> None:
 @pytest.mark.parametrize("start", [0, 2, 4])
 def test_start_in_the_middle_of_an_epoch(train: bool, start: int) -> None:
     dataset = make_dataset()
-    batches = Batches(dataset.train, dataset, 16, train=train)
+    batches = MemoryBatches(dataset.train, dataset, 16, train=train)
     whole, tail = list(batches.epoch(1)), list(batches.epoch(1, start))
     assert len(batches) == len(whole) == 4
     assert len(tail) == 4 - start
@@ -432,9 +441,9 @@ def test_start_in_the_middle_of_an_epoch(train: bool, start: int) -> None:
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_ranks_together_make_the_same_batches(train: bool, world_size: int) -> None:
     dataset = make_dataset(count=20)
-    batches = Batches(dataset.train, dataset, 8, train=train)
+    batches = MemoryBatches(dataset.train, dataset, 8, train=train)
     ranks = [
-        list(Batches(dataset.train, dataset, 8, train=train, rank=r, world_size=world_size).epoch(2))
+        list(MemoryBatches(dataset.train, dataset, 8, train=train, rank=r, world_size=world_size).epoch(2))
         for r in range(world_size)
     ]
     for number, (x, y) in enumerate(batches.epoch(2)):
@@ -447,13 +456,13 @@ def test_ranks_together_make_the_same_batches(train: bool, world_size: int) -> N
 def test_evaluation_gives_every_image_once_unchanged(world_size: int) -> None:
     dataset = make_dataset(count=33)
     shares = [
-        Batches(dataset.test, dataset, 8, train=False, rank=r, world_size=world_size)
+        MemoryBatches(dataset.test, dataset, 8, train=False, rank=r, world_size=world_size)
         for r in range(world_size)
     ]
     assert {len(list(share)) for share in shares} == {5}  # as many steps for everyone
     labels = torch.cat([y for share in shares for _, y in share])
     assert labels.sort().values.tolist() == list(range(33))
-    x, y = concatenated(Batches(dataset.test, dataset, 8, train=False))
+    x, y = concatenated(MemoryBatches(dataset.test, dataset, 8, train=False))
     assert y.tolist() == list(range(33))
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (dataset.mean, dataset.std))
     torch.testing.assert_close(x, (dataset.test.images / 255 - mean) / std)
@@ -462,6 +471,6 @@ def test_evaluation_gives_every_image_once_unchanged(world_size: int) -> None:
 def test_too_small_batches_are_refused() -> None:
     dataset = make_dataset(count=33)
     with pytest.raises(BnewError, match="batch size is 0"):
-        Batches(dataset.train, dataset, 0, train=True)
+        MemoryBatches(dataset.train, dataset, 0, train=True)
     with pytest.raises(BnewError, match="a batch of 1 images is too few for 2 processes"):
-        Batches(dataset.train, dataset, 8, train=True, world_size=2)
+        MemoryBatches(dataset.train, dataset, 8, train=True, world_size=2)

@@ -25,6 +25,7 @@ from bnew.cli import main
 from bnew.engine import bench, predict
 from bnew.evaluate import load_run
 from bnew.images import read_image
+from bnew.memory import MemoryDataset
 from bnew.onnx_export import export_onnx
 from bnew.packed import PackedFile, read_packed
 from bnew.packing import pack_run
@@ -242,6 +243,7 @@ def test_real_network(engine: Any, tmp_path: Path) -> None:
 
 def test_predict(engine: Any, cli: Any, run: Run, packed: Path, tmp_path: Path) -> None:
     model, data = load_run(run, MACHINE)
+    assert isinstance(data, MemoryDataset)
     images = [tmp_path / f"{i}.png" for i in range(3)]
     for path, image in zip(images, data.test.images, strict=False):
         Image.fromarray(image[0].numpy()).save(path)

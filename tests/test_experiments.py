@@ -13,7 +13,7 @@ import pytest
 import torch
 from helpers import MACHINE, RECIPE, STEPS, kill_at_step, train_until_killed
 
-from bnew import experiments
+from bnew import launch
 from bnew.errors import BnewError
 from bnew.experiments import ABLATIONS, Stage, plan
 from bnew.machine import Machine
@@ -88,7 +88,7 @@ def test_the_ablations() -> None:
 
 
 @pytest.mark.parametrize(
-    ("scale", "first", "second"), [((0.1,), 20, 100), ((0.5, 0.02), 100, 20), ((1e-6,), 1, 1)]
+    ("scale", "first", "second"), [((0.1,), 20, 100), ((0.5, 0.02), 100, 20), ((0.005, 0.001), 1, 1)]
 )
 def test_scaled_epochs(scale: tuple[float, ...], first: int, second: int) -> None:
     for stage in plan("cifar10", seeds=(0,), distill=True, epochs_scale=scale):
@@ -105,7 +105,18 @@ def test_scaled_epochs(scale: tuple[float, ...], first: int, second: int) -> Non
         ({"seeds": ()}, "at least one method and one seed"),
         ({"seeds": (1, 1)}, "name one twice"),
         ({"seeds": (-1,)}, "seed is -1"),
-        ({"epochs_scale": (1, 1, 1)}, "one or two factors, not 3"),
+        ({"epochs_scale": (1, 1, 1, 1)}, "one to three factors, not 4"),
+        (
+            {"epochs_scale": (0.001,)},
+            "clip times 0.001 leave none: .* at least 0.005, which is one",
+        ),
+        ({"steps": ("step3",)}, "unknown step of cifar10 'step3'"),
+        ({"steps": ("finetune",)}, "unknown step of cifar10 'finetune'"),
+        (
+            {"name": "imagenet", "methods": ("ste",), "steps": ("finetune",)},
+            "no finetune is published for ste",
+        ),
+        ({"name": "imagenet", "teacher": "runs/nothing"}, "runs/nothing is not the folder of a run"),
         ({"epochs_scale": (0,)}, "must be a positive number"),
         ({"ablations": True}, "add --distill"),
     ],
@@ -122,7 +133,7 @@ def kill_those_of_seed_1(stage: Stage, out: Path, machine: Machine, threads: int
     """In the stage's process, in place of ``_run_stage``."""
     if stage.recipe.seed == 1:
         train_until_killed(stage.recipe, out / stage.name, machine, 3)
-    experiments._run_stage(stage, out, machine, threads, says)
+    launch._run_stage(stage, out, machine, threads, says)
 
 
 def test_failures_stay_alone_and_only_what_is_missing_runs_again(
@@ -139,8 +150,8 @@ def test_failures_stay_alone_and_only_what_is_missing_runs_again(
     corrupt.parent.mkdir()
     corrupt.write_text("this is no checkpoint")
     with monkeypatch.context() as patch:
-        patch.setattr(experiments, "_run_stage", kill_those_of_seed_1)
-        failed = experiments.run(stages, tmp_path, MACHINE, workers=2)
+        patch.setattr(launch, "_run_stage", kill_those_of_seed_1)
+        failed = launch.run(stages, tmp_path, MACHINE, workers=2)
     assert set(failed) == {"corrupt", "killed", "heir", "heir of heir"}
     assert "last.pt is cut short" in failed["corrupt"]
     assert failed["killed"] == "its process died with exit code -9"
@@ -149,7 +160,7 @@ def test_failures_stay_alone_and_only_what_is_missing_runs_again(
 
     corrupt.unlink()
     written = (tmp_path / "good" / "summary.json").stat().st_mtime_ns
-    assert experiments.run(stages, tmp_path, MACHINE, workers=2) == {}
+    assert launch.run(stages, tmp_path, MACHINE, workers=2) == {}
     assert all(Run(tmp_path / stage.name).done for stage in stages)
     assert (tmp_path / "good" / "summary.json").stat().st_mtime_ns == written
 
@@ -163,9 +174,9 @@ def test_stages_side_by_side_are_no_more_than_the_workers(
         running.append(len(sentinels))
         return multiprocessing.connection.wait(sentinels)
 
-    monkeypatch.setattr(experiments, "wait", counting_wait)
+    monkeypatch.setattr(launch, "wait", counting_wait)
     stages = [Stage(f"{seed}", RECIPE.replace(seed=seed)) for seed in range(3)]
-    assert experiments.run(stages, tmp_path, MACHINE, workers=2) == {}
+    assert launch.run(stages, tmp_path, MACHINE, workers=2) == {}
     assert max(running) == 2
 
 
@@ -179,9 +190,9 @@ def test_stopping_lets_every_stage_save(tmp_path: Path, monkeypatch: pytest.Monk
             time.sleep(0.05)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(experiments, "wait", stop_once_all_have_begun)
+    monkeypatch.setattr(launch, "wait", stop_once_all_have_begun)
     with pytest.raises(KeyboardInterrupt):
-        experiments.run(stages, tmp_path, replace(MACHINE, save_every=10_000), workers=2)
+        launch.run(stages, tmp_path, replace(MACHINE, save_every=10_000), workers=2)
     for stage in stages:
         run = Run(tmp_path / stage.name)
         state = torch.load(run.last, weights_only=True)
@@ -195,12 +206,12 @@ def test_another_recipe_in_a_folder_is_refused_before_anything_runs(tmp_path: Pa
     Run(tmp_path / "b").path.mkdir()
     Run(tmp_path / "b").begin(RECIPE, {})
     with pytest.raises(BnewError, match=r"another recipe \(lr is 0.01 there and 0.5 here\)"):
-        experiments.run([Stage("a", RECIPE), Stage("b", RECIPE.replace(lr=0.5))], tmp_path, MACHINE)
+        launch.run([Stage("a", RECIPE), Stage("b", RECIPE.replace(lr=0.5))], tmp_path, MACHINE)
     assert not (tmp_path / "a").exists()
 
 
 def test_a_killed_stage_goes_on(tmp_path: Path) -> None:
     recipe = RECIPE.replace(epochs=2)
     kill_at_step(recipe, tmp_path / "run", MACHINE, STEPS + 1)
-    assert experiments.run([Stage("run", recipe)], tmp_path, MACHINE) == {}
+    assert launch.run([Stage("run", recipe)], tmp_path, MACHINE) == {}
     assert [row["epoch"] for row in Run(tmp_path / "run").rows()] == ["0", "1"]

@@ -18,6 +18,8 @@ COUNTS = {
     "birealnet8": (79_114, 73_728),
     "reactnet_a": (29_343_592, 28_253_184),
     "reactnet18": (11_708_264, 10_985_472),
+    "resnet18": (11_689_512, 0),
+    "resnet34": (21_797_672, 0),
     "wideresnet22": (272_282, 0),
 }
 
@@ -37,7 +39,7 @@ def test_parameter_counts(name: str) -> None:
     assert (count(model.parameters()), count(binary_parameters(model))) == COUNTS[name]
 
 
-@pytest.mark.parametrize("name", ["birealnet20", "birealnet8", "wideresnet22"])
+@pytest.mark.parametrize("name", ["birealnet20", "birealnet8", "wideresnet22", "resnet18"])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", [8, 28, 32])
 def test_small_images(name: str, channels: int, size: int) -> None:

@@ -779,6 +779,7 @@ ARGUMENTS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "no batch": (torch.ones(4, 3, 3), {}, r"has shape \(4, 3, 3\), but must be \(N, C, H, W\)"),
     "empty": (torch.ones(0, 4, 3, 3), {}, "has shape"),
     "mean alone": (torch.ones(1, 4, 3, 3), {"mean": [0] * 4}, "mean and std belong together"),
+    "resize": (torch.ones(1, 4, 3, 3), {"resize": (3, 2)}, "resize is .*, but must cover the input"),
     "three means": (torch.ones(1, 4, 3, 3), {"mean": [0] * 3, "std": [1] * 3}, "each of 4 channels"),
     "no deviation": (torch.ones(1, 4, 3, 3), {"mean": [0] * 4, "std": [1, 1, 0, 1]}, "std is .* positive"),
     "classes": (torch.ones(1, 4, 3, 3), {"classes": "ab"}, "2 class names, but the model has 4 outputs"),

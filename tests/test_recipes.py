@@ -94,7 +94,8 @@ def test_milestones() -> None:
         (10, 0.98, 9),
         (2, 0.98, 1),
         (1, 0.98, 1),  # there is no room for it
-        (10, 0.0, 1),  # one epoch comes before
+        (10, 0.01, 1),  # one epoch comes before
+        (10, 0.0, 0),  # from the start
         (10, 1.0, 10),  # never
     ],
 )
@@ -109,7 +110,7 @@ def test_freeze_epoch_as_published(method: str | None, epoch: int) -> None:
     assert Recipe(method=method, epochs=1000).freeze_epoch == epoch
 
 
-@given(st.integers(2, 3000), st.floats(0, 1, exclude_max=True))
+@given(st.integers(2, 3000), st.floats(0, 1, exclude_min=True, exclude_max=True))
 def test_freezing_leaves_an_epoch_on_either_side(epochs: int, freeze: float) -> None:
     assert 1 <= Recipe(epochs=epochs, freeze=freeze).freeze_epoch <= epochs - 1
 
@@ -156,9 +157,14 @@ def test_strength_has_a_floor_that_raises_none() -> None:
 
 
 def test_scaled_to_next_to_nothing() -> None:
-    shortest = Recipe(method="bop", epochs=1000).scaled(1e-9)
+    recipe = Recipe(method="bop", epochs=1000)
+    shortest = recipe.scaled(0.001)
     assert shortest.epochs == 1
     assert 0 < shortest.method_options["gamma"] <= 1
+    with pytest.raises(
+        BnewError, match=r"1000 epochs of bop times 0.0004 leave none: .* at least 0.001, which"
+    ):
+        recipe.scaled(0.0004)
 
 
 @pytest.mark.parametrize("factor", [0.0, -1.0, math.nan, math.inf])

@@ -148,7 +148,7 @@ def test_begin_again(tmp_path: Path) -> None:
     Run(run.path).begin(recipe, {"torch": "2.10"})
     assert Run(run.path).environment == {"torch": "2.10"}
     with pytest.raises(BnewError, match=r"another recipe \(lr is 0\.01 there and 0\.1 here\)"):
-        Run(run.path).begin(recipe.replace(lr=0.1), {})
+        Run(run.path).check(recipe.replace(lr=0.1))
     assert Run(run.path).recipe == recipe
 
 

@@ -20,15 +20,28 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import MACHINE, RECIPE, STEPS, TEACHER, Crash, at_step, crash, fill_with_nan, kill_at_step, send
+from helpers import (
+    MACHINE,
+    RECIPE,
+    STEPS,
+    TEACHER,
+    Crash,
+    at_step,
+    crash,
+    fill_with_nan,
+    kill_at_step,
+    outcome,
+    send,
+)
 from safetensors.torch import save_file
 from tensorboard.backend.event_processing import event_accumulator  # type: ignore[import-untyped]
 from torch import nn
 
-from bnew.data import Batches, load
+from bnew.data import load_in_memory
 from bnew.errors import BnewError, Interrupted, NumericalError
 from bnew.evaluate import Meter, build_model, evaluate, evaluate_run, load_model, load_weights
-from bnew.machine import Machine, make_fabric
+from bnew.machine import DECIDING, Machine, code, make_fabric
+from bnew.memory import MemoryBatches
 from bnew.models import create_model
 from bnew.results import Run
 from bnew.train import _Training, train
@@ -52,17 +65,6 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return train(TEACHER, tmp_path_factory.mktemp("real") / "teacher", MACHINE)
-
-
-def outcome(run: Run) -> dict[str, Any]:
-    """All that a run leaves behind, but for its times."""
-    tables = {name: run.rows(name) for name in ("metrics", "layers", "histogram")}
-    summary = run.summary | {"train_seconds": 0}
-    return {
-        **{name: [row | {"seconds": ""} for row in rows] for name, rows in tables.items()},
-        "summary": summary,
-        "best": run.best.read_bytes(),
-    }
 
 
 # Going on
@@ -292,13 +294,15 @@ def test_a_run_begun_again_says_each_epoch_once(tmp_path: Path) -> None:
 
 
 def test_a_batch_with_nan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    batches = Batches.epoch
+    batches = MemoryBatches.epoch
 
-    def spoilt(self: Batches, epoch: int, start: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def spoilt(
+        self: MemoryBatches, epoch: int, start: int = 0
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for i, (x, y) in enumerate(batches(self, epoch, start)):
-            yield (torch.full_like(x, torch.nan) if i == 2 and self.augmentation else x), y
+            yield (torch.full_like(x, torch.nan) if i == 2 and self.train else x), y
 
-    monkeypatch.setattr(Batches, "epoch", spoilt)
+    monkeypatch.setattr(MemoryBatches, "epoch", spoilt)
     with pytest.raises(NumericalError, match="NaN or infinite in epoch 1"):
         train(RECIPE, tmp_path, MACHINE)
 
@@ -320,8 +324,8 @@ def test_the_distillation_loss(teacher: Run, unbroken: dict[str, Run], tmp_path:
     recipe = RECIPE.replace(method="clip", batch_size=2000, **links)
     (row,) = train(recipe, tmp_path, MACHINE).rows()
 
-    data = load("digits")
-    ((x, _),) = Batches(data.train, data, 2000, train=True).epoch(0)
+    data = load_in_memory("digits")
+    ((x, _),) = data.batches("train", 2000, train=True).epoch(0)
     networks = {}
     for name, run in {"teacher": teacher, "student": start}.items():
         networks[name] = load_model(run, data.num_classes, data.in_channels).train()
@@ -351,22 +355,22 @@ def test_the_meter(classes: int) -> None:
 
 
 def test_evaluation_counts_every_image_once() -> None:
-    data = load("digits")
+    data = load_in_memory("digits")
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(64, 10))
-    ((x, y),) = Batches(data.test, data, len(data.test), train=False)
+    ((x, y),) = data.batches("test", len(data.test), train=False)
     with torch.no_grad():
         logits = model.eval()(x)
-    result = evaluate(model.train(), Batches(data.test, data, 100, train=False), make_fabric(MACHINE), 10)
+    result = evaluate(model.train(), data.batches("test", 100, train=False), make_fabric(MACHINE), 10)
     assert result["accuracy"] == pytest.approx((logits.argmax(1) == y).double().mean().item(), abs=1e-9)
     assert result["loss"] == pytest.approx(F.cross_entropy(logits, y).item(), rel=1e-6)
 
 
 def test_evaluation_where_a_process_has_no_share_of_the_last_batch() -> None:
-    data = load("digits")
+    data = load_in_memory("digits")
     size = len(data.test) - 1  # the last batch is one image
     parts = [
-        evaluate(nn.Flatten(), Batches(data.test, data, size, train=False, rank=r, world_size=2), fabric, 10)
+        evaluate(nn.Flatten(), data.batches("test", size, train=False, rank=r, world_size=2), fabric, 10)
         for fabric in [make_fabric(MACHINE)]
         for r in (0, 1)
     ]
@@ -380,6 +384,7 @@ def test_what_is_recorded(unbroken: dict[str, Run], method: str) -> None:
     assert list(rows[0]) == [
         "epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy",
         *SCHEDULED[method], "distance", "share_at_one", "flips", "seconds",
+        "data_wait",
     ]  # fmt: skip
     assert [int(row["epoch"]) for row in rows] == [0, 1, 2, 3]
     last_steps = [(epoch + 1) * STEPS - 1 for epoch in range(4)]
@@ -436,6 +441,52 @@ def test_tensorboard_shows_each_epoch_once(tmp_path: Path) -> None:
     assert events.Tags()["histograms"] == ["binary weights"]
 
 
+# Another recipe, other code
+
+
+def test_a_run_does_not_go_on_with_other_code(
+    unbroken: dict[str, Run],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    recipe = RECIPES["bnew"]
+    with at_step(STEPS, crash), pytest.raises(Crash):
+        train(recipe, tmp_path, MACHINE)
+    now = code()
+    monkeypatch.setattr("bnew.train.code", lambda: now | {"bnew.layers": "0123456789ab"})
+    monkeypatch.setattr("bnew.machine.code", lambda: now | {"bnew.layers": "0123456789ab"})
+    said = f"bnew.layers is '{now['bnew.layers']}' there and '0123456789ab' here"
+    with pytest.raises(BnewError, match=rf"holds a run with another code \({said}\): .* --force"):
+        train(recipe, tmp_path, MACHINE)
+    run = train(recipe, tmp_path, replace(MACHINE, force=True))
+    assert said in caplog.text
+    assert run.environment["forced"] == [said]
+    assert outcome(run) == outcome(unbroken["bnew"])
+    monkeypatch.undo()
+    train(recipe, tmp_path, MACHINE)  # what is done is no more to be gone on with
+
+
+def test_another_recipe_by_force(tmp_path: Path) -> None:
+    with at_step(STEPS, crash), pytest.raises(Crash):
+        train(RECIPES["bnew"], tmp_path, MACHINE)
+    other = RECIPES["bnew"].replace(lr=0.02)
+    with pytest.raises(BnewError, match=r"another recipe \(lr is 0.01 there and 0.02 here\): .* --force"):
+        train(other, tmp_path, MACHINE)
+    run = train(other, tmp_path, replace(MACHINE, force=True))
+    assert run.recipe == other
+    assert run.environment["forced"] == ["lr is 0.01 there and 0.02 here"]
+
+
+def test_the_code_that_decides_is_all_there_is() -> None:
+    """Every module that training loads either decides its outcome or is named here."""
+    script = "import sys, bnew.train; print(*(name for name in sys.modules if name.startswith('bnew.')))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    loaded = {name.split(".")[1] for name in done.stdout.split()}
+    assert loaded - {"errors", "machine", "results", "signals"} == set(DECIDING)
+    assert set(code()) == {f"bnew.{name}" for name in DECIDING} | {"torch", "torchvision"}
+
+
 # Machines
 
 
@@ -449,100 +500,6 @@ def test_compiled_is_the_same_network(
     (plain,) = train(recipe, tmp_path / "plain", MACHINE).rows()
     assert float(compiled["train_loss"]) == pytest.approx(float(plain["train_loss"]), rel=1e-4)
     assert float(compiled["distance"]) == pytest.approx(float(plain["distance"]), rel=1e-4)
-
-
-def two_processes(
-    folder: Path, words: str, before: str = "", code: int = 0
-) -> subprocess.CompletedProcess[str]:
-    """``bnew`` in two processes, each of which runs the Python text ``before`` first."""
-    script = folder / "script.py"
-    tests = str(Path(__file__).parent)
-    script.write_text(
-        f"import sys; sys.path.insert(0, {tests!r})\nfrom bnew.cli import main\n{before}\nmain()\n"
-    )
-    options = "--device cpu --devices 2 --compile False --quiet"
-    done = subprocess.run(
-        [sys.executable, str(script), *words.split(), *options.split()],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == code, done.stderr
-    return done
-
-
-TWO = "train --data digits --model birealnet8 --method bnew --epochs 2 --batch-size 256 --out"
-# Four steps from look to look; the second process alone does something in the middle of a step.
-SECOND = """
-from helpers import at_step, fill_with_nan, send
-import bnew.train
-bnew.train.CHECK_EVERY = 4
-at_step({step}, lambda training: training.fabric.global_rank and {action}(training)).__enter__()
-"""
-
-
-@pytest.fixture(scope="module")
-def of_two(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run that two processes made together."""
-    folder = tmp_path_factory.mktemp("two")
-    done = two_processes(folder, f"{TWO} {folder / 'run'}")
-    assert done.stdout.count("test accuracy") == 1
-    return Run(folder / "run")
-
-
-def test_two_processes_make_one_run(of_two: Run) -> None:
-    assert of_two.environment["world_size"] == 2
-    assert len(of_two.rows()) == 2
-    assert len(list(of_two.path.glob("events.*"))) == 1
-    # Both shares of the validation images, together, are what one process sees.
-    assert evaluate_run(of_two, MACHINE, "val")["accuracy"] == of_two.summary["val_accuracy"]
-    assert of_two.recipe == RECIPE.replace(epochs=2)
-
-
-def test_two_processes_evaluate_each_image_once(of_two: Run, tmp_path: Path) -> None:
-    seen = tmp_path / "seen"
-    count = f"""
-from bnew.evaluate import Meter
-def update(self, loss, logits, labels, update=Meter.update):
-    update(self, loss, logits, labels)
-    print(len(labels), file=open({str(seen)!r}, "a"))
-Meter.update = update
-"""
-    done = two_processes(tmp_path, f"eval {of_two.path} --split val", count)
-    one = evaluate_run(of_two, MACHINE, "val")
-    assert done.stdout == f"val loss: {one['loss']:.4f}\nval accuracy: {one['accuracy']:.4f}\n"
-    assert sorted(seen.read_text().split()) == ["71", "72"]
-
-
-def test_a_signal_to_one_of_two_processes_stops_both(of_two: Run, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    signalled = SECOND.format(step=STEPS, action="send(15)")
-    done = two_processes(tmp_path, f"{TWO} {out}", signalled, code=130)
-    assert done.stderr.count("stopped in epoch 2 of 2") == 1
-    state = torch.load(out / "last.pt", weights_only=True)
-    assert state["step"] == 8
-    assert state["meter"][3] == 2 * 256  # images of both in the two steps of this epoch
-
-    shutil.copytree(out, tmp_path / "alone")
-    two_processes(tmp_path, f"{TWO} {out}")
-    resumed, unbroken = outcome(Run(out)), outcome(of_two)
-    for row, expected in zip(resumed["metrics"], unbroken["metrics"], strict=True):
-        loss = float(expected.pop("train_loss"))  # sums over processes, in another order
-        assert float(row.pop("train_loss")) == pytest.approx(loss, rel=1e-12)
-    assert resumed == unbroken
-
-    # One process can go on too: every image of the epoch counts once.
-    row = train(RECIPE.replace(epochs=2), tmp_path / "alone", MACHINE).rows()[1]
-    hits = float(row["train_accuracy"]) * len(load("digits").train)
-    assert hits == pytest.approx(round(hits), abs=1e-9)
-
-
-def test_nan_in_one_of_two_processes_ends_both(tmp_path: Path) -> None:
-    spoilt = SECOND.format(step=2, action="fill_with_nan")  # the other one has it two steps later
-    done = two_processes(tmp_path, f"{TWO} {tmp_path / 'run'}", spoilt, code=2)
-    assert done.stderr.count("the loss became NaN or infinite in epoch 1, by step 4") == 1
-    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="memory is as the system's library keeps it")

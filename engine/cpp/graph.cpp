@@ -129,6 +129,12 @@ private:
                        "its graph's input has a 'mean' and an 'std' that make too large numbers of bytes");
             }
         }
+        // How images in files are brought to size, which is for those who read them.
+        if (fields.optional("resize")) {
+            const auto resize = fields.integers("resize", 2, 1);
+            expect(resize[0] >= size.height && resize[1] >= size.width,
+                   "its graph's input has a 'resize' that is smaller than its 'shape'");
+        }
         fields.done();
     }
 

@@ -250,6 +250,8 @@ def test_names_of_every_alphabet(tmp_path: Path) -> None:
             {"shape": [2**21, 1, 1]},
             "its graph's input, 'shape' must be a whole number from 1 to 1048576",
         ),
+        (("input",), {"resize": [1, 1]}, "its graph's input has a 'resize' that is smaller than its 'shape'"),
+        (("input",), {"resize": [9]}, "its graph's input, 'resize' must have 2 numbers"),
         (("input",), {"mean": [0] * 4}, "its graph's input has only one of 'mean' and 'std'"),
         (
             ("input",),

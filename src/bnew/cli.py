@@ -16,9 +16,9 @@ from tyro.conf import OmitArgPrefixes, Positional
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
 
 from bnew import __version__
-from bnew.errors import BnewError, Interrupted, NumericalError, lookup
+from bnew.errors import BnewError, Interrupted, NumericalError, ProcessLost, lookup
 from bnew.machine import Machine, is_first_process
-from bnew.recipes import CIFAR10, EXPERIMENTS, Recipe
+from bnew.recipes import CIFAR10, EXPERIMENTS, FIRST_PHASES, IMAGENET, TORCHVISION, Recipe
 
 logger = logging.getLogger("bnew")
 
@@ -28,10 +28,14 @@ Command = TypeVar("Command", bound=Callable[..., int])
 NAMES = {
     "experiments": tuple(EXPERIMENTS),
     "phase2": tuple(CIFAR10.phase2),
-    "methods": ("clip", "bnew", "ste", "bmd", "bop"),
-    "models": ("birealnet8", "birealnet20", "reactnet18", "reactnet_a", "wideresnet22"),
-    "datasets": ("digits", "mnist", "fashion_mnist", "svhn", "cifar10", "cifar100", "folder"),
-}
+    "imagenet_phase2": tuple(IMAGENET.phase2),
+    "steps": ("step1", "step2", "finetune"),
+    "methods": ("real", "clip", "bnew", "ste", "bmd", "bop"),
+    "models": (
+        "birealnet8", "birealnet20", "reactnet18", "reactnet_a", "resnet18", "resnet34", "wideresnet22",
+    ),
+    "datasets": ("digits", "mnist", "fashion_mnist", "svhn", "cifar10", "cifar100", "folder", "imagenet"),
+}  # fmt: skip
 
 
 def _lists_names(command: Command) -> Command:
@@ -47,34 +51,54 @@ def reproduce(
     /,
     machine: Annotated[Machine, tyro.conf.arg(name="")],
     out: Path | None = None,
-    methods: tuple[str, ...] = ("bnew", "ste", "bmd", "bop"),
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4),
+    methods: Annotated[tuple[str, ...] | None, tyro.conf.arg(aliases=("--method",))] = None,
+    seeds: tuple[int, ...] | None = None,
     epochs_scale: tuple[float, ...] = (1.0,),
     distill: bool = False,
     ablations: bool = False,
+    steps: tuple[str, ...] | None = None,
+    teacher: str | None = None,
+    model: str | None = None,
+    image_size: int | None = None,
+    batch_size: int | None = None,
     workers: int = 1,
+    launcher: Literal["local", "ray"] = "local",
+    address: str | None = None,
 ) -> int:
     """Run a published experiment: teachers where asked, phase 1, every method, a test each, the table.
 
-    Runs that are done are not run again; one that was stopped goes on where it was.
+    Runs that are done are not run again; one that was stopped goes on where it was. ImageNet is any folder
+    --data-dir of images, as train/CLASS/* and val/CLASS/*; there phase 1 is step1, phase 2 is step2, and
+    finetune follows. torchrun runs the same command on several devices and machines.
 
     Args:
-        experiment: one of {experiments}, the last for a first look.
+        experiment: one of {experiments}; digits is for a first look.
         machine: where to compute.
         out: folder of the experiment's runs; default runs/EXPERIMENT.
-        methods: methods of phase 2, out of {phase2}.
-        seeds: one run of everything per seed.
+        methods: methods of phase 2, out of {phase2}; by default all, for imagenet bnew alone, out of
+            {imagenet_phase2}.
+        seeds: one run of everything per seed; by default 0 to 4, for imagenet 0 alone.
         epochs_scale: make all runs this many times as long, schedules in proportion; two numbers are
-            for teachers and phase 1, and for phase 2.
-        distill: train with a teacher's outputs as targets, in place of the plain runs.
+            for teachers and phase 1, and for what follows; a third is for finetune.
+        distill: train with a teacher's outputs as targets, in place of the plain runs; imagenet does so
+            anyway.
         ablations: the published ablations of BNEW too.
-        workers: how many runs side by side, each with its share of the cores.
+        steps: only these, out of {steps}; those before have to be done.
+        teacher: the folder of a run of your own, or a network of torchvision with its weights for
+            ImageNet, such as resnet34, which is imagenet's; or none.
+        model: network, in place of the published one.
+        image_size: side of the images in pixels, in place of the published one.
+        batch_size: images a step in all processes, in place of the published number.
+        workers: how many runs side by side on a machine, each with its share of the cores.
+        launcher: where the runs are started: local, or ray for a cluster of Ray, or Ray on this machine.
+        address: of the Ray cluster; by default this machine alone.
     """
-    from bnew import experiments
+    from bnew import experiments, launch
     from bnew.report import write_report
     from bnew.results import Run
 
     out = out or Path("runs") / experiment
+    changes = {"model": model, "image_size": image_size, "batch_size": batch_size}
     stages = experiments.plan(
         experiment,
         methods=methods,
@@ -82,8 +106,14 @@ def reproduce(
         distill=distill,
         ablations=ablations,
         epochs_scale=epochs_scale,
+        steps=steps,
+        teacher=teacher,
+        out=out,
+        changes={name: value for name, value in changes.items() if value is not None},
     )
-    failed = experiments.run(stages, out, machine, workers)
+    failed = launch.run(stages, out, machine, workers, launcher, address)
+    if not is_first_process():
+        return 0  # all processes end alike, and the first one says how
     if any(Run(out / stage.name).done for stage in stages):
         for path in write_report([out], out):
             logger.info("wrote %s", path)
@@ -118,19 +148,16 @@ def train(
 
     # On the command line other runs are named from here, in a recipe from the run's own folder.
     links = {"init": recipe.init, "teacher": recipe.teacher}
-    recipe = recipe.replace(**{k: os.path.relpath(path, out) for k, path in links.items() if path})
-    if recipe.method not in (None, "clip") and recipe.init is None:
+    recipe = recipe.replace(
+        **{k: os.path.relpath(v, out) for k, v in links.items() if v and not v.startswith(TORCHVISION)}
+    )
+    if recipe.method not in (None, *FIRST_PHASES) and recipe.init is None:
         logger.info(
             "no --init: %s starts from a new network; the published phase 2 starts from a run of phase 1, "
             "which is --method clip",
             recipe.method,
         )
-    try:
-        run = fit(recipe, out, machine)
-    except (Interrupted, NumericalError):
-        if is_first_process():
-            raise
-        return 0  # all processes end alike, and the first one says why
+    run = fit(recipe, out, machine)
     if is_first_process():
         accuracy, epoch = run.summary["test_accuracy"], run.summary["best_epoch"] + 1
         print(f"{out}: test accuracy {accuracy:.2%} (epoch {epoch})")
@@ -414,12 +441,18 @@ def main(args: Sequence[str] | None = None) -> None:
     logger.setLevel(logging.INFO)  # other libraries have their say only when something is wrong
     try:
         code = _run(sys.argv[1:] if args is None else args)
+    except (Interrupted, NumericalError) as ended:
+        code = 130 if isinstance(ended, Interrupted) else 2
+        if is_first_process():
+            print(f"bnew: {'' if code == 130 else 'error: '}{ended}", file=sys.stderr)
+        else:
+            code = 0  # all processes end alike, and the first one says why
     except BnewError as error:
         print(f"bnew: error: {error}", file=sys.stderr)
         code = 2
-    except Interrupted as stopped:
-        print(f"bnew: {stopped}", file=sys.stderr)
-        code = 130
+    except ProcessLost as lost:
+        print(f"bnew: {lost}", file=sys.stderr)
+        code = 1
     except KeyboardInterrupt:
         print("bnew: stopped: start the same command again to go on", file=sys.stderr)
         code = 130

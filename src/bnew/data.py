@@ -1,98 +1,50 @@
-"""Data sets by name, held in memory as bytes, and their batches.
+"""Data sets by name.
 
-A name of :data:`DATASETS` → :func:`load` → :class:`Dataset` (train, val, test) → :class:`Batches`.
+A name of :data:`DATASETS` → :func:`load` → :class:`Dataset` → its batches of train, val or test. Small images
+are held in memory as bytes (:mod:`bnew.memory`); those of ``imagenet`` are read when they are needed
+(:mod:`bnew.streaming`).
 
 Where the images come from, in this order:
 
-* ``folder``: a user's own images, ``DIR/train/<class>/*`` with ``DIR/val`` and ``DIR/test`` optional;
+* ``folder`` and ``imagenet``: a user's own images, ``DIR/train/<class>/*`` with ``DIR/val`` and ``DIR/test``
+  optional;
 * ``DIR/<name>/{train,test}/<class>/*``, where that folder exists;
 * torchvision's download into ``DIR`` (``digits`` comes with scikit-learn and needs no file).
 
 Sorted class names number the classes and sorted file names order the images, so the same files always
 make the same data set. What a source lacks is held out of its training images, at random but always the
-same (:data:`SPLIT_SEED`): a fifth for test, then a tenth for validation. A folder with train and val
-only is used as ImageNet is: its val serves as the test set.
+same (:func:`bnew.batches.hold_out`): a fifth for test, then a tenth for validation. Where there are train and
+val only, val serves as the test set; a ``folder`` then holds a tenth of train out for validation, and
+``imagenet`` validates on val too, as is published.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from filelock import FileLock
 from torch import Tensor
 from torchvision import datasets
 from torchvision.transforms.v2 import functional as transforms
 
+from bnew.batches import Dataset, hold_out
 from bnew.errors import BnewError, lookup
 from bnew.folders import read_folder
 from bnew.machine import cores, is_first_process
+from bnew.memory import Augmentation, MemoryDataset, Split
+from bnew.streaming import open_folder
 
 logger = logging.getLogger("bnew")
 
-SPLIT_SEED = 1234  # of what is held out; never the run's seed, so that all runs share one test set
 # What torchvision raises without a network, and for files that are missing, cut short or otherwise wrong.
 FETCH_ERRORS = (OSError, RuntimeError, ValueError, AssertionError, HTTPException)
-
-
-@dataclass(frozen=True, eq=False)
-class Split:
-    """Images, uint8 (N, C, H, W), and their labels, int64 (N,)."""
-
-    images: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: Tensor) -> Split:
-        return Split(self.images[index], self.labels[index])
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """Of training images: pad by ``padding`` black pixels, crop at random; ``flip`` half of them."""
-
-    padding: int
-    flip: bool
-
-
-@dataclass(frozen=True, eq=False)
-class Dataset:
-    """A data set in memory. ``mean`` and ``std`` are per channel, of pixel values in [0, 1]."""
-
-    name: str
-    train: Split
-    val: Split
-    test: Split
-    classes: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    augmentation: Augmentation
-
-    @property
-    def num_classes(self) -> int:
-        """How many classes there are."""
-        return len(self.classes)
-
-    @property
-    def in_channels(self) -> int:
-        """1 for greyscale, 3 for colour."""
-        return self.image_size[0]
-
-    @property
-    def image_size(self) -> tuple[int, int, int]:
-        """(C, H, W) of every image."""
-        channels, height, width = self.train.images.shape[1:]
-        return channels, height, width
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +63,7 @@ class Source:
     ``files``: what a person without a network puts into the data folder.
     ``mode``: PIL's, of the images. ``padding``: ``None`` is an eighth of the shorter side.
     ``mean``, ``std``: ``None`` computes them from the training split.
+    ``streamed``: images are read when they are needed.
     """
 
     fetch: Callable[[Path, bool], _Parts] | None
@@ -120,6 +73,7 @@ class Source:
     padding: int | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    streamed: bool = False
 
 
 def _digits(data_dir: Path, download: bool) -> _Parts:
@@ -194,6 +148,7 @@ DATASETS: dict[str, Source] = {
         _torchvision(datasets.CIFAR100, _nhwc), "cifar-100-python.tar.gz", mean=_CIFAR_MEAN, std=_CIFAR_STD
     ),
     "folder": Source(None),
+    "imagenet": Source(None, streamed=True),
 }
 
 
@@ -209,30 +164,49 @@ def load(
     image_size: int | None = None,
     workers: int = 0,
     download: bool = True,
+    max_broken: int = 0,
 ) -> Dataset:
-    """The data set ``name``, in memory; a second call with the same arguments returns the same object.
+    """The data set ``name``; a second call with the same arguments returns the same object.
 
     Args:
         name: one of :func:`list_datasets`.
-        data_dir: the folder that holds the data sets; for ``folder``, the data set itself.
-        image_size: resize the shorter side to this many pixels and crop the centre.
-        workers: threads that decode images, 0 for one a CPU. The result does not depend on it.
+        data_dir: the folder that holds the data sets; for ``folder`` and ``imagenet``, the data set itself.
+        image_size: resize the shorter side to this many pixels and crop the centre; for ``imagenet`` the side
+            of the crops, 224 by default.
+        workers: threads (of ``imagenet`` processes) that decode images, 0 for one a CPU. The result does not
+            depend on it.
         download: whether what is missing may be downloaded.
+        max_broken: how many broken images of ``imagenet`` to go on without.
 
     Raises:
         BnewError: unknown name; a folder that is missing, empty or inconsistent; a broken image; images of
             different sizes without ``image_size``; a download that is needed and fails or is not allowed.
     """
-    lookup("data set", name, DATASETS)
+    source = lookup("data set", name, DATASETS)
     if image_size is not None and image_size < 1:
         raise BnewError(f"image size is {image_size}: give 1 or more pixels")
     if workers < 0:
         raise BnewError(f"workers is {workers}: give 0 (one a CPU) or more")
+    if source.streamed:
+        folder = Path(data_dir).resolve()
+        return open_folder(name, folder, image_size or 224, workers or cores(), max_broken)
+    return load_in_memory(name, data_dir, image_size=image_size, workers=workers, download=download)
+
+
+def load_in_memory(
+    name: str,
+    data_dir: str | Path = "data",
+    *,
+    image_size: int | None = None,
+    workers: int = 0,
+    download: bool = True,
+) -> MemoryDataset:
+    """:func:`load` one of the data sets that are held in memory."""
     return _load(name, Path(data_dir).resolve(), image_size, workers or cores(), download)
 
 
 @lru_cache(maxsize=4)  # one after the other, runs in one process share their data sets
-def _load(name: str, data_dir: Path, image_size: int | None, workers: int, download: bool) -> Dataset:
+def _load(name: str, data_dir: Path, image_size: int | None, workers: int, download: bool) -> MemoryDataset:
     source = DATASETS[name]
     folder = data_dir if source.fetch is None else data_dir / name
     from_folder = source.fetch is None or (folder / "train").is_dir()
@@ -271,7 +245,16 @@ def _load(name: str, data_dir: Path, image_size: int | None, workers: int, downl
     if mean is None or std is None:
         mean, std = _mean_std(train.images)
     padding = min(train.images.shape[2:]) // 8 if source.padding is None else source.padding
-    return Dataset(name, train, val, test, parts.classes, mean, std, Augmentation(padding, source.flip))
+    return MemoryDataset(
+        name=name,
+        classes=parts.classes,
+        mean=mean,
+        std=std,
+        train=train,
+        val=val,
+        test=test,
+        augmentation=Augmentation(padding, source.flip),
+    )
 
 
 def _resize(split: Split, size: int) -> Split:
@@ -280,12 +263,9 @@ def _resize(split: Split, size: int) -> Split:
 
 
 def _hold_out(split: Split, share: int) -> tuple[Split, Split]:
-    """All but a ``share``-th of ``split``, and that part: random, always the same, in their old order."""
-    if len(split) < 2:
-        raise BnewError("there are too few training images to hold some out for validation: add more")
-    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(SPLIT_SEED))
-    held = max(1, len(split) // share)
-    return split[order[held:].sort().values], split[order[:held].sort().values]
+    """All but a ``share``-th of ``split``, and that part; see :func:`bnew.batches.hold_out`."""
+    kept, held = hold_out(len(split), share)
+    return split[kept], split[held]
 
 
 def _mean_std(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -300,95 +280,3 @@ def _mean_std(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     mean = total / count
     std = (squares / count - mean.square()).sqrt().clamp(min=1)  # a channel of one value stays finite
     return tuple((mean / 255).tolist()), tuple((std / 255).tolist())
-
-
-class Batches:
-    """The batches of a split: x, float32 normalised (n, C, H, W), and y, int64 (n,), on ``device``.
-
-    With ``train``, every epoch has its own order, crops and flips. They depend on (``seed``, epoch) alone:
-    not on earlier epochs, on threads or on the number of processes. Otherwise the images come once each,
-    in order and unchanged.
-
-    ``batch_size`` is the total over ``world_size`` processes. Process ``rank`` gets every
-    ``world_size``-th image of each batch from its ``rank``-th on, so all processes make the same number
-    of steps; in evaluation a share of the last batch may be empty.
-
-    Raises:
-        BnewError: ``batch_size`` is not positive, or a training batch has fewer images than processes.
-    """
-
-    def __init__(
-        self,
-        split: Split,
-        dataset: Dataset,
-        batch_size: int,
-        *,
-        device: str | torch.device = "cpu",
-        train: bool,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        if batch_size < 1:
-            raise BnewError(f"batch size is {batch_size}: give 1 or more")
-        smallest = len(split) % batch_size or batch_size
-        if train and smallest < world_size:
-            raise BnewError(
-                f"a batch of {smallest} images is too few for {world_size} processes: change the batch size"
-            )
-        self.split, self.batch_size, self.device = split, batch_size, torch.device(device)
-        self.augmentation = dataset.augmentation if train else None
-        self.seed, self.rank, self.world_size = seed, rank, world_size
-        # (v / 255 − mean) / std = v · scale + shift
-        mean, std = (torch.tensor(v, device=self.device).view(-1, 1, 1) for v in (dataset.mean, dataset.std))
-        self.scale, self.shift = 1 / (255 * std), -mean / std
-
-    def __len__(self) -> int:
-        """Batches an epoch; the last one may be smaller."""
-        return -(-len(self.split) // self.batch_size)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return self.epoch(0)
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of ``epoch`` (from 0), from number ``start`` on."""
-        count = len(self.split)
-        order = torch.arange(count)
-        if self.augmentation is not None:
-            order, offsets, flips = self._draw(epoch, self.augmentation)
-        for first in range(start * self.batch_size, count, self.batch_size):
-            share = slice(first + self.rank, min(first + self.batch_size, count), self.world_size)
-            # index_select is many times faster than images[index] on a CPU.
-            images = self.split.images.index_select(0, order[share]).to(self.device, non_blocking=True)
-            labels = self.split.labels[order[share]].to(self.device, non_blocking=True)
-            if self.augmentation is not None:
-                images = crop_and_flip(images, offsets[share], flips[share], self.augmentation.padding)
-            yield images.float().mul_(self.scale).add_(self.shift), labels
-
-    def _draw(self, epoch: int, augmentation: Augmentation) -> tuple[Tensor, Tensor, Tensor]:
-        """All random numbers of an epoch, at once, so that a run can go on in the middle of it."""
-        # torch's CPU generator uses 32 bits of its seed: SeedSequence mixes the two numbers into them.
-        mixed = np.random.SeedSequence((self.seed, epoch)).generate_state(1)[0]
-        generator = torch.Generator().manual_seed(int(mixed))
-        count = len(self.split)
-        order = torch.randperm(count, generator=generator)
-        offsets = torch.randint(2 * augmentation.padding + 1, (count, 2), generator=generator)
-        flips = torch.randint(1 + augmentation.flip, (count,), generator=generator).bool()
-        return order, offsets.to(self.device), flips.to(self.device)
-
-
-def crop_and_flip(images: Tensor, offsets: Tensor, flips: Tensor, padding: int) -> Tensor:
-    """Zero-pad all sides by ``padding``, crop every image at its own offset to its old size, then flip.
-
-    ``images`` (N, C, H, W); ``offsets`` int64 (N, 2), the crop's top row and left column, 0..2·padding;
-    ``flips`` bool (N,), left to right. Returns (N, C, H, W).
-    """
-    n, channels, height, width = images.shape
-    padded = F.pad(images, (padding,) * 4)
-    rows = offsets[:, :1] + torch.arange(height, device=images.device)
-    columns = offsets[:, 1:] + torch.arange(width, device=images.device)
-    columns = torch.where(flips[:, None], columns.flip(1), columns)
-    # Where each pixel comes from in its flattened padded channel, the same for all channels of an image.
-    source = rows[:, :, None] * padded.shape[3] + columns[:, None, :]
-    index = source.view(n, 1, height * width).expand(n, channels, height * width)
-    return padded.flatten(2).gather(2, index).view_as(images)

@@ -68,7 +68,8 @@ class Prediction:
 def predict(file: str | Path, images: Iterable[Path], top: int = 5, threads: int = 1) -> Iterator[Prediction]:
     """What a packed network takes each image for; one after the other, as they are read.
 
-    An image is scaled until it just covers the network's input, and its centre is taken, as in training.
+    An image is scaled until it just covers the network's input, or what the file says in its place, and its
+    centre is taken, as in validation.
 
     Raises:
         BnewError: see :func:`load_engine`; no image, or one that cannot be read; a network without mean and
@@ -89,7 +90,7 @@ def predict(file: str | Path, images: Iterable[Path], top: int = 5, threads: int
         for node in model.graph["nodes"]
     )
     for path in images:
-        image = read_image(path, modes[channels], (size[0], size[1]))
+        image = read_image(path, modes[channels], (size[0], size[1]), model.graph["input"].get("resize"))
         with engine_errors():
             result = np.ravel(model(image[None])).astype(np.float64)
         shares = result if is_softmax else np.exp(result - result.max())

@@ -25,6 +25,15 @@ class Interrupted(Exception):
     """A signal stopped the run, which has saved where it was; the message says how to go on."""
 
 
+class ProcessLost(Exception):
+    """Another process of the run is gone; the message says how to go on."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error of another library says, or its name."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 def unknown(kind: str, name: str, allowed: Iterable[str]) -> BnewError:
     """The error for a ``name`` that is not one of ``allowed``, with the nearest name suggested."""
     names = sorted(allowed)

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
+from http.client import HTTPException
+from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+import torchvision
 from lightning_fabric import Fabric
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from bnew.data import Batches, Dataset, load
-from bnew.errors import BnewError, lookup
-from bnew.machine import Machine, make_fabric
+from bnew.batches import Batches, Dataset
+from bnew.data import load
+from bnew.errors import BnewError, first_line, unknown
+from bnew.machine import Machine, is_first_process, make_fabric
 from bnew.models import create_model
-from bnew.recipes import Recipe
+from bnew.recipes import TORCHVISION, Recipe
 from bnew.results import Run
-
-EVAL_BATCH_SIZE = 500
 
 
 class Meter:
@@ -111,14 +115,82 @@ def load_model(run: Run, num_classes: int, in_channels: int) -> nn.Module:
     return model.eval()
 
 
+def linked(run: Run, link: str) -> Run:
+    """The run that ``link``, in the recipe of ``run``, names."""
+    return Run(os.path.normpath(run.path / link))
+
+
+def load_finished(model: nn.Module, run: Run) -> None:
+    """Put the best weights of ``run`` into ``model``.
+
+    Raises:
+        BnewError: there is no such run, it is not done, or it is of another model.
+    """
+    if run.recipe and not run.done:
+        raise BnewError(f"{run.path} is not finished: start its command again, then this one")
+    load_weights(model, run)
+
+
+def load_teacher(teacher: str, run: Run, data: Dataset) -> nn.Module:
+    """The network that ``teacher``, in the recipe of ``run``, names, in eval mode.
+
+    Raises:
+        BnewError: it cannot be had, or does not fit the data.
+    """
+    if teacher.startswith(TORCHVISION):
+        return _load_torchvision(teacher.removeprefix(TORCHVISION), data)
+    taught = linked(run, teacher)
+    if taught.recipe.data != data.name:
+        raise BnewError(
+            f"the teacher {taught.path} was trained on {taught.recipe.data}, the student is to be on "
+            f"{data.name}: give a teacher of the same data set"
+        )
+    model = build_model(taught.recipe, data.num_classes, data.in_channels)
+    load_finished(model, taught)
+    return model.eval()
+
+
+def _load_torchvision(name: str, data: Dataset) -> nn.Module:
+    """A network of torchvision with the first weights that it got for ImageNet."""
+    try:
+        weights = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"]
+    except (KeyError, ValueError):
+        raise unknown(
+            "network of torchvision", name, torchvision.models.list_models(torchvision.models)
+        ) from None
+    classes = len(weights.meta["categories"])
+    if data.num_classes != classes:
+        raise BnewError(
+            f"the teacher {name} knows ImageNet's {classes} classes and the data has {data.num_classes}: "
+            "give a run that was trained on this data as --teacher, or none"
+        )
+    try:
+        state = weights.get_state_dict(progress=is_first_process(), check_hash=True, weights_only=True)
+        model: nn.Module = torchvision.models.get_model(name)
+        model.load_state_dict(state)
+    except (OSError, RuntimeError, TypeError, EOFError, HTTPException, UnpicklingError) as error:
+        file = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
+        raise BnewError(
+            f"the weights of {name} are not whole in {file} and were not downloaded ({first_line(error)}): "
+            f"put {weights.url} there, or give a run as --teacher, or none"
+        ) from error
+    return model.to(memory_format=torch.channels_last).eval()
+
+
 def shares(fabric: Fabric) -> dict[str, Any]:
-    """Options of :class:`Batches` for this process to get its share of each batch, where it computes."""
+    """Options of :class:`bnew.batches.Batches`: this process's share of each batch, where it computes."""
     return {"device": fabric.device, "rank": fabric.global_rank, "world_size": fabric.world_size}
 
 
 def load_data(recipe: Recipe, machine: Machine) -> Dataset:
-    """The recipe's data set, held in memory."""
-    return load(recipe.data, machine.data_path, image_size=recipe.image_size, workers=machine.decode_threads)
+    """The recipe's data set."""
+    return load(
+        recipe.data,
+        machine.data_path,
+        image_size=recipe.image_size,
+        workers=machine.readers,
+        max_broken=machine.max_broken,
+    )
 
 
 def load_run(run: Run, machine: Machine) -> tuple[nn.Module, Dataset]:
@@ -141,7 +213,5 @@ def evaluate_run(run: Run, machine: Machine, split: str = "test") -> dict[str, f
     """
     fabric = make_fabric(machine)
     model, data = load_run(run, machine)
-    splits = {"train": data.train, "val": data.val, "test": data.test}
-    images = lookup("split", split, splits)
-    batches = Batches(images, data, EVAL_BATCH_SIZE, train=False, **shares(fabric))
+    batches = data.batches(split, train=False, **shares(fabric))
     return evaluate(fabric.to_device(model), batches, fabric, data.num_classes)

@@ -1,31 +1,27 @@
-"""Which runs make up an experiment, what each waits for, and running them on this machine.
+"""Which runs make up an experiment, and what each waits for.
 
 An experiment's folder::
 
-    <out>/teacher/<model>/seed<k>/        real networks, where distillation asks for them
-    <out>/<variant>/clip/seed<k>/         phase 1; a variant is plain, distilled, or an ablation
-    <out>/<variant>/<method>/seed<k>/     phase 2
+    <out>/teacher/<model>/seed<k>/               real networks, where distillation asks for them
+    <out>/<variant>/clip/seed<k>/                phase 1; a variant is plain, distilled, or an ablation
+    <out>/<variant>/<method>/seed<k>/            phase 2
+    <out>/<variant>/<method>-finetune/seed<k>/   ImageNet's third step; its phase 1 is called step1
 """
 
 from __future__ import annotations
 
-import logging
-import multiprocessing
-import sys
-import traceback
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from multiprocessing.connection import wait
-from multiprocessing.process import BaseProcess
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bnew.errors import BnewError, Interrupted, lookup
-from bnew.machine import Machine, cores
-from bnew.recipes import EXPERIMENTS, Experiment, Recipe
+from bnew.errors import BnewError, lookup
+from bnew.recipes import EXPERIMENTS, FINETUNED, TORCHVISION, Experiment, Recipe
 from bnew.results import Run
 
-logger = logging.getLogger("bnew")
+_LINK = "../../../"  # from a run's folder to the experiment's
 
 
 @dataclass(frozen=True)
@@ -35,6 +31,8 @@ class Stage:
     name: str
     recipe: Recipe
     needs: tuple[str, ...] = ()
+    step: str = "step1"
+    """teacher, or one of STEPS."""
 
 
 @dataclass(frozen=True)
@@ -63,25 +61,50 @@ ABLATIONS: dict[str, Variant] = {
 }
 
 
+# The phases of an experiment, as ImageNet's are called.
+STEPS = ("step1", "step2", "finetune")
+
+
 def plan(
     name: str,
     *,
-    methods: Sequence[str] = ("bnew", "ste", "bmd", "bop"),
-    seeds: Sequence[int] = (0, 1, 2, 3, 4),
+    methods: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
     distill: bool = False,
     ablations: bool = False,
     epochs_scale: Sequence[float] = (1.0,),
+    steps: Sequence[str] | None = None,
+    teacher: str | None = None,
+    out: str | Path = ".",
+    changes: Mapping[str, Any] | None = None,
 ) -> list[Stage]:
     """The stages of experiment ``name``, each after those that it needs.
 
-    ``distill`` plans the distilled runs in place of the plain ones; ``ablations`` adds the published
-    ablations of BNEW. ``epochs_scale`` is one factor for all runs, or one for
-    teachers and phase 1 and one for phase 2.
+    Args:
+        name: one of EXPERIMENTS.
+        methods: of phase 2; None: all, for ImageNet BNEW alone.
+        seeds: None: 0 to 4, for ImageNet 0 alone.
+        distill: plan the distilled runs in place of the plain ones; ImageNet's are distilled anyway.
+        ablations: add the published ablations of BNEW.
+        epochs_scale: one factor for all runs, or one for teachers and phase 1 and one for what follows, or a
+            third for fine-tuning.
+        steps: which of STEPS; None: all that the experiment has.
+        teacher: in place of the experiment's own, a run's folder, or a network of torchvision with its
+            weights; or none.
+        out: the experiment's folder, from which a teacher's is found.
+        changes: fields of all recipes to change.
 
     Raises:
-        BnewError: unknown experiment or method, no seeds, or factors that make no sense.
+        BnewError: unknown experiment, method or step, no seeds, or options that make no sense.
     """
     experiment = lookup("experiment", name, EXPERIMENTS)
+    on_imagenet = bool(experiment.finetune)
+    if changes:
+        experiment = experiment.replace(**changes)
+    if methods is None:
+        methods = ("bnew",) if on_imagenet else tuple(experiment.phase2)
+    if seeds is None:
+        seeds = (0,) if on_imagenet else (0, 1, 2, 3, 4)
     for method in methods:
         lookup("method of phase 2", method, experiment.phase2)
     if not methods or not seeds:
@@ -90,15 +113,39 @@ def plan(
         raise BnewError(
             f"the seeds {', '.join(map(str, seeds))} name one twice: runs of one seed are the same run"
         )
-    if len(epochs_scale) not in (1, 2):
-        raise BnewError(f"the scale of the epochs takes one or two factors, not {len(epochs_scale)}")
-    if ablations and not distill:
-        raise BnewError("the published ablations are with distillation: add --distill")
-    base = "distilled" if distill else "plain"
+    if not 1 <= len(epochs_scale) <= 3:
+        raise BnewError(f"the scale of the epochs takes one to three factors, not {len(epochs_scale)}")
+    allowed = STEPS if on_imagenet else STEPS[:2]
+    for step in steps or ():
+        lookup(f"step of {name}", step, dict.fromkeys(allowed))
+    if ablations and (on_imagenet or not distill):
+        raise BnewError(
+            "the published ablations are of CIFAR's distilled runs: add --distill, or leave them out"
+        )
+    if teacher is not None:
+        experiment = dataclasses.replace(experiment, teacher=_teacher(teacher, Path(out)))
+    distilled = teacher != "none" and (distill or on_imagenet or teacher is not None)
+    base = "distilled" if distilled else "plain"
     planned = _variant(base, base, Variant({}), experiment, methods, seeds, epochs_scale)
     for ablation, variant in ABLATIONS.items() if ablations else ():
         planned |= _variant(ablation, base, variant, experiment, ("bnew",), seeds, epochs_scale)
-    return list(planned.values())
+    chosen = [stage for stage in planned.values() if stage.step in ("teacher", *(steps or allowed))]
+    if not chosen:
+        raise BnewError(
+            f"no {' or '.join(steps or ())} is published for {', '.join(methods)}: choose other steps"
+        )
+    return chosen
+
+
+def _teacher(name: str, out: Path) -> str:
+    """A recipe's ``teacher`` for what the command line names, in an experiment at ``out``."""
+    if Run(name).begun:
+        return os.path.relpath(name, out / "variant" / "method" / "seed")
+    if Path(name).is_dir() or len(Path(name).parts) > 1:
+        raise BnewError(
+            f"the teacher {name} is not the folder of a run: give one, a network such as resnet34, or none"
+        )
+    return TORCHVISION + name
 
 
 def _variant(
@@ -111,27 +158,30 @@ def _variant(
     epochs_scale: Sequence[float],
 ) -> dict[str, Stage]:
     """The stages of one variant, by name; phase 1 is that of ``base`` where the network is the same."""
-    first, second = epochs_scale[0], epochs_scale[-1]
+    first, second, third = (epochs_scale[min(i, len(epochs_scale) - 1)] for i in range(3))
     stages: dict[str, Stage] = {}
 
-    def add(stage: str, recipe: Recipe, *needs: str) -> str:
-        stages[stage] = Stage(stage, recipe, needs)
+    def add(step: str, stage: str, recipe: Recipe, *needs: str) -> str:
+        stages[stage] = Stage(stage, recipe, needs, step)
         return stage
 
     for seed in seeds:
         common: dict[str, Any] = {"seed": seed}
         teachers: tuple[str, ...] = ()
         if base == "distilled":
-            recipe = experiment.teacher.scaled(first)
-            teachers = (add(f"teacher/{recipe.model}/seed{seed}", recipe.replace(**common)),)
-            common["teacher"] = f"../../../{teachers[0]}"
+            if isinstance(experiment.teacher, Recipe):
+                recipe = experiment.teacher.scaled(first).replace(**common)
+                teachers = (add("teacher", f"teacher/{recipe.model}/seed{seed}", recipe),)
+                common["teacher"] = _LINK + teachers[0]
+            else:
+                common["teacher"] = experiment.teacher
         common["model_options"] = {**experiment.phase1.model_options, **variant.model_options}
         starts: tuple[str, ...] = ()
         if variant.phase1:
             folder = name if variant.model_options else base
             recipe = experiment.phase1.scaled(first).replace(**common)
-            starts = (add(f"{folder}/clip/seed{seed}", recipe, *teachers),)
-            common["init"] = f"../../../{starts[0]}"
+            starts = (add("step1", f"{folder}/{experiment.first}/seed{seed}", recipe, *teachers),)
+            common["init"] = _LINK + starts[0]
         for method in methods:
             recipe = experiment.phase2[method]
             if variant.phase2_length != 1:
@@ -139,106 +189,10 @@ def _variant(
                 epochs = round(recipe.epochs * variant.phase2_length)
                 recipe = recipe.replace(epochs=epochs, method_options={"strength": strength})
             recipe = recipe.scaled(second).replace(**common)
-            add(f"{name}/{method}/seed{seed}", recipe, *teachers, *starts)
+            trained = add("step2", f"{name}/{method}/seed{seed}", recipe, *teachers, *starts)
+            if method in experiment.finetune:
+                recipe = (
+                    experiment.finetune[method].scaled(third).replace(**{**common, "init": _LINK + trained})
+                )
+                add("finetune", f"{name}/{method}{FINETUNED}/seed{seed}", recipe, *teachers, trained)
     return stages
-
-
-def run(stages: Sequence[Stage], out: str | Path, machine: Machine, workers: int = 1) -> dict[str, str]:
-    """Run ``stages`` below ``out``, up to ``workers`` side by side, each with its share of the cores.
-
-    Each stage is a process of its own, so that one that dies takes no other with it. Stages already done
-    are not run again. Returns why each of those that did not finish did not, by name; empty if all are done.
-
-    Raises:
-        BnewError: a stage's folder holds a run with another recipe; no workers, or several devices.
-        KeyboardInterrupt: once every running stage has saved where it was.
-    """
-    if workers < 1:
-        raise BnewError(f"workers is {workers}: give 1 or more")
-    if machine.devices != 1:
-        raise BnewError(
-            f"devices is {machine.devices}, but each run of an experiment has one: give --workers to run "
-            "several side by side"
-        )
-    if workers > 1:  # several displays would write over each other
-        machine = replace(machine, quiet=True)
-    out = Path(out)
-    waiting = {s.name: s for s in stages if not _is_done(s, out)}
-    logger.info("%d of %d runs are done already", len(stages) - len(waiting), len(stages))
-    failed: dict[str, str] = {}
-    running: dict[str, tuple[BaseProcess, Any]] = {}
-    threads = max(1, cores() // workers)
-    # Each stage is forked from a server that has loaded torch once, and has no threads yet.
-    context: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
-    if sys.platform == "linux":
-        context.set_forkserver_preload(["bnew.train"])
-    try:
-        while waiting or running:
-            for stage in list(waiting.values()):
-                lost = [need for need in stage.needs if need in failed]
-                if lost:
-                    failed[stage.name] = f"{lost[0]} did not finish"
-                    del waiting[stage.name]
-                elif len(running) < workers and not any(n in waiting or n in running for n in stage.needs):
-                    del waiting[stage.name]
-                    said, says = context.Pipe(duplex=False)
-                    process = context.Process(target=_run_stage, args=(stage, out, machine, threads, says))
-                    process.start()
-                    says.close()
-                    running[stage.name] = process, said
-                    logger.info("%s: started", stage.name)
-            if running:  # waiting for nothing would never end
-                wait([process.sentinel for process, _ in running.values()])
-            for name, (process, said) in list(running.items()):
-                if process.exitcode is None:
-                    continue
-                del running[name]
-                if process.exitcode:
-                    try:
-                        failed[name] = said.recv()
-                    except EOFError:  # it had no time to say why
-                        failed[name] = f"its process died with exit code {process.exitcode}"
-                    logger.error("%s: %s", name, failed[name])
-                else:
-                    accuracy = Run(out / name).summary["test_accuracy"]
-                    logger.info("%s: done, test accuracy %.2f %%", name, 100 * accuracy)
-    except KeyboardInterrupt:
-        for process, _ in running.values():
-            process.terminate()
-        for process, _ in running.values():
-            process.join()
-        raise
-    return failed
-
-
-def _is_done(stage: Stage, out: Path) -> bool:
-    """Whether ``stage`` has been run, with this recipe.
-
-    Raises:
-        BnewError: its folder holds a run with another recipe.
-    """
-    run = Run(out / stage.name)
-    run.check(stage.recipe)
-    return run.done
-
-
-def _run_stage(stage: Stage, out: Path, machine: Machine, threads: int, says: Any) -> None:
-    """In the stage's own process: train, and say in one sentence what went wrong, if anything did."""
-    import torch
-
-    from bnew.train import train
-
-    logging.basicConfig(level=logging.INFO, format=f"{stage.name}: %(message)s")
-    torch.set_num_threads(threads)
-    try:
-        train(stage.recipe, out / stage.name, machine)
-    except (BnewError, Interrupted) as error:
-        says.send(str(error))
-        sys.exit(1)
-    except KeyboardInterrupt:
-        says.send("stopped before its first step or after its last")
-        sys.exit(1)
-    except Exception as error:
-        traceback.print_exc()
-        says.send(f"{type(error).__name__}: {error}")
-        sys.exit(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -30,26 +31,18 @@ def read_folder(
     Raises:
         BnewError: a folder is missing or empty, classes or sizes differ, an image is broken.
     """
-    if not (root / "train").is_dir():
-        what = "has no folder train" if root.is_dir() else "does not exist"
-        raise BnewError(f"the data folder '{root}' {what}: put the images there as train/<class>/*")
-    listed = {part: _list_images(root / part) for part in ("train", "val", "test") if (root / part).is_dir()}
-    classes = list(listed["train"])
-    for part, files in listed.items():
-        if list(files) != classes:
-            odd = sorted(set(files) ^ set(classes))[0]
-            has, lacks = (part, "train") if odd in files else ("train", part)
-            raise BnewError(f"in '{root}', {has} has a class '{odd}' that {lacks} has not: make them agree")
-    if len(classes) < 2:
-        raise BnewError(f"'{root / 'train'}' has the one class '{classes[0]}': add a folder for another")
-
-    first = next(iter(listed["train"].values()))[0]
+    classes, listed = list_folder(root)
+    files = {
+        part: {name: [root / part / name / file for file in names] for name, names in by_class.items()}
+        for part, by_class in listed.items()
+    }
+    first = next(iter(files["train"].values()))[0]
     size = None if image_size is None else (image_size, image_size)
     height, width, channels = read_image(first, mode, size).shape
 
-    def read(files: dict[str, list[Path]]) -> tuple[Tensor, Tensor]:
-        paths = [path for class_files in files.values() for path in class_files]
-        labels = [label for label, class_files in enumerate(files.values()) for _ in class_files]
+    def read(part: dict[str, list[Path]]) -> tuple[Tensor, Tensor]:
+        paths = [path for class_files in part.values() for path in class_files]
+        labels = [label for label, class_files in enumerate(part.values()) for _ in class_files]
         images = np.empty((len(paths), channels, height, width), np.uint8)
 
         def decode(chunk: range) -> None:
@@ -70,22 +63,46 @@ def read_folder(
                 pass  # to raise the first error, in the order of the files
         return torch.from_numpy(images), torch.tensor(labels)
 
-    return tuple(classes), {part: read(files) for part, files in listed.items()}
+    return classes, {name: read(part) for name, part in files.items()}
 
 
-def _list_images(folder: Path) -> dict[str, list[Path]]:
+def list_folder(root: Path) -> tuple[tuple[str, ...], dict[str, dict[str, list[str]]]]:
+    """The classes, and of each part that is there the names of each class's images; all sorted.
+
+    Raises:
+        BnewError: a folder is missing or empty, or the parts' classes differ.
+    """
+    if not (root / "train").is_dir():
+        what = "has no folder train" if root.is_dir() else "does not exist"
+        raise BnewError(f"the data folder '{root}' {what}: put the images there as train/<class>/*")
+    listed = {part: _list_images(root / part) for part in ("train", "val", "test") if (root / part).is_dir()}
+    classes = list(listed["train"])
+    for part, files in listed.items():
+        if list(files) != classes:
+            odd = sorted(set(files) ^ set(classes))[0]
+            has, lacks = (part, "train") if odd in files else ("train", part)
+            raise BnewError(f"in '{root}', {has} has a class '{odd}' that {lacks} has not: make them agree")
+    if len(classes) < 2:
+        raise BnewError(f"'{root / 'train'}' has the one class '{classes[0]}': add a folder for another")
+    return tuple(classes), listed
+
+
+def _list_images(folder: Path) -> dict[str, list[str]]:
     """Class → its images, both sorted by name; what is hidden and files that are no images do not count."""
-    classes = [path for path in _visible(folder) if path.is_dir()]
+    classes = [name for name in _visible(folder) if (folder / name).is_dir()]
     if not classes:
         raise BnewError(f"'{folder}' has no class folders: put the images there as <class>/*")
-    files = {c.name: [path for path in _visible(c) if path.suffix.lower() in IMAGE_SUFFIXES] for c in classes}
+    files = {name: [file for file in _visible(folder / name) if _is_image(file)] for name in classes}
     for name, images in files.items():
         if not images:
             raise BnewError(f"the class folder '{folder / name}' has no images: add some or remove it")
     return files
 
 
-def _visible(folder: Path) -> list[Path]:
-    """What ``folder`` holds, sorted by name, but for the likes of ``.DS_Store`` and macOS's ``._cat.png``."""
-    visible = (path for path in folder.iterdir() if not path.name.startswith("."))
-    return sorted(visible, key=lambda path: path.name)
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def _visible(folder: Path) -> list[str]:
+    """What ``folder`` holds, sorted, but for the likes of ``.DS_Store`` and macOS's ``._cat.png``."""
+    return sorted(name for name in os.listdir(folder) if not name.startswith("."))

@@ -13,13 +13,16 @@ from bnew.errors import BnewError
 MOST_PIXELS = 100_000_000  # of a scaled image, before it is cropped
 
 
-def read_image(path: Path, mode: str, size: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
+def read_image(
+    path: Path, mode: str, size: tuple[int, int] | None = None, resize: tuple[int, int] | None = None
+) -> npt.NDArray[np.uint8]:
     """An image file as (H, W, C) bytes.
 
     Args:
         path: the file.
         mode: PIL's, which the image is converted to: ``RGB`` or ``L``.
         size: (height, width) to bring it to, see :func:`cover`.
+        resize: (height, width), no smaller, that it is to cover before the centre of that size is taken.
 
     Raises:
         BnewError: it cannot be read.
@@ -28,7 +31,7 @@ def read_image(path: Path, mode: str, size: tuple[int, int] | None = None) -> np
         with Image.open(path) as file:
             image = file.convert(mode)
             if size:
-                image = cover(image, *size)
+                image = _centre(cover(image, *(resize or size)), *size)
     except FileNotFoundError:
         raise BnewError(f"there is no image '{path}'") from None
     # What PIL raises, depending on the format.
@@ -53,5 +56,9 @@ def cover(image: Image.Image, height: int, width: int) -> Image.Image:
         raise ValueError(f"it is too thin to be scaled to {width}×{height} pixels")
     if scaled != image.size:
         image = image.resize(scaled, Image.Resampling.BILINEAR)
-    left, top = round((scaled[0] - width) / 2), round((scaled[1] - height) / 2)
+    return _centre(image, height, width)
+
+
+def _centre(image: Image.Image, height: int, width: int) -> Image.Image:
+    left, top = round((image.width - width) / 2), round((image.height - height) / 2)
     return image.crop((left, top, left + width, top + height))

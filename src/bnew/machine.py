@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
+import logging
 import os
 import platform
+import socket
 import subprocess
 import time
 from dataclasses import dataclass
@@ -27,17 +30,37 @@ class Machine:
     device: str = "auto"
     """cpu, cuda, mps or auto."""
     devices: int = 1
-    """Number of devices or processes."""
+    """Number of devices or processes; under torchrun, its processes are used and this says nothing."""
     precision: str = "32-true"
     """Any precision of Lightning Fabric, such as bf16-mixed."""
     compile: bool | None = None
     """Use torch.compile; by default where the run is long enough to pay for it."""
+    accumulate: int = 1
+    """Parts that each process computes its share of a batch in, one after the other, to need less memory;
+    batch norm then sees a part at a time."""
+    sync_batch_norm: bool = True
+    """Have batch norm see the batch of all processes, so that their number does not change the result."""
     decode_threads: int = 0
-    """Threads that decode images; 0 is one a core."""
-    save_every: int = 0
+    """Threads that decode images, or for imagenet processes; 0 is one a core, shared among the devices."""
+    max_broken: int = 10
+    """How many broken images of imagenet to go on without."""
+    save_every: int = 1000
     """Save every so many steps too; 0 is at the end of each epoch only."""
+    force: bool = False
+    """Go on with a run that was begun with other code or another recipe."""
     quiet: bool = False
     """Show no progress."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("accumulate", 1), ("decode_threads", 0), ("max_broken", 0), ("save_every", 0)):
+            if getattr(self, name) < least:
+                raise BnewError(f"{name} is {getattr(self, name)}: give {least} or more")
+
+    @property
+    def readers(self) -> int:
+        """How many threads or processes decode images for each process that trains."""
+        local, _ = _processes() or (self.devices, 1)
+        return self.decode_threads or max(1, cores() // local)
 
     @property
     def data_path(self) -> Path:
@@ -65,22 +88,57 @@ def make_fabric(machine: Machine) -> Fabric:
     """Lightning Fabric for ``machine``, launched; on a CPU, memory is kept, see :func:`keep_memory`.
 
     Raises:
-        BnewError: the device is not there, or the precision unknown.
+        BnewError: the device is not there, the precision unknown, or processes cannot reach each other.
     """
     from lightning_fabric import Fabric
 
+    devices, nodes = _processes() or (machine.devices, 1)
+    if devices > 1 and is_first_process() and not under_torchrun():
+        _check_port()
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     try:
         fabric = Fabric(
-            accelerator=machine.device, devices=machine.devices, precision=machine.precision  # type: ignore[arg-type]
+            accelerator=machine.device, devices=devices, num_nodes=nodes, precision=machine.precision  # type: ignore[arg-type]
         )  # fmt: skip
         fabric.launch()
     except (ValueError, RuntimeError) as error:
         raise BnewError(
-            f"{machine.devices} × {machine.device} at precision {machine.precision} cannot be used: {error}"
+            f"{devices} × {machine.device} at precision {machine.precision} cannot be used: {error}"
         ) from error
     if fabric.device.type == "cpu":
         keep_memory()
     return fabric
+
+
+def _check_port() -> None:
+    """Check that processes can meet at MASTER_PORT, if that is set: they would wait for each other for long.
+
+    Raises:
+        BnewError: the port is taken.
+    """
+    port = os.environ.get("MASTER_PORT")
+    if port is None or "LOCAL_RANK" in os.environ:  # one that is free is chosen, or was before
+        return
+    try:
+        socket.create_server(("", int(port))).close()
+    except (OSError, OverflowError, ValueError) as error:
+        raise BnewError(
+            f"MASTER_PORT is {port}, where processes cannot meet ({error}): set it to a port that is free, "
+            "or leave it out"
+        ) from None
+
+
+def _processes() -> tuple[int, int] | None:
+    """Under torchrun, its processes on each machine and its machines."""
+    if not under_torchrun():
+        return None
+    local = int(os.environ["LOCAL_WORLD_SIZE"])
+    return local, int(os.environ["WORLD_SIZE"]) // local
+
+
+def under_torchrun() -> bool:
+    """Whether torchrun started this process, and others like it."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def is_first_process() -> bool:
@@ -106,14 +164,36 @@ def environment(fabric: Fabric) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "platform": platform.platform(),
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cores": cores(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if fabric.device.type == "cuda" else str(fabric.device),
         "world_size": fabric.world_size,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "code": code(),
     }
+
+
+# What decides the outcome of a run: modules and packages of bnew.
+DECIDING = (
+    "batches", "data", "distributed", "evaluate", "folders", "images", "layers", "memory", "methods",
+    "models", "recipes", "streaming", "train",
+)  # fmt: skip
+
+
+def code() -> dict[str, str]:
+    """The code that decides the outcome of a run: a version or the start of a hash, by name."""
+    import torch
+    import torchvision
+
+    here = Path(__file__).parent
+    hashes = {}
+    for name in DECIDING:
+        files = sorted((here / name).glob("*.py")) or [here / f"{name}.py"]
+        content = b"".join(file.read_bytes() for file in files)
+        hashes[f"bnew.{name}"] = hashlib.sha256(content).hexdigest()[:12]
+    return {"torch": torch.__version__, "torchvision": torchvision.__version__, **hashes}
 
 
 def _commit() -> str | None:
@@ -125,7 +205,7 @@ def _commit() -> str | None:
         return None
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
     """As Linux names it; family and model tell apart what a cloud calls by one name."""
     try:
         text = Path("/proc/cpuinfo").read_text()

@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bnew.data import Batches
 from bnew.errors import BnewError
-from bnew.evaluate import EVAL_BATCH_SIZE, load_run
+from bnew.evaluate import load_run
 from bnew.machine import Machine
 from bnew.results import Run, write_atomically
 
@@ -47,7 +46,7 @@ def export_run(run: Run, path: str | Path, machine: Machine) -> OnnxCheck | None
         BnewError: no such run, or it cannot be exported.
     """
     model, data = load_run(run, machine)
-    images, _ = next(iter(Batches(data.test, data, EVAL_BATCH_SIZE, train=False).epoch(0)))
+    images, _ = next(iter(data.batches("test", train=False).epoch(0)))
     return export_onnx(model, images, path)
 
 

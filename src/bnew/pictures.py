@@ -21,6 +21,7 @@ from bnew.results import Group, Run
 # colour-blind, and read on white and on black.
 METHODS: dict[str | None, tuple[str, str]] = {
     None: ("real network", "#a0793d"),
+    "real": ("real weights", "#495057"),
     "clip": ("phase 1 (clip)", "#868e96"),
     "bnew": ("BNEW", "#e8590c"),
     "ste": ("STE", "#1c7ed6"),
@@ -34,6 +35,8 @@ def label(group: Group) -> str:
     """What a person calls the group: its method, and its folder where that says more."""
     recipe = group.recipe
     label = METHODS[recipe.method][0] if recipe.method in METHODS else str(recipe.method)
+    if recipe.freeze_epoch == 0:
+        label = "weights frozen"
     return label if group.name in (recipe.method, recipe.model) else f"{label} ({group.name})"
 
 

@@ -11,14 +11,24 @@ from typing import Any
 
 from bnew.errors import BnewError, lookup, unknown
 
-# The rate's course: share of the run that is done, in [0, 1), and milestones → factor on the rate.
-SCHEDULES: dict[str, Callable[[float, tuple[float, ...]], float]] = {
-    "linear": lambda progress, _: 1 - progress,
-    "cosine": lambda progress, _: (1 + math.cos(math.pi * progress)) / 2,
-    "step": lambda progress, milestones: 0.1 ** sum(progress >= m for m in milestones),
-    "constant": lambda progress, _: 1.0,
+# The rate's course: recipe and share of the run that is done, in [0, 1) → factor on the rate.
+SCHEDULES: dict[str, Callable[[Recipe, float], float]] = {
+    "linear": lambda _, progress: 1 - progress,
+    # The same from epoch to epoch: 1 − e / E all through epoch e.
+    "linear_by_epoch": lambda recipe, progress: (
+        1 - math.floor(progress * recipe.epochs + 1e-6) / recipe.epochs
+    ),
+    "cosine": lambda _, progress: (1 + math.cos(math.pi * progress)) / 2,
+    "step": lambda recipe, progress: 0.1 ** sum(progress >= m for m in recipe.milestones),
+    "constant": lambda _, progress: 1.0,
 }
 OPTIMIZERS = ("adam", "sgd")
+# What weight decay is for.
+DECAYED = ("all", "convolutions")
+# A teacher that comes with its weights: this and the name of a network of torchvision.
+TORCHVISION = "torchvision:"
+# Names of folders in ImageNet's experiment: of step 1, and what follows the method's in those of fine-tuning.
+STEP1, FINETUNED = "step1", "-finetune"
 # Field of a recipe → its type, least and greatest value.
 LIMITS: dict[str, tuple[type, float, float]] = {
     "epochs": (int, 1, math.inf),
@@ -57,17 +67,21 @@ class Recipe:
     momentum: float = 0.9
     """Of sgd, which is Nesterov's; Adam has its own betas."""
     weight_decay: float = 0.0
+    decayed: str = "all"
+    """What weight decay is for: all parameters, or the weights of convolutions alone."""
     schedule: str = "linear"
     milestones: tuple[float, ...] = (0.5, 0.75)
     """Shares of the run after which the step schedule divides the rate by ten."""
     freeze: float | None = None
-    """Share of the epochs after which the binary weights are frozen; 1: never; None: as published."""
+    """Share of the epochs after which the binary weights are frozen; 0: from the start; 1: never; None: as
+    published."""
     init: str | None = None
     """Run whose best checkpoint is the start."""
     teacher: str | None = None
-    """Run whose best checkpoint teaches: the loss is then distillation, without labels."""
+    """Run whose best checkpoint teaches, or torchvision:NAME for a network of torchvision with its weights
+    for ImageNet: the loss is then distillation, without labels."""
     image_size: int | None = None
-    """Side of the images of a folder of one's own, in pixels."""
+    """Side of the images of a folder of one's own, or of ImageNet's crops, in pixels."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -79,7 +93,7 @@ class Recipe:
                 what = "a whole number" if kind is int else "a number"
                 limit = f"at least {low}" if math.isinf(high) else f"between {low} and {high}"
                 raise BnewError(f"{name} is {value!r}, but must be {what} {limit}")
-        for name in ("data", "model", "optimizer", "schedule"):
+        for name in ("data", "model", "optimizer", "schedule", "decayed"):
             if not isinstance(getattr(self, name), str):
                 raise BnewError(f"{name} is {getattr(self, name)!r}, but must be a name")
         for name in ("model_options", "method_options"):
@@ -95,32 +109,49 @@ class Recipe:
             raise BnewError("lr is 0: nothing would be learnt; give a positive rate")
         lookup("schedule", self.schedule, SCHEDULES)
         lookup("optimizer", self.optimizer, dict.fromkeys(OPTIMIZERS))
+        lookup("choice of what decays", self.decayed, dict.fromkeys(DECAYED))
         object.__setattr__(self, "milestones", tuple(self.milestones))
 
     def lr_at(self, progress: float) -> float:
         """The rate when a share ``progress`` in [0, 1) of all steps is done."""
-        return self.lr * SCHEDULES[self.schedule](progress, self.milestones)
+        return self.lr * SCHEDULES[self.schedule](self, progress)
 
     @property
     def freeze_epoch(self) -> int:
         """The epoch, from 0, at whose start the binary weights are frozen; ``epochs`` if never.
 
-        However short the run, at least one epoch comes after freezing, and one before.
+        However short the run, at least one epoch comes after freezing, and one before, unless they are frozen
+        from the start.
         """
         share = FREEZE.get(self.method or "", 1.0) if self.freeze is None else self.freeze
+        if share == 0:
+            return 0
         if share == 1 or self.epochs == 1:
             return self.epochs
         return min(max(math.floor(share * self.epochs), 1), self.epochs - 1)
+
+    @property
+    def ends_binary(self) -> bool:
+        """Whether the run's best checkpoint has binary weights."""
+        return self.freeze_epoch < self.epochs or self.method not in (None, *FIRST_PHASES)
 
     def scaled(self, factor: float) -> Recipe:
         """The same run, ``factor`` times as long, with every schedule in proportion.
 
         Rates, freezing, λ and β follow the share of the run that is done, so they need nothing; what is
         counted in steps follows :data:`SCALING`.
+
+        Raises:
+            BnewError: ``factor`` is not positive, or leaves no epoch.
         """
         if not (factor > 0 and math.isfinite(factor)):
             raise BnewError(f"the scale of the epochs is {factor}, but must be a positive number")
-        epochs = max(1, round(self.epochs * factor))
+        epochs = round(self.epochs * factor)
+        if not epochs:
+            raise BnewError(
+                f"{self.epochs} epochs of {self.method or 'a teacher'} times {factor} leave none: give "
+                f"--epochs-scale at least {math.ceil(1e5 / self.epochs) / 1e5:g}, which is one epoch"
+            )
         return self.with_steps(epochs, epochs / self.epochs)
 
     def with_steps(self, epochs: int, factor: float) -> Recipe:
@@ -152,6 +183,8 @@ class Recipe:
         return cls(**data)
 
 
+# The methods of phase 1, whose weights are to stay real.
+FIRST_PHASES = ("clip", "real")
 # The methods whose weights are real until they are frozen, and the published share of the epochs before.
 FREEZE = {"bnew": 0.98, "bmd": 0.98}
 
@@ -166,12 +199,18 @@ def _scale_bnew(recipe: Recipe, factor: float) -> dict[str, Any]:
     if "reg" in options:
         return {**options, "reg": options["reg"] * factor**-0.7}
     strength = options.get("strength", 35.0)
+    share = recipe.freeze_epoch / recipe.epochs
     given = options.get("ramp", 1.0)
     ramp = min(max(given * factor**-0.3, min(given, 1.0)), max(given, MOST_RAMP))
     # λ grows with the power `ramp` of the share s of the run that is done, and so the push up to then is
     # s^(ramp + 1) of the whole.
-    least = round(LEAST_PUSH / (recipe.freeze_epoch / recipe.epochs) ** (ramp + 1), 1)
-    return {**options, "strength": max(strength * factor**0.3, min(strength, least)), "ramp": ramp}
+    least = round(LEAST_PUSH / share ** (ramp + 1), 1)
+    if options.get("scale") and strength < least:
+        # ImageNet's: the long run's own steps take weights most of the way, a short one's do not.
+        pushed = least + (strength - least) * min(factor, 1.0) ** 0.3
+    else:
+        pushed = max(strength * factor**0.3, min(strength, least))
+    return {**options, "strength": pushed, "ramp": ramp}
 
 
 def _scale_bop(recipe: Recipe, factor: float) -> dict[str, Any]:
@@ -191,31 +230,44 @@ SCALING: dict[str, Callable[[Recipe, float], dict[str, Any]]] = {
 
 @dataclass(frozen=True)
 class Experiment:
-    """The recipes of an experiment: teachers, phase 1, and phase 2 by each method."""
+    """The recipes of an experiment: teacher, phase 1, phase 2 by each method, and perhaps fine-tuning."""
 
-    teacher: Recipe
+    teacher: Recipe | str
+    """To train, or a network of torchvision that comes with its weights."""
     phase1: Recipe
     phase2: Mapping[str, Recipe]
+    finetune: Mapping[str, Recipe] = field(default_factory=dict)
+    """What follows phase 2 by a method: its weights are frozen from the start."""
+    first: str = "clip"
+    """The name of phase 1 in the folder of runs."""
 
     def replace(self, **changes: Any) -> Experiment:
         """The experiment with some fields changed in every recipe."""
-        return Experiment(
-            self.teacher.replace(**{k: v for k, v in changes.items() if k != "model"}),
-            self.phase1.replace(**changes),
-            {name: recipe.replace(**changes) for name, recipe in self.phase2.items()},
+
+        def teacher(recipe: Recipe | str) -> Recipe | str:
+            kept = {k: v for k, v in changes.items() if k not in ("model", "model_options")}
+            return recipe if isinstance(recipe, str) else recipe.replace(**kept)
+
+        return dataclasses.replace(
+            self,
+            teacher=teacher(self.teacher),
+            phase1=self.phase1.replace(**changes),
+            phase2={name: recipe.replace(**changes) for name, recipe in self.phase2.items()},
+            finetune={name: recipe.replace(**changes) for name, recipe in self.finetune.items()},
         )
 
 
+_WIDERESNET22 = Recipe(
+    model="wideresnet22",
+    epochs=200,
+    optimizer="sgd",
+    lr=1.0,
+    momentum=0.9,
+    weight_decay=1e-4,
+    schedule="step",
+)
 CIFAR10 = Experiment(
-    teacher=Recipe(
-        model="wideresnet22",
-        epochs=200,
-        optimizer="sgd",
-        lr=1.0,
-        momentum=0.9,
-        weight_decay=1e-4,
-        schedule="step",
-    ),
+    teacher=_WIDERESNET22,
     phase1=Recipe(method="clip", epochs=200),
     phase2={
         # λ = 1e-4 over 1000 epochs of 352 steps.
@@ -227,10 +279,38 @@ CIFAR10 = Experiment(
     },
 )
 
+_REACTNET_A = Recipe(data="imagenet", model="reactnet_a", image_size=224, schedule="linear_by_epoch")
+IMAGENET = Experiment(
+    teacher=TORCHVISION + "resnet34",
+    first=STEP1,
+    phase1=_REACTNET_A.replace(
+        method="real", epochs=128, batch_size=256, lr=1.25e-3, weight_decay=1e-5, decayed="convolutions"
+    ),
+    phase2={
+        # λ = 1e-6 over 401 epochs of 5,824 steps. Weights that are not at ±1 then are signed with a scale.
+        "bnew": _REACTNET_A.replace(
+            method="bnew",
+            method_options={"strength": 1e-6 * (401 * 5824 + 1), "scale": True},
+            freeze=1.0,
+            epochs=401,
+            batch_size=220,
+            lr=1e-3,
+        ),
+        "ste": _REACTNET_A.replace(
+            method="ste", method_options={"scale": True}, epochs=128, batch_size=256, lr=1.25e-3
+        ),
+    },
+    finetune={
+        "bnew": _REACTNET_A.replace(
+            method="real", method_options={"scale": True}, freeze=0.0, epochs=200, batch_size=220, lr=1e-3
+        )
+    },
+)
+
 
 # A first look in minutes: scikit-learn's digits, 8×8, 1,295 of them for training: 21 steps an epoch.
 DIGITS = Experiment(
-    teacher=CIFAR10.teacher.scaled(0.075).replace(lr=0.1),  # 1.0 is too much for 300 steps
+    teacher=_WIDERESNET22.scaled(0.075).replace(lr=0.1),  # 1.0 is too much for 300 steps
     phase1=CIFAR10.phase1.scaled(0.075),
     phase2={
         name: recipe.with_steps(epochs=20, factor=(20 * 21) / (1000 * 352))
@@ -243,4 +323,5 @@ EXPERIMENTS: dict[str, Experiment] = {
     "cifar10": CIFAR10,
     "cifar100": CIFAR10.replace(data="cifar100"),
     "digits": DIGITS,
+    "imagenet": IMAGENET,
 }

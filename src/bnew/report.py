@@ -142,8 +142,9 @@ def _rows(groups: Sequence[Group]) -> list[_Row]:
     rows = []
     for data in dict.fromkeys(group.recipe.data for group in groups):
         rows += [_group_row(group) for group in groups if group.recipe.data == data]
-        # ImageNet is a folder of one's own: its name decides.
-        rows += [_reference_row(r) for r in REFERENCES if r.data == Path(data).name.lower()]
+        # ImageNet is a folder of any images: the number of classes decides.
+        if data != "imagenet" or any(g.values("classes") == [1000] * len(g.runs) for g in groups):
+            rows += [_reference_row(r) for r in REFERENCES if r.data == data]
     return rows
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import math
 import os
 import re
@@ -31,7 +32,9 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from bnew.errors import BnewError
-from bnew.recipes import Recipe
+from bnew.recipes import FINETUNED, STEP1, Recipe
+
+logger = logging.getLogger("bnew")
 
 TABLES = ("metrics", "layers", "histogram")
 # What write_atomically leaves when it is killed, of the files that only the holder of a run's lock writes.
@@ -173,29 +176,53 @@ class Run:
             lock.release()
 
     def begin(self, recipe: Recipe, environment: Mapping[str, Any]) -> None:
-        """Record recipe and environment.
-
-        Raises:
-            BnewError: see :meth:`check`.
-        """
-        self.check(recipe)
+        """Record recipe and environment; of a run begun with others, what was different then."""
+        changes = self.changes(recipe, environment.get("code"))
+        forced = [*(self.environment if self.begun else {}).get("forced", []), *changes]
         write_json(self.path / "recipe.json", recipe.to_dict())
-        write_json(self.path / "environment.json", environment)
+        write_json(
+            self.path / "environment.json", {**environment, "forced": forced} if forced else environment
+        )
 
-    def check(self, recipe: Recipe) -> None:
-        """Check that this folder is new, or holds a run with the same recipe.
+    @property
+    def begun(self) -> bool:
+        """Whether there is a run here, done or not."""
+        return (self.path / "recipe.json").is_file()
+
+    def check(self, recipe: Recipe, code: Mapping[str, str] | None = None, force: bool = False) -> None:
+        """Check that this folder is new, or holds a run with the same recipe and, unless done, the same code.
+
+        Args:
+            recipe: what is to be run.
+            code: see :func:`bnew.machine.code`; None for any.
+            force: only warn.
 
         Raises:
-            BnewError: the folder holds a run with another recipe; says what differs.
+            BnewError: recipe or code is another; says what differs.
         """
-        if (self.path / "recipe.json").exists():
-            here, wanted = self.recipe.to_dict(), recipe.to_dict()
-            differing = [k for k in wanted if json.dumps(here[k]) != json.dumps(wanted[k])]
-            if differing:
-                what = ", ".join(f"{k} is {here[k]!r} there and {wanted[k]!r} here" for k in differing)
-                raise BnewError(
-                    f"{self.path} holds a run with another recipe ({what}): choose another folder"
-                )
+        differing = self.changes(recipe, code)
+        if differing and force:
+            logger.warning("%s goes on although %s", self.path, ", ".join(differing))
+        elif differing:
+            what = "recipe" if self.changes(recipe) else "code"
+            raise BnewError(
+                f"{self.path} holds a run with another {what} ({', '.join(differing)}): choose another "
+                "folder, or go on with it by --force"
+            )
+
+    def changes(self, recipe: Recipe, code: Mapping[str, str] | None = None) -> list[str]:
+        """In what the run here has another recipe than ``recipe`` or, unless it is done, another ``code``."""
+        if not self.begun:
+            return []
+        pairs = [(self.recipe.to_dict(), recipe.to_dict())]
+        if code is not None and not self.done and (self.path / "environment.json").is_file():
+            pairs.append((self.environment.get("code", {}), dict(code)))
+        return [
+            f"{key} is {here.get(key)!r} there and {wanted[key]!r} here"
+            for here, wanted in pairs
+            for key in wanted
+            if json.dumps(here.get(key)) != json.dumps(wanted[key])
+        ]
 
     def append(self, table: str, *rows: Mapping[str, Any]) -> None:
         """Add rows to ``table``.csv."""
@@ -258,7 +285,7 @@ def best_run(path: str | Path) -> Run:
     run = Run(path)
     if (run.path / "recipe.json").exists() or not run.path.is_dir():
         return run
-    binary = [found for found in find_runs([path]) if found.recipe.method not in (None, "clip")]
+    binary = [found for found in find_runs([path]) if found.recipe.ends_binary]
     if not binary:
         raise BnewError(f"no finished run below {path} has binary weights: run phase 2 first")
     return max(binary, key=lambda found: float(found.summary["val_accuracy"]))
@@ -319,4 +346,5 @@ def _names(run: Run) -> tuple[str, str]:
     if path.name != f"seed{run.recipe.seed}":
         return path.name, ""
     name = path.parent.name
-    return name, path.parent.parent.name if name in (run.recipe.method, run.recipe.model) else ""
+    planned = name in (run.recipe.method, run.recipe.model, STEP1) or name.endswith(FINETUNED)
+    return name, path.parent.parent.name if planned else ""

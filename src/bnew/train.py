@@ -13,23 +13,36 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from torch.utils.tensorboard import SummaryWriter
 
-from bnew.data import Batches
-from bnew.errors import BnewError, Interrupted, NumericalError
-from bnew.evaluate import EVAL_BATCH_SIZE, Meter, build_model, evaluate, load_data, load_weights, shares
+from bnew.distributed import is_lost, synchronize_batch_norm
+from bnew.errors import BnewError, Interrupted, NumericalError, ProcessLost, first_line
+from bnew.evaluate import (
+    Meter,
+    build_model,
+    evaluate,
+    linked,
+    load_data,
+    load_finished,
+    load_teacher,
+    load_weights,
+    shares,
+)
 from bnew.layers import binary_parameters, named_binary_parameters
-from bnew.machine import Machine, environment, is_first_process, make_fabric
+from bnew.machine import Machine, code, environment, is_first_process, make_fabric
 from bnew.methods import create_method
 from bnew.recipes import Recipe
 from bnew.results import Run, write_atomically, write_json
 from bnew.signals import stop_signals
+from bnew.streaming import StreamedDataset
 
 logger = logging.getLogger("bnew")
 
@@ -47,24 +60,29 @@ def train(recipe: Recipe, path: str | Path, machine: Machine = Machine()) -> Run
     A resumed run ends exactly where an unbroken one ends: bit for bit on a CPU with as many threads.
 
     Raises:
-        BnewError: bad input; the folder holds a run with another recipe, or is in use.
+        BnewError: bad input; the folder holds a run with another recipe or other code, or is in use.
         NumericalError: the loss became NaN or infinite.
         Interrupted: SIGINT or SIGTERM came; the run is saved.
+        ProcessLost: of several processes, another one is gone.
     """
     run = Run(path)
     # The first process holds the folder for those that it starts.
     with run.locked() if is_first_process() else nullcontext():
-        run.check(recipe)
+        run.check(recipe, code(), machine.force and not run.done)
         if run.done:
             logger.info("%s is done already", run.path)
-        else:
-            fabric = make_fabric(machine)
-            training = _Training(recipe, run, machine, fabric)
-            if fabric.is_global_zero:
-                record = {**environment(fabric), "data_dir": str(machine.data_path.resolve())}
-                run.begin(recipe, record)  # only now: a mistake is not to claim the folder
-            training.fit()
-    return run
+            return run
+        fabric = make_fabric(machine)
+        try:
+            _Training(recipe, run, machine, fabric).fit()
+        except RuntimeError as error:
+            if fabric.world_size == 1 or not is_lost(error):
+                raise
+            raise ProcessLost(
+                f"another of the {fabric.world_size} processes that train {run.path} is gone: start the same "
+                f"command again to go on from what was saved last ({first_line(error)})"
+            ) from error
+    return Run(path)
 
 
 class _Training:
@@ -72,26 +90,25 @@ class _Training:
 
     def __init__(self, recipe: Recipe, run: Run, machine: Machine, fabric: Fabric) -> None:
         self.recipe, self.run, self.machine, self.fabric = recipe, run, machine, fabric
+        self.resuming = fabric.broadcast(run.last.exists())
         self.data = load_data(recipe, machine)
         share = shares(fabric)
-        self.batches = Batches(
-            self.data.train, self.data, recipe.batch_size, train=True, seed=recipe.seed, **share
-        )
-        self.val, self.test = (
-            Batches(split, self.data, EVAL_BATCH_SIZE, train=False, **share)
-            for split in (self.data.val, self.data.test)
-        )
+        self.batches = self.data.batches("train", recipe.batch_size, train=True, seed=recipe.seed, **share)
+        self.val, self.test = (self.data.batches(split, train=False, **share) for split in ("val", "test"))
         self.total_steps = recipe.epochs * len(self.batches)
-        if (len(self.data.train) - 1) % recipe.batch_size == 0:
+        together = machine.sync_batch_norm or fabric.world_size == 1
+        if self.batches.size(len(self.batches) - 1) // (1 if together else fabric.world_size) == 1:
             raise BnewError(
-                f"{len(self.data.train)} images in batches of {recipe.batch_size} leave a batch of one, "
+                f"{self.batches.count} images in batches of {recipe.batch_size} leave a batch of one, "
                 "which batch norm cannot use: change the batch size"
             )
 
         fabric.seed_everything(recipe.seed, verbose=False)
         model = build_model(recipe, self.data.num_classes, self.data.in_channels)
-        if recipe.init is not None and not run.last.exists():
-            self._load_finished(model, self._linked(recipe.init))
+        if recipe.init is not None and not self.resuming:
+            load_finished(model, linked(run, recipe.init))
+        if fabric.world_size > 1 and machine.sync_batch_norm:
+            model = synchronize_batch_norm(model, fabric.device)
         optimizer = make_optimizer(recipe, model)
         layers = named_binary_parameters(model)
         self.layer_names = [name for name, _ in layers]
@@ -101,12 +118,18 @@ class _Training:
         # Fabric moves the parameters in place, so the method's first values come after it.
         self.model, self.optimizer = fabric.setup(self._compiled(model), optimizer)
         self.method.attach(optimizer)
-        self.teacher = self._load_teacher()
+        self.teacher: nn.Module | None = None
+        if recipe.teacher is not None:
+            teacher = load_teacher(recipe.teacher, run, self.data)
+            self.teacher = fabric.to_device(teacher).requires_grad_(False)
 
         self.step = 0
         self.best: dict[str, float] = {}
         self.at_freezing: dict[str, float] = {}
+        self.last_val_accuracy = 0.0
         self.seconds = 0.0
+        self.epoch_seconds = 0.0
+        self.epoch_waited = 0.0
         self.meter = Meter(self.data.num_classes, fabric.device)
 
     def _compiled(self, model: nn.Module) -> nn.Module:
@@ -116,43 +139,19 @@ class _Training:
             wanted = self.total_steps >= COMPILE_FROM_STEPS and compiler is not None
         return torch.compile(model, dynamic=False) if wanted else model  # type: ignore[return-value]
 
-    def _linked(self, link: str) -> Run:
-        """The run that a recipe's ``link`` names."""
-        return Run(os.path.normpath(self.run.path / link))
-
-    def _load_finished(self, model: nn.Module, run: Run) -> None:
-        """Put the best weights of ``run`` into ``model``.
-
-        Raises:
-            BnewError: there is no such run, it is not done, or it is of another model.
-        """
-        if run.recipe and not run.done:
-            raise BnewError(f"{run.path} is not finished: start its command again, then this one")
-        load_weights(model, run)
-
-    def _load_teacher(self) -> nn.Module | None:
-        if self.recipe.teacher is None:
-            return None
-        run = self._linked(self.recipe.teacher)
-        if run.recipe.data != self.recipe.data:
-            raise BnewError(
-                f"the teacher {run.path} was trained on {run.recipe.data}, the student is to be on "
-                f"{self.recipe.data}: give a teacher of the same data set"
-            )
-        teacher = build_model(run.recipe, self.data.num_classes, self.data.in_channels)
-        self._load_finished(teacher, run)
-        return self.fabric.to_device(teacher).eval().requires_grad_(False)
-
     # ------------------------------------------------------------------ the loop
 
     def fit(self) -> None:
         """Train from the last checkpoint, if there is one, to the end; then test once."""
-        if self.run.last.exists():
+        if self.resuming:
             self._resume()
         else:
             if self.fabric.is_global_zero:
                 self.run.rewind(0)
             self.method.layer_flips()  # counting starts at the first values
+        if self.fabric.is_global_zero:  # only now: a mistake is not to claim the folder
+            data_dir = str(self.machine.data_path.resolve())
+            self.run.begin(self.recipe, {**environment(self.fabric), "data_dir": data_dir})
         first = self.step // len(self.batches)
         with stop_signals() as stop, self._display() as show, self._events(first) as writer:
             for epoch in range(first, self.recipe.epochs):
@@ -166,35 +165,76 @@ class _Training:
 
     def _train_epoch(self, epoch: int, stop: threading.Event, show: _Show) -> None:
         started = time.perf_counter()
-        for x, y in self.batches.epoch(epoch, start=self.step % len(self.batches)):
-            lr = self.recipe.lr_at(self.step / self.total_steps)
-            for group in self.optimizer.param_groups:
-                group["lr"] = lr
-            # A last, smaller batch is not worth a graph of its own.
-            whole = len(x) * self.fabric.world_size == self.recipe.batch_size
-            with torch.compiler.set_stance("default" if whole else "force_eager"):
-                logits = self.model(x.contiguous(memory_format=torch.channels_last)).float()
-                loss = F.cross_entropy(logits, self._targets(x, y))
-                self.fabric.backward(loss)
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-            self.meter.update(loss, logits, y)
+
+        def count_time() -> None:
+            nonlocal started
+            now = time.perf_counter()
+            self.seconds += now - started
+            self.epoch_seconds += now - started
+            started = now
+
+        first = self.step % len(self.batches)
+        for batch, (x, y) in enumerate(self._waiting(self.batches.epoch(epoch, start=first)), first):
+            self._step(x, y, self.batches.size(batch))
             self.step += 1
             if self.step % CHECK_EVERY == 0:
                 self._check_finite(epoch)
                 show.step(epoch, self.step)
-            if self.step % len(self.batches) == 0:
+            if batch + 1 == len(self.batches):
                 break  # the end of the epoch saves, with what it records
             stopping = self._stopping(stop)
             if stopping or (self.machine.save_every and self.step % self.machine.save_every == 0):
                 self._check_finite(epoch)
-                self.seconds += time.perf_counter() - started
-                started = time.perf_counter()
+                count_time()
                 self._save()
             if stopping:
                 raise self._interrupted(epoch)
         self._check_finite(epoch)
-        self.seconds += time.perf_counter() - started
+        count_time()
+
+    def _waiting(self, batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+        """The same batches; counts the time that they let one wait."""
+        while True:
+            asked = time.perf_counter()
+            batch = next(batches, None)
+            self.epoch_waited += time.perf_counter() - asked
+            if batch is None:
+                return
+            yield batch
+
+    def _step(self, x: Tensor, y: Tensor, total: int) -> None:
+        """One step of the optimizer on a batch that has ``total`` images in all processes."""
+        lr = self.recipe.lr_at(self.step / self.total_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        # What a network draws in training (dropout, say) depends on nothing that came before.
+        numbers = (self.recipe.seed, self.fabric.global_rank, self.step)
+        torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
+        # As many in all processes, for batch norm to be synchronized, and of two images at least.
+        count = max(1, min(self.machine.accumulate, total // self.fabric.world_size // 2))
+        parts = list(zip(x.tensor_split(count), y.tensor_split(count), strict=True))
+        # A last, smaller batch is not worth a graph of its own.
+        with torch.compiler.set_stance("default" if total == self.recipe.batch_size else "force_eager"):
+            for images, labels in parts[:-1]:
+                with self._apart():
+                    self._backward(images, labels, total)
+            self._backward(*parts[-1], total)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def _apart(self) -> AbstractContextManager[object]:
+        """Inside, processes do not tell each other their gradients: there are more to come."""
+        several = self.fabric.world_size > 1
+        return self.fabric.no_backward_sync(self.model) if several else nullcontext()
+
+    def _backward(self, images: Tensor, labels: Tensor, total: int) -> None:
+        """Add to the gradients what these images have in that of the mean loss of ``total`` images."""
+        logits = self.model(images.contiguous(memory_format=torch.channels_last)).float()
+        loss = F.cross_entropy(logits, self._targets(images, labels))
+        # DDP takes the mean over processes, which is that over images only where each has as many.
+        share = len(labels) * self.fabric.world_size / total
+        self.fabric.backward(loss if share == 1 else loss * share)
+        self.meter.update(loss, logits, labels)
 
     def _any(self, mine: bool) -> bool:
         """Whether ``mine`` is true in any process. All of them must ask, and so do the same."""
@@ -235,7 +275,10 @@ class _Training:
         return evaluate(self.model, self.val, self.fabric, self.data.num_classes)
 
     def _freeze(self) -> None:
-        """Freeze the binary weights, and record what that costs."""
+        """Freeze the binary weights, and record what that costs if they were trained before."""
+        if self.step == 0:
+            self.method.freeze()
+            return
         before = self._validate()["accuracy"]
         self.at_freezing = {
             "distance_before_freezing": self.method.distance(),
@@ -274,7 +317,10 @@ class _Training:
             "share_at_one": self.method.share_at_one(),
             "flips": sum(r["flips"] for r in rows),
             "seconds": round(self.seconds, 3),
+            "data_wait": round(self.epoch_waited / self.epoch_seconds, 4),
         }
+        self.epoch_seconds = self.epoch_waited = 0.0
+        self.last_val_accuracy = val["accuracy"]
         if writer is not None:
             self.run.append("metrics", row)
             self.run.append("layers", *rows)
@@ -299,9 +345,10 @@ class _Training:
         """Test the best checkpoint, once."""
         load_weights(self._module, self.run)
         tested = evaluate(self.model, self.test, self.fabric, self.data.num_classes)
-        summary = {
+        summary: dict[str, Any] = {
             "val_accuracy": self.best["accuracy"],
             "best_epoch": self.best["epoch"],
+            "last_val_accuracy": self.last_val_accuracy,
             **{f"test_{k}": v for k, v in tested.items()},
             **self.at_freezing,
             "distance": self.method.distance(),
@@ -310,7 +357,11 @@ class _Training:
             "epochs": self.recipe.epochs,
             "steps": self.total_steps,
             "train_seconds": round(self.seconds, 3),
+            "classes": self.data.num_classes,
+            "train_images": self.batches.count,
         }
+        if isinstance(self.data, StreamedDataset):
+            summary["broken_images"] = sorted(self._broken())
         if self.fabric.is_global_zero:
             write_json(self.run.path / "summary.json", summary)
         self.fabric.barrier()
@@ -328,6 +379,22 @@ class _Training:
             weights = {name: t.contiguous() for name, t in self._module.state_dict().items()}
             write_atomically(self.run.best, lambda path: save_file(weights, path))
 
+    def _broken(self) -> dict[str, str]:
+        """The broken images that any process has met: path → why it cannot be read.
+
+        Raises:
+            BnewError: there are too many.
+        """
+        if not isinstance(self.data, StreamedDataset):
+            return {}
+        parts: list[Any] = [{str(path): why for path, why in self.data.broken.items()}]
+        if self.fabric.world_size > 1:
+            parts *= self.fabric.world_size
+            torch.distributed.all_gather_object(parts, parts[self.fabric.global_rank])
+        for path, why in (item for part in parts for item in part.items()):
+            self.data.report_broken(Path(path), why)
+        return {str(path): why for path, why in self.data.broken.items()}
+
     def _save(self) -> None:
         state = {
             "model": self._module.state_dict(),
@@ -337,8 +404,10 @@ class _Training:
             "meter": self.meter.total(self.fabric),
             "best": self.best,
             "at_freezing": self.at_freezing,
-            "seconds": self.seconds,
-            "rng": torch.get_rng_state(),
+            "last_val_accuracy": self.last_val_accuracy,
+            "seconds": (self.seconds, self.epoch_seconds, self.epoch_waited),
+            "precision": self.fabric.strategy.precision.state_dict(),  # of 16-mixed, how losses are scaled
+            "broken": self._broken(),
         }
         if self.fabric.is_global_zero:
             write_atomically(self.run.last, lambda path: torch.save(state, path))
@@ -351,11 +420,14 @@ class _Training:
             self._module.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.method.load_state_dict(state["method"])
-            self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
-            self.at_freezing = state["at_freezing"]
+            self.step, self.best, self.at_freezing = state["step"], state["best"], state["at_freezing"]
+            self.seconds, self.epoch_seconds, self.epoch_waited = state["seconds"]
+            self.last_val_accuracy = state["last_val_accuracy"]
+            self.fabric.strategy.precision.load_state_dict(state["precision"])
+            if isinstance(self.data, StreamedDataset):
+                self.data.broken.update({Path(path): why for path, why in state["broken"].items()})
             if self.fabric.is_global_zero:  # it is the sum over the processes, as many as there were
                 self.meter.sums.copy_(state["meter"])
-            torch.set_rng_state(state["rng"])
         except (OSError, MemoryError) as error:
             raise BnewError(f"{path} cannot be read ({error}): make it readable, then start again") from error
         except Exception as error:  # torch raises many kinds for a file that is cut short
@@ -404,14 +476,21 @@ class _Show:
             self.progress.console.print(
                 f"epoch {epoch + 1:>4}/{self.epochs}  loss {row['train_loss']:.4f}  "
                 f"train {row['train_accuracy']:.2%}  val {row['val_accuracy']:.2%}  "
-                f"distance {row['distance']:.4f}  at ±1 {row['share_at_one']:.1%}  flips {row['flips']}"
+                f"distance {row['distance']:.4f}  at ±1 {row['share_at_one']:.1%}  flips {row['flips']}  "
+                f"waited for data {row['data_wait']:.0%}"
             )
 
 
 def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
     """Adam, or SGD with Nesterov's momentum, as the recipe says; fused."""
     options: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay, "fused": True}
+    params: list[Any] = list(model.parameters())
+    if recipe.decayed == "convolutions":
+        convolutions = {id(m.weight) for m in model.modules() if isinstance(m, _ConvNd)}
+        others = [p for p in params if id(p) not in convolutions]
+        params = [p for p in params if id(p) in convolutions]
+        params = [{"params": params}, {"params": others, "weight_decay": 0.0}]
     if recipe.optimizer == "sgd":
         options |= {"momentum": recipe.momentum, "nesterov": recipe.momentum > 0}
-        return torch.optim.SGD(model.parameters(), **options)
-    return torch.optim.Adam(model.parameters(), **options)
+        return torch.optim.SGD(params, **options)
+    return torch.optim.Adam(params, **options)

@@ -13,9 +13,11 @@ from bnew.methods.bnew import BNEW
 from bnew.methods.bop import Bop
 from bnew.methods.clip import Clip
 from bnew.methods.mirror import BinaryMirrorDescent
+from bnew.methods.real import Real
 from bnew.methods.ste import STE
 
 METHODS: dict[str, type[Binarizer]] = {
+    "real": Real,
     "clip": Clip,
     "bnew": BNEW,
     "ste": STE,
@@ -50,6 +52,7 @@ __all__ = [
     "BinaryMirrorDescent",
     "Bop",
     "Clip",
+    "Real",
     "binary_value",
     "create_method",
 ]

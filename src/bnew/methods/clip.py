@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor
 
-from bnew.methods.base import Binarizer
+from bnew.methods.real import Real
 
 
 def clip_(weights: list[Tensor]) -> None:
@@ -17,7 +14,7 @@ def clip_(weights: list[Tensor]) -> None:
     torch._foreach_clamp_max_(weights, 1.0)
 
 
-class Clip(Binarizer):
+class Clip(Real):
     """Phase 1 of BNEW: activations are binary, weights real within [−1, 1].
 
     After every optimizer step ``w ← clip(w, −1, 1)``. No state. Source: Paren and Poudel, BMVC 2022.
@@ -28,8 +25,3 @@ class Clip(Binarizer):
 
     def _after(self) -> None:
         clip_(self.values())
-
-    @contextmanager
-    def binarized(self) -> Iterator[None]:
-        """Leaves the weights as they are."""
-        yield

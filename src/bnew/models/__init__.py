@@ -12,6 +12,7 @@ from torch import nn
 from bnew.errors import BnewError, lookup, unknown
 from bnew.models.birealnet import BiRealNet
 from bnew.models.reactnet import ReActNet18, ReActNetA
+from bnew.models.resnet import resnet
 from bnew.models.wideresnet import WideResNet
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -19,6 +20,8 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "birealnet20": partial(BiRealNet, blocks=6),
     "reactnet18": ReActNet18,
     "reactnet_a": ReActNetA,
+    "resnet18": partial(resnet, "resnet18"),
+    "resnet34": partial(resnet, "resnet34"),
     "wideresnet22": partial(WideResNet, blocks=3),
 }
 

@@ -35,6 +35,7 @@ def pack(
     *,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    resize: tuple[int, int] | None = None,
     classes: Sequence[str] | None = None,
     half: bool = False,
 ) -> PackedFile:
@@ -55,6 +56,8 @@ def pack(
         example_input: images as the model takes them, (N, C, H, W), or vectors (N, C); only the shape counts.
         path: of the file to write.
         mean, std: per channel, of pixel values in [0, 1], so that the file can take images of bytes.
+        resize: height and width that an image file is scaled to cover before its centre of the input's size
+            is taken; None: the input's size.
         classes: names of the outputs.
         half: real numbers as float16, in half the space; they are rounded.
 
@@ -84,6 +87,10 @@ def pack(
         image |= {"mean": _floats("mean", mean, channels), "std": _floats("std", std, channels)}
         if min(image["std"]) <= 0:
             raise BnewError(f"std is {list(std)}, but must be positive")
+    if resize is not None:
+        if min(resize[0] - graph.shape[1], resize[1] - graph.shape[2]) < 0:
+            raise BnewError(f"resize is {tuple(resize)}, but must cover the input, {tuple(graph.shape[1:])}")
+        image["resize"] = list(resize)
     description: dict[str, Any] = {"input": image}
     if classes is not None:
         if len(classes) != output.shape[0]:
@@ -111,7 +118,16 @@ def pack_run(run: Run, path: str | Path, machine: Machine, *, half: bool = False
 
     model, data = load_run(run, machine)
     example = torch.zeros(1, *data.image_size)
-    return pack(model, example, path, mean=data.mean, std=data.std, classes=data.classes, half=half)
+    return pack(
+        model,
+        example,
+        path,
+        mean=data.mean,
+        std=data.std,
+        resize=data.resize,
+        classes=data.classes,
+        half=half,
+    )
 
 
 def _is_utf8(text: str) -> bool:

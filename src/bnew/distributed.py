@@ -1,0 +1,101 @@
+"""What several processes that train one network need beyond Fabric."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+# How a backend says that another process, or the way to it, is gone.
+_LOST = (
+    "connection closed by peer",
+    "connection reset",
+    "broken pipe",
+    "gloo",
+    "nccl",
+    "socket",
+    "timed out",
+)
+
+
+class TotalBatchNorm(_BatchNorm):
+    """Batch norm over the batches of all processes together, where ``torch.nn.SyncBatchNorm`` cannot run.
+
+    ``y = (x − μ) / √(σ² + ε) · weight + bias``, in training with mean μ and variance σ² of each channel over
+    all images of all processes. Gradients flow through both, to all processes: what each gets is the gradient
+    of the sum of all losses. Any shape (N, C, ...); processes may have batches of different sizes.
+
+    PyTorch's own, which is faster, runs on GPUs alone.
+    """
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        pass
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, C, ...) → (N, C, ...)."""
+        if not self.training:
+            return super().forward(input)
+        dims = (0, *range(2, input.dim()))
+        shape = (1, -1, *(1,) * (input.dim() - 2))
+        x = input.to(torch.promote_types(input.dtype, torch.float32))
+        count = x.new_tensor([x.numel() // x.shape[1]])
+        sums = _sum(torch.cat((x.sum(dims), count)))
+        total = sums[-1]
+        mean = sums[:-1] / total
+        centred = x - mean.view(shape)
+        variance = _sum(centred.square().sum(dims)) / total
+        self._track(mean.detach(), variance.detach(), total.detach())
+        y: Tensor = centred * (variance + self.eps).rsqrt().view(shape)
+        if self.affine:
+            y = y * self.weight.view(shape) + self.bias.view(shape)
+        return y.to(input.dtype)
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
+        """The running statistics, as ``torch.nn.BatchNorm2d`` keeps them."""
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        self.num_batches_tracked.add_(1)
+        share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean.to(self.running_mean), share)
+        self.running_var.lerp_((variance * count / (count - 1)).to(self.running_var), share)
+
+
+def _sum(values: Tensor) -> Tensor:
+    """The sum over all processes; its gradient is the sum of theirs."""
+    with warnings.catch_warnings():  # PyTorch's other way to do this has no gradient
+        warnings.simplefilter("ignore", FutureWarning)
+        from torch.distributed.nn.functional import all_reduce
+
+        total: Tensor = all_reduce(values)  # type: ignore[no-untyped-call]
+    return total
+
+
+def synchronize_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
+    """Have all batch norms of ``model`` see the batch of all processes; returns the model.
+
+    Names and parameters stay as they are, and so do checkpoints.
+    """
+    if device.type == "cuda":
+        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        return converted
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, _BatchNorm):
+                total = TotalBatchNorm(
+                    child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats
+                )
+                total.load_state_dict(child.state_dict())
+                setattr(
+                    parent, name, total.to(next(child.parameters(), torch.empty(0))).train(child.training)
+                )
+    return model
+
+
+def is_lost(error: RuntimeError) -> bool:
+    """Whether ``error`` says that another process is gone."""
+    if isinstance(error, torch.distributed.DistError):
+        return True
+    return any(word in str(error).lower() for word in _LOST)

@@ -1,0 +1,307 @@
+"""Running the stages of an experiment: on this machine, in several processes at once, or on a Ray cluster."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import signal
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from bnew.errors import BnewError, Interrupted, NumericalError, first_line, lookup
+from bnew.experiments import Stage
+from bnew.machine import Machine, cores, is_first_process, under_torchrun
+from bnew.results import Run
+
+logger = logging.getLogger("bnew")
+
+RETRIES = 3  # of a stage on Ray whose process or machine died
+
+
+def run(
+    stages: Sequence[Stage],
+    out: str | Path,
+    machine: Machine,
+    workers: int = 1,
+    launcher: str = "local",
+    address: str | None = None,
+) -> dict[str, str]:
+    """Run ``stages`` below ``out``, up to ``workers`` side by side, each with a share of the cores.
+
+    Each stage is a process of its own, so that one that dies takes no other with it. On several devices, it
+    is all of these processes together, and stages come one after the other. Stages already done are not run
+    again. Returns why each of those that did not finish did not, by name; empty if all are done.
+
+    Args:
+        stages: each after those that it needs.
+        out: the experiment's folder; on a cluster, all machines have to see it, and the data.
+        machine: where to compute.
+        workers: see above.
+        launcher: one of LAUNCHERS.
+        address: of the Ray cluster; None: this machine alone.
+
+    Raises:
+        BnewError: a stage's folder holds a run with another recipe; a stage needs one that is neither planned
+            nor done; no workers; options that do not go together.
+        KeyboardInterrupt, Interrupted: once every running stage has saved where it was.
+        ProcessLost: of several processes, another one is gone.
+    """
+    launch = lookup("launcher", launcher, LAUNCHERS)
+    if workers < 1:
+        raise BnewError(f"workers is {workers}: give 1 or more")
+    if address is not None and launcher != "ray":
+        raise BnewError("an address is that of a Ray cluster: add --launcher ray")
+    if machine.devices > 1 or under_torchrun():
+        if workers > 1 or launcher != "local":
+            raise BnewError(
+                "several devices train one run together: --workers and --launcher ray are for runs of one"
+            )
+        launch = _here
+    out = Path(out)
+    done = {stage.name for stage in stages if _is_done(stage, out, machine)}
+    planned = {stage.name for stage in stages}
+    for stage in stages:
+        for need in stage.needs:
+            if need not in planned and not Run(out / need).done:
+                raise BnewError(
+                    f"{stage.name} starts from {need}, which is not done in {out}: run that step too"
+                )
+    waiting = [stage for stage in stages if stage.name not in done]
+    if is_first_process():
+        logger.info("%d of %d runs are done already", len(done), len(stages))
+    if not waiting:
+        return {}
+    _check_inputs(waiting[0], out, machine)
+    return launch(waiting, out, machine, workers, address)
+
+
+def _check_inputs(stage: Stage, out: Path, machine: Machine) -> None:
+    """Check what every stage on ImageNet needs, so that a mistake is not found by one after the other.
+
+    Raises:
+        BnewError: there are no images, or no teacher.
+    """
+    if stage.recipe.data != "imagenet":
+        return
+    from bnew.evaluate import load_data, load_teacher
+
+    data = load_data(stage.recipe, machine)
+    if stage.recipe.teacher is not None:
+        load_teacher(stage.recipe.teacher, Run(out / stage.name), data)
+
+
+def _is_done(stage: Stage, out: Path, machine: Machine) -> bool:
+    """Whether ``stage`` has been run, with this recipe.
+
+    Raises:
+        BnewError: its folder holds a run with another recipe.
+    """
+    run = Run(out / stage.name)
+    if run.done or not machine.force:
+        run.check(stage.recipe)
+    return run.done
+
+
+def _lost(stage: Stage, failed: dict[str, str]) -> str | None:
+    """Why ``stage`` cannot be run, if one that it needs has failed."""
+    return next((f"{need} did not finish" for need in stage.needs if need in failed), None)
+
+
+def _say(name: str, out: Path, why: str | None) -> None:
+    if why is not None:
+        logger.error("%s: %s", name, why)
+    else:
+        accuracy = Run(out / name).summary["test_accuracy"]
+        logger.info("%s: done, test accuracy %.2f %%", name, 100 * accuracy)
+
+
+def _train_stage(stage: Stage, out: Path, machine: Machine, threads: int) -> str | None:
+    """In the stage's own process: train, and say in one sentence what went wrong, if anything did."""
+    import torch
+
+    from bnew.train import train
+
+    logging.basicConfig(level=logging.INFO, format=f"{stage.name}: %(message)s")
+    torch.set_num_threads(threads)
+    machine = replace(machine, decode_threads=machine.decode_threads or threads)
+    try:
+        train(stage.recipe, out / stage.name, machine)
+    except BnewError as error:
+        return str(error)
+    except Interrupted:  # it depends on who started the stage what that means
+        raise
+    except KeyboardInterrupt:
+        return "stopped before its first step or after its last"
+    except Exception as error:
+        traceback.print_exc()
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+# ---------------------------------------------------------------------- this machine
+
+
+def _locally(
+    stages: Sequence[Stage], out: Path, machine: Machine, workers: int, address: str | None
+) -> dict[str, str]:
+    """In processes side by side on this machine."""
+    if workers > 1:  # several displays would write over each other
+        machine = replace(machine, quiet=True)
+    waiting = {stage.name: stage for stage in stages}
+    failed: dict[str, str] = {}
+    running: dict[str, tuple[BaseProcess, Any]] = {}
+    threads = max(1, cores() // workers)
+    # Each stage is forked from a server that has loaded torch once, and has no threads yet.
+    context: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+    if sys.platform == "linux":
+        context.set_forkserver_preload(["bnew.train"])
+    try:
+        while waiting or running:
+            for stage in list(waiting.values()):
+                if lost := _lost(stage, failed):
+                    failed[stage.name] = lost
+                    del waiting[stage.name]
+                elif len(running) < workers and not any(n in waiting or n in running for n in stage.needs):
+                    del waiting[stage.name]
+                    said, says = context.Pipe(duplex=False)
+                    process = context.Process(target=_run_stage, args=(stage, out, machine, threads, says))
+                    process.start()
+                    says.close()
+                    running[stage.name] = process, said
+                    logger.info("%s: started", stage.name)
+            if running:  # waiting for nothing would never end
+                wait([process.sentinel for process, _ in running.values()])
+            for name, (process, said) in list(running.items()):
+                if process.exitcode is None:
+                    continue
+                del running[name]
+                if process.exitcode:
+                    try:
+                        failed[name] = said.recv()
+                    except EOFError:  # it had no time to say why
+                        failed[name] = f"its process died with exit code {process.exitcode}"
+                _say(name, out, failed.get(name))
+    except KeyboardInterrupt:
+        for process, _ in running.values():
+            process.terminate()
+        for process, _ in running.values():
+            process.join()
+        raise
+    return failed
+
+
+def _run_stage(stage: Stage, out: Path, machine: Machine, threads: int, says: Any) -> None:
+    try:
+        why = _train_stage(stage, out, machine, threads)
+    except Interrupted as error:
+        why = str(error)
+    if why is not None:
+        says.send(why)
+        sys.exit(1)
+
+
+def _here(
+    stages: Sequence[Stage], out: Path, machine: Machine, workers: int, address: str | None
+) -> dict[str, str]:
+    """One after the other in this process, which is one of several that do the same."""
+    from bnew.train import train
+
+    failed: dict[str, str] = {}
+    for stage in stages:
+        lost = _lost(stage, failed)
+        if lost is None:
+            try:
+                train(stage.recipe, out / stage.name, machine)
+            except NumericalError as error:  # all processes have it; another error one alone may have
+                lost = str(error)
+        if lost is not None:
+            failed[stage.name] = lost
+        if is_first_process():
+            _say(stage.name, out, lost)
+    return failed
+
+
+# ---------------------------------------------------------------------- a cluster
+
+
+def _on_ray(
+    stages: Sequence[Stage], out: Path, machine: Machine, workers: int, address: str | None
+) -> dict[str, str]:
+    """As tasks of Ray: it knows what each waits for and starts anew what dies, which goes on where it was."""
+    try:
+        import ray
+    except ImportError as error:
+        raise BnewError(f"Ray is not installed ({error}): pip install 'bnew[ray]'") from None
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    try:
+        if address is not None and address.count(":"):
+            host, port = address.rpartition("/")[2].rsplit(":", 1)
+            socket.create_connection((host, int(port)), timeout=10).close()  # Ray would try for minutes
+        ray.init(address=address, log_to_driver=not machine.quiet, logging_level=logging.WARNING)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise BnewError(
+            f"there is no Ray cluster at {address or 'RAY_ADDRESS'} ({first_line(error)}): start one with "
+            "ray start --head"
+        ) from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray would end this process at once
+    # Ray's machines have folders of their own to work in.
+    machine = replace(machine, data_dir=str(machine.data_path.resolve()), quiet=True)
+    out = out.resolve()
+    threads = max(1, cores() // workers)
+    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    on_gpu = machine.device in ("auto", "cuda", "gpu") and bool(resources.get("GPU"))
+
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    largest = max(node["Resources"].get("CPU", 1) for node in nodes if node["Alive"])
+    threads = max(1, min(threads, int(largest)))
+
+    # A machine that is taken back says so by SIGTERM: the task saves, ends, and is started anew elsewhere.
+    again: Any = [Interrupted]
+
+    @ray.remote(num_cpus=threads, num_gpus=int(on_gpu), max_retries=RETRIES, retry_exceptions=again)
+    def task(stage: Stage, *needed: str | None) -> str | None:
+        failed = {name: why for name, why in zip(stage.needs, needed, strict=False) if why is not None}
+        return _lost(stage, failed) or _train_stage(stage, out, machine, threads)
+
+    tasks: dict[str, Any] = {}
+    for stage in stages:
+        # What is done already has no task.
+        tasks[stage.name] = task.options(name=stage.name).remote(
+            stage, *(tasks.get(need) for need in stage.needs)
+        )
+    failed: dict[str, str] = {}
+    waiting = dict(zip(tasks.values(), stages, strict=True))
+    try:
+        while waiting:
+            (ref,), _ = ray.wait(list(waiting), num_returns=1)
+            stage = waiting.pop(ref)
+            try:
+                why = ray.get(ref)
+            except ray.exceptions.RayError as error:
+                why = _lost(stage, failed) or f"Ray could not finish it ({first_line(error)})"
+            if why is not None:
+                failed[stage.name] = why
+            _say(stage.name, out, why)
+    except KeyboardInterrupt:
+        for ref in waiting:
+            ray.cancel(ref)  # as Ctrl-C, so that each saves
+        ray.wait(list(waiting), num_returns=len(waiting), timeout=120)
+        raise
+    finally:
+        ray.shutdown()
+    return failed
+
+
+LAUNCHERS: dict[str, Callable[[Sequence[Stage], Path, Machine, int, str | None], dict[str, str]]] = {
+    "local": _locally,
+    "ray": _on_ray,
+}

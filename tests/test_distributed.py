@@ -1,0 +1,267 @@
+"""Several processes that train one network: the same curve, and what happens when one is lost."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import MACHINE, RECIPE, STEPS, outcome
+from torch import nn
+
+from bnew.data import load_in_memory
+from bnew.distributed import TotalBatchNorm, synchronize_batch_norm
+from bnew.errors import BnewError
+from bnew.evaluate import evaluate_run
+from bnew.machine import Machine, make_fabric
+from bnew.results import Run
+from bnew.train import train
+
+
+def two_processes(
+    folder: Path, words: str, before: str = "", code: int | None = 0, launcher: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    """``bnew`` in two processes, each of which runs the Python text ``before`` first.
+
+    They are started by Fabric, or by ``launcher``.
+    """
+    script = folder / "script.py"
+    tests = str(Path(__file__).parent)
+    script.write_text(
+        f"import sys; sys.path.insert(0, {tests!r})\nfrom bnew.cli import main\n{before}\nmain()\n"
+    )
+    options = f"--device cpu --compile False --quiet {'' if launcher else '--devices 2'}"
+    done = subprocess.run(
+        [*(launcher or [sys.executable]), str(script), *words.split(), *options.split()],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert code is None or done.returncode == code, done.stderr
+    return done
+
+
+TWO = "train --data digits --model birealnet8 --method bnew --epochs 2 --batch-size 256 --out"
+# Four steps from look to look; the second process alone does something in the middle of a step.
+SECOND = """
+from helpers import at_step, fill_with_nan, send
+import bnew.train
+bnew.train.CHECK_EVERY = 4
+at_step({step}, lambda training: training.fabric.global_rank and {action}(training)).__enter__()
+"""
+
+
+@pytest.fixture(scope="module")
+def of_two(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run that two processes made together."""
+    folder = tmp_path_factory.mktemp("two")
+    done = two_processes(folder, f"{TWO} {folder / 'run'}")
+    assert done.stdout.count("test accuracy") == 1
+    return Run(folder / "run")
+
+
+def test_two_processes_make_one_run(of_two: Run) -> None:
+    assert of_two.environment["world_size"] == 2
+    assert len(of_two.rows()) == 2
+    assert len(list(of_two.path.glob("events.*"))) == 1
+    # Both shares of the validation images, together, are what one process sees.
+    assert evaluate_run(of_two, MACHINE, "val")["accuracy"] == of_two.summary["val_accuracy"]
+    assert of_two.recipe == RECIPE.replace(epochs=2)
+
+
+def test_two_processes_evaluate_each_image_once(of_two: Run, tmp_path: Path) -> None:
+    seen = tmp_path / "seen"
+    count = f"""
+from bnew.evaluate import Meter
+def update(self, loss, logits, labels, update=Meter.update):
+    update(self, loss, logits, labels)
+    print(len(labels), file=open({str(seen)!r}, "a"))
+Meter.update = update
+"""
+    done = two_processes(tmp_path, f"eval {of_two.path} --split val", count)
+    one = evaluate_run(of_two, MACHINE, "val")
+    assert done.stdout == f"val loss: {one['loss']:.4f}\nval accuracy: {one['accuracy']:.4f}\n"
+    assert sorted(seen.read_text().split()) == ["71", "72"]
+
+
+def test_a_signal_to_one_of_two_processes_stops_both(of_two: Run, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    signalled = SECOND.format(step=STEPS, action="send(15)")
+    done = two_processes(tmp_path, f"{TWO} {out}", signalled, code=130)
+    assert done.stderr.count("stopped in epoch 2 of 2") == 1
+    state = torch.load(out / "last.pt", weights_only=True)
+    assert state["step"] == 8
+    assert state["meter"][3] == 2 * 256  # images of both in the two steps of this epoch
+
+    shutil.copytree(out, tmp_path / "alone")
+    two_processes(tmp_path, f"{TWO} {out}")
+    resumed, unbroken = outcome(Run(out)), outcome(of_two)
+    for row, expected in zip(resumed["metrics"], unbroken["metrics"], strict=True):
+        loss = float(expected.pop("train_loss"))  # sums over processes, in another order
+        assert float(row.pop("train_loss")) == pytest.approx(loss, rel=1e-12)
+    assert resumed == unbroken
+
+    # One process can go on too: every image of the epoch counts once.
+    row = train(RECIPE.replace(epochs=2), tmp_path / "alone", MACHINE).rows()[1]
+    hits = float(row["train_accuracy"]) * len(load_in_memory("digits").train)
+    assert hits == pytest.approx(round(hits), abs=1e-9)
+
+
+def test_nan_in_one_of_two_processes_ends_both(tmp_path: Path) -> None:
+    spoilt = SECOND.format(step=2, action="fill_with_nan")  # the other one has it two steps later
+    done = two_processes(tmp_path, f"{TWO} {tmp_path / 'run'}", spoilt, code=2)
+    assert done.stderr.count("the loss became NaN or infinite in epoch 1, by step 4") == 1
+    assert "Traceback" not in done.stderr
+
+
+# One network, however many processes
+
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+
+
+@pytest.mark.parametrize("launcher", [(), TORCHRUN], ids=["fabric", "torchrun"])
+def test_two_processes_have_the_curve_of_one(tmp_path: Path, launcher: tuple[str, ...]) -> None:
+    """In float64, so that rounding turns no sign; shares of the batches are of different sizes."""
+    words = f"{TWO.replace('256', '255')} {tmp_path / 'two'} --precision 64-true"
+    done = two_processes(tmp_path, words, launcher=launcher)
+    assert done.stdout.count("test accuracy") == 1
+    one = train(
+        RECIPE.replace(epochs=2, batch_size=255), tmp_path / "one", replace(MACHINE, precision="64-true")
+    )
+    two = Run(tmp_path / "two")
+    for table in ("metrics", "layers", "histogram"):
+        for row, expected in zip(two.rows(table), one.rows(table), strict=True):
+            for name in row.keys() - {"layer", "seconds", "data_wait"}:
+                assert float(row[name]) == pytest.approx(float(expected[name]), rel=1e-6, abs=1e-12), name
+    assert two.summary["test_accuracy"] == one.summary["test_accuracy"]
+
+
+def test_batch_norm_apart_is_another_curve(tmp_path: Path) -> None:
+    """So the test above can fail."""
+    words = f"{TWO} {tmp_path / 'two'} --precision 64-true --no-sync-batch-norm"
+    two_processes(tmp_path, words)
+    one = train(RECIPE.replace(epochs=2), tmp_path / "one", replace(MACHINE, precision="64-true"))
+    losses = [float(run.rows()[1]["train_loss"]) for run in (Run(tmp_path / "two"), one)]
+    assert losses[0] != pytest.approx(losses[1], rel=1e-4)
+
+
+def test_synchronizing_keeps_names_and_values() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(nn.BatchNorm2d(4), nn.ReLU()), nn.BatchNorm2d(4))
+    model(torch.randn(5, 3, 6, 6))
+    names = list(model.state_dict())
+    x = torch.randn(5, 3, 6, 6)
+    expected = model.eval()(x)
+    synchronized = synchronize_batch_norm(model, torch.device("cpu"))
+    assert sum(isinstance(module, TotalBatchNorm) for module in synchronized.modules()) == 2
+    assert list(synchronized.state_dict()) == names
+    assert torch.equal(synchronized(x), expected)
+
+
+def test_parts_of_a_batch_have_its_gradient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without batch norm, which sees a part at a time."""
+    monkeypatch.setattr("bnew.train.build_model", lambda *_: nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
+    recipe = RECIPE.replace(method=None, epochs=2)
+    whole = train(recipe, tmp_path / "whole", MACHINE).rows()
+    parts = train(recipe, tmp_path / "parts", replace(MACHINE, accumulate=3)).rows()
+    for row, expected in zip(parts, whole, strict=True):
+        for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy"):
+            assert float(row[name]) == pytest.approx(float(expected[name]), rel=1e-4)
+
+
+LINEAR = """
+import torch, bnew.train
+bnew.train.build_model = lambda *_: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+"""
+
+
+def test_parts_of_a_batch_in_two_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shares of 128 and 127 images, in four parts each, have the gradient of the whole batch."""
+    words = "train --data digits --epochs 2 --batch-size 255 --lr 0.01 --out"
+    two_processes(tmp_path, f"{words} {tmp_path / 'two'} --accumulate 4 --precision 64-true", LINEAR)
+    monkeypatch.setattr("bnew.train.build_model", lambda *_: nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
+    recipe = RECIPE.replace(model="birealnet20", method=None, epochs=2, batch_size=255)
+    one = train(recipe, tmp_path / "one", replace(MACHINE, precision="64-true")).rows()
+    for row, expected in zip(Run(tmp_path / "two").rows(), one, strict=True):
+        for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy"):
+            assert float(row[name]) == pytest.approx(float(expected[name]), rel=1e-6)
+
+
+def test_parts_of_a_batch_with_batch_norm(tmp_path: Path) -> None:
+    """Also of the last, smaller batch: 20 images, so five parts of two each."""
+    words = f"{TWO.replace('256', '255')} {tmp_path / 'two'} --accumulate 16 --epochs 1"
+    two_processes(tmp_path, words)
+    assert Run(tmp_path / "two").summary["steps"] == STEPS
+
+
+def test_an_experiment_that_fails_in_two_processes(tmp_path: Path) -> None:
+    """The first process says how it ended, and the other one does not take it along."""
+    words = f"reproduce digits --methods ste --seeds 0 --epochs-scale 0.07 0.05 --out {tmp_path / 'out'}"
+    spoilt = SECOND.format(step=2, action="fill_with_nan")
+    done = two_processes(tmp_path, words, spoilt, code=1)
+    assert "plain/clip/seed0 did not finish: the loss became NaN" in done.stderr
+    assert "plain/ste/seed0 did not finish: plain/clip/seed0 did not finish" in done.stderr
+
+
+def test_an_experiment_in_two_processes(tmp_path: Path) -> None:
+    """Stages one after the other, each in all processes; done once, and one table."""
+    words = f"reproduce digits --methods ste --seeds 0 --epochs-scale 0.07 0.05 --out {tmp_path / 'out'}"
+    done = two_processes(tmp_path, words, launcher=TORCHRUN)
+    assert done.stdout.count("# Binarized networks: results") == 1
+    runs = [Run(tmp_path / "out" / "plain" / name / "seed0") for name in ("clip", "ste")]
+    assert all(run.done and run.environment["world_size"] == 2 for run in runs)
+    assert "2 of 2 runs are done already" in two_processes(tmp_path, words, launcher=TORCHRUN).stderr
+
+
+# When one is lost
+
+KILL = """
+import os, signal
+from helpers import at_step
+at_step({step}, lambda t: t.fabric.global_rank == {rank} and os.kill(os.getpid(), 9)).__enter__()
+"""
+
+
+@pytest.mark.parametrize(
+    ("rank", "launcher"), [(0, ()), (1, ()), (1, TORCHRUN)], ids=["first", "second", "torchrun"]
+)
+def test_one_of_two_is_killed(of_two: Run, tmp_path: Path, rank: int, launcher: tuple[str, ...]) -> None:
+    """The other one says so within a minute, and the run goes on as if nothing had been."""
+    out = tmp_path / "run"
+    began = time.monotonic()
+    done = two_processes(
+        tmp_path, f"{TWO} {out} --save-every 2", KILL.format(step=STEPS + 3, rank=rank), None, launcher
+    )
+    assert time.monotonic() - began < 60 + 40  # those are for starting
+    assert done.returncode != 0
+    assert (
+        done.stderr.count(f"bnew: another of the 2 processes that train {out} is gone: start the same") == 1
+    )
+    assert torch.load(out / "last.pt", weights_only=True)["step"] == STEPS + 2
+
+    two_processes(tmp_path, f"{TWO} {out}", launcher=launcher)
+    resumed, unbroken = outcome(Run(out)), outcome(of_two)
+    for row, expected in zip(resumed["metrics"], unbroken["metrics"], strict=True):
+        loss = float(expected.pop("train_loss"))  # sums over processes, in another order
+        assert float(row.pop("train_loss")) == pytest.approx(loss, rel=1e-12)
+    assert resumed == unbroken
+
+
+def test_a_port_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        monkeypatch.setenv("MASTER_PORT", str(port))
+        with pytest.raises(BnewError, match=rf"MASTER_PORT is {port}, where processes cannot meet .* free"):
+            make_fabric(Machine(device="cpu", devices=2))
+    monkeypatch.setenv("MASTER_PORT", "many")
+    with pytest.raises(BnewError, match="MASTER_PORT is many"):
+        make_fabric(Machine(device="cpu", devices=2))

@@ -1,0 +1,95 @@
+"""Experiments on Ray, on this machine alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from helpers import MACHINE, RECIPE, outcome
+
+from bnew import launch
+from bnew.errors import BnewError
+from bnew.experiments import Stage
+from bnew.results import Run
+from bnew.train import train
+
+pytest.importorskip("ray")
+
+HEIR = RECIPE.replace(method="ste", init="../first")
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray's processes are to find the tests' modules.
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    )
+
+
+def ray_processes() -> Iterator[int]:
+    """The processes of Ray that run a task of ours."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if path.read_bytes().startswith(b"ray::first"):
+                yield int(path.parent.name)
+        except OSError:
+            continue
+
+
+def kill_once_saved(run: Run) -> None:
+    deadline = time.monotonic() + 120
+    while not run.last.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    for process in ray_processes():
+        os.kill(process, signal.SIGKILL)
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="needs Linux to find Ray's processes")
+def test_stages_wait_for_each_other_and_survive_a_kill(tmp_path: Path) -> None:
+    """One is killed and starts anew; one fails, and takes along only the one that needs it."""
+    stages = [
+        Stage("first", RECIPE.replace(epochs=40)),
+        Stage("heir", HEIR, ("first",)),
+        Stage("bad", RECIPE.replace(batch_size=647)),
+        Stage("heir of bad", HEIR.replace(init="../bad"), ("bad",)),
+    ]
+    killer = threading.Thread(target=kill_once_saved, args=(Run(tmp_path / "first"),))
+    killer.start()
+    failed = launch.run(stages, tmp_path, MACHINE, workers=2, launcher="ray")
+    killer.join()
+    assert failed.keys() == {"bad", "heir of bad"}
+    assert "leave a batch of one" in failed["bad"]
+    assert failed["heir of bad"] == "bad did not finish"
+    # Begun once more than is usual, and ended as if nothing had been.
+    assert len(list((tmp_path / "first").glob("events.*"))) == 2
+    unbroken = train(stages[0].recipe, tmp_path / "unbroken", MACHINE)
+    assert outcome(Run(tmp_path / "first")) == outcome(unbroken)
+    assert Run(tmp_path / "heir").done
+
+    # What is done is not run again, and needs no Ray.
+    assert launch.run(stages[:2], tmp_path, MACHINE, launcher="ray", address="nowhere:1") == {}
+
+
+def test_no_cluster_there(tmp_path: Path) -> None:
+    with pytest.raises(BnewError, match=r"there is no Ray cluster at 127.0.0.1:1 .*ray start --head"):
+        launch.run([Stage("a", RECIPE)], tmp_path, MACHINE, launcher="ray", address="127.0.0.1:1")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"launcher": "rya"}, "unknown launcher 'rya': did you mean 'ray'"),
+        ({"address": "auto"}, "add --launcher ray"),
+        ({"workers": 0}, "workers is 0"),
+    ],
+)
+def test_options_that_make_no_sense(tmp_path: Path, options: dict[str, object], sentence: str) -> None:
+    with pytest.raises(BnewError, match=sentence):
+        launch.run([Stage("a", RECIPE)], tmp_path, MACHINE, **options)  # type: ignore[arg-type]
