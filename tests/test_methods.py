@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 from bnew.errors import BnewError
 from bnew.layers import BinaryConv2d, BinaryLinear, binary_parameters
 from bnew.methods import BNEW, METHODS, STE, Binarizer, BinaryMirrorDescent, Bop, Clip, create_method
+from bnew.models import create_model
 
 SHAPES = ((3, 2, 3, 3), (5, 7), (1, 4, 1, 1))
 STEPS, FREEZE_AT = 40, 32
@@ -185,6 +186,26 @@ def test_strength() -> None:
         for method.step in range(total_steps):
             total += 2 * method.schedule()["reg"]
         assert total == pytest.approx(7)
+
+
+def test_fill() -> None:
+    """Weights fill the box, and what batch norm makes of them is the same."""
+    torch.manual_seed(0)
+    model = create_model("birealnet8").double()
+    x = torch.randn(4, 3, 16, 16).double()
+    before = model(x)
+    params = binary_parameters(model)
+    kept = [p.detach().clone() for p in params]
+    BNEW(params, 10, fill=0.4).attach(torch.optim.SGD(params, lr=0.1))
+    for p, old in zip(params, kept, strict=True):
+        assert p.abs().mean().item() == pytest.approx(0.4)  # evenly spread up to 0.8, so none is clipped
+        torch.testing.assert_close(p, old * 0.4 / old.abs().mean())
+    torch.testing.assert_close(model(x), before, rtol=1e-2, atol=1e-2)  # ε of batch norm weighs less
+
+    steep, zeros = nn.Parameter(torch.tensor([[0.1, 0.0, -1e-3]])), nn.Parameter(torch.zeros(1, 2))
+    BNEW([steep, zeros], 10, fill=0.5).attach(torch.optim.SGD([steep, zeros], lr=0.1))
+    torch.testing.assert_close(steep.detach(), torch.tensor([[1.0, 0.0, -1e-3 * 0.5 * 3 / 0.101]]))
+    assert torch.equal(zeros.detach(), torch.zeros(1, 2))
 
 
 def test_ramp() -> None:
@@ -477,6 +498,8 @@ def test_weights_missing_from_the_optimizer(name: str) -> None:
         (BNEW, {"strength": 0.0}, "strength must be positive"),
         (BNEW, {"reg": -1e-4}, "reg must be positive"),
         (BNEW, {"ramp": 0.0}, "ramp is 0.0"),
+        (BNEW, {"fill": 0.0}, r"fill is 0.0, but must be in \(0, 1\]"),
+        (BNEW, {"fill": 1.5}, "fill is 1.5"),
         (BNEW, {"strength": float("nan")}, "strength must be positive"),
         (BNEW, {"strength": 35.0, "reg": 1e-4}, "give one of them"),
         (BinaryMirrorDescent, {"beta_end": 0.99}, "at least 1"),

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bnew.errors import BnewError
-from bnew.recipes import LEAST_PUSH, MOST_RAMP, Recipe
+from bnew.recipes import CIFAR10, FILL, IMAGENET, LEAST_PUSH, MOST_RAMP, Recipe
 
 # More than the defaults: every kind of value that a recipe can hold.
 FULL = Recipe(
@@ -43,6 +43,8 @@ FULL = Recipe(
         ("lr", math.nan),
         ("lr", math.inf),
         ("lr", "0.1"),
+        ("binary_lr", 0),
+        ("binary_lr", math.inf),
         ("momentum", 1.1),
         ("weight_decay", -1e-4),
         ("weight_decay", math.inf),
@@ -123,7 +125,7 @@ def test_scaled_keeps_proportions(method: str | None, factor: float) -> None:
     assert scaled.epochs == 200 * factor
     assert abs(scaled.freeze_epoch - recipe.freeze_epoch * factor) < 1
     assert scaled.lr_at(0.6) == recipe.lr_at(0.6)
-    assert scaled.replace(epochs=200, method_options={}) == recipe
+    assert scaled.replace(epochs=200, method_options={}, binary_lr=1.0) == recipe
 
 
 @pytest.mark.parametrize("method", ["bnew", "bop"])
@@ -146,14 +148,32 @@ def test_strength_has_a_floor_that_raises_none() -> None:
         ramp = short.method_options["ramp"]
         push = short.method_options["strength"] * (short.freeze_epoch / short.epochs) ** (ramp + 1)
         assert push == pytest.approx(LEAST_PUSH, rel=0.01) or push > LEAST_PUSH
-    assert strong.scaled(1).method_options == {"strength": 35.2, "ramp": 1.0}  # the published run
     for ramp in (0.5, 1.0, 3.0, 5.0):
-        options = {"strength": 4.0, "ramp": ramp}
+        options = {"strength": 4.0, "ramp": ramp, "fill": None}
         assert Recipe(method="bnew", method_options=options).scaled(1).method_options == options
-    assert strong.scaled(0.1).method_options == pytest.approx({"strength": 17.6, "ramp": 2.0}, rel=0.01)
-    assert strong.scaled(0.012).method_options == pytest.approx({"strength": 13.5, "ramp": 3.77}, rel=0.01)
     assert strong.scaled(0.001).method_options["ramp"] == MOST_RAMP
     assert weak.scaled(0.012).method_options["strength"] == 4.0
+
+
+def test_a_short_run_of_bnew_starts_as_a_long_one() -> None:
+    """Its weights fill the box, and their rate grows too; a long run, and ImageNet's, is as published."""
+    published = CIFAR10.phase2["bnew"]
+    for factor in (1, 2):
+        recipe = published.scaled(factor)
+        assert (recipe.method_options["fill"], recipe.binary_lr) == (None, 1)
+        assert recipe.method_options["ramp"] == 1
+    assert published.scaled(1).method_options["strength"] == 35.2
+    for factor, strength, grown in ((0.1, 17.6, 2.0), (0.012, 13.5, 3.77)):
+        recipe = published.scaled(factor)
+        options = {"strength": strength, "ramp": grown, "fill": FILL}
+        assert recipe.method_options == pytest.approx(options, rel=0.01)
+        assert recipe.binary_lr == pytest.approx(grown, rel=0.01)
+    filled = Recipe(method="bnew", method_options={"fill": 0.3}, binary_lr=2.0, epochs=100)
+    assert filled.scaled(0.1).method_options["fill"] == 0.3
+    assert filled.scaled(0.1).binary_lr == pytest.approx(2 * 0.1**-0.3)
+    short = IMAGENET.phase2["bnew"].scaled(0.02)
+    assert short.binary_lr == 1
+    assert "fill" not in short.method_options
 
 
 def test_scaled_to_next_to_nothing() -> None:

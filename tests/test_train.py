@@ -35,15 +35,16 @@ from helpers import (
 )
 from safetensors.torch import save_file
 from tensorboard.backend.event_processing import event_accumulator  # type: ignore[import-untyped]
-from torch import nn
+from torch import Tensor, nn
 
 from bnew.data import load_in_memory
 from bnew.errors import BnewError, Interrupted, NumericalError
 from bnew.evaluate import Meter, build_model, evaluate, evaluate_run, load_model, load_weights
-from bnew.machine import DECIDING, Machine, code, make_fabric
+from bnew.layers import binary_parameters
+from bnew.machine import DECIDING, Machine, conditions, make_fabric
 from bnew.memory import MemoryBatches
 from bnew.models import create_model
-from bnew.results import Run
+from bnew.results import Run, write_json
 from bnew.train import _Training, train
 
 # Four epochs, frozen after two: every method, optimizer and schedule.
@@ -441,6 +442,27 @@ def test_tensorboard_shows_each_epoch_once(tmp_path: Path) -> None:
     assert events.Tags()["histograms"] == ["binary weights"]
 
 
+def test_the_rate_of_the_binary_weights(tmp_path: Path) -> None:
+    """By SGD without momentum: their steps alone are four times as long."""
+    steps: dict[float, list[Tensor]] = {}
+    for rate in (1.0, 4.0):
+        recipe = RECIPE.replace(method="real", optimizer="sgd", momentum=0.0, binary_lr=rate)
+        weights: list[list[Tensor]] = []
+
+        def look(training: _Training, seen: list[list[Tensor]] = weights) -> None:
+            binary = binary_parameters(training._module)[0]
+            real = next(training._module.parameters())
+            seen.append([p.detach().clone() for p in (binary, real)])
+
+        with at_step(0, look), at_step(1, look):
+            run = train(recipe, tmp_path / str(rate), MACHINE)
+        assert float(run.rows()[0]["lr"]) == pytest.approx(0.01 / STEPS)  # that of the last step
+        before, after = weights
+        steps[rate] = [a - b for a, b in zip(after, before, strict=True)]
+    torch.testing.assert_close(steps[4.0][0], 4 * steps[1.0][0], rtol=1e-3, atol=1e-7)
+    torch.testing.assert_close(steps[4.0][1], steps[1.0][1])
+
+
 # Another recipe, other code
 
 
@@ -453,11 +475,10 @@ def test_a_run_does_not_go_on_with_other_code(
     recipe = RECIPES["bnew"]
     with at_step(STEPS, crash), pytest.raises(Crash):
         train(recipe, tmp_path, MACHINE)
-    now = code()
-    monkeypatch.setattr("bnew.train.code", lambda: now | {"bnew.layers": "0123456789ab"})
-    monkeypatch.setattr("bnew.machine.code", lambda: now | {"bnew.layers": "0123456789ab"})
+    now = conditions(MACHINE)
+    monkeypatch.setattr("bnew.train.conditions", lambda _: now | {"bnew.layers": "0123456789ab"})
     said = f"bnew.layers is '{now['bnew.layers']}' there and '0123456789ab' here"
-    with pytest.raises(BnewError, match=rf"holds a run with another code \({said}\): .* --force"):
+    with pytest.raises(BnewError, match=rf"holds a run under other conditions \({said}\): .* --force"):
         train(recipe, tmp_path, MACHINE)
     run = train(recipe, tmp_path, replace(MACHINE, force=True))
     assert said in caplog.text
@@ -476,6 +497,36 @@ def test_another_recipe_by_force(tmp_path: Path) -> None:
     run = train(other, tmp_path, replace(MACHINE, force=True))
     assert run.recipe == other
     assert run.environment["forced"] == ["lr is 0.01 there and 0.02 here"]
+    with pytest.raises(BnewError, match=r"0.01 here\): choose another folder$"):  # force is for what goes on
+        train(RECIPES["bnew"], tmp_path, replace(MACHINE, force=True))
+
+
+def test_another_way_to_compute(tmp_path: Path) -> None:
+    with at_step(STEPS, crash), pytest.raises(Crash):
+        train(RECIPES["bnew"], tmp_path, MACHINE)
+    others: dict[str, Any] = {"precision": "bf16-mixed", "accumulate": 2, "sync_batch_norm": False}
+    for name, value in others.items():
+        said = rf"under other conditions \({name} is .* there and {value!r} here\)"
+        with pytest.raises(BnewError, match=said):
+            train(RECIPES["bnew"], tmp_path, replace(MACHINE, **{name: value}))
+    train(RECIPES["bnew"], tmp_path, replace(MACHINE, precision="bf16-mixed", force=True))
+
+
+def test_killed_before_its_environment_was_recorded(tmp_path: Path) -> None:
+    recipe = RECIPES["bnew"].replace(epochs=1)
+    write_json(tmp_path / "recipe.json", recipe.to_dict())
+    assert train(recipe, tmp_path, MACHINE).done
+
+
+def test_mixed_precision(tmp_path: Path) -> None:
+    """The step is computed in bfloat16, and ends binary and near float32's accuracy all the same."""
+    recipe = RECIPE.replace(epochs=6)
+    mixed = train(recipe, tmp_path / "mixed", replace(MACHINE, precision="bf16-mixed"))
+    plain = train(recipe, tmp_path / "plain", MACHINE)
+    assert mixed.rows()[0]["train_loss"] != plain.rows()[0]["train_loss"]
+    for name in ("train_loss", "train_accuracy"):
+        assert float(mixed.rows()[-1][name]) == pytest.approx(float(plain.rows()[-1][name]), rel=0.15)
+    assert mixed.summary["distance"] == 0
 
 
 def test_the_code_that_decides_is_all_there_is() -> None:
@@ -484,7 +535,8 @@ def test_the_code_that_decides_is_all_there_is() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     loaded = {name.split(".")[1] for name in done.stdout.split()}
     assert loaded - {"errors", "machine", "results", "signals"} == set(DECIDING)
-    assert set(code()) == {f"bnew.{name}" for name in DECIDING} | {"torch", "torchvision"}
+    settings = {"torch", "torchvision", "precision", "accumulate", "sync_batch_norm"}
+    assert set(conditions(MACHINE)) == {f"bnew.{name}" for name in DECIDING} | settings
 
 
 # Machines

@@ -112,8 +112,9 @@ def reproduce(
         changes={name: value for name, value in changes.items() if value is not None},
     )
     failed = launch.run(stages, out, machine, workers, launcher, address)
+    code = 1 if failed else 0
     if not is_first_process():
-        return 0  # all processes end alike, and the first one says how
+        return code
     if any(Run(out / stage.name).done for stage in stages):
         for path in write_report([out], out):
             logger.info("wrote %s", path)
@@ -122,7 +123,7 @@ def reproduce(
         print(f"bnew: {name} did not finish: {why}", file=sys.stderr)
     if failed:
         print("bnew: start the same command again to run only what is missing", file=sys.stderr)
-    return 1 if failed else 0
+    return code
 
 
 @_lists_names
@@ -443,10 +444,8 @@ def main(args: Sequence[str] | None = None) -> None:
         code = _run(sys.argv[1:] if args is None else args)
     except (Interrupted, NumericalError) as ended:
         code = 130 if isinstance(ended, Interrupted) else 2
-        if is_first_process():
+        if is_first_process():  # all processes end alike
             print(f"bnew: {'' if code == 130 else 'error: '}{ended}", file=sys.stderr)
-        else:
-            code = 0  # all processes end alike, and the first one says why
     except BnewError as error:
         print(f"bnew: error: {error}", file=sys.stderr)
         code = 2

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import threading
+import time
 import warnings
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+# How long the first process has to end by itself, once another has ended with an error.
+GRACE = 10.0  # seconds
 # How a backend says that another process, or the way to it, is gone.
 _LOST = (
     "connection closed by peer",
@@ -99,3 +107,24 @@ def is_lost(error: RuntimeError) -> bool:
     if isinstance(error, torch.distributed.DistError):
         return True
     return any(word in str(error).lower() for word in _LOST)
+
+
+def watch(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Have this process end with a sentence when one that it started is gone, whatever it waits for."""
+    for process in processes:
+        threading.Thread(target=_watch, args=(process, processes), daemon=True).start()
+
+
+def _watch(process: subprocess.Popen[bytes], processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    if process.wait() == 0:
+        return
+    time.sleep(GRACE)  # all may end alike, or this one notices by itself and says more
+    for other in processes:
+        other.kill()
+    print(
+        f"bnew: another of the {len(processes) + 1} processes is gone (exit code {process.returncode}): "
+        "start the same command again to go on from what was saved last",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(1)  # the main thread may wait for the other process, and nothing wakes it

@@ -105,7 +105,7 @@ def _is_done(stage: Stage, out: Path, machine: Machine) -> bool:
         BnewError: its folder holds a run with another recipe.
     """
     run = Run(out / stage.name)
-    if run.done or not machine.force:
+    if run.done or not machine.force:  # else the run itself will say what differs
         run.check(stage.recipe)
     return run.done
 

@@ -47,7 +47,7 @@ class Machine:
     save_every: int = 1000
     """Save every so many steps too; 0 is at the end of each epoch only."""
     force: bool = False
-    """Go on with a run that was begun with other code or another recipe."""
+    """Go on with a run that was begun with another recipe, other code, or another way to compute."""
     quiet: bool = False
     """Show no progress."""
 
@@ -92,6 +92,8 @@ def make_fabric(machine: Machine) -> Fabric:
     """
     from lightning_fabric import Fabric
 
+    from bnew.distributed import watch
+
     devices, nodes = _processes() or (machine.devices, 1)
     if devices > 1 and is_first_process() and not under_torchrun():
         _check_port()
@@ -107,6 +109,10 @@ def make_fabric(machine: Machine) -> Fabric:
         ) from error
     if fabric.device.type == "cpu":
         keep_memory()
+    started = getattr(fabric.strategy.launcher, "procs", None)
+    if started:
+        watch(started[:])
+        started.clear()  # Fabric would kill this process without a word
     return fabric
 
 
@@ -171,19 +177,21 @@ def environment(fabric: Fabric) -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if fabric.device.type == "cuda" else str(fabric.device),
         "world_size": fabric.world_size,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "code": code(),
     }
 
 
-# What decides the outcome of a run: modules and packages of bnew.
+# The code that decides the outcome of a run: modules and packages of bnew.
 DECIDING = (
     "batches", "data", "distributed", "evaluate", "folders", "images", "layers", "memory", "methods",
     "models", "recipes", "streaming", "train",
 )  # fmt: skip
 
 
-def code() -> dict[str, str]:
-    """The code that decides the outcome of a run: a version or the start of a hash, by name."""
+def conditions(machine: Machine) -> dict[str, Any]:
+    """What decides the outcome of a run beside its recipe, by name.
+
+    Of code a version or the start of a hash; and how ``machine`` is to compute.
+    """
     import torch
     import torchvision
 
@@ -193,7 +201,8 @@ def code() -> dict[str, str]:
         files = sorted((here / name).glob("*.py")) or [here / f"{name}.py"]
         content = b"".join(file.read_bytes() for file in files)
         hashes[f"bnew.{name}"] = hashlib.sha256(content).hexdigest()[:12]
-    return {"torch": torch.__version__, "torchvision": torchvision.__version__, **hashes}
+    settings = {name: getattr(machine, name) for name in ("precision", "accumulate", "sync_batch_norm")}
+    return {"torch": torch.__version__, "torchvision": torchvision.__version__, **hashes, **settings}
 
 
 def _commit() -> str | None:

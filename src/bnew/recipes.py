@@ -36,6 +36,7 @@ LIMITS: dict[str, tuple[type, float, float]] = {
     "image_size": (int, 1, math.inf),
     "seed": (int, 0, 2**32 - 1),
     "lr": (float, 0, math.inf),
+    "binary_lr": (float, 0, math.inf),
     "momentum": (float, 0, 1),
     "weight_decay": (float, 0, math.inf),
     "freeze": (float, 0, 1),
@@ -64,6 +65,8 @@ class Recipe:
     batch_size: int = 128
     optimizer: str = "adam"
     lr: float = 0.01
+    binary_lr: float = 1.0
+    """Times the rate, for the binary weights."""
     momentum: float = 0.9
     """Of sgd, which is Nesterov's; Adam has its own betas."""
     weight_decay: float = 0.0
@@ -105,8 +108,9 @@ class Recipe:
             )
         if not all(isinstance(m, int | float) and 0 <= m <= 1 for m in self.milestones):
             raise BnewError(f"milestones are {self.milestones!r}, but must be shares of the run, from 0 to 1")
-        if self.lr == 0:
-            raise BnewError("lr is 0: nothing would be learnt; give a positive rate")
+        for name in ("lr", "binary_lr"):
+            if getattr(self, name) == 0:
+                raise BnewError(f"{name} is 0: nothing would be learnt; give a positive number")
         lookup("schedule", self.schedule, SCHEDULES)
         lookup("optimizer", self.optimizer, dict.fromkeys(OPTIMIZERS))
         lookup("choice of what decays", self.decayed, dict.fromkeys(DECAYED))
@@ -159,7 +163,7 @@ class Recipe:
         recipe = self.replace(epochs=epochs)
         if self.method not in SCALING:
             return recipe
-        return recipe.replace(method_options=SCALING[self.method](recipe, factor))
+        return recipe.replace(**SCALING[self.method](recipe, factor))
 
     def replace(self, **changes: Any) -> Recipe:
         """A copy with some fields changed."""
@@ -189,37 +193,48 @@ FIRST_PHASES = ("clip", "real")
 FREEZE = {"bnew": 0.98, "bmd": 0.98}
 
 
-# The push that takes nearly all weights to ±1, and the latest ramp; see docs/methods.md.
+# The push that takes nearly all weights to ±1, the latest ramp, and the mean magnitude of the weights that
+# CIFAR's published phase 2 starts from; see docs/methods.md.
 LEAST_PUSH = 9.0
 MOST_RAMP = 4.0
+FILL = 0.54
 
 
 def _scale_bnew(recipe: Recipe, factor: float) -> dict[str, Any]:
     options = recipe.method_options
     if "reg" in options:
-        return {**options, "reg": options["reg"] * factor**-0.7}
+        return {"method_options": {**options, "reg": options["reg"] * factor**-0.7}}
     strength = options.get("strength", 35.0)
-    share = recipe.freeze_epoch / recipe.epochs
-    given = options.get("ramp", 1.0)
-    ramp = min(max(given * factor**-0.3, min(given, 1.0)), max(given, MOST_RAMP))
+    ramp = _grown(options.get("ramp", 1.0), factor, MOST_RAMP)
     # λ grows with the power `ramp` of the share s of the run that is done, and so the push up to then is
     # s^(ramp + 1) of the whole.
-    least = round(LEAST_PUSH / share ** (ramp + 1), 1)
-    if options.get("scale") and strength < least:
-        # ImageNet's: the long run's own steps take weights most of the way, a short one's do not.
-        pushed = least + (strength - least) * min(factor, 1.0) ** 0.3
-    else:
-        pushed = max(strength * factor**0.3, min(strength, least))
-    return {**options, "strength": pushed, "ramp": ramp}
+    least = round(LEAST_PUSH / (recipe.freeze_epoch / recipe.epochs) ** (ramp + 1), 1)
+    pushed: dict[str, Any] = {**options, "ramp": ramp}
+    if recipe.freeze == 1:
+        # ImageNet's: the long run's own steps take weights most of the way to where they are signed, a short
+        # one's do not.
+        pushed["strength"] = least + (strength - least) * min(factor, 1.0) ** 0.3
+        return {"method_options": pushed}
+    pushed["strength"] = max(strength * factor**0.3, min(strength, least))
+    binary_lr = _grown(recipe.binary_lr, factor, math.inf)
+    if options.get("fill") in (None, FILL):
+        pushed["fill"] = FILL if binary_lr > 1 else None
+    return {"method_options": pushed, "binary_lr": binary_lr}
+
+
+def _grown(given: float, factor: float, most: float) -> float:
+    """``given`` times factor^-0.3, but at most ``most``, and not below 1, unless what is given is."""
+    return min(max(given * factor**-0.3, min(given, 1.0)), max(given, most))
 
 
 def _scale_bop(recipe: Recipe, factor: float) -> dict[str, Any]:
     options = recipe.method_options
     gamma, tau = options.get("gamma", 1e-4), options.get("tau", 1e-8)
-    return {**options, "gamma": min(gamma * factor**-0.5, 1.0), "tau": tau * factor**-0.9}
+    scaled = {"gamma": min(gamma * factor**-0.5, 1.0), "tau": tau * factor**-0.9}
+    return {"method_options": {**options, **scaled}}
 
 
-# A recipe that has got `factor` times as many steps → its method's options; docs/methods.md explains each.
+# A recipe that has got `factor` times as many steps → what else changes in it; docs/methods.md explains each.
 SCALING: dict[str, Callable[[Recipe, float], dict[str, Any]]] = {
     "bnew": _scale_bnew,
     "bop": _scale_bop,

@@ -129,8 +129,11 @@ class Run:
     @property
     def data_dir(self) -> str | None:
         """The folder of data sets that the run last used, if that is recorded."""
-        recorded = (self.path / "environment.json").is_file()
-        return self.environment.get("data_dir") if recorded else None
+        return self._recorded().get("data_dir")
+
+    def _recorded(self) -> dict[str, Any]:
+        """:attr:`environment`, or nothing where there is none, as when a run was killed at its beginning."""
+        return self.environment if (self.path / "environment.json").is_file() else {}
 
     def _read(self, name: str) -> dict[str, Any]:
         try:
@@ -177,8 +180,8 @@ class Run:
 
     def begin(self, recipe: Recipe, environment: Mapping[str, Any]) -> None:
         """Record recipe and environment; of a run begun with others, what was different then."""
-        changes = self.changes(recipe, environment.get("code"))
-        forced = [*(self.environment if self.begun else {}).get("forced", []), *changes]
+        changes = self.changes(recipe, environment.get("conditions"))
+        forced = [*self._recorded().get("forced", []), *changes]
         write_json(self.path / "recipe.json", recipe.to_dict())
         write_json(
             self.path / "environment.json", {**environment, "forced": forced} if forced else environment
@@ -189,34 +192,35 @@ class Run:
         """Whether there is a run here, done or not."""
         return (self.path / "recipe.json").is_file()
 
-    def check(self, recipe: Recipe, code: Mapping[str, str] | None = None, force: bool = False) -> None:
-        """Check that this folder is new, or holds a run with the same recipe and, unless done, the same code.
+    def check(self, recipe: Recipe, conditions: Mapping[str, Any] | None = None, force: bool = False) -> None:
+        """Check that this folder is new, or holds a run with the same recipe and, unless done, conditions.
 
         Args:
             recipe: what is to be run.
-            code: see :func:`bnew.machine.code`; None for any.
-            force: only warn.
+            conditions: see :func:`bnew.machine.conditions`; None for any.
+            force: only warn, unless the run is done.
 
         Raises:
-            BnewError: recipe or code is another; says what differs.
+            BnewError: recipe or conditions are others; says what differs.
         """
-        differing = self.changes(recipe, code)
+        differing = self.changes(recipe, conditions)
+        force = force and not self.done
         if differing and force:
             logger.warning("%s goes on although %s", self.path, ", ".join(differing))
         elif differing:
-            what = "recipe" if self.changes(recipe) else "code"
+            what = "with another recipe" if self.changes(recipe) else "under other conditions"
+            hint = "" if self.done else ", or go on with it by --force"
             raise BnewError(
-                f"{self.path} holds a run with another {what} ({', '.join(differing)}): choose another "
-                "folder, or go on with it by --force"
+                f"{self.path} holds a run {what} ({', '.join(differing)}): choose another folder{hint}"
             )
 
-    def changes(self, recipe: Recipe, code: Mapping[str, str] | None = None) -> list[str]:
-        """In what the run here has another recipe than ``recipe`` or, unless it is done, another ``code``."""
+    def changes(self, recipe: Recipe, conditions: Mapping[str, Any] | None = None) -> list[str]:
+        """In what the run here differs from ``recipe`` or, unless it is done, from ``conditions``."""
         if not self.begun:
             return []
         pairs = [(self.recipe.to_dict(), recipe.to_dict())]
-        if code is not None and not self.done and (self.path / "environment.json").is_file():
-            pairs.append((self.environment.get("code", {}), dict(code)))
+        if conditions is not None and not self.done and (recorded := self._recorded()):
+            pairs.append((recorded.get("conditions", {}), dict(conditions)))
         return [
             f"{key} is {here.get(key)!r} there and {wanted[key]!r} here"
             for here, wanted in pairs

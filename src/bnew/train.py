@@ -37,7 +37,7 @@ from bnew.evaluate import (
     shares,
 )
 from bnew.layers import binary_parameters, named_binary_parameters
-from bnew.machine import Machine, code, environment, is_first_process, make_fabric
+from bnew.machine import Machine, conditions, environment, is_first_process, make_fabric
 from bnew.methods import create_method
 from bnew.recipes import Recipe
 from bnew.results import Run, write_atomically, write_json
@@ -49,8 +49,8 @@ logger = logging.getLogger("bnew")
 HISTOGRAM_BINS = 40
 # Compiling takes about a minute and then saves some 20 ms a step on a CPU.
 COMPILE_FROM_STEPS = 2000
-# Every so many steps the loss is looked at, and several processes ask each other whether to stop: it makes an
-# accelerator wait.
+# Every so many steps the loss is looked at, and on accelerators several processes ask each other whether to
+# stop: it makes an accelerator wait.
 CHECK_EVERY = 20
 
 
@@ -68,7 +68,7 @@ def train(recipe: Recipe, path: str | Path, machine: Machine = Machine()) -> Run
     run = Run(path)
     # The first process holds the folder for those that it starts.
     with run.locked() if is_first_process() else nullcontext():
-        run.check(recipe, code(), machine.force and not run.done)
+        run.check(recipe, conditions(machine), machine.force)
         if run.done:
             logger.info("%s is done already", run.path)
             return run
@@ -150,8 +150,9 @@ class _Training:
                 self.run.rewind(0)
             self.method.layer_flips()  # counting starts at the first values
         if self.fabric.is_global_zero:  # only now: a mistake is not to claim the folder
-            data_dir = str(self.machine.data_path.resolve())
-            self.run.begin(self.recipe, {**environment(self.fabric), "data_dir": data_dir})
+            where = {"data_dir": str(self.machine.data_path.resolve())}
+            how = {"conditions": conditions(self.machine)}
+            self.run.begin(self.recipe, {**environment(self.fabric), **where, **how})
         first = self.step // len(self.batches)
         with stop_signals() as stop, self._display() as show, self._events(first) as writer:
             for epoch in range(first, self.recipe.epochs):
@@ -204,9 +205,8 @@ class _Training:
 
     def _step(self, x: Tensor, y: Tensor, total: int) -> None:
         """One step of the optimizer on a batch that has ``total`` images in all processes."""
-        lr = self.recipe.lr_at(self.step / self.total_steps)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = self._lr(self.step) * group["rate"]
         # What a network draws in training (dropout, say) depends on nothing that came before.
         numbers = (self.recipe.seed, self.fabric.global_rank, self.step)
         torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
@@ -221,6 +221,10 @@ class _Training:
             self._backward(*parts[-1], total)
         self.optimizer.step()
         self.optimizer.zero_grad()
+
+    def _lr(self, step: int) -> float:
+        """The rate of optimizer step ``step``, from 0."""
+        return self.recipe.lr_at(step / self.total_steps)
 
     def _apart(self) -> AbstractContextManager[object]:
         """Inside, processes do not tell each other their gradients: there are more to come."""
@@ -245,7 +249,7 @@ class _Training:
 
     def _stopping(self, stop: threading.Event) -> bool:
         """Whether to stop after this step, the same in all processes."""
-        if self.fabric.world_size > 1 and self.step % CHECK_EVERY:
+        if self.fabric.world_size > 1 and self.fabric.device.type != "cpu" and self.step % CHECK_EVERY:
             return False
         return self._any(stop.is_set())
 
@@ -309,7 +313,7 @@ class _Training:
         ]
         row = {
             "epoch": epoch,
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "lr": self._lr(self.step - 1),
             **{f"train_{k}": v for k, v in trained.items()},
             **{f"val_{k}": v for k, v in val.items()},
             **self.method.schedule(),
@@ -411,7 +415,7 @@ class _Training:
         }
         if self.fabric.is_global_zero:
             write_atomically(self.run.last, lambda path: torch.save(state, path))
-        self.fabric.barrier()  # Fabric kills the first process when another ends with an error before it
+        self.fabric.barrier()  # an error of the first one is to be known to all before they go on
 
     def _resume(self) -> None:
         path = self.run.last
@@ -423,7 +427,8 @@ class _Training:
             self.step, self.best, self.at_freezing = state["step"], state["best"], state["at_freezing"]
             self.seconds, self.epoch_seconds, self.epoch_waited = state["seconds"]
             self.last_val_accuracy = state["last_val_accuracy"]
-            self.fabric.strategy.precision.load_state_dict(state["precision"])
+            if state["precision"]:  # empty of a run that goes on by force and had no 16-mixed
+                self.fabric.strategy.precision.load_state_dict(state["precision"])
             if isinstance(self.data, StreamedDataset):
                 self.data.broken.update({Path(path): why for path, why in state["broken"].items()})
             if self.fabric.is_global_zero:  # it is the sum over the processes, as many as there were
@@ -482,14 +487,16 @@ class _Show:
 
 
 def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
-    """Adam, or SGD with Nesterov's momentum, as the recipe says; fused."""
-    options: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay, "fused": True}
-    params: list[Any] = list(model.parameters())
-    if recipe.decayed == "convolutions":
-        convolutions = {id(m.weight) for m in model.modules() if isinstance(m, _ConvNd)}
-        others = [p for p in params if id(p) not in convolutions]
-        params = [p for p in params if id(p) in convolutions]
-        params = [{"params": params}, {"params": others, "weight_decay": 0.0}]
+    """Adam, or SGD with Nesterov's momentum, as the recipe says; fused. A group's "rate" is times lr."""
+    options: dict[str, Any] = {"lr": recipe.lr, "fused": True}
+    convolutions = {id(m.weight) for m in model.modules() if isinstance(m, _ConvNd)}
+    binary = {id(p) for p in binary_parameters(model)}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for p in model.parameters():
+        decayed = recipe.decayed == "all" or id(p) in convolutions
+        kind = (recipe.weight_decay if decayed else 0.0, recipe.binary_lr if id(p) in binary else 1.0)
+        groups.setdefault(kind, []).append(p)
+    params = [{"params": ps, "weight_decay": decay, "rate": rate} for (decay, rate), ps in groups.items()]
     if recipe.optimizer == "sgd":
         options |= {"momentum": recipe.momentum, "nesterov": recipe.momentum > 0}
         return torch.optim.SGD(params, **options)

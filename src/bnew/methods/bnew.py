@@ -19,6 +19,13 @@ def push_(weights: list[Tensor], reg: float) -> None:
     clip_(weights)
 
 
+def fill_(weights: list[Tensor], fill: float) -> None:
+    """``w ← clip(w · fill / mean|w|, −1, 1)`` for each tensor, in place; one of zeros stays as it is."""
+    for w in weights:
+        w.mul_(fill / w.abs().mean().clamp_(min=torch.finfo(w.dtype).tiny))
+    clip_(weights)
+
+
 class BNEW(Binarizer):
     """Binarizing by a concave regulariser (Paren and Poudel, BMVC 2022), phase 2.
 
@@ -36,12 +43,14 @@ class BNEW(Binarizer):
             alone grows by the factor ``exp(strength)``, whatever the length of the run.
         reg: the paper's λ, instead of ``strength``; with the paper's ramp, ``strength = λ (T + 1)``.
         ramp: how late the push comes. 1 is the paper's; short runs are better with more (docs/methods.md).
+        fill: scale every weight tensor at the start so that its mean |w| is this. A layer that is followed by
+            batch norm computes the same as before. None leaves the weights as they are.
         scale: binary values are ± mean|w| (in ImageNet's fine-tuning).
 
     The default strength of 35 is the paper's setting for CIFAR, λ = 1e-4 over 352,000 steps.
 
     Raises:
-        BnewError: both ``strength`` and ``reg`` given, or a number that is not positive.
+        BnewError: both ``strength`` and ``reg`` given, a number that is not positive, or ``fill`` above 1.
     """
 
     needs_total_steps = True
@@ -54,12 +63,15 @@ class BNEW(Binarizer):
         strength: float | None = None,
         reg: float | None = None,
         ramp: float = 1.0,
+        fill: float | None = None,
         scale: bool = False,
     ) -> None:
         super().__init__(params, total_steps, scale=scale)
         if not (ramp > 0 and math.isfinite(ramp)):
             raise BnewError(f"BNEW's ramp is {ramp}, but must be a positive number")
-        self.ramp = ramp
+        if not (fill is None or 0 < fill <= 1):
+            raise BnewError(f"BNEW's fill is {fill}, but must be in (0, 1]")
+        self.ramp, self.fill = ramp, fill
         if strength is not None and reg is not None:
             raise BnewError("strength and reg are two ways to say the same: give one of them")
         if strength is None:
@@ -77,6 +89,10 @@ class BNEW(Binarizer):
     def schedule(self) -> dict[str, float]:
         """``reg``: λ_t."""
         return {"reg": min(self.reg * min((self.step + 1) / self.total_steps, 1) ** self.ramp, 1.0)}
+
+    def _start(self) -> None:
+        if self.fill is not None:
+            fill_(self.values(), self.fill)
 
     def _after(self) -> None:
         push_(self.values(), self.schedule()["reg"])
