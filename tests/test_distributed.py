@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -13,20 +14,27 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import MACHINE, RECIPE, STEPS, outcome
+from helpers import MACHINE, RECIPE, STEPS, at_step, outcome, send
+from test_data import make_folder
 from torch import nn
 
 from bnew.data import load_in_memory
 from bnew.distributed import TotalBatchNorm, synchronize_batch_norm
-from bnew.errors import BnewError
+from bnew.errors import BnewError, Interrupted
 from bnew.evaluate import evaluate_run
 from bnew.machine import Machine, make_fabric
+from bnew.recipes import Recipe
 from bnew.results import Run
 from bnew.train import train
 
 
 def two_processes(
-    folder: Path, words: str, before: str = "", code: int | None = 0, launcher: tuple[str, ...] = ()
+    folder: Path,
+    words: str,
+    before: str = "",
+    code: int | None = 0,
+    launcher: tuple[str, ...] = (),
+    compile: bool = False,
 ) -> subprocess.CompletedProcess[str]:
     """``bnew`` in two processes, each of which runs the Python text ``before`` first.
 
@@ -37,7 +45,7 @@ def two_processes(
     script.write_text(
         f"import sys; sys.path.insert(0, {tests!r})\nfrom bnew.cli import main\n{before}\nmain()\n"
     )
-    options = f"--device cpu --compile False --quiet {'' if launcher else '--devices 2'}"
+    options = f"--device cpu --compile {compile} --quiet {'' if launcher else '--devices 2'}"
     done = subprocess.run(
         [*(launcher or [sys.executable]), str(script), *words.split(), *options.split()],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -98,8 +106,8 @@ def test_a_signal_to_one_of_two_processes_stops_both(of_two: Run, tmp_path: Path
     done = two_processes(tmp_path, f"{TWO} {out}", signalled, code=130)
     assert done.stderr.count("stopped in epoch 2 of 2") == 1
     state = torch.load(out / "last.pt", weights_only=True)
-    assert state["step"] == 8
-    assert state["meter"][3] == 2 * 256  # images of both in the two steps of this epoch
+    assert state["step"] == STEPS + 1
+    assert state["meter"][3] == 256  # images of both in this epoch's one step
 
     shutil.copytree(out, tmp_path / "alone")
     two_processes(tmp_path, f"{TWO} {out}")
@@ -127,21 +135,74 @@ def test_nan_in_one_of_two_processes_ends_both(tmp_path: Path) -> None:
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
-@pytest.mark.parametrize("launcher", [(), TORCHRUN], ids=["fabric", "torchrun"])
-def test_two_processes_have_the_curve_of_one(tmp_path: Path, launcher: tuple[str, ...]) -> None:
-    """In float64, so that rounding turns no sign; shares of the batches are of different sizes."""
-    words = f"{TWO.replace('256', '255')} {tmp_path / 'two'} --precision 64-true"
-    done = two_processes(tmp_path, words, launcher=launcher)
-    assert done.stdout.count("test accuracy") == 1
-    one = train(
-        RECIPE.replace(epochs=2, batch_size=255), tmp_path / "one", replace(MACHINE, precision="64-true")
-    )
-    two = Run(tmp_path / "two")
+# In float64, so that rounding turns no sign; shares of the batches are of different sizes.
+EXACT = replace(MACHINE, precision="64-true")
+EXACT_RECIPE = RECIPE.replace(epochs=2, batch_size=255)
+EXACT_TWO = f"{TWO.replace('256', '255 --precision 64-true')}"
+
+
+@pytest.fixture(scope="module")
+def of_one(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run that one process made."""
+    return train(EXACT_RECIPE, tmp_path_factory.mktemp("one") / "run", EXACT)
+
+
+def assert_same_curve(run: Run, expected: Run) -> None:
     for table in ("metrics", "layers", "histogram"):
-        for row, expected in zip(two.rows(table), one.rows(table), strict=True):
+        for row, wanted in zip(run.rows(table), expected.rows(table), strict=True):
             for name in row.keys() - {"layer", "seconds", "data_wait"}:
-                assert float(row[name]) == pytest.approx(float(expected[name]), rel=1e-6, abs=1e-12), name
-    assert two.summary["test_accuracy"] == one.summary["test_accuracy"]
+                assert float(row[name]) == pytest.approx(float(wanted[name]), rel=1e-6, abs=1e-12), name
+    assert run.summary["test_accuracy"] == expected.summary["test_accuracy"]
+
+
+@pytest.mark.parametrize("launcher", [(), TORCHRUN], ids=["fabric", "torchrun"])
+def test_two_processes_have_the_curve_of_one(of_one: Run, tmp_path: Path, launcher: tuple[str, ...]) -> None:
+    done = two_processes(tmp_path, f"{EXACT_TWO} {tmp_path / 'two'}", launcher=launcher)
+    assert done.stdout.count("test accuracy") == 1
+    assert_same_curve(Run(tmp_path / "two"), of_one)
+
+
+def test_a_run_goes_on_with_another_number_of_processes(of_one: Run, tmp_path: Path) -> None:
+    """In the middle of the second epoch, of two processes and of one."""
+    stopped = f"from helpers import at_step, send\nat_step({STEPS + 2}, send(15)).__enter__()"
+    two_processes(tmp_path, f"{EXACT_TWO} {tmp_path / 'two'}", stopped, code=130)
+    with at_step(STEPS + 2, send(signal.SIGTERM)), pytest.raises(Interrupted):
+        train(EXACT_RECIPE, tmp_path / "one", EXACT)
+    for name in ("one", "two"):
+        assert torch.load(tmp_path / name / "last.pt", weights_only=True)["step"] == STEPS + 3
+    train(EXACT_RECIPE, tmp_path / "two", EXACT)
+    two_processes(tmp_path, f"{EXACT_TWO} {tmp_path / 'one'}")
+    for name in ("one", "two"):
+        assert_same_curve(Run(tmp_path / name), of_one)
+
+
+def test_two_processes_compiled(tmp_path: Path) -> None:
+    """In bfloat16, with parts of a batch; by a compiler that takes seconds, in place of inductor's minute."""
+    quick = "import torch; from functools import partial\n"
+    quick += "torch.compile = partial(torch.compile, backend='aot_eager')"
+    words = f"{TWO} {tmp_path / 'two'} --accumulate 2 --precision bf16-mixed"
+    two_processes(tmp_path, words, quick, compile=True)
+    one = train(RECIPE.replace(epochs=2), tmp_path / "one", replace(MACHINE, precision="bf16-mixed"))
+    for row, expected in zip(Run(tmp_path / "two").rows(), one.rows(), strict=True):
+        assert float(row["train_loss"]) == pytest.approx(float(expected["train_loss"]), rel=0.1)
+
+
+def test_two_processes_know_each_others_broken_images(tmp_path: Path) -> None:
+    """One in the share of each; all are named once, and the curve is that of one process."""
+    folder = make_folder(tmp_path / "images", ("train", "val"))
+    files = [folder / "train" / "ant" / f"00{i}.png" for i in (0, 1, 2, 3)]
+    for file in files:
+        file.write_bytes(file.read_bytes()[:40])
+    words = f"train --data imagenet --data-dir {folder} --image-size 16 --model birealnet8 --method clip"
+    words += f" --epochs 1 --batch-size 16 --precision 64-true --out {tmp_path / 'two'}"
+    done = two_processes(tmp_path, words)
+    recipe = Recipe(
+        data="imagenet", image_size=16, model="birealnet8", method="clip", epochs=1, batch_size=16
+    )
+    one = train(recipe, tmp_path / "one", replace(EXACT, data_dir=str(folder), decode_threads=1))
+    assert Run(tmp_path / "two").summary["broken_images"] == [str(file) for file in files]
+    assert done.stderr.count("left out: ") == len(files)
+    assert_same_curve(Run(tmp_path / "two"), one)
 
 
 def test_batch_norm_apart_is_another_curve(tmp_path: Path) -> None:
@@ -253,6 +314,17 @@ def test_one_of_two_is_killed(of_two: Run, tmp_path: Path, rank: int, launcher: 
         loss = float(expected.pop("train_loss"))  # sums over processes, in another order
         assert float(row.pop("train_loss")) == pytest.approx(loss, rel=1e-12)
     assert resumed == unbroken
+
+
+def test_one_is_killed_while_the_other_is_busy(tmp_path: Path) -> None:
+    """The first process would notice at its next sum over both, in ten minutes."""
+    kill = KILL.format(step=2, rank=1) + (
+        "import time, bnew.distributed\nbnew.distributed.GRACE = 1\n"
+        "at_step(2, lambda t: time.sleep(600)).__enter__()\n"
+    )
+    done = two_processes(tmp_path, f"{TWO} {tmp_path / 'run'}", kill, 1)
+    said = "bnew: another of the 2 processes is gone (exit code -9): start the same command again to go on"
+    assert done.stderr.count(said) == 1
 
 
 def test_a_port_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from bnew import BinaryConv2d, BinaryLinear, BnewError, ChannelScale, RPReLU, RSign, sign
-from bnew.layers import binary_parameters, named_binary_parameters, real_parameters
+from bnew.layers import MaxPool2d, binary_parameters, named_binary_parameters, real_parameters
 
 POINTS = [-2.0, -1.0, -0.75, -0.25, -0.0, 0.0, 0.25, 0.75, 1.0, 2.0]
 GRADIENTS = {
@@ -138,6 +140,32 @@ def test_binary_linear_takes_any_rank() -> None:
     torch.testing.assert_close(layer(x), expected)
     torch.testing.assert_close(layer(x[0]), expected[0])
     torch.testing.assert_close(layer(x[0, 0]), expected[0, 0])
+
+
+@pytest.mark.parametrize("size", [(9, 8), (1, 4)])
+def test_max_pooling_compiled(size: tuple[int, int]) -> None:
+    """By PyTorch's own kernels, with ties: the same values and gradients, bit for bit."""
+    layer = MaxPool2d(3, stride=2, padding=1)
+    x = torch.randint(0, 4, (4, 5, *size)).float().contiguous(memory_format=torch.channels_last)
+    x.requires_grad_()
+    graphs: list[str] = []
+
+    def backend(graph: torch.fx.GraphModule, _: list[Tensor]) -> Callable[..., object]:
+        graphs.append(graph.code)
+        return graph
+
+    expected = F.max_pool2d(x, 3, 2, 1)
+    weights = torch.randn_like(expected)
+    (gradient,) = torch.autograd.grad((expected * weights).sum(), x)
+    for name in ("seen", "aot_eager"):
+        torch.compiler.reset()
+        y = torch.compile(layer, backend=backend if name == "seen" else name)(x)
+        assert torch.equal(y, expected)
+        assert y.stride() == expected.stride()
+        assert torch.equal(torch.autograd.grad((y * weights).sum(), x)[0], gradient)
+    assert "bnew.max_pool2d" in graphs[0]
+    assert torch.equal(layer(x), expected)
+    torch.library.opcheck(torch.ops.bnew.max_pool2d.default, (x, [3, 3], [2, 2], [1, 1]))
 
 
 def test_binary_and_real_parameters_part_the_model() -> None:

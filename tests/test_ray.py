@@ -44,16 +44,20 @@ def ray_processes() -> Iterator[int]:
 
 
 def kill_once_saved(run: Run) -> None:
+    """First as a cloud does that takes a machine back, then as a failing machine would."""
     deadline = time.monotonic() + 120
-    while not run.last.exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    for process in ray_processes():
-        os.kill(process, signal.SIGKILL)
+    for begun, number in ((1, signal.SIGTERM), (2, signal.SIGKILL)):
+        while time.monotonic() < deadline:
+            if run.last.exists() and len(list(run.path.glob("events.*"))) == begun:
+                break
+            time.sleep(0.01)
+        for process in ray_processes():
+            os.kill(process, number)
 
 
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="needs Linux to find Ray's processes")
 def test_stages_wait_for_each_other_and_survive_a_kill(tmp_path: Path) -> None:
-    """One is killed and starts anew; one fails, and takes along only the one that needs it."""
+    """One is ended twice and starts anew; one fails, and takes along only the one that needs it."""
     stages = [
         Stage("first", RECIPE.replace(epochs=40)),
         Stage("heir", HEIR, ("first",)),
@@ -67,14 +71,30 @@ def test_stages_wait_for_each_other_and_survive_a_kill(tmp_path: Path) -> None:
     assert failed.keys() == {"bad", "heir of bad"}
     assert "leave a batch of one" in failed["bad"]
     assert failed["heir of bad"] == "bad did not finish"
-    # Begun once more than is usual, and ended as if nothing had been.
-    assert len(list((tmp_path / "first").glob("events.*"))) == 2
+    # Begun twice more than is usual, and ended as if nothing had been.
+    assert len(list((tmp_path / "first").glob("events.*"))) == 3
     unbroken = train(stages[0].recipe, tmp_path / "unbroken", MACHINE)
     assert outcome(Run(tmp_path / "first")) == outcome(unbroken)
     assert Run(tmp_path / "heir").done
 
     # What is done is not run again, and needs no Ray.
     assert launch.run(stages[:2], tmp_path, MACHINE, launcher="ray", address="nowhere:1") == {}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "workers", "device", "expected"),
+    [
+        ([{"CPU": 8}, {"CPU": 64}, {}], 4, "auto", (16, False)),
+        ([{"CPU": 2}], 4, "auto", (1, False)),
+        ([{"CPU": 256}, {"CPU": 96, "GPU": 8}, {"CPU": 64, "GPU": 8}], 1, "auto", (12, True)),
+        ([{"CPU": 256}, {"CPU": 96, "GPU": 8}], 2, "cpu", (128, False)),
+        ([{"CPU": 16, "GPU": 1}], 1, "cuda", (16, True)),
+    ],
+)
+def test_a_share_that_some_machine_has(
+    nodes: list[dict[str, float]], workers: int, device: str, expected: tuple[int, bool]
+) -> None:
+    assert launch._share_of_a_machine(nodes, workers, device) == expected
 
 
 def test_no_cluster_there(tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ def test_strength_has_a_floor_that_raises_none() -> None:
 def test_a_short_run_of_bnew_starts_as_a_long_one() -> None:
     """Its weights fill the box, and their rate grows too; a long run, and ImageNet's, is as published."""
     published = CIFAR10.phase2["bnew"]
-    for factor in (1, 2):
+    for factor in (1.0, 2.0):
         recipe = published.scaled(factor)
         assert (recipe.method_options["fill"], recipe.binary_lr) == (None, 1)
         assert recipe.method_options["ramp"] == 1

@@ -6,6 +6,8 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -224,7 +226,8 @@ def test_a_broken_image_is_named_counted_and_replaced(folder: Path, caplog: pyte
             assert len(x) == 40
             assert y.sum() == 20
     (said,) = warnings(caplog)
-    assert said.startswith(f"left out: broken image 1 of at most 2, '{broken}'")
+    assert said.startswith(f"left out: '{broken}' (")
+    assert said.endswith("; broken image 1 of at most 2")
 
 
 def test_a_broken_image_is_not_validated_on(folder: Path) -> None:
@@ -232,6 +235,18 @@ def test_a_broken_image_is_not_validated_on(folder: Path) -> None:
     x, y = epoch(opened(folder, max_broken=1).batches("val", 16, train=False))
     assert len(x) == len(y) == 39
     assert y.sum() == 19
+
+
+def test_a_damaged_header_of_a_jpeg(folder: Path) -> None:
+    """It says that the image has 65,500² pixels, which would be 12 GiB."""
+    path = folder / "train" / "ant" / "huge.jpg"
+    Image.new("RGB", (20, 20)).save(path)
+    content = bytearray(path.read_bytes())
+    start = content.index(b"\xff\xc0") + 5  # height and width in the start of frame
+    content[start : start + 4] = (65500).to_bytes(2, "big") * 2
+    path.write_bytes(content)
+    with pytest.raises(BnewError, match=r"cannot read the image '.*huge.jpg'"):
+        read(path)
 
 
 @pytest.mark.parametrize("limit", [0, 1])
@@ -346,3 +361,27 @@ def test_a_run_that_is_killed_goes_on(folder: Path, tmp_path: Path) -> None:
     assert killed.best.read_bytes() == unbroken.best.read_bytes()
     assert killed.summary | {"train_seconds": 0} == unbroken.summary | {"train_seconds": 0}
     assert all(0 <= float(row["data_wait"]) <= 1 for row in killed.rows())
+
+
+def test_the_share_of_time_that_training_waits(folder: Path, tmp_path: Path) -> None:
+    """A second for each of the three batches of an epoch is nearly all there is."""
+    batches = streaming.StreamedBatches.epoch
+
+    def slow(self: Any, epoch: int, start: int = 0) -> Any:
+        for batch in batches(self, epoch, start):
+            time.sleep(1.0 if self.train and epoch else 0.0)
+            yield batch
+
+    machine = replace(MACHINE, data_dir=str(folder))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(streaming.StreamedBatches, "epoch", slow)
+        rows = train(RECIPE, tmp_path / "slow", machine).rows()
+    waited = [float(row["data_wait"]) * seconds for row, seconds in zip(rows, epochs(rows), strict=True)]
+    assert waited[1] == pytest.approx(3.0, abs=0.5)
+    assert float(rows[1]["data_wait"]) > 0.5
+
+
+def epochs(rows: list[dict[str, str]]) -> list[float]:
+    """How long each epoch took."""
+    ends = [0.0, *(float(row["seconds"]) for row in rows)]
+    return [end - start for start, end in pairwise(ends)]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,24 @@ class Dataset(ABC):
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    max_broken: int = 0
+    """How many broken images to go on without, where images are read when they are needed."""
+    broken: dict[str, str] = field(default_factory=dict)
+    """Paths of the broken images that were met, and why each cannot be read."""
+
+    def add_broken(self, found: Mapping[str, str]) -> None:
+        """Count broken images that are not counted yet.
+
+        Raises:
+            BnewError: there are more than ``max_broken``.
+        """
+        for path, why in found.items():
+            if path not in self.broken and len(self.broken) == self.max_broken:
+                raise BnewError(
+                    f"the image '{path}' is broken ({why}), and {self.max_broken} before it: repair or "
+                    f"remove them, or let --max-broken be more than {self.max_broken}"
+                )
+            self.broken[path] = why
 
     @property
     def num_classes(self) -> int:

@@ -122,7 +122,7 @@ def plan(
         raise BnewError(
             "the published ablations are of CIFAR's distilled runs: add --distill, or leave them out"
         )
-    if teacher is not None:
+    if teacher not in (None, "none"):
         experiment = dataclasses.replace(experiment, teacher=_teacher(teacher, Path(out)))
     distilled = teacher != "none" and (distill or on_imagenet or teacher is not None)
     base = "distilled" if distilled else "plain"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import signal
 import socket
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -255,14 +256,9 @@ def _on_ray(
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray would end this process at once
     # Ray's machines have folders of their own to work in.
     machine = replace(machine, data_dir=str(machine.data_path.resolve()), quiet=True)
-    out = out.resolve()
-    threads = max(1, cores() // workers)
-    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    on_gpu = machine.device in ("auto", "cuda", "gpu") and bool(resources.get("GPU"))
-
-    nodes = ray.nodes()  # type: ignore[no-untyped-call]
-    largest = max(node["Resources"].get("CPU", 1) for node in nodes if node["Alive"])
-    threads = max(1, min(threads, int(largest)))
+    out = Path(os.path.abspath(out))  # links between runs are as they are written
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    threads, on_gpu = _share_of_a_machine(nodes, workers, machine.device)
 
     # A machine that is taken back says so by SIGTERM: the task saves, ends, and is started anew elsewhere.
     again: Any = [Interrupted]
@@ -299,6 +295,21 @@ def _on_ray(
     finally:
         ray.shutdown()
     return failed
+
+
+def _share_of_a_machine(nodes: Sequence[Mapping[str, float]], workers: int, device: str) -> tuple[int, bool]:
+    """How many cores a task on Ray has, and whether it has a GPU, on machines with these resources.
+
+    So that some machine has room for it: a share of the cores of the largest machine, or where there are GPUs
+    of that with most cores to a GPU, but no more than go with one GPU.
+    """
+    with_gpu = [node for node in nodes if node.get("GPU")]
+    on_gpu = bool(with_gpu) and device in ("auto", "cuda", "gpu")
+    if on_gpu:
+        most = max(node.get("CPU", 1) / max(node["GPU"], workers) for node in with_gpu)
+    else:
+        most = max(node.get("CPU", 1) for node in nodes) / workers
+    return max(1, int(most)), on_gpu
 
 
 LAUNCHERS: dict[str, Callable[[Sequence[Stage], Path, Machine, int, str | None], dict[str, str]]] = {

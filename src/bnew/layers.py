@@ -131,6 +131,57 @@ class ChannelScale(nn.Module):
         return x * _per_channel(self.scale, x)
 
 
+@torch.library.custom_op("bnew::max_pool2d", mutates_args=())
+def _max_pool2d(
+    x: Tensor, kernel_size: list[int], stride: list[int], padding: list[int]
+) -> tuple[Tensor, Tensor]:
+    return torch.ops.aten.max_pool2d_with_indices(x, kernel_size, stride, padding)  # type: ignore[no-any-return]
+
+
+@torch.library.custom_op("bnew::max_pool2d_backward", mutates_args=())
+def _max_pool2d_backward(
+    grad: Tensor, x: Tensor, indices: Tensor, kernel_size: list[int], stride: list[int], padding: list[int]
+) -> Tensor:
+    backward = torch.ops.aten.max_pool2d_with_indices_backward
+    return backward(grad, x, kernel_size, stride, padding, [1, 1], False, indices)  # type: ignore[no-any-return]
+
+
+@_max_pool2d.register_fake
+def _(x: Tensor, *sizes: list[int]) -> tuple[Tensor, Tensor]:
+    return torch.ops.aten.max_pool2d_with_indices(x, *sizes)  # type: ignore[no-any-return]
+
+
+@_max_pool2d_backward.register_fake
+def _(grad: Tensor, x: Tensor, *rest: Any) -> Tensor:
+    return torch.empty_like(x)
+
+
+def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, *ctx.sizes = inputs
+    ctx.save_for_backward(x, output[1])
+
+
+def _backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    return _max_pool2d_backward(grad, *ctx.saved_tensors, *ctx.sizes), None, None, None
+
+
+_max_pool2d.register_autograd(_backward, setup_context=_keep_for_backward)
+
+
+class MaxPool2d(nn.MaxPool2d):
+    """``torch.nn.MaxPool2d`` of one size in both directions, which torch.compile leaves as it is on a CPU.
+
+    Backward, the kernel that it would make takes several times as long as PyTorch's own.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, C, H, W) → (N, C, H_out, W_out)."""
+        if input.device.type != "cpu" or not torch.compiler.is_dynamo_compiling():
+            return super().forward(input)  # type: ignore[no-any-return]
+        sizes = ([size, size] for size in (self.kernel_size, self.stride, self.padding))
+        return _max_pool2d(input, *sizes)[0]  # type: ignore[no-any-return]
+
+
 class BinaryConv2d(nn.Conv2d):
     """Binary convolution: ``y = conv(activation(x), W) [+ bias]``, zero padding after the sign.
 

@@ -224,7 +224,8 @@ def _scale_bnew(recipe: Recipe, factor: float) -> dict[str, Any]:
 
 def _grown(given: float, factor: float, most: float) -> float:
     """``given`` times factor^-0.3, but at most ``most``, and not below 1, unless what is given is."""
-    return min(max(given * factor**-0.3, min(given, 1.0)), max(given, most))
+    grown: float = given * factor**-0.3
+    return min(max(grown, min(given, 1.0)), max(given, most))
 
 
 def _scale_bop(recipe: Recipe, factor: float) -> dict[str, Any]:

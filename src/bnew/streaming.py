@@ -12,7 +12,7 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from torchvision.transforms import v2
 from bnew.batches import Batches, Dataset, hold_out
 from bnew.errors import BnewError, first_line, lookup
 from bnew.folders import list_folder
-from bnew.images import read_image
+from bnew.images import MOST_PIXELS, read_image
 from bnew.machine import is_first_process
 
 logger = logging.getLogger("bnew")
@@ -36,7 +36,7 @@ logger = logging.getLogger("bnew")
 EVAL_BATCH_SIZE = 64  # of each process
 # How DataLoader says that one of its processes is gone.
 _DEATHS = ("exited unexpectedly", "is killed by signal")
-READ_AHEAD = 3  # batches of each reading process
+READ_AHEAD, MOST_AHEAD = 3, 32  # batches that each reading process, and about all of them, are ahead
 
 # ImageNet's, of pixel values in [0, 1].
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -78,9 +78,6 @@ class StreamedDataset(Dataset):
     splits: dict[str, Files]
     side: int
     workers: int
-    max_broken: int
-    broken: dict[Path, str] = field(default_factory=dict)
-    """The broken images that were met, and why each cannot be read."""
 
     @property
     def image_size(self) -> tuple[int, int, int]:
@@ -97,25 +94,6 @@ class StreamedDataset(Dataset):
         files = lookup("split", split, self.splits)
         size = batch_size or EVAL_BATCH_SIZE * options.get("world_size", 1)
         return StreamedBatches(files, self, size, **options)
-
-    def report_broken(self, path: Path, why: str) -> None:
-        """Count a broken image and name it.
-
-        Raises:
-            BnewError: it is one too many.
-        """
-        if path in self.broken:
-            return
-        count = len(self.broken) + 1
-        if count > self.max_broken:
-            raise BnewError(
-                f"the image '{path}' is broken ({why}), and {count - 1} before it: repair or remove them, or "
-                f"let --max-broken be more than {self.max_broken}"
-            )
-        self.broken[path] = why
-        logger.warning(
-            "left out: broken image %d of at most %d, '%s' (%s)", count, self.max_broken, path, why
-        )
 
 
 @lru_cache(maxsize=4)
@@ -167,6 +145,9 @@ def read(path: Path) -> Tensor:
     """
     content = path.read_bytes()
     try:
+        height, width, *_ = simplejpeg.decode_jpeg_header(content)
+        if height * width > MOST_PIXELS:
+            raise ValueError("it is huge, or its header damaged")
         # The same pixels as Pillow's, in two thirds of the time.
         pixels = simplejpeg.decode_jpeg(content, fastdct=False, fastupsample=False)
     except ValueError:  # of another format, or broken: Pillow tells
@@ -305,7 +286,8 @@ class StreamedBatches(Batches):
                 if died_at == done:
                     raise BnewError(
                         f"the processes that read images died twice at one place ({first_line(error)}): is "
-                        "there memory enough? fewer of them (--decode-threads) take less"
+                        "there memory enough, shared memory (/dev/shm) too? fewer of them (--decode-threads) "
+                        "take less"
                     ) from error
                 died_at = done
                 logger.warning("a process that reads images died (%s): starting others", error)
@@ -318,7 +300,7 @@ class StreamedBatches(Batches):
                 sampler=self._plan,
                 batch_size=None,
                 num_workers=self.dataset.workers,
-                prefetch_factor=READ_AHEAD,
+                prefetch_factor=max(1, min(READ_AHEAD, MOST_AHEAD // self.dataset.workers)),
                 persistent_workers=self.train,
                 pin_memory=self.device.type == "cuda",
             )
@@ -330,7 +312,13 @@ class StreamedBatches(Batches):
         if batch.failed:
             raise BnewError(f"images cannot be read ({batch.failed}): when they can, start again to go on")
         for index, why in batch.broken:
-            self.dataset.report_broken(self.files.path(index), why)
+            path, broken = str(self.files.path(index)), self.dataset.broken
+            if path not in broken:
+                self.dataset.add_broken({path: why})
+                logger.warning(
+                    "left out: '%s' (%s); broken image %d of at most %d",
+                    path, why, len(broken), self.dataset.max_broken,
+                )  # fmt: skip
         images, labels, noise = (
             t.to(self.device, non_blocking=True) for t in (batch.images, batch.labels, batch.noise)
         )

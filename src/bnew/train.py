@@ -42,7 +42,6 @@ from bnew.methods import create_method
 from bnew.recipes import Recipe
 from bnew.results import Run, write_atomically, write_json
 from bnew.signals import stop_signals
-from bnew.streaming import StreamedDataset
 
 logger = logging.getLogger("bnew")
 
@@ -363,9 +362,8 @@ class _Training:
             "train_seconds": round(self.seconds, 3),
             "classes": self.data.num_classes,
             "train_images": self.batches.count,
+            "broken_images": sorted(self._share_broken()),
         }
-        if isinstance(self.data, StreamedDataset):
-            summary["broken_images"] = sorted(self._broken())
         if self.fabric.is_global_zero:
             write_json(self.run.path / "summary.json", summary)
         self.fabric.barrier()
@@ -383,21 +381,18 @@ class _Training:
             weights = {name: t.contiguous() for name, t in self._module.state_dict().items()}
             write_atomically(self.run.best, lambda path: save_file(weights, path))
 
-    def _broken(self) -> dict[str, str]:
-        """The broken images that any process has met: path → why it cannot be read.
+    def _share_broken(self) -> dict[str, str]:
+        """The broken images that any process has met, which from now on all of them know.
 
         Raises:
             BnewError: there are too many.
         """
-        if not isinstance(self.data, StreamedDataset):
-            return {}
-        parts: list[Any] = [{str(path): why for path, why in self.data.broken.items()}]
-        if self.fabric.world_size > 1:
-            parts *= self.fabric.world_size
-            torch.distributed.all_gather_object(parts, parts[self.fabric.global_rank])
-        for path, why in (item for part in parts for item in part.items()):
-            self.data.report_broken(Path(path), why)
-        return {str(path): why for path, why in self.data.broken.items()}
+        if self.data.max_broken and self.fabric.world_size > 1:
+            parts: list[Any] = [None] * self.fabric.world_size
+            torch.distributed.all_gather_object(parts, self.data.broken)
+            for part in parts:
+                self.data.add_broken(part)
+        return self.data.broken
 
     def _save(self) -> None:
         state = {
@@ -411,7 +406,7 @@ class _Training:
             "last_val_accuracy": self.last_val_accuracy,
             "seconds": (self.seconds, self.epoch_seconds, self.epoch_waited),
             "precision": self.fabric.strategy.precision.state_dict(),  # of 16-mixed, how losses are scaled
-            "broken": self._broken(),
+            "broken": self._share_broken(),
         }
         if self.fabric.is_global_zero:
             write_atomically(self.run.last, lambda path: torch.save(state, path))
@@ -429,8 +424,7 @@ class _Training:
             self.last_val_accuracy = state["last_val_accuracy"]
             if state["precision"]:  # empty of a run that goes on by force and had no 16-mixed
                 self.fabric.strategy.precision.load_state_dict(state["precision"])
-            if isinstance(self.data, StreamedDataset):
-                self.data.broken.update({Path(path): why for path, why in state["broken"].items()})
+            self.data.broken.update(state["broken"])
             if self.fabric.is_global_zero:  # it is the sum over the processes, as many as there were
                 self.meter.sums.copy_(state["meter"])
         except (OSError, MemoryError) as error:

@@ -7,7 +7,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from bnew.layers import BinaryConv2d, BinaryLinear, ChannelScale, RPReLU, RSign
+from bnew.layers import BinaryConv2d, BinaryLinear, ChannelScale, MaxPool2d, RPReLU, RSign
 
 
 class BinaryBlock(nn.Module):
@@ -122,7 +122,7 @@ class BiRealNet(nn.Module):
         self.stem = nn.Sequential(
             first(in_channels, width, 3, padding=1, bias=False),
             nn.BatchNorm2d(width),
-            nn.MaxPool2d(3, stride=2, padding=1),
+            MaxPool2d(3, stride=2, padding=1),
         )
         layers = []
         for c_out, first_stride in ((16, 1), (32, 2), (64, 2)):

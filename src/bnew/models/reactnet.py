@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from bnew.layers import MaxPool2d
 from bnew.models.birealnet import BinaryBlock
 
 
@@ -90,7 +91,7 @@ class ReActNet18(_ReActNet):
         layers: list[nn.Module] = [
             nn.Conv2d(in_channels, width, 7, stride=2, padding=3, bias=False),
             nn.BatchNorm2d(width),
-            nn.MaxPool2d(3, stride=2, padding=1),
+            MaxPool2d(3, stride=2, padding=1),
         ]
         for c_out, first_stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
             for stride in (first_stride, 1, 1, 1):
