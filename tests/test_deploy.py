@@ -31,7 +31,7 @@ from bnew.packed import PackedFile, read_packed
 from bnew.packing import pack_run
 from bnew.results import Run
 from bnew.train import train
-from bnew.verify import Verification, verify
+from bnew.verify import Verification, most_disagreements, verify
 
 
 @pytest.fixture(scope="session")
@@ -219,6 +219,11 @@ def test_verify_finds_what_is_wrong(
     code, out, _ = cli("verify", file, run.path)
     assert code == 1
     assert "wrong: " in out
+
+
+def test_as_many_images_may_get_another_class_as_chance_explains() -> None:
+    for images, most in ((1, 1), (200, 6), (10_000, 130)):
+        assert most <= most_disagreements(0.01, images) < most + 1
 
 
 def test_verify_names_the_wrong_run(engine: Any, run: Run, packed: Path, tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test_a_run_as_teacher(tmp_path: Path) -> None:
 
 
 def test_the_regulariser_of_all_401_epochs() -> None:
-    """λ_e = λ (e + 1) / E at the end of epoch e, with λ = 1e-6."""
+    """λ_e = λ (e + 1) / E at the last step of epoch e, with λ = 1e-6; evenly from there to the next."""
     recipe = published()["bnew"]
     steps = STEPS_AN_EPOCH[recipe.batch_size]
     method = create_method(
@@ -103,6 +103,9 @@ def test_the_regulariser_of_all_401_epochs() -> None:
     for epoch in range(401):
         method.step = (epoch + 1) * steps - 1  # of the epoch's last step
         assert method.schedule()["reg"] == pytest.approx(1e-6 * (epoch + 1) / 401, rel=1e-12)
+        for step in (0, steps // 2):
+            method.step = epoch * steps + step
+            assert method.schedule()["reg"] == pytest.approx(1e-6 * (epoch + (step + 1) / steps) / 401)
 
 
 def test_the_rate_falls_by_epoch() -> None:

@@ -9,7 +9,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.utils.tensorboard import SummaryWriter
 
+from bnew.display import Show, display
 from bnew.distributed import is_lost, synchronize_batch_norm
 from bnew.errors import BnewError, Interrupted, NumericalError, ProcessLost, first_line
 from bnew.evaluate import (
@@ -163,7 +163,7 @@ class _Training:
                     raise self._interrupted(epoch)
         self._finish()
 
-    def _train_epoch(self, epoch: int, stop: threading.Event, show: _Show) -> None:
+    def _train_epoch(self, epoch: int, stop: threading.Event, show: Show) -> None:
         started = time.perf_counter()
 
         def count_time() -> None:
@@ -290,7 +290,7 @@ class _Training:
         self.method.freeze()
         self.at_freezing["freezing_cost"] = before - self._validate()["accuracy"]
 
-    def _end_epoch(self, epoch: int, writer: SummaryWriter | None, show: _Show) -> None:
+    def _end_epoch(self, epoch: int, writer: SummaryWriter | None, show: Show) -> None:
         with self.method.binarized():
             val = self._validate()
             self._check_finite(epoch, val["loss"])  # what the last step did, no training loss has shown
@@ -447,37 +447,10 @@ class _Training:
             return nullcontext()
         return SummaryWriter(str(self.run.path), purge_step=epoch)
 
-    @contextmanager
-    def _display(self) -> Iterator[_Show]:
+    def _display(self) -> AbstractContextManager[Show]:
+        """What a person sees of the run; of several processes the first one's."""
         quiet = self.machine.quiet or not self.fabric.is_global_zero
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            TextColumn("{task.completed}/{task.total} steps"),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, disable=quiet) as progress:
-            task = progress.add_task(self.run.path.name, total=self.total_steps, completed=self.step)
-            yield _Show(progress, task, self.recipe.epochs, quiet)
-
-
-class _Show:
-    """The progress display: a bar where there is a terminal, and a line an epoch."""
-
-    def __init__(self, progress: Progress, task: Any, epochs: int, quiet: bool) -> None:
-        self.progress, self.task, self.epochs, self.quiet = progress, task, epochs, quiet
-
-    def step(self, epoch: int, step: int) -> None:
-        self.progress.update(self.task, completed=step, description=f"epoch {epoch + 1}/{self.epochs}")
-
-    def epoch(self, epoch: int, row: dict[str, Any]) -> None:
-        if not self.quiet:
-            self.progress.console.print(
-                f"epoch {epoch + 1:>4}/{self.epochs}  loss {row['train_loss']:.4f}  "
-                f"train {row['train_accuracy']:.2%}  val {row['val_accuracy']:.2%}  "
-                f"distance {row['distance']:.4f}  at ±1 {row['share_at_one']:.1%}  flips {row['flips']}  "
-                f"waited for data {row['data_wait']:.0%}"
-            )
+        return display(self.run.path.name, self.recipe.epochs, self.total_steps, self.step, quiet)
 
 
 def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -99,6 +100,12 @@ def verify_run(file: str | Path, run: Run, machine: Machine) -> Verification:
     return verify(file, *load_run(run, machine))
 
 
+def most_disagreements(share: float, images: int) -> float:
+    """How many of ``images`` may get another class where a ``share`` does: three standard deviations more."""
+    expected = share * images
+    return max(1.0, expected + 3 * math.sqrt(expected))
+
+
 @torch.no_grad()
 def verify(file: str | Path, model: nn.Module, data: Dataset, sample: int = 16) -> Verification:
     """Compare a packed file with the network that it was packed from.
@@ -154,8 +161,7 @@ def verify(file: str | Path, model: nn.Module, data: Dataset, sample: int = 16) 
     hits = int((classes == truth).sum()), int((other_classes == truth).sum())
     disagreements = int((classes != other_classes).sum())
     share = _DISAGREEMENT[packed.half]
-    expected = share * len(truth)
-    if disagreements > max(1, expected + 3 * expected**0.5):
+    if disagreements > most_disagreements(share, len(truth)):
         problems.append(
             f"{disagreements:,} of {len(truth):,} images get another class, more than {share:.0%} explains"
         )

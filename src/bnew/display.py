@@ -1,0 +1,44 @@
+"""What a person sees of a run while it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+
+@contextmanager
+def display(name: str, epochs: int, total_steps: int, done: int, quiet: bool) -> Iterator[Show]:
+    """A bar with the time left of a run of ``total_steps`` steps; nothing if ``quiet``."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        TextColumn("{task.completed}/{task.total} steps"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, disable=quiet) as progress:
+        task = progress.add_task(name, total=total_steps, completed=done)
+        yield Show(progress, task, epochs, quiet)
+
+
+class Show:
+    """The progress display: a bar where there is a terminal, and a line an epoch."""
+
+    def __init__(self, progress: Progress, task: TaskID, epochs: int, quiet: bool) -> None:
+        self.progress, self.task, self.epochs, self.quiet = progress, task, epochs, quiet
+
+    def step(self, epoch: int, step: int) -> None:
+        """``step`` steps are done, in ``epoch``, from 0."""
+        self.progress.update(self.task, completed=step, description=f"epoch {epoch + 1}/{self.epochs}")
+
+    def epoch(self, epoch: int, row: Mapping[str, Any]) -> None:
+        """``epoch``, from 0, is done, with this row of the metrics."""
+        if not self.quiet:
+            self.progress.console.print(
+                f"epoch {epoch + 1:>4}/{self.epochs}  loss {row['train_loss']:.4f}  "
+                f"train {row['train_accuracy']:.2%}  val {row['val_accuracy']:.2%}  "
+                f"distance {row['distance']:.4f}  at ±1 {row['share_at_one']:.1%}  flips {row['flips']}  "
+                f"waited for data {row['data_wait']:.0%}"
+            )
