@@ -163,14 +163,14 @@ def test_a_short_run_of_bnew_starts_as_a_long_one() -> None:
         assert (recipe.method_options["fill"], recipe.binary_lr) == (None, 1)
         assert recipe.method_options["ramp"] == 1
     assert published.scaled(1).method_options["strength"] == 35.2
-    for factor, strength, grown in ((0.1, 17.6, 2.0), (0.012, 13.5, 3.77)):
+    for factor, strength, ramp, rate in ((0.1, 17.6, 2.0, 2.51), (0.012, 13.5, 3.77, 5.87), (0.001, 9, 4, 8)):
         recipe = published.scaled(factor)
-        options = {"strength": strength, "ramp": grown, "fill": FILL}
+        options = {"strength": strength, "ramp": ramp, "fill": FILL}
         assert recipe.method_options == pytest.approx(options, rel=0.01)
-        assert recipe.binary_lr == pytest.approx(grown, rel=0.01)
+        assert recipe.binary_lr == pytest.approx(rate, rel=0.01)
     filled = Recipe(method="bnew", method_options={"fill": 0.3}, binary_lr=2.0, epochs=100)
     assert filled.scaled(0.1).method_options["fill"] == 0.3
-    assert filled.scaled(0.1).binary_lr == pytest.approx(2 * 0.1**-0.3)
+    assert filled.scaled(0.1).binary_lr == pytest.approx(2 * 0.1**-0.4)
     short = IMAGENET.phase2["bnew"].scaled(0.02)
     assert short.binary_lr == 1
     assert "fill" not in short.method_options

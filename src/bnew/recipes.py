@@ -193,11 +193,12 @@ FIRST_PHASES = ("clip", "real")
 FREEZE = {"bnew": 0.98, "bmd": 0.98}
 
 
-# The push that takes nearly all weights to ±1, the latest ramp, and the mean magnitude of the weights that
-# CIFAR's published phase 2 starts from; see docs/methods.md.
+# The push that takes nearly all weights to ±1, the latest ramp, the mean magnitude of the weights that CIFAR's
+# published phase 2 starts from, and the highest rate of binary weights; see docs/methods.md.
 LEAST_PUSH = 9.0
 MOST_RAMP = 4.0
 FILL = 0.54
+MOST_BINARY_LR = 8.0
 
 
 def _scale_bnew(recipe: Recipe, factor: float) -> dict[str, Any]:
@@ -205,7 +206,7 @@ def _scale_bnew(recipe: Recipe, factor: float) -> dict[str, Any]:
     if "reg" in options:
         return {"method_options": {**options, "reg": options["reg"] * factor**-0.7}}
     strength = options.get("strength", 35.0)
-    ramp = _grown(options.get("ramp", 1.0), factor, MOST_RAMP)
+    ramp = _grown(options.get("ramp", 1.0), factor**-0.3, MOST_RAMP)
     # λ grows with the power `ramp` of the share s of the run that is done, and so the push up to then is
     # s^(ramp + 1) of the whole.
     least = round(LEAST_PUSH / (recipe.freeze_epoch / recipe.epochs) ** (ramp + 1), 1)
@@ -216,16 +217,15 @@ def _scale_bnew(recipe: Recipe, factor: float) -> dict[str, Any]:
         pushed["strength"] = least + (strength - least) * min(factor, 1.0) ** 0.3
         return {"method_options": pushed}
     pushed["strength"] = max(strength * factor**0.3, min(strength, least))
-    binary_lr = _grown(recipe.binary_lr, factor, math.inf)
+    binary_lr = _grown(recipe.binary_lr, factor**-0.4, MOST_BINARY_LR)
     if options.get("fill") in (None, FILL):
         pushed["fill"] = FILL if binary_lr > 1 else None
     return {"method_options": pushed, "binary_lr": binary_lr}
 
 
-def _grown(given: float, factor: float, most: float) -> float:
-    """``given`` times factor^-0.3, but at most ``most``, and not below 1, unless what is given is."""
-    grown: float = given * factor**-0.3
-    return min(max(grown, min(given, 1.0)), max(given, most))
+def _grown(given: float, times: float, most: float) -> float:
+    """``given`` times ``times``, but at most ``most``, and not below 1, unless what is given is."""
+    return min(max(given * times, min(given, 1.0)), max(given, most))
 
 
 def _scale_bop(recipe: Recipe, factor: float) -> dict[str, Any]:
