@@ -179,9 +179,14 @@ def test_a_run_goes_on_with_another_number_of_processes(of_one: Run, tmp_path: P
 def test_two_processes_compiled(tmp_path: Path) -> None:
     """In bfloat16, with parts of a batch; by a compiler that takes seconds, in place of inductor's minute."""
     quick = "import torch; from functools import partial\n"
-    quick += "torch.compile = partial(torch.compile, backend='aot_eager')"
+    quick += "torch.compile = partial(torch.compile, backend='aot_eager')\n"
+    quick += "import atexit; from torch._dynamo.utils import counters\n"
+    quick += "atexit.register(lambda: print('compiled', counters['stats']['unique_graphs'], flush=True))"
     words = f"{TWO} {tmp_path / 'two'} --accumulate 2 --precision bf16-mixed"
-    two_processes(tmp_path, words, quick, compile=True)
+    done = two_processes(tmp_path, words, quick, compile=True)
+    graphs = [int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("compiled ")]
+    assert len(graphs) == 2
+    assert min(graphs) > 0
     one = train(RECIPE.replace(epochs=2), tmp_path / "one", replace(MACHINE, precision="bf16-mixed"))
     for row, expected in zip(Run(tmp_path / "two").rows(), one.rows(), strict=True):
         assert float(row["train_loss"]) == pytest.approx(float(expected["train_loss"]), rel=0.1)
@@ -272,6 +277,32 @@ def test_an_experiment_that_fails_in_two_processes(tmp_path: Path) -> None:
     assert "plain/ste/seed0 did not finish: plain/clip/seed0 did not finish" in done.stderr
 
 
+@pytest.mark.parametrize("launcher", [(), TORCHRUN], ids=["fabric", "torchrun"])
+def test_the_second_process_waits_for_the_first_ones_report(
+    tmp_path: Path, launcher: tuple[str, ...]
+) -> None:
+    """Both end with exit code 1, and neither is ended for it while the report is written."""
+    words = f"reproduce digits --methods ste --seeds 0 --epochs-scale 0.07 0.05 --out {tmp_path / 'out'}"
+    slow = """
+import time, bnew.distributed, bnew.experiments, bnew.launch, bnew.report, bnew.results
+bnew.distributed.GRACE = 1
+from bnew.machine import Machine, make_fabric
+bnew.launch.run = lambda *_: make_fabric(Machine(device="cpu", devices=2)) and {"a": "it failed"}
+bnew.results.Run.done = True
+def write_report(runs, out):
+    time.sleep(4)
+    out.mkdir()
+    (out / "report.md").write_text("the table")
+    return []
+bnew.report.write_report = write_report
+"""
+    done = two_processes(tmp_path, words, slow, None, launcher)
+    assert done.returncode == 1
+    assert done.stdout.count("the table") == 1
+    assert "bnew: a did not finish: it failed" in done.stderr
+    assert "is gone" not in done.stderr
+
+
 def test_an_experiment_in_two_processes(tmp_path: Path) -> None:
     """Stages one after the other, each in all processes; done once, and one table."""
     words = f"reproduce digits --methods ste --seeds 0 --epochs-scale 0.07 0.05 --out {tmp_path / 'out'}"
@@ -316,14 +347,16 @@ def test_one_of_two_is_killed(of_two: Run, tmp_path: Path, rank: int, launcher: 
     assert resumed == unbroken
 
 
-def test_one_is_killed_while_the_other_is_busy(tmp_path: Path) -> None:
-    """The first process would notice at its next sum over both, in ten minutes."""
-    kill = KILL.format(step=2, rank=1) + (
+@pytest.mark.parametrize("rank", [0, 1])
+def test_one_is_killed_while_the_other_is_busy(tmp_path: Path, rank: int) -> None:
+    """The other one would notice at its next sum over both, in ten minutes."""
+    kill = KILL.format(step=2, rank=rank) + (
         "import time, bnew.distributed\nbnew.distributed.GRACE = 1\n"
-        "at_step(2, lambda t: t.fabric.global_rank or time.sleep(600)).__enter__()\n"
+        f"at_step(2, lambda t: t.fabric.global_rank == {rank} or time.sleep(600)).__enter__()\n"
     )
-    done = two_processes(tmp_path, f"{TWO} {tmp_path / 'run'}", kill, 1)
-    said = "bnew: another of the 2 processes is gone (exit code -9): start the same command again to go on"
+    done = two_processes(tmp_path, f"{TWO} {tmp_path / 'run'}", kill, 1 if rank else -9)
+    which = "exit code -9" if rank else "the first one"
+    said = f"bnew: another process of the run is gone ({which}): start the same command again to go on"
     assert done.stderr.count(said) == 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -165,7 +166,22 @@ def test_max_pooling_compiled(size: tuple[int, int]) -> None:
         assert torch.equal(torch.autograd.grad((y * weights).sum(), x)[0], gradient)
     assert "bnew.max_pool2d" in graphs[0]
     assert torch.equal(layer(x), expected)
-    torch.library.opcheck(torch.ops.bnew.max_pool2d.default, (x, [3, 3], [2, 2], [1, 1]))
+    sizes = ([3, 3], [2, 2], [1, 1])
+    ops = torch.ops.bnew
+    torch.library.opcheck(ops.max_pool2d.default, (x, *sizes))
+    inputs = x.detach().transpose(0, 1)
+    pooled, indices = ops.max_pool2d(inputs, *sizes)
+    torch.library.opcheck(ops.max_pool2d_backward.default, (torch.ones_like(pooled), inputs, indices, *sizes))
+
+
+@pytest.mark.parametrize(
+    "options", [{"dilation": 2}, {"ceil_mode": True}, {"kernel_size": (3, 3)}, {"return_indices": True}]
+)
+def test_other_max_pooling_compiled(options: dict[str, Any]) -> None:
+    layer = MaxPool2d(**{"kernel_size": 3, "stride": 2, "padding": 1, **options})
+    x = torch.randn(2, 3, 10, 10)
+    torch.compiler.reset()
+    torch.testing.assert_close(torch.compile(layer, backend="aot_eager")(x), layer(x))
 
 
 def test_binary_and_real_parameters_part_the_model() -> None:

@@ -45,11 +45,11 @@ def ray_processes() -> Iterator[int]:
 
 def kill_once_saved(run: Run) -> None:
     """First as a cloud does that takes a machine back, then as a failing machine would."""
-    deadline = time.monotonic() + 120
     for begun, number in ((1, signal.SIGTERM), (2, signal.SIGKILL)):
-        while time.monotonic() < deadline:
-            if run.last.exists() and len(list(run.path.glob("events.*"))) == begun:
-                break
+        deadline = time.monotonic() + 120
+        while not (run.last.exists() and len(list(run.path.glob("events.*"))) == begun):
+            if time.monotonic() > deadline:
+                return  # the test will find it begun too few times
             time.sleep(0.01)
         for process in ray_processes():
             os.kill(process, number)
@@ -86,7 +86,7 @@ def test_stages_wait_for_each_other_and_survive_a_kill(tmp_path: Path) -> None:
     [
         ([{"CPU": 8}, {"CPU": 64}, {}], 4, "auto", (16, False)),
         ([{"CPU": 2}], 4, "auto", (1, False)),
-        ([{"CPU": 256}, {"CPU": 96, "GPU": 8}, {"CPU": 64, "GPU": 8}], 1, "auto", (12, True)),
+        ([{"CPU": 256}, {"CPU": 96, "GPU": 8}, {"CPU": 64, "GPU": 8}], 4, "auto", (8, True)),
         ([{"CPU": 256}, {"CPU": 96, "GPU": 8}], 2, "cpu", (128, False)),
         ([{"CPU": 16, "GPU": 1}], 1, "cuda", (16, True)),
     ],

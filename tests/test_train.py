@@ -491,24 +491,31 @@ def test_a_run_does_not_go_on_with_other_code(
 def test_another_recipe_by_force(tmp_path: Path) -> None:
     with at_step(STEPS, crash), pytest.raises(Crash):
         train(RECIPES["bnew"], tmp_path, MACHINE)
-    other = RECIPES["bnew"].replace(lr=0.02)
-    with pytest.raises(BnewError, match=r"another recipe \(lr is 0.01 there and 0.02 here\): .* --force"):
+    other = RECIPES["bnew"].replace(lr=0.02, binary_lr=3.0, weight_decay=1e-3)
+    with pytest.raises(BnewError, match=r"another recipe \(lr is 0.01 there and 0.02 here, .* --force"):
         train(other, tmp_path, MACHINE)
-    run = train(other, tmp_path, replace(MACHINE, force=True))
+    groups: list[dict[str, Any]] = []
+    with at_step(STEPS + 2, lambda training: groups.extend(training.optimizer.param_groups)):
+        run = train(other, tmp_path, replace(MACHINE, force=True))
+    assert {group["rate"] for group in groups} == {1.0, 3.0}
+    assert {group["weight_decay"] for group in groups} == {1e-3}
     assert run.recipe == other
-    assert run.environment["forced"] == ["lr is 0.01 there and 0.02 here"]
-    with pytest.raises(BnewError, match=r"0.01 here\): choose another folder$"):  # force is for what goes on
+    assert "lr is 0.01 there and 0.02 here" in run.environment["forced"]
+    with pytest.raises(BnewError, match=r"here\): choose another folder$"):  # force is for what goes on
         train(RECIPES["bnew"], tmp_path, replace(MACHINE, force=True))
 
 
 def test_another_way_to_compute(tmp_path: Path) -> None:
     with at_step(STEPS, crash), pytest.raises(Crash):
         train(RECIPES["bnew"], tmp_path, MACHINE)
-    others: dict[str, Any] = {"precision": "bf16-mixed", "accumulate": 2, "sync_batch_norm": False}
-    for name, value in others.items():
-        said = rf"under other conditions \({name} is .* there and {value!r} here\)"
-        with pytest.raises(BnewError, match=said):
-            train(RECIPES["bnew"], tmp_path, replace(MACHINE, **{name: value}))
+    others: dict[str, dict[str, Any]] = {
+        "precision is '32-true' there and 'bf16-mixed' here": {"precision": "bf16-mixed"},
+        "batch_norm_parts is 1 there and 2 here": {"accumulate": 2},
+        "batch_norm_parts is 1 there and 6 here": {"accumulate": 2, "devices": 3, "sync_batch_norm": False},
+    }
+    for said, options in others.items():
+        with pytest.raises(BnewError, match=rf"under other conditions \({said}\)"):
+            train(RECIPES["bnew"], tmp_path, replace(MACHINE, **options))
     train(RECIPES["bnew"], tmp_path, replace(MACHINE, precision="bf16-mixed", force=True))
 
 
@@ -535,7 +542,7 @@ def test_the_code_that_decides_is_all_there_is() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     loaded = {name.split(".")[1] for name in done.stdout.split()}
     assert loaded - {"display", "errors", "machine", "results", "signals"} == set(DECIDING)
-    settings = {"torch", "torchvision", "precision", "accumulate", "sync_batch_norm"}
+    settings = {"torch", "torchvision", "precision", "batch_norm_parts"}
     assert set(conditions(MACHINE)) == {f"bnew.{name}" for name in DECIDING} | settings
 
 

@@ -36,7 +36,7 @@ class Dataset(ABC):
             BnewError: there are more than ``max_broken``.
         """
         for path, why in found.items():
-            if path not in self.broken and len(self.broken) == self.max_broken:
+            if path not in self.broken and len(self.broken) >= self.max_broken:
                 raise BnewError(
                     f"the image '{path}' is broken ({why}), and {self.max_broken} before it: repair or "
                     f"remove them, or let --max-broken be more than {self.max_broken}"

@@ -435,17 +435,28 @@ def _run(words: Sequence[str]) -> int:
     )
 
 
+def _run_together(words: Sequence[str]) -> int:
+    """:func:`_run`, at whose end several processes wait for each other, as their ends are alike."""
+    try:
+        code = _run(words)
+    except (Interrupted, NumericalError) as ended:
+        code = 130 if isinstance(ended, Interrupted) else 2
+        if is_first_process():
+            print(f"bnew: {'' if code == 130 else 'error: '}{ended}", file=sys.stderr)
+    if "torch" in sys.modules:  # else it was not needed, and takes seconds to load
+        from bnew.distributed import leave_together
+
+        leave_together()
+    return code
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 some runs failed, 2 bad input, 130 stopped."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     logging.basicConfig(format="bnew: %(message)s")
     logger.setLevel(logging.INFO)  # other libraries have their say only when something is wrong
     try:
-        code = _run(sys.argv[1:] if args is None else args)
-    except (Interrupted, NumericalError) as ended:
-        code = 130 if isinstance(ended, Interrupted) else 2
-        if is_first_process():  # all processes end alike
-            print(f"bnew: {'' if code == 130 else 'error: '}{ended}", file=sys.stderr)
+        code = _run_together(sys.argv[1:] if args is None else args)
     except BnewError as error:
         print(f"bnew: error: {error}", file=sys.stderr)
         code = 2

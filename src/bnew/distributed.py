@@ -109,21 +109,46 @@ def is_lost(error: RuntimeError) -> bool:
     return any(word in str(error).lower() for word in _LOST)
 
 
-def watch(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+def leave_together() -> None:
+    """Wait for all processes, so that none is ended for another's exit code while it has work to do."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        try:
+            torch.distributed.barrier()
+        except RuntimeError as error:  # another one is gone already
+            if not is_lost(error):
+                raise
+
+
+def watch_started(processes: Sequence[subprocess.Popen[bytes]]) -> None:
     """Have this process end with a sentence when one that it started is gone, whatever it waits for."""
+
+    def wait(process: subprocess.Popen[bytes]) -> None:
+        if process.wait() != 0:
+            _end_lost(f"exit code {process.returncode}", processes)
+
     for process in processes:
-        threading.Thread(target=_watch, args=(process, processes), daemon=True).start()
+        threading.Thread(target=wait, args=(process,), daemon=True).start()
 
 
-def _watch(process: subprocess.Popen[bytes], processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    if process.wait() == 0:
-        return
+def watch_starter() -> None:
+    """Have this process end with a sentence when the one that started it is gone, whatever it waits for."""
+    starter = os.getppid()
+
+    def wait() -> None:
+        while os.getppid() == starter:
+            time.sleep(1)
+        _end_lost("the first one")
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _end_lost(which: str, started: Sequence[subprocess.Popen[bytes]] = ()) -> None:
     time.sleep(GRACE)  # all may end alike, or this one notices by itself and says more
-    for other in processes:
-        other.kill()
+    for process in started:
+        process.kill()
     print(
-        f"bnew: another of the {len(processes) + 1} processes is gone (exit code {process.returncode}): "
-        "start the same command again to go on from what was saved last",
+        f"bnew: another process of the run is gone ({which}): start the same command again to go on from "
+        "what was saved last",
         file=sys.stderr,
         flush=True,
     )

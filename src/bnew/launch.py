@@ -300,13 +300,13 @@ def _on_ray(
 def _share_of_a_machine(nodes: Sequence[Mapping[str, float]], workers: int, device: str) -> tuple[int, bool]:
     """How many cores a task on Ray has, and whether it has a GPU, on machines with these resources.
 
-    So that some machine has room for it: a share of the cores of the largest machine, or where there are GPUs
-    of that with most cores to a GPU, but no more than go with one GPU.
+    So that some machine has room for it: a ``workers``-th of the cores of the largest machine; or where there
+    are GPUs, the cores that go with one, where they are fewest.
     """
     with_gpu = [node for node in nodes if node.get("GPU")]
     on_gpu = bool(with_gpu) and device in ("auto", "cuda", "gpu")
     if on_gpu:
-        most = max(node.get("CPU", 1) / max(node["GPU"], workers) for node in with_gpu)
+        most = min(node.get("CPU", 1) / node["GPU"] for node in with_gpu)
     else:
         most = max(node.get("CPU", 1) for node in nodes) / workers
     return max(1, int(most)), on_gpu

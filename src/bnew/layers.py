@@ -152,8 +152,9 @@ def _(x: Tensor, *sizes: list[int]) -> tuple[Tensor, Tensor]:
 
 
 @_max_pool2d_backward.register_fake
-def _(grad: Tensor, x: Tensor, *rest: Any) -> Tensor:
-    return torch.empty_like(x)
+def _(grad: Tensor, x: Tensor, indices: Tensor, *sizes: list[int]) -> Tensor:
+    backward = torch.ops.aten.max_pool2d_with_indices_backward
+    return backward(grad, x, *sizes, [1, 1], False, indices)  # type: ignore[no-any-return]
 
 
 def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -169,16 +170,19 @@ _max_pool2d.register_autograd(_backward, setup_context=_keep_for_backward)
 
 
 class MaxPool2d(nn.MaxPool2d):
-    """``torch.nn.MaxPool2d`` of one size in both directions, which torch.compile leaves as it is on a CPU.
+    """``torch.nn.MaxPool2d``, whose kernels torch.compile leaves as they are on a CPU.
 
-    Backward, the kernel that it would make takes several times as long as PyTorch's own.
+    Backward, the kernel that it would make takes several times as long as PyTorch's own. (Pools with
+    dilation, ceil_mode, return_indices or different sizes in the two directions are compiled as usual.)
     """
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, C, H, W) → (N, C, H_out, W_out)."""
-        if input.device.type != "cpu" or not torch.compiler.is_dynamo_compiling():
+        given = (self.kernel_size, self.stride, self.padding)
+        sizes = [[size, size] for size in given if isinstance(size, int)]
+        plain = len(sizes) == 3 and self.dilation == 1 and not (self.ceil_mode or self.return_indices)
+        if not plain or input.device.type != "cpu" or not torch.compiler.is_dynamo_compiling():
             return super().forward(input)  # type: ignore[no-any-return]
-        sizes = ([size, size] for size in (self.kernel_size, self.stride, self.padding))
         return _max_pool2d(input, *sizes)[0]  # type: ignore[no-any-return]
 
 

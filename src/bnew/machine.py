@@ -92,7 +92,7 @@ def make_fabric(machine: Machine) -> Fabric:
     """
     from lightning_fabric import Fabric
 
-    from bnew.distributed import watch
+    from bnew.distributed import watch_started, watch_starter
 
     devices, nodes = _processes() or (machine.devices, 1)
     if devices > 1 and is_first_process() and not under_torchrun():
@@ -109,10 +109,12 @@ def make_fabric(machine: Machine) -> Fabric:
         ) from error
     if fabric.device.type == "cpu":
         keep_memory()
-    started = getattr(fabric.strategy.launcher, "procs", None)
-    if started:
-        watch(started[:])
-        started.clear()  # Fabric would kill this process without a word
+    if devices > 1 and not under_torchrun():
+        if not is_first_process():
+            watch_starter()
+        elif started := getattr(fabric.strategy.launcher, "procs", None):
+            watch_started(started[:])
+            started.clear()  # Fabric would kill this process without a word
     return fabric
 
 
@@ -201,7 +203,10 @@ def conditions(machine: Machine) -> dict[str, Any]:
         files = sorted((here / name).glob("*.py")) or [here / f"{name}.py"]
         content = b"".join(file.read_bytes() for file in files)
         hashes[f"bnew.{name}"] = hashlib.sha256(content).hexdigest()[:12]
-    settings = {name: getattr(machine, name) for name in ("precision", "accumulate", "sync_batch_norm")}
+    local, nodes = _processes() or (machine.devices, 1)
+    # In how many parts batch norm sees a batch.
+    parts = machine.accumulate * (1 if machine.sync_batch_norm else local * nodes)
+    settings = {"precision": machine.precision, "batch_norm_parts": parts}
     return {"torch": torch.__version__, "torchvision": torchvision.__version__, **hashes, **settings}
 
 

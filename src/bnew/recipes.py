@@ -193,8 +193,8 @@ FIRST_PHASES = ("clip", "real")
 FREEZE = {"bnew": 0.98, "bmd": 0.98}
 
 
-# The push that takes nearly all weights to ±1, the latest ramp, the mean magnitude of the weights that CIFAR's
-# published phase 2 starts from, and the highest rate of binary weights; see docs/methods.md.
+# The push that takes nearly all weights to ±1, the latest ramp, the mean magnitude of the weights that
+# CIFAR's published phase 2 starts from, and the highest rate of binary weights; see docs/methods.md.
 LEAST_PUSH = 9.0
 MOST_RAMP = 4.0
 FILL = 0.54
@@ -211,15 +211,15 @@ def _scale_bnew(recipe: Recipe, factor: float) -> dict[str, Any]:
     # s^(ramp + 1) of the whole.
     least = round(LEAST_PUSH / (recipe.freeze_epoch / recipe.epochs) ** (ramp + 1), 1)
     pushed: dict[str, Any] = {**options, "ramp": ramp}
-    if recipe.freeze == 1:
+    if options.get("scale") and recipe.freeze == 1:
         # ImageNet's: the long run's own steps take weights most of the way to where they are signed, a short
         # one's do not.
         pushed["strength"] = least + (strength - least) * min(factor, 1.0) ** 0.3
         return {"method_options": pushed}
     pushed["strength"] = max(strength * factor**0.3, min(strength, least))
     binary_lr = _grown(recipe.binary_lr, factor**-0.4, MOST_BINARY_LR)
-    if options.get("fill") in (None, FILL):
-        pushed["fill"] = FILL if binary_lr > 1 else None
+    if factor < 1:
+        pushed.setdefault("fill", FILL)
     return {"method_options": pushed, "binary_lr": binary_lr}
 
 

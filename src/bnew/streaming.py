@@ -316,7 +316,7 @@ class StreamedBatches(Batches):
             if path not in broken:
                 self.dataset.add_broken({path: why})
                 logger.warning(
-                    "left out: '%s' (%s); broken image %d of at most %d",
+                    "left out: '%s' (%s), the broken image number %d of this process, of at most %d in all",
                     path, why, len(broken), self.dataset.max_broken,
                 )  # fmt: skip
         images, labels, noise = (

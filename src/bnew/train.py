@@ -417,7 +417,10 @@ class _Training:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
             self._module.load_state_dict(state["model"])
+            settings = [{**group, "params": None} for group in self.optimizer.param_groups]
             self.optimizer.load_state_dict(state["optimizer"])
+            for group, own in zip(self.optimizer.param_groups, settings, strict=True):
+                group.update({**own, "params": group["params"]})  # those of the recipe, not of what was saved
             self.method.load_state_dict(state["method"])
             self.step, self.best, self.at_freezing = state["step"], state["best"], state["at_freezing"]
             self.seconds, self.epoch_seconds, self.epoch_waited = state["seconds"]
@@ -458,12 +461,18 @@ def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
     options: dict[str, Any] = {"lr": recipe.lr, "fused": True}
     convolutions = {id(m.weight) for m in model.modules() if isinstance(m, _ConvNd)}
     binary = {id(p) for p in binary_parameters(model)}
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    # The same groups whatever the recipe's numbers, so that a run can go on with others by force.
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for p in model.parameters():
-        decayed = recipe.decayed == "all" or id(p) in convolutions
-        kind = (recipe.weight_decay if decayed else 0.0, recipe.binary_lr if id(p) in binary else 1.0)
-        groups.setdefault(kind, []).append(p)
-    params = [{"params": ps, "weight_decay": decay, "rate": rate} for (decay, rate), ps in groups.items()]
+        groups.setdefault((id(p) in binary, id(p) in convolutions), []).append(p)
+    params = [
+        {
+            "params": members,
+            "rate": recipe.binary_lr if is_binary else 1.0,
+            "weight_decay": recipe.weight_decay if is_convolution or recipe.decayed == "all" else 0.0,
+        }
+        for (is_binary, is_convolution), members in groups.items()
+    ]
     if recipe.optimizer == "sgd":
         options |= {"momentum": recipe.momentum, "nesterov": recipe.momentum > 0}
         return torch.optim.SGD(params, **options)
