@@ -43,8 +43,9 @@ class BNEW(Binarizer):
             alone grows by the factor ``exp(strength)``, whatever the length of the run.
         reg: the paper's λ, instead of ``strength``; with the paper's ramp, ``strength = λ (T + 1)``.
         ramp: how late the push comes. 1 is the paper's; short runs are better with more (docs/methods.md).
-        fill: scale every weight tensor at the start so that its mean |w| is this. A layer that is followed by
-            batch norm computes the same as before. None leaves the weights as they are.
+        fill: scale every weight tensor at the start so that its mean |w| is this, before what is then beyond
+            ±1 is clipped. A layer with batch norm after it computes the same as before, but for the clipping.
+            None leaves the weights as they are.
         scale: binary values are ± mean|w| (in ImageNet's fine-tuning).
 
     The default strength of 35 is the paper's setting for CIFAR, λ = 1e-4 over 352,000 steps.
