@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-# How long the first process has to end by itself, once another has ended with an error.
+# How long a process has to end by itself, once another is gone.
 GRACE = 10.0  # seconds
 # How a backend says that another process, or the way to it, is gone.
 _LOST = (
