@@ -276,6 +276,7 @@ def test_a_spoilt_checkpoint(sentence: Callable[..., str], tmp_path: Path) -> No
         ("reproduce cifar1", "unknown experiment 'cifar1': did you mean 'cifar10"),
         ("reproduce cifar10 --methods bnw", "did you mean 'bnew'?"),
         ("reproduce cifar10 --workers 0", "workers"),
+        ("reproduce cifar10 --model birealnet21", "unknown model 'birealnet21': did you mean 'birealnet20'"),
         ("reproduce cifar10 --devices 2 --workers 2", "several devices train one run together"),
         ("reproduce cifar10 --devices 2 --launcher ray", "several devices train one run together"),
         ("reproduce imagenet", "/data' does not exist: put the images there"),

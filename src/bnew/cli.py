@@ -97,6 +97,8 @@ def reproduce(
     from bnew.report import write_report
     from bnew.results import Run
 
+    if model is not None:
+        lookup("model", model, dict.fromkeys(NAMES["models"]))
     out = out or Path("runs") / experiment
     changes = {"model": model, "image_size": image_size, "batch_size": batch_size}
     stages = experiments.plan(
@@ -174,15 +176,18 @@ def evaluate(
     """Loss and accuracy of a run's best weights.
 
     Args:
-        run: the run's folder.
+        run: the run's folder; or a folder above runs, for the best of them by validation accuracy.
         machine: where to compute.
         split: which images.
     """
     from bnew.evaluate import evaluate_run
-    from bnew.results import Run
+    from bnew.results import best_run
 
-    result = evaluate_run(Run(run), machine, split)
+    best = best_run(run)
+    result = evaluate_run(best, machine, split)
     if is_first_process():
+        if best.path != run:
+            logger.info("the best run below %s is %s", run, best.path)
         for name, value in result.items():
             print(f"{split} {name}: {value:.4f}")
     return 0
@@ -248,8 +253,9 @@ def pack(
     from bnew.packing import pack_run
     from bnew.results import best_run
 
-    packed = pack_run(best_run(run), file, Machine(data_dir=data_dir, device="cpu"), half=half)
-    print(f"{file}: {packed.file_bytes:,} bytes, {packed.header_bytes:,} of them the header")
+    best = best_run(run)
+    packed = pack_run(best, file, Machine(data_dir=data_dir, device="cpu"), half=half)
+    print(f"{file}: {best.path} in {packed.file_bytes:,} bytes, {packed.header_bytes:,} of them the header")
     return 0
 
 

@@ -11,6 +11,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -205,7 +206,8 @@ def _run_stage(stage: Stage, out: Path, machine: Machine, threads: int, says: An
     except Interrupted as error:
         why = str(error)
     if why is not None:
-        says.send(why)
+        with suppress(OSError):  # the process that started this one may be gone: the same signal came to both
+            says.send(why)
         sys.exit(1)
 
 
