@@ -118,6 +118,9 @@ def test_from_training_to_report(bnew: Cli, tmp_path: Path) -> None:
     code, out, _ = bnew("eval --device cpu", run)
     assert code == 0
     assert f"test accuracy: {test:.4f}" in out
+    code, out, _ = bnew("eval --device cpu", tmp_path)  # the best run below
+    assert code == 0
+    assert f"test accuracy: {test:.4f}" in out
     code, out, _ = bnew("eval --device cpu --split val", run)
     assert f"val accuracy: {Run(run).summary['val_accuracy']:.4f}" in out
 
