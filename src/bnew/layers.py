@@ -131,30 +131,22 @@ class ChannelScale(nn.Module):
         return x * _per_channel(self.scale, x)
 
 
-@torch.library.custom_op("bnew::max_pool2d", mutates_args=())
-def _max_pool2d(
-    x: Tensor, kernel_size: list[int], stride: list[int], padding: list[int]
-) -> tuple[Tensor, Tensor]:
+def _pool(x: Tensor, kernel_size: list[int], stride: list[int], padding: list[int]) -> tuple[Tensor, Tensor]:
     return torch.ops.aten.max_pool2d_with_indices(x, kernel_size, stride, padding)  # type: ignore[no-any-return]
 
 
-@torch.library.custom_op("bnew::max_pool2d_backward", mutates_args=())
-def _max_pool2d_backward(
+def _pool_backward(
     grad: Tensor, x: Tensor, indices: Tensor, kernel_size: list[int], stride: list[int], padding: list[int]
 ) -> Tensor:
     backward = torch.ops.aten.max_pool2d_with_indices_backward
     return backward(grad, x, kernel_size, stride, padding, [1, 1], False, indices)  # type: ignore[no-any-return]
 
 
-@_max_pool2d.register_fake
-def _(x: Tensor, *sizes: list[int]) -> tuple[Tensor, Tensor]:
-    return torch.ops.aten.max_pool2d_with_indices(x, *sizes)  # type: ignore[no-any-return]
-
-
-@_max_pool2d_backward.register_fake
-def _(grad: Tensor, x: Tensor, indices: Tensor, *sizes: list[int]) -> Tensor:
-    backward = torch.ops.aten.max_pool2d_with_indices_backward
-    return backward(grad, x, *sizes, [1, 1], False, indices)  # type: ignore[no-any-return]
+_max_pool2d = torch.library.custom_op("bnew::max_pool2d", _pool, mutates_args=())
+_max_pool2d_backward = torch.library.custom_op("bnew::max_pool2d_backward", _pool_backward, mutates_args=())
+# PyTorch's operators tell the shapes of their results too.
+_max_pool2d.register_fake(_pool)
+_max_pool2d_backward.register_fake(_pool_backward)
 
 
 def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

@@ -59,8 +59,16 @@ class Machine:
     @property
     def readers(self) -> int:
         """How many threads or processes decode images for each process that trains."""
-        local, _ = _processes() or (self.devices, 1)
+        local, _ = self.processes
         return self.decode_threads or max(1, cores() // local)
+
+    @property
+    def processes(self) -> tuple[int, int]:
+        """How many processes train on each machine, and on how many machines: torchrun's, or ``devices``."""
+        if not under_torchrun():
+            return self.devices, 1
+        local = int(os.environ["LOCAL_WORLD_SIZE"])
+        return local, int(os.environ["WORLD_SIZE"]) // local
 
     @property
     def data_path(self) -> Path:
@@ -94,7 +102,7 @@ def make_fabric(machine: Machine) -> Fabric:
 
     from bnew.distributed import watch_started, watch_starter
 
-    devices, nodes = _processes() or (machine.devices, 1)
+    devices, nodes = machine.processes
     if devices > 1 and is_first_process() and not under_torchrun():
         _check_port()
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
@@ -134,14 +142,6 @@ def _check_port() -> None:
             f"MASTER_PORT is {port}, where processes cannot meet ({error}): set it to a port that is free, "
             "or leave it out"
         ) from None
-
-
-def _processes() -> tuple[int, int] | None:
-    """Under torchrun, its processes on each machine and its machines."""
-    if not under_torchrun():
-        return None
-    local = int(os.environ["LOCAL_WORLD_SIZE"])
-    return local, int(os.environ["WORLD_SIZE"]) // local
 
 
 def under_torchrun() -> bool:
@@ -203,7 +203,7 @@ def conditions(machine: Machine) -> dict[str, Any]:
         files = sorted((here / name).glob("*.py")) or [here / f"{name}.py"]
         content = b"".join(file.read_bytes() for file in files)
         hashes[f"bnew.{name}"] = hashlib.sha256(content).hexdigest()[:12]
-    local, nodes = _processes() or (machine.devices, 1)
+    local, nodes = machine.processes
     # In how many parts batch norm sees a batch.
     parts = machine.accumulate * (1 if machine.sync_batch_norm else local * nodes)
     settings = {"precision": machine.precision, "batch_norm_parts": parts}

@@ -204,8 +204,9 @@ class _Training:
 
     def _step(self, x: Tensor, y: Tensor, total: int) -> None:
         """One step of the optimizer on a batch that has ``total`` images in all processes."""
+        lr = self._lr(self.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = self._lr(self.step) * group["rate"]
+            group["lr"] = lr * group["rate"]
         # What a network draws in training (dropout, say) depends on nothing that came before.
         numbers = (self.recipe.seed, self.fabric.global_rank, self.step)
         torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
