@@ -87,18 +87,21 @@ def test_two_processes_make_one_run(of_two: Run) -> None:
 
 
 def test_two_processes_evaluate_each_image_once(of_two: Run, tmp_path: Path) -> None:
-    seen = tmp_path / "seen"
+    seen, left = tmp_path / "seen", tmp_path / "left"
     count = f"""
 from bnew.evaluate import Meter
 def update(self, loss, logits, labels, update=Meter.update):
     update(self, loss, logits, labels)
     print(len(labels), file=open({str(seen)!r}, "a"))
 Meter.update = update
+import atexit, torch  # what is registered first is done last
+atexit.register(lambda: print(torch.distributed.is_initialized(), file=open({str(left)!r}, "a")))
 """
     done = two_processes(tmp_path, f"eval {of_two.path} --split val", count)
     one = evaluate_run(of_two, MACHINE, "val")
     assert done.stdout == f"val loss: {one['loss']:.4f}\nval accuracy: {one['accuracy']:.4f}\n"
     assert sorted(seen.read_text().split()) == ["71", "72"]
+    assert left.read_text().split() == ["False", "False"]  # no thread is left to end a process by SIGABRT
 
 
 def test_a_signal_to_one_of_two_processes_stops_both(of_two: Run, tmp_path: Path) -> None:

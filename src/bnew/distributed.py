@@ -119,6 +119,15 @@ def leave_together() -> None:
                 raise
 
 
+def disconnect() -> None:
+    """End the threads through which this process talks to the others, if it does, and wait for them.
+
+    To be done before Python is taken down: a thread that frees a tensor only then ends the process by SIGABRT.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def watch_started(processes: Sequence[subprocess.Popen[bytes]]) -> None:
     """Have this process end with a sentence when one that it started is gone, whatever it waits for."""
 
