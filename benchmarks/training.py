@@ -3,7 +3,8 @@
 python benchmarks/training.py
 
 Everything that is compared runs in turns, round by round, each in a process of its own, so that a machine
-that grows slower or faster does so for all.
+that grows slower or faster does so for all. The processes are started anew several times, because each keeps
+for life where its memory lies, and a speed with it.
 """
 
 from __future__ import annotations
@@ -56,8 +57,10 @@ class Options:
     """Where cifar10 is looked for; without it, random images of the same size."""
     steps: int = 100
     """Training steps a round."""
-    rounds: int = 7
-    """Rounds that count; one more comes first, to warm up and compile."""
+    processes: int = 7
+    """How many processes each contender has, one after the other."""
+    rounds: int = 2
+    """Rounds of a process that count; one more comes first, to warm up and compile."""
     threads: int = torch.get_num_threads()
     """Threads of PyTorch; the plain loader has two processes beside them."""
     out: Path = Path("docs/results/training-speed.md")
@@ -207,20 +210,23 @@ class Timing:
 
 
 def measure_training(options: Options, folder: Path) -> dict[str, Timing]:
-    """Time a warm-up and then ``rounds`` rounds of all, in turns."""
+    """Time all in turns: the rounds of several processes each, and the first process's warm-up."""
+    steps: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+    warm_ups: dict[str, list[float]] = {name: [] for name in CONTENDERS}
     # Else what an earlier run compiled would be found, and compiling seem to cost nothing.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
-        contenders = {name: Contender(name, options, folder) for name in CONTENDERS}
-        warm_up = {name: run() for name, run in contenders.items()}
-        steps: dict[str, list[float]] = {name: [] for name in contenders}
-        for _ in range(options.rounds):
+        for _ in range(options.processes):
+            contenders = {name: Contender(name, options, folder) for name in CONTENDERS}
             for name, run in contenders.items():
-                steps[name].append(run() / options.steps)
-        for contender in contenders.values():
-            contender.end()
+                warm_ups[name].append(run())
+            for _ in range(options.rounds):
+                for name, run in contenders.items():
+                    steps[name].append(run() / options.steps)
+            for contender in contenders.values():
+                contender.end()
     return {
-        name: Timing(times, warm_up[name] - statistics.median(times) * options.steps)
+        name: Timing(times, warm_ups[name][0] - statistics.median(times) * options.steps)
         for name, times in steps.items()
     }
 
@@ -228,7 +234,7 @@ def measure_training(options: Options, folder: Path) -> dict[str, Timing]:
 # ---------------------------------------------------------------------- the report
 
 
-def training_section(timings: dict[str, Timing]) -> str:
+def training_section(options: Options, timings: dict[str, Timing]) -> str:
     first = next(iter(timings.values()))
     rows = [
         (
@@ -248,8 +254,10 @@ birealnet20, batch {RECIPE.batch_size}, 32×32, BNEW phase 2, the loader's time 
 sign by masks and `detach`, Adam as it comes, PIL images one by one in a `DataLoader` with two worker
 processes, which run beside PyTorch's threads. *bnew*: its own training loop, with fused sign, fused Adam,
 images in memory as bytes and augmented a batch at a time, channels_last, memory kept in large pages. Each
-runs in a process of its own. In float64 both sides were checked to give the same logits, gradients and
-weights after a step. Median (quartiles) over rounds in turns; the ratio is that of the same round.
+runs in processes of its own. In float64 both sides were checked to give the same logits, gradients and
+weights after a step. Median (quartiles) over rounds in turns, {options.rounds} in each of a contender's \
+{options.processes}
+processes; the ratio is that of the same round.
 
 {table(("", "ms a step", "images/s", "times as fast as plain"), rows)}
 
@@ -303,8 +311,8 @@ gradients being there to two steps of Adam with the method done. Adam's state is
 def heading(options: Options, machine: dict[str, Any], images: str) -> str:
     return f"""# Training speed
 
-Written by `python benchmarks/training.py --steps {options.steps} --rounds {options.rounds} --threads \
-{options.threads}`.
+Written by `python benchmarks/training.py --steps {options.steps} --processes {options.processes} --rounds \
+{options.rounds} --threads {options.threads}`.
 
 {machine["cpu"]}, {machine["cores"]} cores, {machine["threads"]} threads, {machine["cpu_capability"]}; \
 torch {machine["torch"]}, Python {machine["python"]}; commit {machine["commit"]}. Images: {images}.
@@ -323,8 +331,8 @@ def main(options: Options) -> None:
         timings = measure_training(options, folder)
     sections = (
         heading(options, machine, images),
-        training_section(timings),
-        methods_section(timings["bnew, compiled"].step, options.rounds),
+        training_section(options, timings),
+        methods_section(timings["bnew, compiled"].step, options.processes * options.rounds),
         memory_section(),
     )
     report = "\n".join(sections)

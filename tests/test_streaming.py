@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import time
@@ -67,8 +68,12 @@ def cut_short(path: Path) -> None:
         (("train", "val", "test"), (40, 40, 40)),
     ],
 )
-def test_layouts(tmp_path: Path, parts: tuple[str, ...], sizes: tuple[int, ...]) -> None:
-    loaded = opened(make_folder(tmp_path, parts))
+def test_layouts(
+    tmp_path: Path, parts: tuple[str, ...], sizes: tuple[int, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="bnew"):
+        loaded = opened(make_folder(tmp_path, parts))
+    assert ("held out, as there is no folder val" in caplog.text) == ("val" not in parts)
     assert tuple(len(loaded.splits[name]) for name in ("train", "val", "test")) == sizes
     assert (loaded.classes, loaded.image_size) == (("ant", "bee"), (3, SIDE, SIDE))
     held = {bytes(name) for name in loaded.splits["val"].names}

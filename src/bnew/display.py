@@ -40,5 +40,6 @@ class Show:
                 f"epoch {epoch + 1:>4}/{self.epochs}  loss {row['train_loss']:.4f}  "
                 f"train {row['train_accuracy']:.2%}  val {row['val_accuracy']:.2%}  "
                 f"distance {row['distance']:.4f}  at ±1 {row['share_at_one']:.1%}  flips {row['flips']}  "
-                f"waited for data {row['data_wait']:.0%}"
+                f"waited for data {row['data_wait']:.0%}",
+                soft_wrap=True,  # in a file a line stays a line
             )

@@ -122,7 +122,8 @@ def leave_together() -> None:
 def disconnect() -> None:
     """End the threads through which this process talks to the others, if it does, and wait for them.
 
-    To be done before Python is taken down: a thread that frees a tensor only then ends the process by SIGABRT.
+    To be done before Python is taken down: a thread that frees a tensor after that ends the process by
+    SIGABRT.
     """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

@@ -46,11 +46,11 @@ REFERENCES = (
 
 
 def _groups(runs: Iterable[Run]) -> list[Group]:
-    """The groups by data set, model and variant, and in the order of METHODS within these."""
+    """By data set, model and variant; within these by method, what was frozen throughout last."""
     rank = {method: i for i, method in enumerate(METHODS)}
     return sorted(
         group_by_recipe(runs),
-        key=lambda g: (*_panel(g), rank.get(g.recipe.method, len(rank)), g.name),
+        key=lambda g: (*_panel(g), g.recipe.freeze_epoch == 0, rank.get(g.recipe.method, len(rank)), g.name),
     )
 
 

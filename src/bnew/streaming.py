@@ -113,8 +113,9 @@ def open_folder(name: str, root: Path, side: int, workers: int, max_broken: int)
     splits.setdefault("test", splits["val"])
     if is_first_process():
         sizes = f"{len(splits['train']):,} images to train on, {len(splits['val']):,} to validate"
+        held_out = "" if "val" in listed else " (a tenth, held out, as there is no folder val)"
         tested = "" if splits["test"] is splits["val"] else f", {len(splits['test']):,} to test"
-        logger.info("%s: %d classes; %s%s", root, len(classes), sizes, tested)
+        logger.info("%s: %d classes; %s%s%s", root, len(classes), sizes, held_out, tested)
     return StreamedDataset(
         name=name,
         classes=classes,
