@@ -3,8 +3,8 @@
 python benchmarks/training.py
 
 Everything that is compared runs in turns, round by round, each in a process of its own, so that a machine
-that grows slower or faster does so for all. The processes are started anew several times, because each keeps
-for life where its memory lies, and a speed with it.
+that grows slower or faster does so for all. The processes are started anew several times, because two cores
+of a virtual machine share a cache or do not, as the host places them; that lasts while they are busy.
 """
 
 from __future__ import annotations
@@ -234,6 +234,12 @@ def measure_training(options: Options, folder: Path) -> dict[str, Timing]:
 # ---------------------------------------------------------------------- the report
 
 
+def by_process(timing: Timing, rounds: int) -> str:
+    """The median of each process in ms, the fastest first."""
+    medians = [statistics.median(timing.steps[i : i + rounds]) for i in range(0, len(timing.steps), rounds)]
+    return ", ".join(f"{1e3 * median:.0f}" for median in sorted(medians))
+
+
 def training_section(options: Options, timings: dict[str, Timing]) -> str:
     first = next(iter(timings.values()))
     rows = [
@@ -260,6 +266,12 @@ weights after a step. Median (quartiles) over rounds in turns, {options.rounds} 
 processes; the ratio is that of the same round.
 
 {table(("", "ms a step", "images/s", "times as fast as plain"), rows)}
+
+Processes one by one, ms, sorted: {
+        "; ".join(
+            f"{name}: {by_process(timings[name], options.rounds)}" for name in (CONTENDERS[0], CONTENDERS[-1])
+        )
+    }.
 
 Compiling takes {compiled.warm_up:.0f} s (nothing cached) and {pays}, compared with bnew, eager.
 """
