@@ -137,7 +137,7 @@ def make_round(name: str, options: Options, folder: Path) -> Callable[[], object
     images = data.train[torch.arange(count)]
 
     def bnew(compile: bool) -> Callable[[], object]:
-        machine = Machine(str(folder), device="cpu", compile=compile, quiet=True)
+        machine = Machine(str(folder), device="cpu", compile=compile, quiet=True, save_every=0)
         return bnew_round(images, machine, folder / "run")
 
     makers: dict[str, Callable[[], Callable[[], object]]] = {
@@ -163,6 +163,7 @@ class Contender:
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, name, options, folder))
         self.process.start()
+        theirs.close()  # so that a process that dies is not waited for
         self.pipe.recv()
 
     def __call__(self) -> float:
@@ -212,21 +213,22 @@ class Timing:
 def measure_training(options: Options, folder: Path) -> dict[str, Timing]:
     """Time all in turns: the rounds of several processes each, and the first process's warm-up."""
     steps: dict[str, list[float]] = {name: [] for name in CONTENDERS}
-    warm_ups: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+    warm_up: dict[str, float] = {}
     # Else what an earlier run compiled would be found, and compiling seem to cost nothing.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
         for _ in range(options.processes):
             contenders = {name: Contender(name, options, folder) for name in CONTENDERS}
             for name, run in contenders.items():
-                warm_ups[name].append(run())
+                took = run()
+                warm_up.setdefault(name, took)
             for _ in range(options.rounds):
                 for name, run in contenders.items():
                     steps[name].append(run() / options.steps)
             for contender in contenders.values():
                 contender.end()
     return {
-        name: Timing(times, warm_ups[name][0] - statistics.median(times) * options.steps)
+        name: Timing(times, warm_up[name] - statistics.median(times) * options.steps)
         for name, times in steps.items()
     }
 

@@ -26,6 +26,11 @@ STEPS = 6
 TEACHER = RECIPE.replace(model="wideresnet22", method=None, optimizer="sgd", lr=0.1)
 
 
+def threads() -> list[str]:
+    """The names of this process's threads, as Linux knows them."""
+    return [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+
+
 class Crash(Exception):
     """An end that nothing in the program expects."""
 

@@ -442,17 +442,25 @@ def _run(words: Sequence[str]) -> int:
 
 
 def _run_together(words: Sequence[str]) -> int:
-    """:func:`_run`, at whose end several processes wait for each other, as their ends are alike."""
+    """:func:`_run`, at whose end several processes wait for each other, if their ends are alike."""
+    alike = True
     try:
         code = _run(words)
+    except ProcessLost as lost:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, for the same reason
+        print(f"bnew: {lost}", file=sys.stderr)
+        code, alike = 1, False
     except (Interrupted, NumericalError) as ended:
         code = 130 if isinstance(ended, Interrupted) else 2
         if is_first_process():
             print(f"bnew: {'' if code == 130 else 'error: '}{ended}", file=sys.stderr)
     if "torch" in sys.modules:  # else it was not needed, and takes seconds to load
-        from bnew.distributed import leave_together
+        from bnew.distributed import disconnect, leave_together
 
-        leave_together()
+        if alike:
+            leave_together()
+        else:
+            disconnect()
     return code
 
 
@@ -466,9 +474,6 @@ def main(args: Sequence[str] | None = None) -> None:
     except BnewError as error:
         print(f"bnew: error: {error}", file=sys.stderr)
         code = 2
-    except ProcessLost as lost:
-        print(f"bnew: {lost}", file=sys.stderr)
-        code = 1
     except KeyboardInterrupt:
         print("bnew: stopped: start the same command again to go on", file=sys.stderr)
         code = 130

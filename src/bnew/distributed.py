@@ -117,16 +117,16 @@ def leave_together() -> None:
         except RuntimeError as error:  # another one is gone already
             if not is_lost(error):
                 raise
+        disconnect()
 
 
 def disconnect() -> None:
-    """End the threads through which this process talks to the others, if it does, and wait for them.
+    """Wait for the threads through which this process talks to the others, and end them.
 
-    To be done before Python is taken down: a thread that frees a tensor after that ends the process by
-    SIGABRT.
+    What they still do when Python is taken down, such as to free the last tensor, ends a process by SIGABRT.
+    Only for when nothing waits for the others any more, as this would too.
     """
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    torch.distributed.destroy_process_group()
 
 
 def watch_started(processes: Sequence[subprocess.Popen[bytes]]) -> None:

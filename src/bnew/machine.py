@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import ctypes
 import hashlib
 import logging
@@ -101,7 +100,7 @@ def make_fabric(machine: Machine) -> Fabric:
     """
     from lightning_fabric import Fabric
 
-    from bnew.distributed import disconnect, watch_started, watch_starter
+    from bnew.distributed import watch_started, watch_starter
 
     devices, nodes = machine.processes
     if devices > 1 and is_first_process() and not under_torchrun():
@@ -118,7 +117,6 @@ def make_fabric(machine: Machine) -> Fabric:
         ) from error
     if fabric.device.type == "cpu":
         keep_memory()
-    atexit.register(disconnect)
     if devices > 1 and not under_torchrun():
         if not is_first_process():
             watch_starter()
