@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -59,20 +60,32 @@ def at_step(step: int, action: Callable[[_Training], None]) -> AbstractContextMa
     return mock.patch.object(_Training, "_targets", patched)
 
 
-def train_until_killed(recipe: Recipe, path: Path, machine: Machine, step: int) -> None:
+def train_until_killed(
+    recipe: Recipe, path: Path, machine: Machine, step: int, says: Connection | None = None
+) -> None:
     torch.set_num_threads(1)
-    with at_step(step, lambda _: os.kill(os.getpid(), signal.SIGKILL)):
+
+    def kill(_: _Training) -> None:
+        if says:
+            says.send([child.pid for child in multiprocessing.active_children()])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with at_step(step, kill):
         train(recipe, path, machine)
 
 
-def kill_at_step(recipe: Recipe, path: Path, machine: Machine, step: int) -> None:
-    """Train in another process, which ``kill -9`` ends in the middle of ``step``."""
+def kill_at_step(recipe: Recipe, path: Path, machine: Machine, step: int) -> list[int]:
+    """Train in another process, which ``kill -9`` ends in the middle of ``step``; what it had started."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["bnew.train"])
-    process = context.Process(target=train_until_killed, args=(recipe, path, machine, step))
+    said, says = context.Pipe(duplex=False)
+    process = context.Process(target=train_until_killed, args=(recipe, path, machine, step, says))
     process.start()
+    says.close()
+    started: list[int] = said.recv()
     process.join()
     assert process.exitcode == -signal.SIGKILL
+    return started
 
 
 def outcome(run: Run) -> dict[str, Any]:

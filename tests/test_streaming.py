@@ -368,7 +368,12 @@ def test_a_run_that_is_killed_goes_on(folder: Path, tmp_path: Path) -> None:
     from helpers import kill_at_step
 
     machine = Machine(str(folder), device="cpu", compile=False, quiet=True, decode_threads=1, save_every=2)
-    kill_at_step(RECIPE, tmp_path / "killed", machine, 4)
+    readers = kill_at_step(RECIPE, tmp_path / "killed", machine, 4)
+    assert readers
+    until = time.monotonic() + 60
+    while any(Path(f"/proc/{reader}").exists() for reader in readers):  # they notice, and end
+        assert time.monotonic() < until
+        time.sleep(0.1)
     assert Run(tmp_path / "killed").last.exists()
     killed, unbroken = (train(RECIPE, tmp_path / name, machine) for name in ("killed", "unbroken"))
     assert killed.best.read_bytes() == unbroken.best.read_bytes()

@@ -7,6 +7,7 @@ one addition on whole batches, on the training device.
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import signal
 import threading
@@ -304,6 +305,7 @@ class StreamedBatches(Batches):
                 prefetch_factor=max(1, min(READ_AHEAD, MOST_AHEAD // self.dataset.workers)),
                 persistent_workers=self.train,
                 pin_memory=self.device.type == "cuda",
+                worker_init_fn=_end_with_parent,
             )
         with _sigchld_kept():
             batches = iter(self._loader)
@@ -327,6 +329,21 @@ class StreamedBatches(Batches):
         if self.train:
             x += (noise * (255 * self.scale.view(-1))).view(-1, 3, 1, 1)
         return x, labels
+
+
+def _end_with_parent(_: int) -> None:
+    """Have this reading process end when the one that it reads for is gone, even by SIGKILL.
+
+    DataLoader watches the process that forked it, which may be a server that lives as long as its children.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 @contextmanager
