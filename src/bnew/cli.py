@@ -16,7 +16,15 @@ from tyro.conf import OmitArgPrefixes, Positional
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
 
 from bnew import __version__
-from bnew.errors import BnewError, Interrupted, NumericalError, ProcessLost, lookup
+from bnew.errors import (
+    BnewError,
+    Interrupted,
+    NumericalError,
+    ProcessLost,
+    first_line,
+    is_out_of_memory,
+    lookup,
+)
 from bnew.machine import Machine, is_first_process
 from bnew.recipes import CIFAR10, EXPERIMENTS, FIRST_PHASES, IMAGENET, TORCHVISION, Recipe
 
@@ -442,7 +450,10 @@ def _run(words: Sequence[str]) -> int:
 
 
 def _run_together(words: Sequence[str]) -> int:
-    """:func:`_run`, at whose end several processes wait for each other, if their ends are alike."""
+    """:func:`_run`, at whose end several processes wait for each other, if their ends are alike.
+
+    What goes wrong in all of them is said once.
+    """
     alike = True
     try:
         code = _run(words)
@@ -454,6 +465,15 @@ def _run_together(words: Sequence[str]) -> int:
         code = 130 if isinstance(ended, Interrupted) else 2
         if is_first_process():
             print(f"bnew: {'' if code == 130 else 'error: '}{ended}", file=sys.stderr)
+    except BnewError as error:
+        if os.environ.get("WORLD_SIZE", "1") == "1":
+            raise
+        from bnew.distributed import say_once
+
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, as soon as another one has ended
+        code, alike = 2, False
+        if not say_once(f"bnew: error: {error}"):
+            return code  # the others may wait for this one, and disconnecting for them
     if "torch" in sys.modules:  # else it was not needed, and takes seconds to load
         from bnew.distributed import disconnect, leave_together
 
@@ -468,13 +488,20 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 some runs failed, 2 bad input, 130 stopped."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     logging.basicConfig(format="bnew: %(message)s")
-    logger.setLevel(logging.INFO)  # other libraries have their say only when something is wrong
+    # Other libraries have their say only when something is wrong, and of several processes all but the first.
+    logger.setLevel(logging.INFO if is_first_process() else logging.WARNING)
     try:
         code = _run_together(sys.argv[1:] if args is None else args)
     except BnewError as error:
         print(f"bnew: error: {error}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
-        print("bnew: stopped: start the same command again to go on", file=sys.stderr)
+        if is_first_process():
+            print("bnew: stopped: start the same command again to go on", file=sys.stderr)
         code = 130
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"bnew: error: there is not enough memory ({first_line(error)})", file=sys.stderr)
+        code = 2
     sys.exit(code)

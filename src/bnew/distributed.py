@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import threading
 import time
 import warnings
 from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +19,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 # How long a process has to end by itself, once another is gone.
 GRACE = 10.0  # seconds
+# How long one that failed waits for the others to fail alike.
+ALIKE = 5.0  # seconds
 # How a backend says that another process, or the way to it, is gone.
 _LOST = (
     "connection closed by peer",
@@ -126,7 +131,46 @@ def disconnect() -> None:
     What they still do when Python is taken down, such as to free the last tensor, ends a process by SIGABRT.
     Only for when nothing waits for the others any more, as this would too.
     """
-    torch.distributed.destroy_process_group()
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def say_once(message: str) -> bool:
+    """Print ``message`` on stderr, unless another process of the run has printed the same.
+
+    Returns whether all processes end so, for which this one waits a little. They meet at the store through
+    which PyTorch's processes find each other; one that cannot reach it speaks for itself.
+    """
+    key = f"bnew/{hashlib.sha256(message.encode()).hexdigest()}"
+    try:
+        store: Any = torch.distributed.TCPStore(  # type: ignore[attr-defined]
+            os.environ["MASTER_ADDR"],
+            int(os.environ["MASTER_PORT"]),
+            timeout=timedelta(seconds=ALIKE),
+            wait_for_workers=False,
+        )
+        first = store.add(key, 1) == 1
+    except (KeyError, RuntimeError, ValueError):
+        store, first = None, True
+    if first:
+        print(f"{message}\n", end="", file=sys.stderr, flush=True)  # at once: lines of several do not mix
+    if store is None or not _all_come(store, f"{key}/failed"):
+        return False
+    _all_come(store, f"{key}/seen")  # the process that keeps the store does not end before
+    return True
+
+
+def _all_come(store: Any, key: str) -> bool:
+    """Wait up to ALIKE seconds for all processes to come here; whether they have."""
+    world_size, until = int(os.environ["WORLD_SIZE"]), time.monotonic() + ALIKE
+    try:
+        come = store.add(key, 1)
+        while come < world_size and time.monotonic() < until:
+            time.sleep(0.05)
+            come = store.add(key, 0)
+    except RuntimeError:  # whoever keeps the store is gone
+        return False
+    return bool(come == world_size)
 
 
 def watch_started(processes: Sequence[subprocess.Popen[bytes]]) -> None:

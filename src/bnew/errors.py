@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+# How PyTorch and its backends say that there is not enough memory, where the error's type does not.
+_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "_ALLOC_FAILED")
 
 
 class BnewError(ValueError):
@@ -27,6 +31,14 @@ class Interrupted(Exception):
 
 class ProcessLost(Exception):
     """Another process of the run is gone; the message says how to go on."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` says that there was not enough memory, of the machine or of a device."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # that of torch
+    return known or (isinstance(error, RuntimeError) and any(said in str(error) for said in _OUT_OF_MEMORY))
 
 
 def first_line(error: BaseException) -> str:

@@ -18,12 +18,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bnew.batches import Batches, Dataset
+from bnew.checkpoint import Unusable, check_is_file
 from bnew.data import load
 from bnew.errors import BnewError, first_line, unknown
 from bnew.machine import Machine, is_first_process, make_fabric
 from bnew.models import create_model
 from bnew.recipes import TORCHVISION, Recipe
-from bnew.results import Run
+from bnew.results import Run, sha256_of
 
 
 class Meter:
@@ -56,29 +57,50 @@ class Meter:
 
 @torch.no_grad()
 def evaluate(model: nn.Module, batches: Batches, fabric: Fabric, num_classes: int) -> dict[str, float]:
-    """:meth:`Meter.result` of ``model`` in evaluation mode over ``batches``, every image counted once."""
+    """:meth:`Meter.result` of ``model`` in evaluation mode over ``batches``, every image counted once.
+
+    Afterwards each of its modules is in the mode that it was in.
+    """
     meter = Meter(num_classes, fabric.device)
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
-    # Compiling a second graph for a short pass would not pay.
-    with torch.compiler.set_stance("force_eager"):
-        for x, y in batches.epoch(0):
-            logits = model(x).float()
-            if len(y):  # of several processes, one may have no share of the last batch
-                meter.update(F.cross_entropy(logits, y), logits, y)
-    model.train()
+    try:
+        # Compiling a second graph for a short pass would not pay.
+        with torch.compiler.set_stance("force_eager"):
+            for x, y in batches.epoch(0):
+                logits = model(x).float()
+                if len(y):  # of several processes, one may have no share of the last batch
+                    meter.update(F.cross_entropy(logits, y), logits, y)
+    finally:
+        for module, mode in modes:
+            module.training = mode
     return meter.result(fabric)
 
 
-def load_weights(model: nn.Module, run: Run) -> None:
+class OtherModel(BnewError):
+    """Weights that are of another model, or for another number of classes."""
+
+
+def load_weights(model: nn.Module, run: Run, best_sha256: str | None = None) -> None:
     """Put the best weights of ``run`` into ``model``.
 
+    ``best_sha256`` is the checksum of their file, by default what the summary of a finished run says.
+
     Raises:
-        BnewError: the file is missing, cut short, of another model, or for another number of classes.
+        BnewError: the file is missing, cut short, or not the one that has that checksum.
+        OtherModel: it is of another model, or for another number of classes.
     """
+    if best_sha256 is None and run.done:
+        best_sha256 = run.summary.get("best_sha256")
     try:
+        check_is_file(run.best)
+        if best_sha256 is not None and run.best.exists() and sha256_of(run.best) != best_sha256:
+            raise Unusable("is not as that run wrote it, it was damaged or replaced")
         weights = load_file(run.best)
     except FileNotFoundError:
         raise BnewError(f"{run.path} has no {run.best.name}: that run has not finished an epoch") from None
+    except Unusable as error:
+        raise BnewError(f"{run.best} {error}: put the right one there, or train that run again") from None
     except (SafetensorError, OSError) as error:
         raise BnewError(
             f"{run.best} is cut short or not a checkpoint ({error}): train that run again"
@@ -89,12 +111,14 @@ def load_weights(model: nn.Module, run: Run) -> None:
     # Any layer but the last one takes the next one along when its number of rows changes.
     rows = [(a[0], b[0]) for a, b in shapes if a and b and a[1:] == b[1:]]
     if len(rows) == len(wrong) and len(set(rows)) == 1:
-        raise BnewError(
+        raise OtherModel(
             f"{run.best} has {rows[0][0]} classes and the data {rows[0][1]} classes: give the data that it "
             "was trained on, or a run that was trained on this data"
         )
     if wrong:
-        raise BnewError(f"{run.best} is of another model: '{wrong[0]}' is missing, extra or of another shape")
+        raise OtherModel(
+            f"{run.best} is of another model: '{wrong[0]}' is missing, extra or of another shape"
+        )
     model.load_state_dict(weights)
 
 
@@ -129,6 +153,33 @@ def load_finished(model: nn.Module, run: Run) -> None:
     if run.recipe and not run.done:
         raise BnewError(f"{run.path} is not finished: start its command again, then this one")
     load_weights(model, run)
+
+
+def load_start(model: nn.Module, recipe: Recipe, start: Run) -> None:
+    """Put the best weights of ``start``, which ``--init`` names, into ``model``.
+
+    Raises:
+        BnewError: there are none, or they do not fit; says what both runs are.
+    """
+    try:
+        load_finished(model, start)
+    except OtherModel as error:
+        theirs, ours = start.recipe, recipe
+        other_model = (theirs.model, theirs.model_options) != (ours.model, ours.model_options)
+        what = f"--model {theirs.model}" if other_model else f"--data {theirs.data}, the same images"
+        raise BnewError(
+            f"--init {start.path} does not fit: it is {_described(theirs)}, and this run {_described(ours)} "
+            f"({error}): give {what}, or as --init a run of phase 1 (--method clip) with this model and data"
+        ) from error
+
+
+def _described(recipe: Recipe) -> str:
+    options = (
+        f" with {', '.join(f'{k}={v}' for k, v in recipe.model_options.items())}"
+        if recipe.model_options
+        else ""
+    )
+    return f"{recipe.model}{options} on {recipe.data}"
 
 
 def load_teacher(teacher: str, run: Run, data: Dataset) -> nn.Module:

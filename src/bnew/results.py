@@ -6,14 +6,17 @@ metrics.csv        one row an epoch
 layers.csv         one row an epoch and binary layer
 histogram.csv      one row an epoch: how many weights in each of 40 equal bins of [-1, 1]
 events.*           the same for TensorBoard
-last.pt            the whole state, to resume from
+last.pt            the whole state, to resume from; it carries a checksum
+previous.pt        the same, of the save before, should last.pt be damaged or deleted
 best.safetensors   the weights of the best epoch, at the values that were validated
+previous_best.safetensors  those of the best epoch before, which previous.pt may belong to
 summary.json       the outcome; it is there when the run is done
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import logging
 import math
@@ -22,7 +25,7 @@ import re
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -32,6 +35,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from bnew.errors import BnewError
+from bnew.machine import is_first_process
 from bnew.recipes import FINETUNED, STEP1, Recipe
 
 logger = logging.getLogger("bnew")
@@ -43,10 +47,11 @@ LEFTOVER = re.compile(
 )
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object], keep: Path | None = None) -> None:
     """Let ``write`` fill a file beside ``path``, then put it in place at once.
 
-    Whatever happens on the way, ``path`` holds either what it held or the whole of the new content.
+    Whatever happens on the way, ``path`` holds either what it held or the whole of the new content. With
+    ``keep``, what it held becomes that file; between the two renames there is only ``keep``.
 
     Raises:
         BnewError: it could not be written; ``path`` is as it was.
@@ -56,6 +61,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         write(beside)
         with open(beside, "rb") as file:
             os.fsync(file.fileno())
+        if keep is not None and path.exists():
+            os.replace(path, keep)
         os.replace(beside, path)
     except (OSError, RuntimeError, SafetensorError) as error:  # torch reports a full disk as a RuntimeError
         if not path.parent.is_dir():
@@ -66,6 +73,14 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         ) from error
     finally:
         beside.unlink(missing_ok=True)
+
+
+def sha256_of(path: Path) -> str | None:
+    """The SHA-256 of a file in hexadecimal digits; None where there is no file."""
+    if not path.is_file():
+        return None
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -94,9 +109,33 @@ class Run:
         return self.path / "last.pt"
 
     @property
+    def previous(self) -> Path:
+        """The checkpoint before :attr:`last`."""
+        return self.path / "previous.pt"
+
+    @property
+    def newest(self) -> Path | None:
+        """The checkpoint to resume from: :attr:`last`, or :attr:`previous` where there is no last one."""
+        return next((path for path in (self.last, self.previous) if path.exists()), None)
+
+    @property
     def best(self) -> Path:
         """The weights of the best epoch."""
         return self.path / "best.safetensors"
+
+    @property
+    def previous_best(self) -> Path:
+        """The weights of the best epoch before, which a checkpoint may still belong to."""
+        return self.path / "previous_best.safetensors"
+
+    def best_of(self, sha256: str) -> Path | None:
+        """Which file holds the best weights with this checksum: :attr:`best`, the one before, or none."""
+        return next((path for path in (self.best, self.previous_best) if sha256_of(path) == sha256), None)
+
+    def take_best(self, sha256: str) -> None:
+        """Let :attr:`best` be the weights with this checksum, which :meth:`best_of` found."""
+        if self.best_of(sha256) == self.previous_best:
+            os.replace(self.previous_best, self.best)
 
     @property
     def done(self) -> bool:
@@ -157,13 +196,18 @@ class Run:
     def locked(self) -> Iterator[None]:
         """Hold the run for this process; what a killed one left half written is removed.
 
+        A folder in which nothing was begun is left as it was found, or removed if it was made here.
+
         Raises:
             BnewError: another process holds it.
         """
+        made = [path for path in (self.path, *self.path.parents) if not path.exists()]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.path / ".lock", timeout=0)
             lock.acquire()
+            if not (self.path / ".lock").exists():  # whoever held it has just removed it
+                raise Timeout(lock.lock_file)
             for path in self.path.iterdir():
                 if LEFTOVER.fullmatch(path.name):
                     path.unlink()
@@ -176,6 +220,11 @@ class Run:
         try:
             yield
         finally:
+            with suppress(OSError):  # a folder that is not empty stays
+                if os.listdir(self.path) == [".lock"]:
+                    (self.path / ".lock").unlink()
+                    for path in made:
+                        path.rmdir()
             lock.release()
 
     def begin(self, recipe: Recipe, environment: Mapping[str, Any]) -> None:
@@ -206,7 +255,8 @@ class Run:
         differing = self.changes(recipe, conditions)
         force = force and not self.done
         if differing and force:
-            logger.warning("%s goes on although %s", self.path, ", ".join(differing))
+            if is_first_process():
+                logger.warning("%s goes on although %s", self.path, ", ".join(differing))
         elif differing:
             what = "with another recipe" if self.changes(recipe) else "under other conditions"
             hint = "" if self.done else ", or go on with it by --force"

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,32 +21,33 @@ from lightning_fabric import Fabric
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
-from torch.utils.tensorboard import SummaryWriter
 
+from bnew import checkpoint
 from bnew.display import Show, display
 from bnew.distributed import is_lost, synchronize_batch_norm
-from bnew.errors import BnewError, Interrupted, NumericalError, ProcessLost, first_line
+from bnew.errors import BnewError, Interrupted, NumericalError, ProcessLost, first_line, is_out_of_memory
 from bnew.evaluate import (
     Meter,
     build_model,
     evaluate,
     linked,
     load_data,
-    load_finished,
+    load_start,
     load_teacher,
     load_weights,
     shares,
 )
+from bnew.fitting import check_state
 from bnew.layers import binary_parameters, named_binary_parameters
 from bnew.machine import Machine, conditions, environment, is_first_process, make_fabric
 from bnew.methods import create_method
 from bnew.recipes import Recipe
-from bnew.results import Run, write_atomically, write_json
+from bnew.recording import Recorder, layer_rows, recorder
+from bnew.results import Run, sha256_of, write_atomically, write_json
 from bnew.signals import stop_signals
 
 logger = logging.getLogger("bnew")
 
-HISTOGRAM_BINS = 40
 # Compiling takes about a minute and then saves some 20 ms a step on a CPU.
 COMPILE_FROM_STEPS = 2000
 # Every so many steps the loss is looked at, and on accelerators several processes ask each other whether to
@@ -74,14 +76,29 @@ def train(recipe: Recipe, path: str | Path, machine: Machine = Machine()) -> Run
         fabric = make_fabric(machine)
         try:
             _Training(recipe, run, machine, fabric).fit()
-        except RuntimeError as error:
-            if fabric.world_size == 1 or not is_lost(error):
-                raise
-            raise ProcessLost(
-                f"another of the {fabric.world_size} processes that train {run.path} is gone: start the same "
-                f"command again to go on from what was saved last ({first_line(error)})"
-            ) from error
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise _out_of_memory(run, recipe, machine, fabric.world_size, error) from error
+            if isinstance(error, RuntimeError) and fabric.world_size > 1 and is_lost(error):
+                raise ProcessLost(
+                    f"another of the {fabric.world_size} processes that train {run.path} is gone: start the "
+                    f"same command again to go on from what was saved last ({first_line(error)})"
+                ) from error
+            raise
     return Run(path)
+
+
+def _out_of_memory(
+    run: Run, recipe: Recipe, machine: Machine, world_size: int, error: BaseException
+) -> BnewError:
+    parts = f", each share of it in {machine.accumulate} parts" if machine.accumulate > 1 else ""
+    processes = f" on {world_size} devices" if world_size > 1 else ""
+    saved = f"; what was saved is kept in {run.path}, and --force continues from it" if run.newest else ""
+    return BnewError(
+        f"there is not enough memory for batches of {recipe.batch_size} images{processes}{parts} "
+        f"({first_line(error)}): give --accumulate {2 * machine.accumulate}, to compute a batch in more "
+        f"parts, or a smaller --batch-size{saved}"
+    )
 
 
 class _Training:
@@ -89,7 +106,7 @@ class _Training:
 
     def __init__(self, recipe: Recipe, run: Run, machine: Machine, fabric: Fabric) -> None:
         self.recipe, self.run, self.machine, self.fabric = recipe, run, machine, fabric
-        self.resuming = fabric.broadcast(run.last.exists())
+        self.resume_from: Path | None = fabric.broadcast(run.newest)
         self.data = load_data(recipe, machine)
         share = shares(fabric)
         self.batches = self.data.batches("train", recipe.batch_size, train=True, seed=recipe.seed, **share)
@@ -104,8 +121,8 @@ class _Training:
 
         fabric.seed_everything(recipe.seed, verbose=False)
         model = build_model(recipe, self.data.num_classes, self.data.in_channels)
-        if recipe.init is not None and not self.resuming:
-            load_finished(model, linked(run, recipe.init))
+        if recipe.init is not None and self.resume_from is None:
+            load_start(model, recipe, linked(run, recipe.init))
         if fabric.world_size > 1 and machine.sync_batch_norm:
             model = synchronize_batch_norm(model, fabric.device)
         optimizer = make_optimizer(recipe, model)
@@ -124,6 +141,7 @@ class _Training:
 
         self.step = 0
         self.best: dict[str, float] = {}
+        self.best_sha256: str | None = None
         self.at_freezing: dict[str, float] = {}
         self.last_val_accuracy = 0.0
         self.seconds = 0.0
@@ -142,23 +160,23 @@ class _Training:
 
     def fit(self) -> None:
         """Train from the last checkpoint, if there is one, to the end; then test once."""
-        if self.resuming:
-            self._resume()
-        else:
-            if self.fabric.is_global_zero:
-                self.run.rewind(0)
-            self.method.layer_flips()  # counting starts at the first values
+        self.method.layer_flips()  # counting starts at the first values
+        if self.resume_from is not None:
+            self._resume(self.resume_from)
+        if self.fabric.is_global_zero:
+            self.run.rewind(self.step // len(self.batches))
         if self.fabric.is_global_zero:  # only now: a mistake is not to claim the folder
             where = {"data_dir": str(self.machine.data_path.resolve())}
             how = {"conditions": conditions(self.machine)}
             self.run.begin(self.recipe, {**environment(self.fabric), **where, **how})
         first = self.step // len(self.batches)
-        with stop_signals() as stop, self._display() as show, self._events(first) as writer:
+        records = recorder(self.run, first, self.fabric.is_global_zero)
+        with stop_signals() as stop, self._display() as show, records as record:
             for epoch in range(first, self.recipe.epochs):
                 if epoch >= self.recipe.freeze_epoch and not self.method.frozen:
                     self._freeze()
                 self._train_epoch(epoch, stop, show)
-                self._end_epoch(epoch, writer, show)
+                self._end_epoch(epoch, record, show)
                 if self._any(stop.is_set()) and epoch + 1 < self.recipe.epochs:
                     raise self._interrupted(epoch)
         self._finish()
@@ -291,7 +309,7 @@ class _Training:
         self.method.freeze()
         self.at_freezing["freezing_cost"] = before - self._validate()["accuracy"]
 
-    def _end_epoch(self, epoch: int, writer: SummaryWriter | None, show: Show) -> None:
+    def _end_epoch(self, epoch: int, record: Recorder | None, show: Show) -> None:
         with self.method.binarized():
             val = self._validate()
             self._check_finite(epoch, val["loss"])  # what the last step did, no training loss has shown
@@ -300,17 +318,7 @@ class _Training:
                 self._save_best()
         trained = self.meter.result(self.fabric)
         self.meter = Meter(self.data.num_classes, self.fabric.device)
-        layers = zip(
-            self.layer_names,
-            self.method.layer_distances(),
-            self.method.layer_shares_at_one(),
-            self.method.layer_flips(),
-            strict=False,  # a real network has no method, but perhaps binary layers
-        )
-        rows: list[dict[str, Any]] = [
-            {"epoch": epoch, "layer": name, "distance": distance, "share_at_one": share, "flips": flips}
-            for name, distance, share, flips in layers
-        ]
+        layers = layer_rows(epoch, self.layer_names, self.method)
         row = {
             "epoch": epoch,
             "lr": self._lr(self.step - 1),
@@ -319,39 +327,25 @@ class _Training:
             **self.method.schedule(),
             "distance": self.method.distance(),
             "share_at_one": self.method.share_at_one(),
-            "flips": sum(r["flips"] for r in rows),
+            "flips": sum(layer["flips"] for layer in layers),
             "seconds": round(self.seconds, 3),
             "data_wait": round(self.epoch_waited / self.epoch_seconds, 4),
         }
         self.epoch_seconds = self.epoch_waited = 0.0
         self.last_val_accuracy = val["accuracy"]
-        if writer is not None:
-            self.run.append("metrics", row)
-            self.run.append("layers", *rows)
-            self._record_weights(epoch, writer)
-            for name, value in row.items():
-                writer.add_scalar(name, value, epoch)
-            for layer in rows:
-                for name in ("distance", "share_at_one", "flips"):
-                    writer.add_scalar(f"{name}/{layer['layer']}", layer[name], epoch)
-            writer.flush()  # before the checkpoint: a resumed run does not say it again
+        if record is not None:
+            record.epoch(row, layers, self.method)
         self._save()
         show.epoch(epoch, row)
 
-    def _record_weights(self, epoch: int, writer: SummaryWriter) -> None:
-        if self.method.params:
-            weights = torch.cat([v.flatten() for v in self.method.values()]).float().cpu()
-            counts = weights.histc(HISTOGRAM_BINS, -1, 1).int().tolist()
-            self.run.append("histogram", {"epoch": epoch, **{f"bin{i}": n for i, n in enumerate(counts)}})
-            writer.add_histogram("binary weights", weights, epoch)
-
     def _finish(self) -> None:
         """Test the best checkpoint, once."""
-        load_weights(self._module, self.run)
+        load_weights(self._module, self.run, self.best_sha256)
         tested = evaluate(self.model, self.test, self.fabric, self.data.num_classes)
         summary: dict[str, Any] = {
             "val_accuracy": self.best["accuracy"],
             "best_epoch": self.best["epoch"],
+            "best_sha256": self.best_sha256,
             "last_val_accuracy": self.last_val_accuracy,
             **{f"test_{k}": v for k, v in tested.items()},
             **self.at_freezing,
@@ -380,7 +374,9 @@ class _Training:
     def _save_best(self) -> None:
         if self.fabric.is_global_zero:
             weights = {name: t.contiguous() for name, t in self._module.state_dict().items()}
-            write_atomically(self.run.best, lambda path: save_file(weights, path))
+            write_atomically(self.run.best, partial(save_file, weights), keep=self.run.previous_best)
+            self.best_sha256 = sha256_of(self.run.best)
+        self.best_sha256 = self.fabric.broadcast(self.best_sha256)
 
     def _share_broken(self) -> dict[str, str]:
         """The broken images that any process has met, which from now on all of them know.
@@ -395,61 +391,70 @@ class _Training:
                 self.data.add_broken(part)
         return self.data.broken
 
-    def _save(self) -> None:
-        state = {
-            "model": self._module.state_dict(),
+    def _state(self, meter: Tensor, broken: dict[str, str]) -> dict[str, Any]:
+        """All that a resumed run needs, with the sums and the broken images of all processes."""
+        return {
+            "model": dict(self._module.state_dict()),
             "optimizer": self.optimizer.state_dict(),
             "method": self.method.state_dict(),
             "step": self.step,
-            "meter": self.meter.total(self.fabric),
+            "meter": meter,
             "best": self.best,
+            "best_sha256": self.best_sha256,
             "at_freezing": self.at_freezing,
             "last_val_accuracy": self.last_val_accuracy,
             "seconds": (self.seconds, self.epoch_seconds, self.epoch_waited),
             "precision": self.fabric.strategy.precision.state_dict(),  # of 16-mixed, how losses are scaled
-            "broken": self._share_broken(),
+            "broken": broken,
         }
+
+    def _save(self) -> None:
+        state = self._state(self.meter.total(self.fabric), self._share_broken())
         if self.fabric.is_global_zero:
-            write_atomically(self.run.last, lambda path: torch.save(state, path))
+            checkpoint.save(self.run, state)
         self.fabric.barrier()  # an error of the first one is to be known to all before they go on
 
-    def _resume(self) -> None:
-        path = self.run.last
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            self._module.load_state_dict(state["model"])
-            settings = [{**group, "params": None} for group in self.optimizer.param_groups]
-            self.optimizer.load_state_dict(state["optimizer"])
-            for group, own in zip(self.optimizer.param_groups, settings, strict=True):
-                group.update({**own, "params": group["params"]})  # those of the recipe, not of what was saved
-            self.method.load_state_dict(state["method"])
-            self.step, self.best, self.at_freezing = state["step"], state["best"], state["at_freezing"]
-            self.seconds, self.epoch_seconds, self.epoch_waited = state["seconds"]
-            self.last_val_accuracy = state["last_val_accuracy"]
-            if state["precision"]:  # empty of a run that goes on by force and had no 16-mixed
-                self.fabric.strategy.precision.load_state_dict(state["precision"])
-            self.data.broken.update(state["broken"])
-            if self.fabric.is_global_zero:  # it is the sum over the processes, as many as there were
-                self.meter.sums.copy_(state["meter"])
-        except (OSError, MemoryError) as error:
-            raise BnewError(f"{path} cannot be read ({error}): make it readable, then start again") from error
-        except Exception as error:  # torch raises many kinds for a file that is cut short
-            what = (str(error).splitlines() or [repr(error)])[0]
-            raise BnewError(
-                f"{path} is cut short, or not a checkpoint of this run ({what}): "
-                "delete it to start the run from its beginning"
-            ) from error
-        if self.fabric.is_global_zero:
-            self.run.rewind(self.step // len(self.batches))
+    def _resume(self, path: Path) -> None:
+        """Continue from the checkpoint ``path``, of which nothing is restored before all of it is checked.
+
+        Raises:
+            BnewError: it is damaged or does not fit this run; says from where the run can continue instead.
+        """
+        names: dict[Tensor, str] = {p: name for name, p in self._module.named_parameters()}
+
+        def check(state: dict[str, Any]) -> None:
+            check_state(
+                state,
+                self._state(self.meter.sums, {}),
+                self.optimizer.optimizer,
+                names,
+                cast=self.machine.force,
+            )
+
+        state = checkpoint.load(self.run, path, check)
+        self._restore(state)
         logger.info("going on from step %d of %d", self.step, self.total_steps)
 
-    # ------------------------------------------------------------------ what a person sees
+    def _restore(self, state: dict[str, Any]) -> None:
+        """Take up where ``state`` was, which is checked."""
+        self._module.load_state_dict(state["model"])
+        # The settings are those of the recipe, not of what was saved.
+        settings = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": settings})
+        self.method.load_state_dict(state["method"])
+        self.step, self.best, self.best_sha256 = state["step"], state["best"], state["best_sha256"]
+        self.at_freezing, self.last_val_accuracy = state["at_freezing"], state["last_val_accuracy"]
+        self.seconds, self.epoch_seconds, self.epoch_waited = state["seconds"]
+        if state["precision"]:  # empty of a run that goes on by force and had no 16-mixed
+            self.fabric.strategy.precision.load_state_dict(state["precision"])
+        self.data.broken.update(state["broken"])
+        self.fabric.barrier()  # all have looked at the best weights
+        if self.fabric.is_global_zero:
+            self.meter.sums.copy_(state["meter"])  # the sum over the processes, as many as there were
+            if self.best_sha256 is not None:
+                self.run.take_best(self.best_sha256)
 
-    def _events(self, epoch: int) -> AbstractContextManager[SummaryWriter | None]:
-        """TensorBoard's file, from ``epoch`` on, of the first process; the others have none."""
-        if not self.fabric.is_global_zero:
-            return nullcontext()
-        return SummaryWriter(str(self.run.path), purge_step=epoch)
+    # ------------------------------------------------------------------ what a person sees
 
     def _display(self) -> AbstractContextManager[Show]:
         """What a person sees of the run; of several processes the first one's."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from bnew.errors import BnewError
+from bnew.layers import binary_parameters
 from bnew.machine import Machine
 from bnew.packed import VERSION, PackedFile, read_packed
 from bnew.packing.exported import read
@@ -117,6 +118,12 @@ def pack_run(run: Run, path: str | Path, machine: Machine, *, half: bool = False
     from bnew.evaluate import load_run
 
     model, data = load_run(run, machine)
+    if not run.recipe.ends_binary and binary_parameters(model):
+        which = f"phase 1 (--method {run.recipe.method})" if run.recipe.method else "no method"
+        raise BnewError(
+            f"{run.path} is a run of {which}, whose weights are real: pack one of phase 2 that starts from "
+            f"it, such as of bnew train --method bnew --init {run.path}"
+        )
     example = torch.zeros(1, *data.image_size)
     return pack(
         model,
