@@ -40,6 +40,13 @@ def crash(training: _Training) -> None:
     raise Crash
 
 
+def crash_with(error: Exception) -> Callable[[_Training], None]:
+    def crash(training: _Training) -> None:
+        raise error
+
+    return crash
+
+
 def fill_with_nan(training: _Training) -> None:
     next(training._module.parameters()).data.fill_(torch.nan)
 
@@ -48,7 +55,7 @@ def send(number: int) -> Callable[[_Training], None]:
     return lambda training: signal.raise_signal(number)
 
 
-def at_step(step: int, action: Callable[[_Training], None]) -> AbstractContextManager[Any]:
+def at_step(step: int, action: Callable[[_Training], object]) -> AbstractContextManager[Any]:
     """Inside, every run does ``action`` in the middle of its optimizer step number ``step``, from 0."""
     targets = _Training._targets
 

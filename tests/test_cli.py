@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.error import URLError
 
 import pytest
+import torch
 from helpers import at_step, fill_with_nan, send
 from PIL import Image
 
@@ -255,6 +256,38 @@ def test_mistakes_in_a_recipe(sentence: Callable[..., str], tmp_path: Path, opti
 def test_nan(sentence: Callable[..., str], tmp_path: Path) -> None:
     with at_step(1, fill_with_nan):
         assert "the loss became NaN" in sentence(TRAIN, tmp_path)
+
+
+def test_out_of_memory(sentence: Callable[..., str], tmp_path: Path) -> None:
+    with at_step(1, lambda _: torch.empty(10**15)):
+        said = sentence(TRAIN, tmp_path, "--accumulate", 3)
+    assert "not enough memory for batches of 256 images, each share of it in 3 parts (" in said
+    assert said.endswith("give --accumulate 6, to compute a batch in more parts, or a smaller --batch-size")
+
+
+def test_out_of_memory_elsewhere(
+    sentence: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bnew.report.write_report", lambda *_: torch.empty(10**15))
+    assert "there is not enough memory (" in sentence("report", tmp_path)
+
+
+def test_a_refused_run_leaves_nothing(
+    sentence: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sentence("train --data digts --device cpu --quiet")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_packing_phase_1(bnew: Cli, sentence: Callable[..., str], tmp_path: Path) -> None:
+    for name, options in {"clip": ["--method", "clip"], "none": []}.items():
+        assert bnew(TRAIN, tmp_path / name, *options)[0] == 0
+    said = sentence("pack", tmp_path / "clip", tmp_path / "model.bnew")
+    assert "clip is a run of phase 1 (--method clip), whose weights are real: pack one of phase 2" in said
+    assert f"bnew train --method bnew --init {tmp_path / 'clip'}" in said
+    assert "none is a run of no method, whose" in sentence("pack", tmp_path / "none", tmp_path / "model.bnew")
+    assert not (tmp_path / "model.bnew").exists()
 
 
 def test_a_data_set_that_cannot_be_downloaded(

@@ -135,10 +135,41 @@ def test_nan_in_one_of_two_processes_ends_both(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-# One network, however many processes
-
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
+
+@pytest.mark.parametrize("launcher", [(), TORCHRUN], ids=["fabric", "torchrun"])
+def test_an_error_of_both_processes_is_said_once(tmp_path: Path, launcher: tuple[str, ...]) -> None:
+    words = f"{TWO.replace('digits', 'digts').replace('bnew', 'ste')} {tmp_path / 'run'}"
+    done = two_processes(tmp_path, words, code=1 if launcher else 2, launcher=launcher)
+    said = [line for line in done.stderr.splitlines() if "bnew: " in line]
+    assert [line.partition(":")[2].split()[0] for line in said] == [
+        "no",
+        "error:",
+    ]  # no --init, and the error
+    assert said[1].startswith("bnew: error: unknown data set 'digts': did you mean 'digits'?")
+    assert said[1].count("bnew: ") == 1
+    assert launcher or len(done.stderr.splitlines()) == 2
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_error_of_one_of_two_processes_is_heard(tmp_path: Path, rank: int) -> None:
+    alone = f"""
+import bnew.distributed
+bnew.distributed.ALIKE = bnew.distributed.GRACE = 1
+from helpers import at_step, crash_with
+from bnew.errors import BnewError
+fail = crash_with(BnewError("this disk is full"))
+at_step(2, lambda training: training.fabric.global_rank == {rank} and fail(training)).__enter__()
+"""
+    done = two_processes(tmp_path, f"{TWO} {tmp_path / 'run'}", alone, code=None)
+    assert done.returncode in (1, 2)
+    assert done.stderr.count("bnew: error: this disk is full\n") == 1
+    assert "Traceback" not in done.stderr
+
+
+# One network, however many processes
 
 # In float64, so that rounding turns no sign; shares of the batches are of different sizes.
 EXACT = replace(MACHINE, precision="64-true")

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -28,6 +28,7 @@ from helpers import (
     Crash,
     at_step,
     crash,
+    crash_with,
     fill_with_nan,
     kill_at_step,
     outcome,
@@ -35,6 +36,7 @@ from helpers import (
 )
 from safetensors.torch import save_file
 from tensorboard.backend.event_processing import event_accumulator  # type: ignore[import-untyped]
+from test_data import make_folder
 from torch import Tensor, nn
 
 from bnew.data import load_in_memory
@@ -244,6 +246,68 @@ def test_a_mistake_does_not_claim_the_folder(tmp_path: Path) -> None:
     assert train(RECIPE, tmp_path, MACHINE).done
 
 
+@pytest.mark.parametrize("place", ["new", "deep/er/new", "mine"])
+def test_a_refused_run_leaves_no_folder(tmp_path: Path, place: str) -> None:
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(BnewError, match="unknown data set"):
+        train(RECIPE.replace(data="digts"), tmp_path / place, MACHINE)
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"model": "birealnet20"},
+            r"birealnet8 on digits, and this run birealnet20 on digits .*--model bireal",
+        ),
+        (
+            {"model_options": {"scale": False, "binary_ends": True}},
+            r"birealnet8 on digits, and this run birealnet8 with scale=False, binary_ends=True on .*--model",
+        ),
+    ],
+)
+def test_a_start_of_another_model(
+    unbroken: dict[str, Run], tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    recipe = RECIPE.replace(init=str(unbroken["bnew"].path), **changes)
+    with pytest.raises(BnewError, match=rf"--init .* does not fit: it is {said}.* phase 1 \(--method clip\)"):
+        train(recipe, tmp_path / "run", MACHINE)
+
+
+def test_a_start_on_other_data(tmp_path: Path, unbroken: dict[str, Run]) -> None:
+    """In colour, and with three classes."""
+    folder = make_folder(tmp_path / "images", ("train", "test"))
+    recipe = RECIPE.replace(data="folder", init=str(unbroken["bnew"].path))
+    with pytest.raises(
+        BnewError,
+        match=r"it is birealnet8 on digits, and this run birealnet8 on folder .*: give --data digits",
+    ):
+        train(recipe, tmp_path / "run", replace(MACHINE, data_dir=str(folder)))
+
+
+@pytest.mark.parametrize(
+    "fails",
+    [
+        pytest.param(lambda _: torch.empty(10**15), id="the machine's"),  # PyTorch's own error
+        pytest.param(crash_with(torch.OutOfMemoryError("CUDA out of memory. Tried to")), id="a device's"),
+        pytest.param(crash_with(MemoryError()), id="Python's"),
+    ],
+)
+def test_out_of_memory(unbroken: dict[str, Run], tmp_path: Path, fails: Callable[[_Training], Any]) -> None:
+    said = (
+        r"not enough memory for batches of 256 images.*--accumulate 2.* smaller --batch-size; what was saved"
+    )
+    with at_step(STEPS + 2, fails), pytest.raises(BnewError, match=said):
+        train(RECIPES["bnew"], tmp_path, MACHINE)
+    assert outcome(train(RECIPES["bnew"], tmp_path, MACHINE)) == outcome(unbroken["bnew"])
+
+
+def test_another_error_is_not_one_of_memory(tmp_path: Path) -> None:
+    with at_step(2, crash_with(RuntimeError("size mismatch"))), pytest.raises(RuntimeError, match="mismatch"):
+        train(RECIPE, tmp_path, MACHINE)
+
+
 def test_an_unfinished_start_is_refused(stopped: Run, tmp_path: Path) -> None:
     with pytest.raises(BnewError, match="is not finished"):
         train(RECIPE.replace(init=str(stopped.path)), tmp_path / "run", MACHINE)
@@ -337,6 +401,17 @@ def test_evaluation_counts_every_image_once() -> None:
     result = evaluate(model.train(), data.batches("test", 100, train=False), make_fabric(MACHINE), 10)
     assert result["accuracy"] == pytest.approx((logits.argmax(1) == y).double().mean().item(), abs=1e-9)
     assert result["loss"] == pytest.approx(F.cross_entropy(logits, y).item(), rel=1e-6)
+
+
+def test_evaluation_leaves_each_module_in_its_mode() -> None:
+    batches = load_in_memory("digits").batches("test", 100, train=False)
+    model = nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Sequential(nn.BatchNorm1d(64), nn.Linear(64, 10)))
+    model[2].eval()  # as one freezes statistics
+    for mode in (True, False):
+        model[1].train(mode)
+        before = [module.training for module in model.modules()]
+        evaluate(model, batches, make_fabric(MACHINE), 10)
+        assert [module.training for module in model.modules()] == before
 
 
 def test_evaluation_where_a_process_has_no_share_of_the_last_batch() -> None:

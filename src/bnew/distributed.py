@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from bnew.machine import is_first_process
+
 # How long a process has to end by itself, once another is gone.
 GRACE = 10.0  # seconds
 # How long one that failed waits for the others to fail alike.
@@ -154,23 +156,25 @@ def say_once(message: str) -> bool:
         store, first = None, True
     if first:
         print(f"{message}\n", end="", file=sys.stderr, flush=True)  # at once: lines of several do not mix
-    if store is None or not _all_come(store, f"{key}/failed"):
+    if store is None:
         return False
-    _all_come(store, f"{key}/seen")  # the process that keeps the store does not end before
-    return True
-
-
-def _all_come(store: Any, key: str) -> bool:
-    """Wait up to ALIKE seconds for all processes to come here; whether they have."""
-    world_size, until = int(os.environ["WORLD_SIZE"]), time.monotonic() + ALIKE
     try:
-        come = store.add(key, 1)
-        while come < world_size and time.monotonic() < until:
-            time.sleep(0.05)
-            come = store.add(key, 0)
+        alike = _come(store, f"{key}/failed", wait=True)
+        if alike:  # the first process, which may keep the store, does not end before all know
+            _come(store, f"{key}/known", wait=is_first_process())
     except RuntimeError:  # whoever keeps the store is gone
         return False
-    return bool(come == world_size)
+    return alike
+
+
+def _come(store: Any, key: str, wait: bool) -> bool:
+    """Say that this process is here; with ``wait``, whether within ALIKE seconds all of them are."""
+    world_size, until = int(os.environ["WORLD_SIZE"]), time.monotonic() + ALIKE
+    here = store.add(key, 1)
+    while wait and here < world_size and time.monotonic() < until:
+        time.sleep(0.05)
+        here = store.add(key, 0)
+    return bool(here == world_size)
 
 
 def watch_started(processes: Sequence[subprocess.Popen[bytes]]) -> None:
