@@ -252,10 +252,15 @@ def test_orientation(tmp_path: Path, orientation: int, kind: str) -> None:
 
 
 def test_orientation_in_xmp(tmp_path: Path) -> None:
-    xmp = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'><rdf:RDF xmlns:rdf='http://www.w3.org/1999/02/22-rdf-syntax-ns#'>"
-    xmp += b'<rdf:Description tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'
+    xmp = (
+        b"http://ns.adobe.com/xap/1.0/\0<x:xmpmeta xmlns:x='adobe:ns:meta/'>"
+        b"<rdf:RDF xmlns:rdf='http://www.w3.org/1999/02/22-rdf-syntax-ns#'>"
+        b'<rdf:Description tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'
+    )
     path = tmp_path / "a.jpg"
-    corners().save(path, xmp=xmp)
+    corners().save(path)
+    content = path.read_bytes()
+    path.write_bytes(content[:2] + b"\xff\xe1" + struct.pack(">H", len(xmp) + 2) + xmp + content[2:])
     assert in_every_way(path).shape == (24, 16, 3)
 
 
