@@ -23,7 +23,8 @@ from bnew.methods import create_method
 from bnew.models import create_model
 from bnew.packed import read_packed
 from bnew.recipes import IMAGENET, Recipe
-from bnew.results import Run, best_run
+from bnew.groups import best_run
+from bnew.results import Run
 from bnew.train import make_optimizer
 
 __all__ = ["bnew"]  # a fixture

@@ -14,19 +14,36 @@ from typing import Any
 import pytest
 
 from bnew.errors import BnewError
+from bnew.groups import find_runs, group_by_recipe
 from bnew.pictures import _spread, pictures
+from bnew.preparation import Preparation
 from bnew.recipes import Recipe
 from bnew.report import table, write_report
-from bnew.results import Run, find_runs, group_by_recipe, write_json
+from bnew.results import Run, write_json
 
 EPOCHS = 3
 
 
-def make_run(path: Path, summary: dict[str, Any] | None = None, **recipe: Any) -> Run:
-    """A finished run of three epochs whose weights move to ±1."""
+PREPARATION = Preparation(classes=("a", "b"), size=(3, 8, 8), mean=(0.5,) * 3, std=(0.2,) * 3)
+
+
+def make_run(
+    path: Path,
+    summary: dict[str, Any] | None = None,
+    images: str | None = None,
+    data_dir: str = "/pictures",
+    **recipe: Any,
+) -> Run:
+    """A finished run of three epochs whose weights move to ±1; ``images`` tells data apart."""
     run = Run(path)
     path.mkdir(parents=True)
-    run.begin(Recipe(**{"data": "digits", "method": "bnew", "epochs": EPOCHS, **recipe}), {})
+    fingerprint = images and {"train": {"contents": images}}
+    run.begin(
+        Recipe(**{"data": "digits", "method": "bnew", "epochs": EPOCHS, **recipe}),
+        {"data_dir": data_dir},
+        PREPARATION if fingerprint else None,
+        fingerprint or None,
+    )
     for epoch in range(EPOCHS):
         run.append(
             "metrics",
@@ -91,6 +108,45 @@ def test_what_differs_beyond_the_seed_is_another_row(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_runs_of_other_images_are_another_row(tmp_path: Path) -> None:
+    """Two folders that share a recipe have no mean in common; seeds on one of them have."""
+    for folder, test in (("ants", 0.9), ("bees", 0.5)):
+        for seed in (0, 1):
+            make_run(
+                tmp_path / folder / "bnew" / f"seed{seed}", {"test_accuracy": test},
+                images=folder, data_dir=f"/home/me/{folder}", data="folder", seed=seed,
+            )  # fmt: skip
+    text = table(find_runs([tmp_path]))
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in text.splitlines()[2:]]
+    assert [(row[2], row[5], row[6]) for row in rows] == [
+        ("folder (ants)", "2", "90.00 ± 0.00"),
+        ("folder (bees)", "2", "50.00 ± 0.00"),
+    ]
+    markdown, _ = write_report([tmp_path], tmp_path / "out")
+    assert "## folder (ants) · birealnet20" in markdown.read_text()  # and no picture that has both
+
+
+def test_the_data_are_named_as_shortly_as_tells_them_apart(tmp_path: Path) -> None:
+    def named(*runs: Run) -> list[str]:
+        return [group.data for group in group_by_recipe(runs)]
+
+    digits = make_run(tmp_path / "a", images="1")
+    assert named(digits) == ["digits"]
+    others = make_run(tmp_path / "b", images="2", data_dir="/others")
+    assert named(digits, others) == ["digits (pictures)", "digits (others)"]
+    own = make_run(tmp_path / "c", images="1", data="folder")
+    assert named(digits, own) == ["digits", "folder (pictures)"]
+    grown = make_run(tmp_path / "d", images="2", data="folder")
+    assert named(own, grown) == [f"folder (pictures {run.data_id})" for run in (own, grown)]
+    assert own.data_id != grown.data_id
+    # Of an earlier version, with no fingerprint: their folders tell them apart, if anything does.
+    first, second = (
+        make_run(tmp_path / name, data="folder", data_dir=f"/{name}/pictures") for name in ("e", "f")
+    )
+    assert named(first, second) == ["folder (pictures e/pictures)", "folder (pictures f/pictures)"]
+    assert named(make_run(tmp_path / "g"), make_run(tmp_path / "h" / "g", data_dir="/others")) == ["digits"] * 2
+
+
 def test_a_seed_counts_once(tmp_path: Path) -> None:
     for copy in ("a", "b"):
         make_run(tmp_path / copy / "plain/bnew/seed0")
@@ -135,7 +191,9 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for seed in (0, 1):
             make_run(root / "plain" / method / f"seed{seed}", method=method, seed=seed, data="cifar10")
     (root / "plain/bnew/seed2").mkdir()
-    Run(root / "plain/bnew/seed2").begin(Recipe(seed=2), {})
+    unfinished = Run(root / "plain/bnew/seed2")
+    unfinished.begin(Recipe(seed=2, epochs=12), {})
+    unfinished.append("metrics", *({"epoch": epoch} for epoch in range(3)))
     assert write_report([root], root / "report") == [root / "report/report.md", root / "report/report.html"]
     return root / "report"
 
@@ -163,7 +221,15 @@ def test_page_stands_on_its_own(report: Path) -> None:
 
 def test_unfinished_runs_are_named(report: Path) -> None:
     for name in ("report.md", "report.html"):
-        assert "left out (1): plain/bnew/seed2" in (report / name).read_text()
+        assert "left out (1): plain/bnew/seed2 (epoch 3 of 12)" in (report / name).read_text()
+
+
+def test_unfinished_runs_are_said(report: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_report([report.parent], tmp_path)
+    unfinished = report.parent / "plain/bnew/seed2"
+    assert caplog.messages == [f"{unfinished} is unfinished (epoch 3 of 12) and left out of the report"]
+    with pytest.raises(BnewError, match=r"no finished run below .*; .*seed2 is unfinished, epoch 3 of 12"):
+        write_report([unfinished], tmp_path)
 
 
 def test_the_same_runs_give_the_same_report(report: Path, tmp_path: Path) -> None:

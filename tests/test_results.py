@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from bnew.errors import BnewError
+from bnew.groups import Group, best_run, find_runs, group_by_recipe
 from bnew.recipes import Recipe
-from bnew.results import Group, Run, best_run, find_runs, group_by_recipe, write_atomically, write_json
+from bnew.results import Run, write_atomically, write_json
 
 
 def make_run(path: Path, recipe: Recipe | None = None, **summary: Any) -> Run:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from bnew.errors import BnewError
+from bnew.fingerprint import Fingerprint
 
 SPLIT_SEED = 1234  # of what is held out; never the run's seed, so that all runs share one test set
 
@@ -62,6 +63,11 @@ class Dataset(ABC):
     def resize(self) -> tuple[int, int] | None:
         """Height and width that an image is to cover before its centre is taken, if not those above."""
         return None
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> Fingerprint:
+        """Which images these are, see :mod:`bnew.fingerprint`; found out when it is first asked for."""
 
     @abstractmethod
     def batches(self, split: str, batch_size: int | None = None, **options: Any) -> Batches:

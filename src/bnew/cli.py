@@ -189,7 +189,7 @@ def evaluate(
         split: which images.
     """
     from bnew.evaluate import evaluate_run
-    from bnew.results import best_run
+    from bnew.groups import best_run
 
     best = best_run(run)
     result = evaluate_run(best, machine, split)
@@ -259,7 +259,7 @@ def pack(
         data_dir: folder of the data sets; by default that of the run.
     """
     from bnew.packing import pack_run
-    from bnew.results import best_run
+    from bnew.groups import best_run
 
     best = best_run(run)
     packed = pack_run(best, file, Machine(data_dir=data_dir, device="cpu"), half=half)
@@ -291,7 +291,7 @@ def verify(file: Positional[Path], run: Positional[Path], /, data_dir: str | Non
         run: the folder of the run that it was packed from, named as for `bnew pack`.
         data_dir: folder of the data sets; by default that of the run.
     """
-    from bnew.results import best_run
+    from bnew.groups import best_run
     from bnew.verify import verify_run
 
     found = verify_run(file, best_run(run), Machine(data_dir=data_dir, device="cpu"))
@@ -308,7 +308,7 @@ def export(run: Positional[Path], file: Positional[Path], /, data_dir: str | Non
         data_dir: folder of the data sets; by default that of the run.
     """
     from bnew.onnx_export import export_run
-    from bnew.results import best_run
+    from bnew.groups import best_run
 
     check = export_run(best_run(run), file, Machine(data_dir=data_dir, device="cpu"))
     print(f"{file}: {file.stat().st_size:,} bytes")
@@ -347,7 +347,7 @@ def bench(file: Positional[Path], /, threads: int = 0, batch: int = 64, run: Pat
     if run is not None:
         from bnew.evaluate import load_model
         from bnew.packed import read_packed
-        from bnew.results import best_run
+        from bnew.groups import best_run
 
         packed = read_packed(file)
         model = load_model(best_run(run), packed.output_shape[0], packed.input_shape[0])

@@ -9,12 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from bnew.errors import BnewError
-from bnew.images import read_image
-
-IMAGE_SUFFIXES = frozenset(IMG_EXTENSIONS)
+from bnew.images import read_image, suffixes
 
 
 def read_folder(
@@ -100,7 +97,7 @@ def _list_images(folder: Path) -> dict[str, list[str]]:
 
 
 def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+    return os.path.splitext(name)[1].lower() in suffixes()
 
 
 def _visible(folder: Path) -> list[str]:

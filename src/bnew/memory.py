@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from bnew.batches import Batches, Dataset
 from bnew.errors import lookup
+from bnew.fingerprint import Fingerprint, class_names, digest
 
 EVAL_BATCH_SIZE = 500
 
@@ -28,6 +30,12 @@ class Split:
 
     def __getitem__(self, index: Tensor) -> Split:
         return Split(self.images[index], self.labels[index])
+
+    def fingerprint(self) -> dict[str, Any]:
+        """The split's entry in a :data:`bnew.fingerprint.Fingerprint`."""
+        shape = str(tuple(self.images.shape)).encode()
+        pixels, labels = (tensor.contiguous().numpy().data for tensor in (self.images, self.labels))
+        return {"images": len(self), "contents": digest((shape, pixels, labels))}
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,14 @@ class MemoryDataset(Dataset):
         """(C, H, W) of every image."""
         channels, height, width = self.train.images.shape[1:]
         return channels, height, width
+
+    @cached_property
+    def fingerprint(self) -> Fingerprint:
+        """See :attr:`bnew.batches.Dataset.fingerprint`."""
+        splits = {"train": self.train, "val": self.val, "test": self.test}
+        return {"classes": class_names(self.classes)} | {
+            name: split.fingerprint() for name, split in splits.items()
+        }
 
     def batches(self, split: str, batch_size: int | None = None, **options: Any) -> MemoryBatches:
         """See :meth:`bnew.batches.Dataset.batches`."""

@@ -15,7 +15,8 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from bnew.results import Group, Run
+from bnew.groups import Group
+from bnew.results import Run
 
 # Method → label and colour, in the order of tables and legends. The colours can be told apart by the
 # colour-blind, and read on white and on black.

@@ -25,6 +25,8 @@ SCHEDULES: dict[str, Callable[[Recipe, float], float]] = {
 OPTIMIZERS = ("adam", "sgd")
 # What weight decay is for.
 DECAYED = ("all", "convolutions")
+# The data sets that are a folder of images of any kind.
+OWN_IMAGES = ("folder", "imagenet")
 # A teacher that comes with its weights: this and the name of a network of torchvision.
 TORCHVISION = "torchvision:"
 # Names of folders in ImageNet's experiment: of step 1, and what follows the method's in those of fine-tuning.

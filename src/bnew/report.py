@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import html
+import logging
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bnew.errors import BnewError
+from bnew.groups import Group, find_runs, group_by_recipe, unfinished_runs
 from bnew.pictures import INK, METHODS, Picture, label, pictures
-from bnew.results import Group, Run, find_runs, group_by_recipe, write_atomically
+from bnew.results import Run, write_atomically
+
+logger = logging.getLogger("bnew")
 
 MISSING = "–"
 
@@ -50,13 +54,13 @@ def _groups(runs: Iterable[Run]) -> list[Group]:
     rank = {method: i for i, method in enumerate(METHODS)}
     return sorted(
         group_by_recipe(runs),
-        key=lambda g: (*_panel(g), g.recipe.freeze_epoch == 0, rank.get(g.recipe.method, len(rank)), g.name),
+        key=lambda g: (g.recipe.data, *_panel(g), g.recipe.freeze_epoch == 0, rank.get(g.recipe.method, len(rank)), g.name),
     )
 
 
 def _panel(group: Group) -> tuple[str, str, str]:
     """What groups must share to be in one picture: data set, model, variant."""
-    return group.recipe.data, group.recipe.model, group.variant
+    return group.data, group.recipe.model, group.variant
 
 
 # ---------------------------------------------------------------------- the table
@@ -111,7 +115,7 @@ def _group_row(group: Group) -> _Row:
     recipe = group.recipe
     return _Row(
         (
-            label(group), group.variant or MISSING, recipe.data, recipe.model, str(recipe.epochs),
+            label(group), group.variant or MISSING, group.data, recipe.model, str(recipe.epochs),
             str(len(group.runs)),
             _cell(group, "test_accuracy", _percent),
             _cell(group, "val_accuracy", _percent),
@@ -178,7 +182,7 @@ def _html_table(groups: Sequence[Group]) -> str:
     return f"<table>\n<thead><tr>{line('th', HEADER)}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
 
 
-def _notes(groups: Sequence[Group], unfinished: Sequence[Path]) -> list[str]:
+def _notes(groups: Sequence[Group], unfinished: Sequence[Run]) -> list[str]:
     notes = list(NOTES)
     if any(row.published for row in _rows(groups)):
         notes.append(
@@ -186,8 +190,8 @@ def _notes(groups: Sequence[Group], unfinished: Sequence[Path]) -> list[str]:
             "with other recipes, so they say where the field stands, not which method is better."
         )
     if unfinished:
-        names = ", ".join("/".join(path.parts[-3:]) for path in unfinished)
-        notes.append(f"Not finished, and so left out ({len(unfinished)}): {names}.")
+        names = ", ".join(f"{'/'.join(run.path.parts[-3:])} ({run.progress()})" for run in unfinished)
+        notes.append(f"Unfinished, and so left out ({len(unfinished)}): {names}.")
     return notes
 
 
@@ -287,12 +291,6 @@ def _file_name(number: int, picture: Picture) -> str:
     return f"report-{number}-{picture.kind}.svg"
 
 
-def _unfinished(roots: Iterable[str | Path]) -> list[Path]:
-    """The folders of begun runs at or below ``roots`` that are not done."""
-    begun = {path.parent for root in roots for path in Path(root).rglob("recipe.json")}
-    return sorted(path for path in begun if not Run(path).done)
-
-
 def write_report(roots: Iterable[str | Path], out_dir: str | Path) -> list[Path]:
     """Report every finished run at or below ``roots``.
 
@@ -303,8 +301,10 @@ def write_report(roots: Iterable[str | Path], out_dir: str | Path) -> list[Path]
         BnewError: no finished run, a run's file that is broken, or ``out_dir`` cannot be written.
     """
     roots, out = list(roots), Path(out_dir)
-    groups = _groups(find_runs(roots))
-    notes, sections = _notes(groups, _unfinished(roots)), _sections(groups)
+    groups, unfinished = _groups(find_runs(roots)), unfinished_runs(roots)
+    for run in unfinished:
+        logger.warning("%s is unfinished (%s) and left out of the report", run.path, run.progress())
+    notes, sections = _notes(groups, unfinished), _sections(groups)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -2,6 +2,7 @@
 
 recipe.json        the recipe
 environment.json   versions, machine, commit, folder of the data sets
+data.json          how its images are prepared, and which images they are
 metrics.csv        one row an epoch
 layers.csv         one row an epoch and binary layer
 histogram.csv      one row an epoch: how many weights in each of 40 equal bins of [-1, 1]
@@ -19,14 +20,10 @@ import csv
 import hashlib
 import json
 import logging
-import math
 import os
 import re
-import statistics
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -35,15 +32,17 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from bnew.errors import BnewError
+from bnew.fingerprint import Fingerprint, differences, short
 from bnew.machine import is_first_process
-from bnew.recipes import FINETUNED, STEP1, Recipe
+from bnew.preparation import Preparation
+from bnew.recipes import OWN_IMAGES, Recipe
 
 logger = logging.getLogger("bnew")
 
 TABLES = ("metrics", "layers", "histogram")
 # What write_atomically leaves when it is killed, of the files that only the holder of a run's lock writes.
 LEFTOVER = re.compile(
-    rf"\.(last\.pt|best\.safetensors|({'|'.join(TABLES)})\.csv|(recipe|environment|summary)\.json)\.\d+"
+    rf"\.(last\.pt|best\.safetensors|({'|'.join(TABLES)})\.csv|(recipe|environment|data|summary)\.json)\.\d+"
 )
 
 
@@ -170,6 +169,55 @@ class Run:
         """The folder of data sets that the run last used, if that is recorded."""
         return self._recorded().get("data_dir")
 
+    @property
+    def preparation(self) -> Preparation | None:
+        """How its images are prepared; None of a run that an earlier version of bnew began.
+
+        Raises:
+            BnewError: data.json is damaged.
+        """
+        found = self._data.get("preparation")
+        try:
+            return None if found is None else Preparation.from_dict(found)
+        except BnewError as error:
+            raise self._damaged(error) from None
+
+    @property
+    def fingerprint(self) -> Fingerprint | None:
+        """Which images it is trained on; None of a run that an earlier version of bnew began.
+
+        Raises:
+            BnewError: data.json is damaged.
+        """
+        found = self._data.get("fingerprint")
+        if found is None:
+            return None
+        if not isinstance(found, dict) or not all(isinstance(part, dict) for part in found.values()):
+            raise self._damaged(f"the fingerprint is {found!r:.200}")
+        return found
+
+    @property
+    def data_id(self) -> str:
+        """What tells its images from those of other runs: a hash of them or, where that is not known, a folder."""
+        if self.fingerprint is not None:
+            return short(self.fingerprint)
+        return (self.data_dir or "") if self.recipe.data in OWN_IMAGES else ""
+
+    @property
+    def _data(self) -> dict[str, Any]:
+        return self._read("data.json") if (self.path / "data.json").is_file() else {}
+
+    def _damaged(self, why: object) -> BnewError:
+        return BnewError(
+            f"{self.path / 'data.json'} is damaged ({why}): put its backup there, or delete it to have it made "
+            "again from the images that the run was trained on"
+        )
+
+    def progress(self) -> str:
+        """How far the run has come, such as "epoch 3 of 12"."""
+        ended = [int(row["epoch"]) + 1 for row in self.rows() if (row.get("epoch") or "").isdigit()]
+        return f"epoch {max(ended, default=0)} of {self.recipe.epochs}"
+
     def _recorded(self) -> dict[str, Any]:
         """:attr:`environment`, or nothing where there is none, as when a run was killed at its beginning."""
         return self.environment if (self.path / "environment.json").is_file() else {}
@@ -178,7 +226,9 @@ class Run:
         try:
             data = json.loads((self.path / name).read_text())
         except (FileNotFoundError, NotADirectoryError):
-            why = "the run is not done" if name == "summary.json" else "this is not the folder of a run"
+            why = "this is not the folder of a run"
+            if name == "summary.json":
+                why = f"the run is not done ({self.progress()})" if self.begun else "the run is not done"
             if not self.path.is_dir():
                 why = (
                     "that is a file, no folder of a run" if self.path.exists() else "there is no such folder"
@@ -227,11 +277,22 @@ class Run:
                         path.rmdir()
             lock.release()
 
-    def begin(self, recipe: Recipe, environment: Mapping[str, Any]) -> None:
-        """Record recipe and environment; of a run begun with others, what was different then."""
+    def begin(
+        self,
+        recipe: Recipe,
+        environment: Mapping[str, Any],
+        preparation: Preparation | None = None,
+        fingerprint: Fingerprint | None = None,
+    ) -> None:
+        """Record recipe, environment and data; of a run begun with others, what was different then."""
         changes = self.changes(recipe, environment.get("conditions"))
+        if fingerprint is not None:
+            changes += [f"data: {difference}" for difference in self.data_changes(fingerprint)]
         forced = [*self._recorded().get("forced", []), *changes]
         write_json(self.path / "recipe.json", recipe.to_dict())
+        if preparation is not None:
+            data = {"preparation": preparation.to_dict(), "fingerprint": fingerprint}
+            write_json(self.path / "data.json", data)
         write_json(
             self.path / "environment.json", {**environment, "forced": forced} if forced else environment
         )
@@ -252,17 +313,41 @@ class Run:
         Raises:
             BnewError: recipe or conditions are others; says what differs.
         """
-        differing = self.changes(recipe, conditions)
-        force = force and not self.done
-        if differing and force:
+        what = "with another recipe" if self.changes(recipe) else "under other conditions"
+        self._refuse(what, self.changes(recipe, conditions), force)
+
+    def check_data(self, fingerprint: Fingerprint, data_dir: Path, force: bool = False) -> None:
+        """Check that the run here, if there is one, is or was trained on these images.
+
+        Args:
+            fingerprint: of the data that are there now.
+            data_dir: where they are.
+            force: only warn, unless the run is done.
+
+        Raises:
+            BnewError: it has other images; says what differs.
+        """
+        differing = self.data_changes(fingerprint)
+        if differing and self.data_dir not in (None, str(data_dir.resolve())):
+            differing.append(f"they were in '{self.data_dir}' and are in '{data_dir.resolve()}'")
+        self._refuse("on other images", differing, force)
+
+    def data_changes(self, fingerprint: Fingerprint) -> list[str]:
+        """In what the images of the run here differ from those of ``fingerprint``, as far as that is known."""
+        return differences(self.fingerprint, fingerprint) if self.begun and self.fingerprint else []
+
+    def _refuse(self, what: str, differing: Sequence[str], force: bool) -> None:
+        """Say in what the run here differs from one to be run: in a warning by ``force``, else as an error."""
+        if not differing:
+            return
+        if force and not self.done:
             if is_first_process():
                 logger.warning("%s goes on although %s", self.path, ", ".join(differing))
-        elif differing:
-            what = "with another recipe" if self.changes(recipe) else "under other conditions"
-            hint = "" if self.done else ", or go on with it by --force"
-            raise BnewError(
-                f"{self.path} holds a run {what} ({', '.join(differing)}): choose another folder{hint}"
-            )
+            return
+        hint = "" if self.done else ", or go on with it by --force"
+        raise BnewError(
+            f"{self.path} holds a run {what} ({', '.join(differing)}): choose another folder{hint}"
+        )
 
     def changes(self, recipe: Recipe, conditions: Mapping[str, Any] | None = None) -> list[str]:
         """In what the run here differs from ``recipe`` or, unless it is done, from ``conditions``."""
@@ -306,99 +391,3 @@ class Run:
                 write_atomically(path, partial(write_rows, rows=kept, header=True))
             else:
                 path.unlink(missing_ok=True)
-
-
-def find_runs(roots: Iterable[str | Path]) -> list[Run]:
-    """Every run that is done at or below ``roots``, sorted by path.
-
-    Raises:
-        BnewError: a root that does not exist, or no finished run below any of them.
-    """
-    folders = [Path(root) for root in roots]
-    if not folders:
-        raise BnewError("no folder was named: name folders of runs, or folders above them")
-    paths: set[Path] = set()
-    for root in folders:
-        if not root.is_dir():
-            raise BnewError(f"there is no folder {root}")
-        paths.update(p.parent for p in root.rglob("summary.json"))
-    if not paths:
-        raise BnewError(f"no finished run below {', '.join(map(str, folders))}")
-    return [Run(p) for p in sorted(paths)]
-
-
-def best_run(path: str | Path) -> Run:
-    """The run at ``path``; or the best of those below it, by validation accuracy.
-
-    Below a folder, only finished runs of a method that leaves its weights binary count: no teachers, no
-    phase 1.
-
-    Raises:
-        BnewError: there is no such run.
-    """
-    run = Run(path)
-    if (run.path / "recipe.json").exists() or not run.path.is_dir():
-        return run
-    binary = [found for found in find_runs([path]) if found.recipe.ends_binary]
-    if not binary:
-        raise BnewError(f"no finished run below {path} has binary weights: run phase 2 first")
-    return max(binary, key=lambda found: float(found.summary["val_accuracy"]))
-
-
-@dataclass(frozen=True)
-class Group:
-    """Runs that differ in nothing but their seed."""
-
-    name: str
-    """The folder that holds the seeds, or the run's own where it is not one of several."""
-    variant: str
-    """In an experiment its variant (plain, distilled, an ablation) or "teacher"; else empty."""
-    runs: tuple[Run, ...]
-
-    @property
-    def recipe(self) -> Recipe:
-        """The recipe of the first run: the others' but for the seed."""
-        return self.runs[0].recipe
-
-    def values(self, key: str) -> list[float]:
-        """``key`` of the summaries of those runs that have it as a finite number."""
-        values = (run.summary.get(key) for run in self.runs)
-        return [float(v) for v in values if isinstance(v, int | float) and math.isfinite(v)]
-
-    def mean(self, key: str) -> float:
-        """Mean over the seeds."""
-        return statistics.fmean(self.values(key))
-
-    def std(self, key: str) -> float | None:
-        """Sample standard deviation over the seeds (n − 1); None for a single seed."""
-        values = self.values(key)
-        return statistics.stdev(values) if len(values) > 1 else None
-
-
-def group_by_recipe(runs: Iterable[Run]) -> list[Group]:
-    """Runs grouped by name, variant and recipe without the seed, in order of first appearance.
-
-    A seed counts once in a group: a second run of the same recipe and seed begins a group of its own.
-    """
-    groups: dict[str, list[Run]] = {}
-    seen: Counter[str] = Counter()
-    for run in runs:
-        recipe = run.recipe.to_dict()
-        # Runs of different seeds start from different runs, which differ in their seeds alone.
-        for key in ("seed", "init", "teacher"):
-            recipe[key] = key != "seed" and recipe[key] is not None
-        kind = json.dumps([*_names(run), recipe], sort_keys=True)
-        seeded = f"{kind} {run.recipe.seed}"
-        seen[seeded] += 1
-        groups.setdefault(f"{kind} {seen[seeded]}", []).append(run)
-    return [Group(*_names(members[0]), tuple(members)) for members in groups.values()]
-
-
-def _names(run: Run) -> tuple[str, str]:
-    """Name and variant of ``run`` by its place: an experiment's <variant>/<method>/seed<k>, or any other."""
-    path = run.path.resolve()
-    if path.name != f"seed{run.recipe.seed}":
-        return path.name, ""
-    name = path.parent.name
-    planned = name in (run.recipe.method, run.recipe.model, STEP1) or name.endswith(FINETUNED)
-    return name, path.parent.parent.name if planned else ""

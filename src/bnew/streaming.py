@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,9 @@ from torchvision.transforms import v2
 
 from bnew.batches import Batches, Dataset, hold_out
 from bnew.errors import BnewError, first_line, lookup
+from bnew.fingerprint import Fingerprint, class_names, digest
 from bnew.folders import list_folder
-from bnew.images import MOST_PIXELS, read_image
+from bnew.images import MOST_PIXELS, is_turned, read_image
 from bnew.machine import is_first_process
 
 logger = logging.getLogger("bnew")
@@ -71,6 +72,24 @@ class Files:
         """Where image number ``index`` is."""
         return self.root / os.fsdecode(bytes(self.names[index]))
 
+    def fingerprint(self) -> dict[str, Any]:
+        """The entry of these files in a :data:`bnew.fingerprint.Fingerprint`.
+
+        Raises:
+            BnewError: a file that was listed is no longer there.
+        """
+        try:
+            states = [os.stat(self.path(index)) for index in range(len(self))]
+        except OSError as error:
+            raise BnewError(f"the data folder has changed ({error}): start again") from error
+        sizes, times = [state.st_size for state in states], [int(state.st_mtime) for state in states]
+        return {
+            "images": len(self),
+            "names": digest(map(bytes, self.names)),
+            "sizes": digest([np.array(sizes, "<i8").tobytes()]),
+            "times": digest([np.array(times, "<i8").tobytes()]),
+        }
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class StreamedDataset(Dataset):
@@ -89,6 +108,13 @@ class StreamedDataset(Dataset):
     def resize(self) -> tuple[int, int]:
         """See :attr:`bnew.batches.Dataset.resize`."""
         return (covered(self.side),) * 2
+
+    @cached_property
+    def fingerprint(self) -> Fingerprint:
+        """See :attr:`bnew.batches.Dataset.fingerprint`."""
+        return {"classes": class_names(self.classes)} | {
+            name: files.fingerprint() for name, files in self.splits.items()
+        }
 
     def batches(self, split: str, batch_size: int | None = None, **options: Any) -> StreamedBatches:
         """See :meth:`bnew.batches.Dataset.batches`."""
@@ -147,12 +173,14 @@ def read(path: Path) -> Tensor:
     """
     content = path.read_bytes()
     try:
-        height, width, *_ = simplejpeg.decode_jpeg_header(content)
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
         if height * width > MOST_PIXELS:
             raise ValueError("it is huge, or its header damaged")
+        if colours not in ("YCbCr", "Gray", "RGB") or is_turned(content):
+            raise ValueError("Pillow converts or turns it")
         # The same pixels as Pillow's, in two thirds of the time.
         pixels = simplejpeg.decode_jpeg(content, fastdct=False, fastupsample=False)
-    except ValueError:  # of another format, or broken: Pillow tells
+    except ValueError:  # or of another format, or broken: Pillow says
         pixels = read_image(path, "RGB").copy()
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
