@@ -90,7 +90,7 @@ def check_same_step() -> None:
 
     optimizer = make_optimizer(RECIPE, model)
     # So short a run that the first step's push takes some weights to ±1.
-    method = BNEW(binary_parameters(model), total_steps=10).attach(optimizer)
+    method = BNEW(binary_parameters(model), total_steps=10, strength=35, ramp=1, fill=None).attach(optimizer)
     logits = model(x.contiguous(memory_format=torch.channels_last))
     F.cross_entropy(logits, y).backward()  # type: ignore[no-untyped-call]
     optimizer.step()

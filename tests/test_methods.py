@@ -81,7 +81,7 @@ class Training:
     ) -> Training:
         for step in range(first, last):
             if step == freeze_at:
-                self.method.freeze()
+                self.method.freeze(warn=False)
             self.step(step, set_to_none)
         return self
 
@@ -122,7 +122,7 @@ def test_twin(name: str, optimizer: str, weight_decay: float) -> None:
     twins = [oracles.METHODS[name](w, make(0.05, weight_decay), STEPS) for w in flat(training.start)]
     for step in range(STEPS):
         if step == FREEZE_AT:
-            training.method.freeze()
+            training.method.freeze(warn=False)
             for twin in twins:
                 twin.freeze()
         np.testing.assert_allclose(flat(training.copies()), [t.used for t in twins], rtol=0, atol=1e-10)
@@ -254,7 +254,7 @@ def test_freeze(name: str, scale: bool) -> None:
     training.run(0, 20)
     # Bop's weights have the scale that they had at the start, so their values are of that size already.
     values = [v.numpy().copy() for v in training.method.values()]
-    training.method.freeze()
+    training.method.freeze(warn=False)
     for weight, value in zip(training.copies(), values, strict=True):
         if scale:
             np.testing.assert_allclose(weight.numpy(), oracles.binary(value, scale), rtol=1e-12)
@@ -278,7 +278,7 @@ def test_forward_with_scale_is_binary_from_the_start(name: str) -> None:
 def test_frozen_weights_stay(name: str, optimizer: str) -> None:
     training = Training(name, optimizer, weight_decay=0.1)
     training.run(0, FREEZE_AT)
-    training.method.freeze()
+    training.method.freeze(warn=False)
     weights, real = training.copies(), training.real.detach().clone()
     training.run(FREEZE_AT, freeze_at=STEPS)
     assert flat(training.copies()) == flat(weights)
@@ -440,7 +440,7 @@ def train_net(name: str, rank: int = 0, world: int = 1) -> dict[str, Tensor]:
     method = make_method(name, binary_parameters(net)).attach(optimizer)
     for step in range(12):
         if step == 9:
-            method.freeze()
+            method.freeze(warn=False)
         x = torch.randn(8, 2, 4, 4, dtype=torch.float64)[rank::world]
         model(x).square().mean().backward()
         optimizer.step()

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bnew.errors import BnewError
-from bnew.recipes import CIFAR10, FILL, IMAGENET, LEAST_PUSH, MOST_RAMP, Recipe
+from bnew.recipes import CIFAR10, IMAGENET, Recipe
+from bnew.short_runs import FILL, LEAST_PUSH, MOST_RAMP
 
 # More than the defaults: every kind of value that a recipe can hold.
 FULL = Recipe(
@@ -125,7 +126,7 @@ def test_scaled_keeps_proportions(method: str | None, factor: float) -> None:
     assert scaled.epochs == 200 * factor
     assert abs(scaled.freeze_epoch - recipe.freeze_epoch * factor) < 1
     assert scaled.lr_at(0.6) == recipe.lr_at(0.6)
-    assert scaled.replace(epochs=200, method_options={}, binary_lr=1.0) == recipe
+    assert scaled.replace(epochs=200, method_options={}, binary_lr=None) == recipe
 
 
 @pytest.mark.parametrize("method", ["bnew", "bop"])
@@ -178,7 +179,7 @@ def test_a_short_run_of_bnew_starts_as_a_long_one() -> None:
     assert "fill" not in Recipe(method="bnew", binary_lr=2.0).scaled(1).method_options
     short = IMAGENET.phase2["bnew"].scaled(0.02)
     assert short.binary_lr == 1
-    assert "fill" not in short.method_options
+    assert short.method_options["fill"] is None
 
 
 def test_scaled_to_next_to_nothing() -> None:

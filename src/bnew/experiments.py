@@ -162,7 +162,7 @@ def _variant(
     stages: dict[str, Stage] = {}
 
     def add(step: str, stage: str, recipe: Recipe, *needs: str) -> str:
-        stages[stage] = Stage(stage, recipe, needs, step)
+        stages[stage] = Stage(stage, recipe.published(), needs, step)
         return stage
 
     for seed in seeds:

@@ -30,13 +30,18 @@ def hard_sign(x: Tensor) -> Tensor:
 
 
 class _Sign(torch.autograd.Function):
-    """sign with a surrogate gradient; its input is the one tensor it saves."""
+    """sign with a surrogate gradient; its input is the one tensor it saves. torch.func knows it too."""
+
+    generate_vmap_rule = True
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, surrogate: str) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.surrogate = surrogate
+    def forward(x: Tensor, surrogate: str) -> Tensor:
         return hard_sign(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, str], output: Tensor) -> None:
+        x, ctx.surrogate = inputs
+        ctx.save_for_backward(x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:

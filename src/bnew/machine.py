@@ -185,7 +185,7 @@ def environment(fabric: Fabric) -> dict[str, Any]:
 # The code that decides the outcome of a run: modules and packages of bnew.
 DECIDING = (
     "batches", "checkpoint", "data", "distributed", "evaluate", "fitting", "folders", "images", "layers",
-    "memory", "methods", "models", "recipes", "streaming", "train",
+    "memory", "methods", "models", "recipes", "short_runs", "streaming", "train",
 )  # fmt: skip
 
 

@@ -10,6 +10,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bnew.errors import BnewError, lookup, unknown
+from bnew.short_runs import (
+    STRENGTH,
+    least_strength,
+    scale_binary_lr,
+    scale_fill,
+    scale_gamma,
+    scale_ramp,
+    scale_strength,
+    scale_tau,
+)
 
 # The rate's course: recipe and share of the run that is done, in [0, 1) → factor on the rate.
 SCHEDULES: dict[str, Callable[[Recipe, float], float]] = {
@@ -43,7 +53,7 @@ LIMITS: dict[str, tuple[type, float, float]] = {
     "weight_decay": (float, 0, math.inf),
     "freeze": (float, 0, 1),
 }
-OPTIONAL = ("image_size", "freeze")
+OPTIONAL = ("image_size", "freeze", "binary_lr")
 
 
 @dataclass(frozen=True)
@@ -67,8 +77,8 @@ class Recipe:
     batch_size: int = 128
     optimizer: str = "adam"
     lr: float = 0.01
-    binary_lr: float = 1.0
-    """Times the rate, for the binary weights."""
+    binary_lr: float | None = None
+    """Times the rate, for the binary weights; None: as the method says for a run of this length."""
     momentum: float = 0.9
     """Of sgd, which is Nesterov's; Adam has its own betas."""
     weight_decay: float = 0.0
@@ -137,6 +147,16 @@ class Recipe:
         return min(max(math.floor(share * self.epochs), 1), self.epochs - 1)
 
     @property
+    def freeze_at(self) -> float:
+        """The share of the run after which the binary weights are frozen; 1 if never, or from the start."""
+        return self.freeze_epoch / self.epochs or 1.0
+
+    @property
+    def method_arguments(self) -> dict[str, Any]:
+        """The method's options, with what it needs to know of the run."""
+        return {**({"freeze_at": self.freeze_at} if self.method == "bnew" else {}), **self.method_options}
+
+    @property
     def ends_binary(self) -> bool:
         """Whether the run's best checkpoint has binary weights."""
         return self.freeze_epoch < self.epochs or self.method not in (None, *FIRST_PHASES)
@@ -167,6 +187,12 @@ class Recipe:
             return recipe
         return recipe.replace(**SCALING[self.method](recipe, factor))
 
+    def published(self) -> Recipe:
+        """The same, but what it does not say is as published, whatever the number of steps."""
+        if self.method != "bnew":
+            return self
+        return self.replace(method_options={"ramp": 1.0, "fill": None, **self.method_options})
+
     def replace(self, **changes: Any) -> Recipe:
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
@@ -195,46 +221,30 @@ FIRST_PHASES = ("clip", "real")
 FREEZE = {"bnew": 0.98, "bmd": 0.98}
 
 
-# The push that takes nearly all weights to ±1, the latest ramp, the mean magnitude of the weights that
-# CIFAR's published phase 2 starts from, and the highest rate of binary weights; see docs/methods.md.
-LEAST_PUSH = 9.0
-MOST_RAMP = 4.0
-FILL = 0.54
-MOST_BINARY_LR = 8.0
-
-
 def _scale_bnew(recipe: Recipe, factor: float) -> dict[str, Any]:
     options = recipe.method_options
     if "reg" in options:
         return {"method_options": {**options, "reg": options["reg"] * factor**-0.7}}
-    strength = options.get("strength", 35.0)
-    ramp = _grown(options.get("ramp", 1.0), factor**-0.3, MOST_RAMP)
-    # λ grows with the power `ramp` of the share s of the run that is done, and so the push up to then is
-    # s^(ramp + 1) of the whole.
-    least = round(LEAST_PUSH / (recipe.freeze_epoch / recipe.epochs) ** (ramp + 1), 1)
+    strength = options.get("strength", STRENGTH)
+    ramp = scale_ramp(factor, options.get("ramp", 1.0))
     pushed: dict[str, Any] = {**options, "ramp": ramp}
     if options.get("scale") and recipe.freeze == 1:
         # ImageNet's: the long run's own steps take weights most of the way to where they are signed, a short
         # one's do not.
+        least = least_strength(ramp, recipe.freeze_at)
         pushed["strength"] = least + (strength - least) * min(factor, 1.0) ** 0.3
         return {"method_options": pushed}
-    pushed["strength"] = max(strength * factor**0.3, min(strength, least))
-    binary_lr = _grown(recipe.binary_lr, factor**-0.4, MOST_BINARY_LR)
-    if factor < 1:
-        pushed.setdefault("fill", FILL)
-    return {"method_options": pushed, "binary_lr": binary_lr}
-
-
-def _grown(given: float, times: float, most: float) -> float:
-    """``given`` times ``times``, but at most ``most``, and not below 1, unless what is given is."""
-    return min(max(given * times, min(given, 1.0)), max(given, most))
+    pushed["strength"] = scale_strength(factor, ramp, recipe.freeze_at, strength)
+    if fill := scale_fill(factor):
+        pushed.setdefault("fill", fill)
+    binary_lr = 1.0 if recipe.binary_lr is None else recipe.binary_lr
+    return {"method_options": pushed, "binary_lr": scale_binary_lr(factor, binary_lr)}
 
 
 def _scale_bop(recipe: Recipe, factor: float) -> dict[str, Any]:
-    options = recipe.method_options
-    gamma, tau = options.get("gamma", 1e-4), options.get("tau", 1e-8)
-    scaled = {"gamma": min(gamma * factor**-0.5, 1.0), "tau": tau * factor**-0.9}
-    return {"method_options": {**options, **scaled}}
+    gamma, tau = recipe.method_options.get("gamma", 1e-4), recipe.method_options.get("tau", 1e-8)
+    scaled = {"gamma": scale_gamma(factor, gamma), "tau": scale_tau(factor, tau)}
+    return {"method_options": {**recipe.method_options, **scaled}}
 
 
 # A recipe that has got `factor` times as many steps → what else changes in it; docs/methods.md explains each.
@@ -295,7 +305,7 @@ CIFAR10 = Experiment(
         "bmd": Recipe(method="bmd", method_options={"beta_end": 1.01**1000}, epochs=1000),
         "bop": Recipe(method="bop", method_options={"gamma": 1e-4, "tau": 1e-8}, epochs=1000),
     },
-)
+).replace(binary_lr=1.0)
 
 _REACTNET_A = Recipe(data="imagenet", model="reactnet_a", image_size=224, schedule="linear_by_epoch")
 IMAGENET = Experiment(
@@ -308,7 +318,7 @@ IMAGENET = Experiment(
         # λ = 1e-6 over 401 epochs of 5,824 steps. Weights that are not at ±1 then are signed with a scale.
         "bnew": _REACTNET_A.replace(
             method="bnew",
-            method_options={"strength": 1e-6 * (401 * 5824 + 1), "scale": True},
+            method_options={"strength": 1e-6 * (401 * 5824 + 1), "fill": None, "scale": True},
             freeze=1.0,
             epochs=401,
             batch_size=220,
@@ -323,7 +333,7 @@ IMAGENET = Experiment(
             method="real", method_options={"scale": True}, freeze=0.0, epochs=200, batch_size=220, lr=1e-3
         )
     },
-)
+).replace(binary_lr=1.0)
 
 
 # A first look in minutes: scikit-learn's digits, 8×8, 1,295 of them for training: 21 steps an epoch.

@@ -125,12 +125,12 @@ class _Training:
             load_start(model, recipe, linked(run, recipe.init))
         if fabric.world_size > 1 and machine.sync_batch_norm:
             model = synchronize_batch_norm(model, fabric.device)
-        optimizer = make_optimizer(recipe, model)
         layers = named_binary_parameters(model)
         self.layer_names = [name for name, _ in layers]
         self.method = create_method(
-            recipe.method, (w for _, w in layers), self.total_steps, **recipe.method_options
+            recipe.method, (w for _, w in layers), self.total_steps, **recipe.method_arguments
         )
+        optimizer = make_optimizer(recipe, model, self.method.binary_lr)
         # Fabric moves the parameters in place, so the method's first values come after it.
         self.model, self.optimizer = fabric.setup(self._compiled(model), optimizer)
         self.method.attach(optimizer)
@@ -168,7 +168,13 @@ class _Training:
         if self.fabric.is_global_zero:  # only now: a mistake is not to claim the folder
             where = {"data_dir": str(self.machine.data_path.resolve())}
             how = {"conditions": conditions(self.machine)}
-            self.run.begin(self.recipe, {**environment(self.fabric), **where, **how})
+            chosen = self.method.settings
+            if self.recipe.binary_lr is not None and "binary_lr" in chosen:
+                chosen["binary_lr"] = self.recipe.binary_lr
+            if chosen:
+                said = ", ".join(f"{name} {value:.4g}" for name, value in chosen.items() if value is not None)
+                logger.info("%s, %d steps: %s", self.recipe.method, self.total_steps, said)
+            self.run.begin(self.recipe, {**environment(self.fabric), **where, **how, "method": chosen})
         first = self.step // len(self.batches)
         records = recorder(self.run, first, self.fabric.is_global_zero)
         with stop_signals() as stop, self._display() as show, records as record:
@@ -299,14 +305,14 @@ class _Training:
     def _freeze(self) -> None:
         """Freeze the binary weights, and record what that costs if they were trained before."""
         if self.step == 0:
-            self.method.freeze()
+            self.method.freeze(warn=False)
             return
         before = self._validate()["accuracy"]
         self.at_freezing = {
             "distance_before_freezing": self.method.distance(),
             "share_at_one_before_freezing": self.method.share_at_one(),
         }
-        self.method.freeze()
+        self.method.freeze(warn=False)
         self.at_freezing["freezing_cost"] = before - self._validate()["accuracy"]
 
     def _end_epoch(self, epoch: int, record: Recorder | None, show: Show) -> None:
@@ -462,9 +468,13 @@ class _Training:
         return display(self.run.path.name, self.recipe.epochs, self.total_steps, self.step, quiet)
 
 
-def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
-    """Adam, or SGD with Nesterov's momentum, as the recipe says; fused. A group's "rate" is times lr."""
+def make_optimizer(recipe: Recipe, model: nn.Module, binary_lr: float = 1.0) -> torch.optim.Optimizer:
+    """Adam, or SGD with Nesterov's momentum, as the recipe says; fused. A group's "rate" is times lr.
+
+    ``binary_lr`` is that of the binary weights, where the recipe does not say it.
+    """
     options: dict[str, Any] = {"lr": recipe.lr, "fused": True}
+    binary_lr = binary_lr if recipe.binary_lr is None else recipe.binary_lr
     convolutions = {id(m.weight) for m in model.modules() if isinstance(m, _ConvNd)}
     binary = {id(p) for p in binary_parameters(model)}
     # The same groups whatever the recipe's numbers, so that a run can go on with others by force.
@@ -474,7 +484,7 @@ def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
     params = [
         {
             "params": members,
-            "rate": recipe.binary_lr if is_binary else 1.0,
+            "rate": binary_lr if is_binary else 1.0,
             "weight_decay": recipe.weight_decay if is_convolution or recipe.decayed == "all" else 0.0,
         }
         for (is_binary, is_convolution), members in groups.items()

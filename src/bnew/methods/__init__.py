@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from typing import Any
 
@@ -38,8 +39,9 @@ def create_method(
         return Binarizer([], total_steps)
     method = lookup("method", name, METHODS)
     check_options(f"method {name}", method, options)
+    optional = {k for k, v in inspect.signature(method).parameters.items() if "None" in str(v.annotation)}
     for option, value in options.items():
-        if not isinstance(value, int | float):
+        if not (isinstance(value, int | float) or (value is None and option in optional)):
             raise BnewError(f"method {name}: {option} is {value!r}, but must be a number, or True or False")
     return method(params, total_steps, **options)
 

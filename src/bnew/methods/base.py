@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Self
@@ -11,6 +12,13 @@ from torch import Tensor, nn
 
 from bnew.errors import BnewError
 from bnew.layers import hard_sign
+from bnew.methods.measures import Measures
+from bnew.methods.ride import Ride, flags
+
+# The relative difference that rounding on another machine may make to a value, which is then still the same.
+SAME = 1e-3
+# The mean distance to ±1 from which on signing the weights costs something.
+ARRIVED = 0.01
 
 
 def binary_value(weight: Tensor, scale: bool = False) -> Tensor:
@@ -24,13 +32,24 @@ def binary_value(weight: Tensor, scale: bool = False) -> Tensor:
     return binary
 
 
-class Binarizer:
+def _holds(p: Tensor, due: Tensor) -> Tensor:
+    """Whether ``p`` is ``due``, which is used up, but for what rounding explains; one boolean."""
+    rounding = torch.finfo(p.dtype)
+    gap = (due - p.detach()).abs_()
+    return (gap <= due.abs_().mul_(max(SAME, 8 * rounding.eps)).add_(rounding.tiny)).all()
+
+
+class Binarizer(Measures):
     """Decides, step by step, what value each binary weight has.
 
     It attaches to any ``torch.optim.Optimizer``, so it works in any training loop, with any schedule,
-    under DDP or mixed precision. **Between steps a parameter holds what the forward pass should use.**
-    A method overrides up to four hooks: ``_start``, ``_before``, ``_after`` and :meth:`values`. This class
-    itself leaves the weights alone, which is how a real network (a teacher) is trained.
+    under DDP or mixed precision, and where a step is given a closure. **Between steps a parameter holds what
+    the forward pass should use**, and what is set from outside (``load_state_dict``, ``copy_``, ``.data``)
+    wins over the method's own copy of it. A method overrides what it needs of ``_start``, ``_before``,
+    ``_after``, ``_values``, and for a copy of its own ``_forward_value``, ``_restart``, ``_show`` and
+    ``_state``. This class itself leaves the weights alone, which is how a real network (a teacher) is trained.
+
+    A copied or unpickled method rides on no optimizer: :meth:`attach` continues from its state.
 
     Args:
         params: the weights to binarize, from :func:`bnew.binary_parameters`.
@@ -43,6 +62,8 @@ class Binarizer:
     """
 
     needs_total_steps = False
+    # Whether the weights are to be binary when the run ends.
+    ends_binary = False
 
     def __init__(
         self, params: Iterable[nn.Parameter], total_steps: int | None = None, *, scale: bool = False
@@ -68,15 +89,23 @@ class Binarizer:
         self.scale = scale
         self.step = 0
         self.frozen = False
-        self._attached = False
+        self._counted = total_steps is not None
+        self._started = False
+        self._inside = False
+        self._ride: Ride | None = None
         self._overflow = False
         self._grad_scale = 1.0
         self._last_signs: list[Tensor] | None = None
 
+    def __repr__(self) -> str:
+        """The method with what it chose: ``BNEW(strength=9.29, ramp=3.76, ...)``."""
+        chosen = (f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in self.settings.items())
+        return f"{type(self).__name__}({', '.join(chosen)})"
+
     # ------------------------------------------------------------------ what a method overrides
 
     def _start(self) -> None:
-        """Put the first values into the parameters and make the state; called by :meth:`attach`."""
+        """Put the first values into the parameters and make the state; called by the first :meth:`attach`."""
 
     def _before(self) -> None:
         """Just before the optimizer's step: gradients are there."""
@@ -84,53 +113,108 @@ class Binarizer:
     def _after(self) -> None:
         """Just after the optimizer's step."""
 
-    def values(self) -> list[Tensor]:
-        """The real values whose signs are the binary weights: the parameters, or a latent copy."""
+    def _show(self) -> None:
+        """Put into the parameters what the forward pass of this step uses, if they do not hold it."""
+
+    def _values(self) -> list[Tensor]:
         return [p.detach() for p in self.params]
 
+    def _forward_value(self, index: int) -> Tensor | None:
+        """What parameter ``index`` must hold between two steps; None: whatever it holds is right."""
+        return None
+
+    def _restart(self, index: int) -> None:
+        """Start the method's own copy of parameter ``index`` from what the parameter holds."""
+
     def _state(self) -> dict[str, list[Tensor]]:
-        """Tensors of the method's own, by name; none by default."""
+        """Tensors of the method's own, by name, one of each for every parameter; none by default."""
         return {}
 
     def schedule(self) -> dict[str, float]:
         """The scheduled quantities at this step, by name, for logging (λ, β, γ)."""
         return {}
 
+    @property
+    def settings(self) -> dict[str, float | None]:
+        """What was given or follows from the length of the run, by name, for the record."""
+        return {}
+
+    @property
+    def binary_lr(self) -> float:
+        """What the rate of the binary weights should be multiplied by; 1 for most methods."""
+        return 1.0
+
     # ------------------------------------------------------------------ riding on the optimizer
+
+    def param_groups(self, model: nn.Module, lr: float) -> list[dict[str, Any]]:
+        """Groups for an optimizer of ``model``: the binary weights at ``lr · binary_lr``, all others at ``lr``.
+
+        Raises:
+            BnewError: a weight to binarize is not one of ``model``.
+        """
+        binary = {id(p) for p in self.params}
+        others = [p for p in model.parameters() if id(p) not in binary]
+        self._check_held(model.parameters(), "the model: make the method with bnew.binary_parameters(model)")
+        groups = [{"params": self.params, "lr": lr * self.binary_lr}, {"params": others, "lr": lr}]
+        return [group for group in groups if group["params"]]
 
     def attach(self, optimizer: torch.optim.Optimizer) -> Self:
         """Ride on ``optimizer`` from now on; returns self.
 
+        The first time this puts the first values into the parameters, unless the method's state was loaded
+        before: then it continues from that.
+
         Raises:
-            BnewError: a weight to binarize is not among the optimizer's parameters; attached already.
+            BnewError: a weight to binarize is not among the optimizer's parameters; attached already; an
+                optimizer that evaluates the loss several times per step (LBFGS).
         """
-        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        missing = sum(id(p) not in held for p in self.params)
-        if missing:
+        self._check_held(
+            (p for group in optimizer.param_groups for p in group["params"]),
+            "the optimizer: give it model.parameters(), and of a copied method those of the model that was "
+            "copied with it",
+        )
+        if self._ride is not None:
             raise BnewError(
-                f"{missing} of the {len(self.params)} weights to binarize are not in the optimizer: "
-                "give it model.parameters()"
+                "this method rides on an optimizer already: make a new one for another, or detach() it first"
             )
-        if self._attached:
-            raise BnewError("this method rides on an optimizer already: make a new one for another")
-        self._attached = True
-        optimizer.register_step_pre_hook(lambda opt, *_: self.before_step(opt))
-        optimizer.register_step_post_hook(lambda *_: self.after_step())
+        self._ride = Ride(self, optimizer)
         with torch.no_grad():
-            self._start()
+            if self._started or self.frozen:
+                self._take_in()
+            else:
+                self._start()
+        self._started = True
         return self
+
+    def detach(self) -> None:
+        """Leave the optimizer, which from now on has the weights to itself; :meth:`attach` continues."""
+        if self._ride is not None:
+            self._ride.end()
+            self._ride = None
+
+    def _check_held(self, params: Iterable[nn.Parameter], where: str) -> None:
+        held = {id(p) for p in params}
+        if missing := sum(id(p) not in held for p in self.params):
+            raise BnewError(f"{missing} of the {len(self.params)} weights to binarize are not in {where}")
 
     @torch.no_grad()
     def before_step(self, optimizer: torch.optim.Optimizer | None = None) -> None:
-        """Called by the optimizer before each step."""
-        # A GradScaler leaves it to a fused optimizer to unscale, and to pass the step by on overflow.
+        """Called before each step of the optimizer, or within it, when its closure has made the gradients.
+
+        Raises:
+            BnewError: inside :meth:`binarized`.
+        """
+        if self._inside:
+            raise BnewError("an optimizer's step inside binarized() would be lost: step after it")
+        # A GradScaler leaves it to a fused optimizer to unscale, and to skip the step on overflow.
         found_inf, grad_scale = (getattr(optimizer, name, None) for name in ("found_inf", "grad_scale"))
         self._overflow = found_inf is not None and bool(found_inf.item())
         self._grad_scale = 1.0 if grad_scale is None else float(grad_scale.item())
         if self._overflow:
             return
+        self._take_in()
         if self.frozen:
-            # Without a gradient an optimizer passes a parameter by, momentum and weight decay included.
+            # Without a gradient an optimizer skips a parameter, momentum and weight decay included.
             # (requires_grad = False would do too, but breaks DDP and makes torch.compile start again.)
             for p in self.params:
                 p.grad = None
@@ -145,111 +229,139 @@ class Binarizer:
         if not self.frozen:
             self._after()
         self.step += 1
+        if not self.frozen:
+            self._show()
+            if self._counted and self.step == self.total_steps + 1:
+                warnings.warn(
+                    f"{type(self).__name__} has taken more steps than its total_steps of {self.total_steps}, "
+                    "where its schedule ends: total_steps is the whole run's, epochs * len(loader)",
+                    stacklevel=2,
+                )
 
     @property
     def progress(self) -> float:
         """The share of the run that is done, in [0, 1]."""
         return min(self.step / self.total_steps, 1.0)
 
+    # ------------------------------------------------------------------ weights set from outside
+
+    def _due(self, index: int) -> Tensor | None:
+        """What parameter ``index`` must hold: when frozen a binary value, else the method's."""
+        p = self.params[index].detach()
+        return binary_value(p, self.scale) if self.frozen else self._forward_value(index)
+
+    def _differing(self) -> list[int]:
+        """The parameters that do not hold what they must, more than rounding explains."""
+        same: dict[int, Tensor] = {}
+        for index, p in enumerate(self.params):
+            if (due := self._due(index)) is not None:
+                same[index] = _holds(p, due)
+        return [index for index, held in zip(same, flags(list(same.values())), strict=True) if not held]
+
+    @torch.no_grad()
+    def _take_in(self) -> None:
+        """Weights that were set from outside win over the method's own copy of them."""
+        if self._inside or not (self._started or self.frozen):
+            return
+        for tensors in self._state().values():  # where the model has been moved; once frozen there are none
+            tensors[:] = [t.to(p) for t, p in zip(tensors, self.params, strict=not self.frozen)]
+        for index in self._differing():
+            if not self.frozen:
+                self._restart(index)
+            self._put(index)
+
+    def _put(self, index: int) -> None:
+        if (due := self._due(index)) is not None:
+            self.params[index].copy_(due)
+
     # ------------------------------------------------------------------ binary values
+
+    def values(self) -> list[Tensor]:
+        """The real values whose signs are the binary weights: the parameters, or a latent copy."""
+        self._take_in()
+        return self._values()
 
     @contextmanager
     def binarized(self) -> Iterator[None]:
         """Inside, the weights are at their binary values; afterwards they are as they were.
 
-        The real values are held meanwhile, so do not step the optimizer inside.
+        The real values are held meanwhile, so the optimizer must not step inside. Weights that are set inside
+        stay as they were set.
         """
         held = [p.detach().clone() for p in self.params]
-        self._set_binary()
+        self._set_binary(self.values())
+        self._inside, outer = True, self._inside
         try:
             yield
         finally:
+            self._inside = outer
             with torch.no_grad():
                 for p, real in zip(self.params, held, strict=True):
-                    p.copy_(real)
+                    if not self.frozen and _holds(p, binary_value(real, self.scale)):
+                        p.copy_(real)
 
-    def freeze(self) -> None:
-        """Set the weights to their binary values for good; the optimizer passes them by from now on."""
-        if not self.frozen:
-            self._set_binary()
-            self.frozen = True
-            for tensors in self._state().values():
-                tensors.clear()
+    def freeze(self, *, warn: bool = True) -> None:
+        """Set the weights to their binary values permanently; the optimizer skips them from now on.
+
+        Args:
+            warn: warn where the run is not at its end or weights are still away from ±1, as signing them then
+                costs accuracy. A loop that freezes on purpose passes False.
+        """
+        if self.frozen:
+            return
+        values = self.values()
+        if warn and self.ends_binary:
+            self._warn_unless_arrived()
+        self._set_binary(values)
+        self.frozen = self._started = True
+        for tensors in self._state().values():
+            tensors.clear()
 
     @torch.no_grad()
-    def _set_binary(self) -> None:
+    def _set_binary(self, values: list[Tensor]) -> None:
         if not self.frozen:
-            for p, value in zip(self.params, self.values(), strict=True):
+            for p, value in zip(self.params, values, strict=True):
                 p.copy_(binary_value(value, self.scale))
 
-    # ------------------------------------------------------------------ how far it is
-
-    def _magnitudes(self) -> list[Tensor]:
-        """|w| of each layer, or 1 where the weights are binary for good (whatever the scale)."""
-        if self.frozen:
-            return [torch.ones_like(p) for p in self.params]
-        return [value.abs() for value in self.values()]
-
-    @torch.no_grad()
-    def layer_distances(self) -> list[float]:
-        """:meth:`distance` of each layer, in the order of the parameters."""
-        return [float((1 - m).abs().mean()) for m in self._magnitudes()]
-
-    def distance(self) -> float:
-        """Mean of ``||w| − 1|`` over all binary weights; 0 when every weight is at ±1.
-
-        w is what the method takes the sign of: the weight itself for BNEW, the latent copy for STE,
-        tanh(βw) for mirror descent.
-        """
-        return self._mean(self.layer_distances())
-
-    @torch.no_grad()
-    def layer_shares_at_one(self) -> list[float]:
-        """:meth:`share_at_one` of each layer."""
-        return [float((m == 1).float().mean()) for m in self._magnitudes()]
-
-    def share_at_one(self) -> float:
-        """The share of the weights that sit exactly at −1 or +1."""
-        return self._mean(self.layer_shares_at_one())
-
-    @torch.no_grad()
-    def layer_flips(self) -> list[int]:
-        """How many weights of each layer have another sign than when this (or flips) was last asked.
-
-        The first call starts the counting and gives zeros. Costs one bit a weight from then on.
-        """
-        signs = [_pack_signs(value) for value in self.values()]
-        last, self._last_signs = self._last_signs or signs, signs
-        return [_count_bits(a ^ b) for a, b in zip(last, signs, strict=True)]
-
-    def flips(self) -> int:
-        """How many binary weights have another sign than when last asked."""
-        return sum(self.layer_flips())
-
-    def _mean(self, by_layer: list[float]) -> float:
-        sizes = [p.numel() for p in self.params]
-        total = sum(sizes)
-        return sum(n * x for n, x in zip(sizes, by_layer, strict=True)) / total if total else 0.0
+    def _warn_unless_arrived(self) -> None:
+        """Warn where signing the weights changes much, or the schedule is not at its end."""
+        # With a scale, weights are not meant to be at ±1.
+        distance = 0.0 if self.scale else self._distance_of([p.detach() for p in self.params])
+        if self.step and self.progress == 1 and distance <= ARRIVED:
+            return
+        done = f"{self.step} of {self.total_steps} steps" if self._counted else f"{self.step} steps"
+        unattached = ", never attached to an optimizer," if not (self._started or self.step) else ""
+        cost = (
+            f": its weights are signed from a mean distance of {distance:.3f} to ±1, which costs accuracy"
+            if distance > ARRIVED
+            else ""
+        )
+        warnings.warn(
+            f"{type(self).__name__}{unattached} is frozen after {done}{cost}; train to the end (total_steps = "
+            "epochs * len(loader)), or say freeze(warn=False) if this is on purpose",
+            stacklevel=3,
+        )
 
     # ------------------------------------------------------------------ state
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs beside the parameters themselves."""
+        self._take_in()
         return {
             "method": type(self).__name__,
             "shapes": self._shapes(),
             "step": self.step,
             "frozen": self.frozen,
+            "started": self._started,
             "last_signs": self._last_signs,
             **{name: list(tensors) for name, tensors in self._state().items()},
         }
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up where ``state`` was.
+        """Continue from ``state``, and put what the forward pass uses then into the parameters.
 
-        Attach first, as that puts the first values into the parameters; then load the parameters with the
-        model, and this, in either order.
+        Load the parameters with the model, and this, in either order, before :meth:`attach` or after it.
 
         Raises:
             BnewError: ``state`` is of another method or of other weights.
@@ -261,20 +373,18 @@ class Binarizer:
         self.step, self.frozen = state["step"], state["frozen"]
         device = self.params[0].device if self.params else None
         self._last_signs = state["last_signs"] and [s.to(device) for s in state["last_signs"]]
+        if not state["started"]:
+            return  # there is nothing yet to continue from
+        self._started = True
         for name, tensors in self._state().items():
             # Once frozen there are none.
             tensors[:] = [t.clone().to(p) for t, p in zip(state[name], self.params, strict=not self.frozen)]
+        for index in self._differing():
+            self._put(index)
 
     def _shapes(self) -> list[list[int]]:
         return [list(p.shape) for p in self.params]
 
-
-def _pack_signs(weight: Tensor) -> Tensor:
-    """The signs of ``weight``, eight to a byte (uint8)."""
-    bits = (weight >= 0).flatten().to(torch.uint8)
-    bits = torch.nn.functional.pad(bits, (0, -len(bits) % 8)).view(-1, 8)
-    return (bits << torch.arange(8, device=bits.device, dtype=torch.uint8)).sum(1, dtype=torch.uint8)
-
-
-def _count_bits(packed: Tensor) -> int:
-    return int((packed[:, None] >> torch.arange(8, device=packed.device, dtype=torch.uint8) & 1).sum())
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what ties it to an optimizer."""
+        return {**self.__dict__, "_ride": None, "_inside": False}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from bnew.errors import BnewError
 from bnew.methods.base import Binarizer
 from bnew.methods.clip import clip_
+from bnew.short_runs import scale_binary_lr, scale_fill, scale_ramp, scale_strength, share_of_published
 
 
 def push_(weights: list[Tensor], reg: float) -> None:
@@ -36,25 +38,33 @@ class BNEW(Binarizer):
     The forward pass uses w itself. The push outwards grows until every weight sits at ±1, when
     :meth:`freeze` costs nothing. No state but the step.
 
+    What is not given follows from the length of the run, f = T / 352,000 (bnew.short_runs): the published
+    settings for CIFAR from f = 1 on (strength 35, which is λ = 1e-4 over 352,000 steps; ramp 1; weights as
+    they are); in a shorter run a later push, weights that fill [−1, 1] at the start, and a higher rate for
+    them, which :attr:`binary_lr` says and :meth:`param_groups` follows. What is given means what it says,
+    each for itself; with ``reg`` all else is as published too.
+
     Args:
         params: the weights to binarize.
         total_steps: T.
         strength: the total push over the run, ``Σ_t 2 λ_t``, in place of λ: a weight w that the loss leaves
             alone grows by the factor ``exp(strength)``, whatever the length of the run.
         reg: the paper's λ, instead of ``strength``; with the paper's ramp, ``strength = λ (T + 1)``.
-        ramp: how late the push comes. 1 is the paper's; short runs are better with more (docs/methods.md).
+        ramp: how late the push comes. 1 is the paper's.
         fill: scale every weight tensor at the start so that its mean |w| is this, before what is then beyond
-            ±1 is clipped. A layer with batch norm after it computes the same as before, but for the clipping.
-            None leaves the weights as they are.
+            ±1 is clipped. A layer with batch norm after it computes the same as before, except for the
+            clipping. None leaves the weights as they are.
+        freeze_at: the share of the run after which :meth:`freeze` is called: a short run's push is strong
+            enough for the weights to be at ±1 by then.
         scale: binary values are ± mean|w| (in ImageNet's fine-tuning).
 
-    The default strength of 35 is the paper's setting for CIFAR, λ = 1e-4 over 352,000 steps.
-
     Raises:
-        BnewError: both ``strength`` and ``reg`` given, a number that is not positive, or ``fill`` above 1.
+        BnewError: both ``strength`` and ``reg`` given, a number that is not positive, or ``fill`` or
+            ``freeze_at`` above 1.
     """
 
     needs_total_steps = True
+    ends_binary = True
 
     def __init__(
         self,
@@ -63,29 +73,45 @@ class BNEW(Binarizer):
         *,
         strength: float | None = None,
         reg: float | None = None,
-        ramp: float = 1.0,
-        fill: float | None = None,
+        ramp: float | None = None,
+        fill: float | None | Literal["by length"] = "by length",
+        freeze_at: float = 1.0,
         scale: bool = False,
     ) -> None:
         super().__init__(params, total_steps, scale=scale)
+        factor = share_of_published(self.total_steps) if reg is None else 1.0
+        if ramp is None:
+            ramp = scale_ramp(factor)
+        if fill == "by length":
+            fill = scale_fill(factor)
         if not (ramp > 0 and math.isfinite(ramp)):
             raise BnewError(f"BNEW's ramp is {ramp}, but must be a positive number")
-        if not (fill is None or 0 < fill <= 1):
-            raise BnewError(f"BNEW's fill is {fill}, but must be in (0, 1]")
-        self.ramp, self.fill = ramp, fill
+        for name, share in (("fill", fill), ("freeze_at", freeze_at)):
+            if not (share is None or 0 < share <= 1):
+                raise BnewError(f"BNEW's {name} is {share}, but must be in (0, 1]")
         if strength is not None and reg is not None:
             raise BnewError("strength and reg are two ways to say the same: give one of them")
-        if strength is None:
-            strength = 35.0
+        shares = torch.arange(1, self.total_steps + 1, dtype=torch.float64) / self.total_steps
+        pushes = 2 * (shares**ramp).sum().item()
+        given = "strength" if reg is None else "reg"
         if reg is None:
-            shares = torch.arange(1, self.total_steps + 1, dtype=torch.float64) / self.total_steps
-            reg = strength / (2 * (shares**ramp).sum().item())
-            given = "strength"
-        else:
-            given = "reg"
-        self.reg = reg
-        if not self.reg > 0:
+            reg = (scale_strength(factor, ramp, freeze_at) if strength is None else strength) / pushes
+        if not reg > 0:
             raise BnewError(f"BNEW's {given} must be positive")
+        self.reg, self.ramp, self.fill = reg, ramp, fill
+        self.strength = reg * pushes
+        self._binary_lr = scale_binary_lr(factor)
+
+    @property
+    def settings(self) -> dict[str, float | None]:
+        """``strength``, ``reg``, ``ramp``, ``fill`` and ``binary_lr``."""
+        names = ("strength", "reg", "ramp", "fill", "binary_lr")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def binary_lr(self) -> float:
+        """``f^−0.4`` in a run that is f < 1 times as long as the published one, at most 8; else 1."""
+        return self._binary_lr
 
     def schedule(self) -> dict[str, float]:
         """``reg``: λ_t."""
@@ -93,7 +119,7 @@ class BNEW(Binarizer):
 
     def _start(self) -> None:
         if self.fill is not None:
-            fill_(self.values(), self.fill)
+            fill_(self._values(), self.fill)
 
     def _after(self) -> None:
-        push_(self.values(), self.schedule()["reg"])
+        push_(self._values(), self.schedule()["reg"])

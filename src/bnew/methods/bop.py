@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from bnew.errors import BnewError
-from bnew.methods.base import Binarizer
+from bnew.methods.base import Binarizer, binary_value
+from bnew.short_runs import scale_gamma, scale_tau, share_of_published
 
 
 def bop_(weights: list[Tensor], momenta: list[Tensor], grads: list[Tensor], gamma: float, tau: float) -> None:
@@ -30,13 +31,15 @@ class Bop(Binarizer):
         m ← (1 − γ_t) m + γ_t g,     γ_t = gamma (1 − t / T),     T = total_steps
         w ← −w   where |m| > τ and sign(m) = sign(w)
 
-    The state is m. The other parameters are the optimizer's; it passes the binary weights by.
+    The state is m. The other parameters are the optimizer's; it skips the binary weights. Where weights are
+    set from outside and are not binary, their signs are taken.
 
     Args:
         params: the weights to binarize; their signs are the start.
         total_steps: T.
-        gamma: γ, the adaptivity rate.
-        tau: τ, the flipping threshold.
+        gamma: γ, the adaptivity rate; None: the published 1e-4 for 352,000 steps or more, times f^−1/2 for
+            f times as many.
+        tau: τ, the flipping threshold; None: the published 1e-8, times f^−0.9.
         scale: weights are ± mean|w| of the output channel at the start.
 
     Raises:
@@ -44,17 +47,21 @@ class Bop(Binarizer):
     """
 
     needs_total_steps = True
+    ends_binary = True
 
     def __init__(
         self,
         params: Iterable[nn.Parameter],
         total_steps: int | None = None,
         *,
-        gamma: float = 1e-4,
-        tau: float = 1e-8,
+        gamma: float | None = None,
+        tau: float | None = None,
         scale: bool = False,
     ) -> None:
         super().__init__(params, total_steps, scale=scale)
+        factor = share_of_published(self.total_steps)
+        gamma = scale_gamma(factor) if gamma is None else gamma
+        tau = scale_tau(factor) if tau is None else tau
         if not 0 < gamma <= 1:
             raise BnewError(f"Bop's gamma is {gamma}, but must be in (0, 1]")
         if not tau >= 0:
@@ -62,12 +69,17 @@ class Bop(Binarizer):
         self.gamma, self.tau = gamma, tau
         self.momentum: list[Tensor] = []
 
+    @property
+    def settings(self) -> dict[str, float | None]:
+        """``gamma`` and ``tau``."""
+        return {"gamma": self.gamma, "tau": self.tau}
+
     def schedule(self) -> dict[str, float]:
         """``gamma``: γ_t."""
         return {"gamma": self.gamma * (1 - self.progress)}
 
     def _start(self) -> None:
-        self._set_binary()
+        self._set_binary(self._values())
         self.momentum = [torch.zeros_like(p) for p in self.params]
 
     def _before(self) -> None:
@@ -77,7 +89,10 @@ class Bop(Binarizer):
         weights = [p.detach() for p in self.params]
         bop_(weights, self.momentum, grads, self.schedule()["gamma"], self.tau)
         for p in self.params:
-            p.grad = None  # the optimizer passes it by
+            p.grad = None  # the optimizer skips it
+
+    def _forward_value(self, index: int) -> Tensor:
+        return binary_value(self.params[index].detach(), self.scale)
 
     def _state(self) -> dict[str, list[Tensor]]:
         return {"momentum": self.momentum}

@@ -24,4 +24,4 @@ class Clip(Real):
     """
 
     def _after(self) -> None:
-        clip_(self.values())
+        clip_(self._values())

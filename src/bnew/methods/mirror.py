@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from bnew.errors import BnewError
-from bnew.methods.base import Binarizer
+from bnew.methods.latent import Latent
 
 
-class BinaryMirrorDescent(Binarizer):
+class BinaryMirrorDescent(Latent):
     """Mirror descent with the tanh map (Ajanthan et al., arXiv 1910.08237).
 
     The forward pass uses ``x = tanh(β_t w)``; the gradient at x updates the latent w directly,
@@ -19,7 +19,8 @@ class BinaryMirrorDescent(Binarizer):
 
         β_t = min(beta_end^(t / T), 1e35),     T = total_steps
 
-    The parameter holds x, the method's state the latent copy w.
+    The parameter holds x, the method's state the latent copy w. Where weights x are set from outside,
+    ``w = atanh(x) / β_t``, with x clipped to what a number below 1 can say.
 
     Args:
         params: the weights to binarize.
@@ -33,6 +34,7 @@ class BinaryMirrorDescent(Binarizer):
     """
 
     needs_total_steps = True
+    ends_binary = True
 
     def __init__(
         self,
@@ -46,33 +48,21 @@ class BinaryMirrorDescent(Binarizer):
         if not beta_end >= 1:
             raise BnewError(f"beta_end is {beta_end}, but β grows from 1: it must be at least 1")
         self.beta_end = beta_end
-        self.latent: list[Tensor] = []
+
+    @property
+    def settings(self) -> dict[str, float | None]:
+        """``beta_end``."""
+        return {"beta_end": self.beta_end}
 
     def schedule(self) -> dict[str, float]:
         """``beta``: β_t."""
-        return {"beta": self._beta(self.step)}
+        beta: float = self.beta_end**self.progress
+        return {"beta": min(beta, 1e35)}
 
-    def _beta(self, step: int) -> float:
-        beta: float = self.beta_end ** min(step / self.total_steps, 1.0)
-        return min(beta, 1e35)
+    def _forward_value(self, index: int) -> Tensor:
+        return (self.latent[index] * self.schedule()["beta"]).tanh_()
 
-    def _start(self) -> None:
-        self.latent = [p.detach().clone() for p in self.params]
-        self._map(self._beta(self.step))
-
-    def _before(self) -> None:
-        torch._foreach_copy_(list(self.params), self.latent)
-
-    def _after(self) -> None:
-        torch._foreach_copy_(self.latent, list(self.params))
-        # The next forward pass is that of step t + 1.
-        self._map(self._beta(self.step + 1))
-
-    def _map(self, beta: float) -> None:
-        mapped = [p.detach() for p in self.params]
-        torch._foreach_copy_(mapped, self.latent)
-        torch._foreach_mul_(mapped, beta)
-        torch._foreach_tanh_(mapped)
-
-    def _state(self) -> dict[str, list[Tensor]]:
-        return {"latent": self.latent}
+    def _restart(self, index: int) -> None:
+        x = self.params[index].detach()
+        below_one = 1 - torch.finfo(x.dtype).eps
+        torch.div(x.clamp(-below_one, below_one).atanh_(), self.schedule()["beta"], out=self.latent[index])

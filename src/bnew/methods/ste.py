@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from torch import Tensor
 
-import torch
-from torch import Tensor, nn
-
-from bnew.methods.base import Binarizer
+from bnew.methods.base import binary_value
 from bnew.methods.clip import clip_
+from bnew.methods.latent import Latent
 
 
-class STE(Binarizer):
+class STE(Latent):
     """Straight-through estimation (BinaryConnect, arXiv 1511.00363): binary forward, real latent copy.
 
     The forward pass uses ``b = sign(w)``, or with ``scale`` ``b = mean|w| sign(w)``, the mean over each
     output channel. The gradient goes to the latent w unchanged, ``dL/dw := dL/db``; after every optimizer
-    step ``w ← clip(w, −1, 1)``. The parameter holds b, the method's state the latent copy w.
+    step ``w ← clip(w, −1, 1)``. The parameter holds b, the method's state the latent copy w. Where weights
+    are set from outside, w starts from them.
 
     Args:
         params: the weights to binarize.
@@ -24,27 +23,17 @@ class STE(Binarizer):
         scale: binary values are ± mean|w| of the output channel.
     """
 
-    def __init__(
-        self, params: Iterable[nn.Parameter], total_steps: int | None = None, *, scale: bool = False
-    ) -> None:
-        super().__init__(params, total_steps, scale=scale)
-        self.latent: list[Tensor] = []
-
-    def _start(self) -> None:
-        self.latent = [p.detach().clone() for p in self.params]
-        self._set_binary()
-
-    def _before(self) -> None:
-        torch._foreach_copy_(list(self.params), self.latent)
+    ends_binary = True
 
     def _after(self) -> None:
-        torch._foreach_copy_(self.latent, list(self.params))
+        super()._after()
         clip_(self.latent)
-        self._set_binary()
 
-    def values(self) -> list[Tensor]:
-        """The latent copy; once frozen, the parameters."""
-        return self.latent or super().values()
+    def _values(self) -> list[Tensor]:
+        return self.latent or super()._values()
 
-    def _state(self) -> dict[str, list[Tensor]]:
-        return {"latent": self.latent}
+    def _forward_value(self, index: int) -> Tensor:
+        return binary_value(self.latent[index], self.scale)
+
+    def _restart(self, index: int) -> None:
+        self.latent[index].copy_(self.params[index])

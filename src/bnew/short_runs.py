@@ -1,0 +1,68 @@
+"""How the settings that are published for 352,000 steps follow the length of a run; docs/methods.md explains each.
+
+A run is ``factor`` times as long as the one that its settings are for.
+"""
+
+from __future__ import annotations
+
+# CIFAR's published phase 2: 1000 epochs of 352 steps.
+PUBLISHED_STEPS = 352_000
+
+# BNEW's published push, the push that takes nearly all weights to ±1, the latest ramp, the mean magnitude of
+# the weights that the published phase 2 starts from, and the highest rate of binary weights.
+STRENGTH = 35.0
+LEAST_PUSH = 9.0
+MOST_RAMP = 4.0
+FILL = 0.54
+MOST_BINARY_LR = 8.0
+
+
+def share_of_published(total_steps: int) -> float:
+    """The factor of a run of ``total_steps``; 1 for all that are longer than the published one."""
+    return min(total_steps / PUBLISHED_STEPS, 1.0)
+
+
+def scale_ramp(factor: float, ramp: float = 1.0) -> float:
+    """``ramp · factor^−0.3``, at most 4: the push comes late, as weights stop changing sign long before ±1."""
+    return _grown(ramp, factor**-0.3, MOST_RAMP)
+
+
+def least_strength(ramp: float, freeze_at: float = 1.0) -> float:
+    """The strength whose push up to the share ``freeze_at`` of the run takes nearly all weights to ±1.
+
+    λ grows with the power ``ramp`` of the share s of the run that is done, and so the push up to then is
+    s^(ramp + 1) of the whole.
+    """
+    return round(LEAST_PUSH / freeze_at ** (ramp + 1), 1)
+
+
+def scale_strength(
+    factor: float, ramp: float, freeze_at: float = 1.0, strength: float = STRENGTH
+) -> float:
+    """``strength · factor^0.3``, but no less than :func:`least_strength`, unless what is given is."""
+    return max(strength * factor**0.3, min(strength, least_strength(ramp, freeze_at)))
+
+
+def scale_fill(factor: float) -> float | None:
+    """0.54 in a short run, whose phase 1 is short too and leaves small weights; None in a long one."""
+    return FILL if factor < 1 else None
+
+
+def scale_binary_lr(factor: float, binary_lr: float = 1.0) -> float:
+    """``binary_lr · factor^−0.4``, at most 8: weights that fill [−1, 1] take larger steps to change sign."""
+    return _grown(binary_lr, factor**-0.4, MOST_BINARY_LR)
+
+
+def scale_gamma(factor: float, gamma: float = 1e-4) -> float:
+    """``gamma · factor^−1/2``, at most 1: Bop's average spans a larger share of the run."""
+    return min(gamma * factor**-0.5, 1.0)
+
+
+def scale_tau(factor: float, tau: float = 1e-8) -> float:
+    """``tau · factor^−0.9``: Bop's threshold keeps the first signs until the average is one."""
+    return tau * factor**-0.9
+
+
+def _grown(given: float, times: float, most: float) -> float:
+    """``given`` times ``times``, but at most ``most``, and not below 1, unless what is given is."""
+    return min(max(given * times, min(given, 1.0)), max(given, most))
