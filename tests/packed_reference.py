@@ -7,6 +7,7 @@ mistakes.
 from __future__ import annotations
 
 import json
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,11 @@ def load(path: str | Path) -> PackedFile:
     assert length % 8 == 0
     header = json.loads(data[8 : 8 + length])
     metadata = header.pop("__metadata__")
-    assert set(metadata) == {"format", "version", "graph"}
+    assert set(metadata) - {"crc32"} == {"format", "version", "graph"}
+    if "crc32" in metadata:
+        digits = data.index(b'"crc32":"', 8, 8 + length) + 9
+        assert metadata["crc32"] == data[digits : digits + 8].decode()
+        assert metadata["crc32"] == f"{zlib.crc32(data[:digits] + b'0' * 8 + data[digits + 8 :]):08x}"
     assert (metadata["format"], metadata["version"]) == ("bnew", "1")
     body = data[8 + length :]
     tensors, end = {}, 0

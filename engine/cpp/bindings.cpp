@@ -72,19 +72,22 @@ std::vector<std::tuple<std::string, std::string, double>> profile(const bnew::Mo
     return result;
 }
 
+std::span<const uint8_t> bytes_of(const nb::bytes& content) {
+    return {static_cast<const uint8_t*>(content.data()), content.size()};
+}
+
 nb::tuple dimensions(const bnew::Dimensions& d) { return nb::make_tuple(d.channels, d.height, d.width); }
 
 }  // namespace
 
 NB_MODULE(_engine, m) {
-    // A message names the file, whose name need not be text.
     nb::register_exception_translator(
         [](const std::exception_ptr& thrown, void* type) {
             try {
                 std::rethrow_exception(thrown);
             } catch (const bnew::Error& error) {
                 PyErr_SetObject(static_cast<PyObject*>(type),
-                                nb::steal(PyUnicode_DecodeFSDefault(error.what())).ptr());
+                                nb::str(error.what()).ptr());
             }
         },
         nb::exception<bnew::Error>(m, "EngineError", PyExc_ValueError).ptr());
@@ -92,12 +95,21 @@ NB_MODULE(_engine, m) {
     nb::class_<bnew::Model>(m, "Model")
         .def(
             "__init__",
-            [](bnew::Model* self, nb::bytes path, int threads, const std::string& isa) {
+            [](bnew::Model* self, nb::bytes path, int threads, const std::string& isa, int64_t max_macs,
+               int64_t max_bytes) {
                 const std::string name(path.c_str(), path.size());
                 const nb::gil_scoped_release release;
-                new (self) bnew::Model(name, threads, isa);
+                new (self) bnew::Model(name, threads, isa, {max_macs, max_bytes});
             },
-            "path"_a, "threads"_a, "isa"_a)
+            "path"_a, "threads"_a, "isa"_a, "max_macs"_a, "max_bytes"_a)
+        .def_static(
+            "from_content",
+            [](nb::bytes content, int threads, const std::string& isa, int64_t max_macs, int64_t max_bytes) {
+                const auto bytes = bytes_of(content);
+                const nb::gil_scoped_release release;
+                return bnew::Model(bytes, threads, isa, {max_macs, max_bytes});
+            },
+            "content"_a, "threads"_a, "isa"_a, "max_macs"_a, "max_bytes"_a)
         .def("run_floats", run<float>, "images"_a)
         .def("run_bytes", run<uint8_t>, "images"_a)
         .def("values", values, "image"_a)
@@ -109,8 +121,17 @@ NB_MODULE(_engine, m) {
         .def_prop_ro("isa", &bnew::Model::isa)
         .def_prop_ro("classes", &bnew::Model::classes)
         .def_prop_ro("graph", &bnew::Model::graph)
-        .def_prop_ro("normalises", &bnew::Model::normalises);
+        .def_prop_ro("normalises", &bnew::Model::normalises)
+        .def_prop_ro("checksum", &bnew::Model::checksum);
 
+    m.def(
+        "checksum",
+        [](nb::bytes content) {
+            const auto bytes = bytes_of(content);
+            const nb::gil_scoped_release release;
+            return bnew::checksum(bytes);
+        },
+        "content"_a);
     m.def("instruction_sets", &bnew::instruction_sets);
     m.def("instruction_set", &bnew::instruction_set);
     m.def("register_peak", &bnew::register_peak, "instruction_set"_a, "seconds"_a,

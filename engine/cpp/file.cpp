@@ -11,7 +11,9 @@
 #include <cstring>
 #include <optional>
 
+#include "crc32.h"
 #include "include/bnew_engine.h"
+#include "text.h"
 
 namespace bnew {
 
@@ -22,6 +24,8 @@ namespace {
 constexpr uint64_t kLargestHeader = 16 << 20;  // that of ten thousand layers is smaller
 
 const char* const kNotOne = "it is not a packed model, or is cut short: pack the run again";
+const char* const kDamaged = "it is damaged: copy it again, or pack the run again";
+constexpr const char* kChecksum = "crc32";
 
 std::optional<Dtype> dtype_of(const std::string& name) {
     if (name == "U32") return Dtype::u32;
@@ -50,7 +54,7 @@ const std::string& text(const Json& metadata, const char* name) {
 
 }  // namespace
 
-File::File(const std::string& path) {
+Mapping::Mapping(const std::string& path) {
     const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // of a pipe, would wait
     if (descriptor < 0) throw Error(std::string("could not be opened: ") + std::strerror(errno));
     struct stat status{};
@@ -58,8 +62,8 @@ File::File(const std::string& path) {
         close(descriptor);
         throw Error("is not a file");
     }
-    size_ = static_cast<uint64_t>(status.st_size);
-    if (size_ < 8) {
+    size_ = static_cast<size_t>(status.st_size);
+    if (size_ == 0) {
         close(descriptor);
         throw Error(kNotOne);
     }
@@ -67,36 +71,60 @@ File::File(const std::string& path) {
     close(descriptor);
     if (mapped == MAP_FAILED) throw Error(std::string("could not be mapped: ") + std::strerror(errno));
     data_ = static_cast<const uint8_t*>(mapped);
-    try {
-        read_header();
-    } catch (...) {
-        munmap(mapped, size_);
-        throw;
-    }
 }
 
-File::~File() { munmap(const_cast<uint8_t*>(data_), size_); }
+Mapping::~Mapping() { munmap(const_cast<uint8_t*>(data_), size_); }
 
-void File::read_header() {
+File::File(std::span<const uint8_t> content) : content_(content) {
+    if (content.size() < 8) throw Error(kNotOne);
     uint64_t length;
-    std::memcpy(&length, data_, 8);
-    if (length > kLargestHeader || length > size_ - 8) throw Error(kNotOne);
-    const Json header = Json::parse({reinterpret_cast<const char*>(data_) + 8, length});
+    std::memcpy(&length, content.data(), 8);
+    if (length > kLargestHeader || length > content.size() - 8) throw Error(kNotOne);
+    const Json header = Json::parse({reinterpret_cast<const char*>(content.data()) + 8, length});
     const Json* metadata = header.find("__metadata__");
     if (!metadata || !metadata->is(Json::Kind::object))
         throw Error(std::string("its header has no '__metadata__': ") + kNotOne);
     if (text(*metadata, "format") != "bnew")
         throw Error("its format is not 'bnew': it is not a packed model");
     if (const std::string& version = text(*metadata, "version"); version != "1")
-        throw Error("it is of version '" + version +
-                    "', and this engine reads version 1: get a newer engine");
+        throw Error("it is of version " + quote(version) +
+                    ", and this engine reads version 1: get a newer engine");
     graph_ = text(*metadata, "graph");
+    for (const auto& [name, value] : metadata->object("its header"))
+        if (name != "format" && name != "version" && name != "graph" && name != kChecksum)
+            throw Error("its header has " + quote(name) + " in '__metadata__', which is not known");
+    read_tensors(header, 8 + length);
+    check_sum(metadata->find(kChecksum), 8 + length);
+}
 
-    const uint64_t room = size_ - 8 - length;
+void File::check_sum(const Json* stored, uint64_t header_end) {
+    if (!stored) {
+        checksum_ = crc32(0, content_.data(), content_.size());
+        return;
+    }
+    // As bytes, this can only be the field: a quotation mark in a string of JSON has a backslash before it.
+    const std::string& digits = stored->string("the checksum in its header");
+    const std::string field = std::string("\"") + kChecksum + "\":\"" + digits + '"';
+    const std::string_view header(reinterpret_cast<const char*>(content_.data()), header_end);
+    const size_t found = header.find(field);
+    if (digits.size() != 8 || digits.find_first_not_of("0123456789abcdef") != std::string::npos ||
+        found == std::string_view::npos)
+        throw Error(std::string("the checksum in its header is not as it must be: ") + kDamaged);
+    const size_t begin = found + field.size() - 9, end = begin + 8;
+    const uint8_t zeros[8] = {'0', '0', '0', '0', '0', '0', '0', '0'};
+    checksum_ = crc32(0, content_.data(), begin);
+    checksum_ = crc32(checksum_, zeros, sizeof zeros);
+    checksum_ = crc32(checksum_, content_.data() + end, content_.size() - end);
+    if (checksum_ != std::stoul(digits, nullptr, 16))
+        throw Error(std::string("its bytes do not have the checksum that its header says: ") + kDamaged);
+}
+
+void File::read_tensors(const Json& header, uint64_t data_begin) {
+    const uint64_t room = content_.size() - data_begin;
     std::vector<std::pair<int64_t, int64_t>> spans;
     for (const auto& [name, entry] : header.object("its header")) {
         if (name == "__metadata__") continue;
-        const std::string what = "tensor '" + name + "'";
+        const std::string what = "tensor " + quote(name);
         entry.object(what);
         const Json* dtype = entry.find("dtype");
         const Json* shape = entry.find("shape");
@@ -106,7 +134,7 @@ void File::read_header() {
         Tensor tensor{};
         const auto known = dtype_of(dtype->string(what + ", dtype"));
         if (!known)
-            throw Error(what + " has dtype '" + dtype->string(what) + "': only U32, F32 and F16 are known");
+            throw Error(what + " has dtype " + quote(dtype->string(what)) + ": only U32, F32 and F16 are known");
         tensor.dtype = *known;
         tensor.count = 1;
         for (const Json& size : shape->array(what + ", shape")) {
@@ -121,7 +149,7 @@ void File::read_header() {
         const int64_t end = pair[1].integer(what + ", data_offsets", begin, static_cast<int64_t>(room));
         if (end - begin != tensor.count * (tensor.dtype == Dtype::f16 ? 2 : 4))
             throw Error(what + " has another size than its shape says: " + kNotOne);
-        tensor.data = data_ + 8 + length + begin;
+        tensor.data = content_.data() + data_begin + begin;
         spans.emplace_back(begin, end);
         tensors_.emplace(name, std::move(tensor));
     }
@@ -137,7 +165,7 @@ void File::read_header() {
 
 const Tensor& File::tensor(const std::string& name) const {
     const auto found = tensors_.find(name);
-    if (found == tensors_.end()) throw Error("it has no tensor '" + name + "'");
+    if (found == tensors_.end()) throw Error("it has no tensor " + quote(name));
     return found->second;
 }
 

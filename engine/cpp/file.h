@@ -1,9 +1,10 @@
-// The container: a safetensors file, mapped into memory (docs/format.md, "Container" and "Tensors").
+// The container: a safetensors file (docs/format.md, "Container" and "Tensors").
 
 #pragma once
 
 #include <cstdint>
 #include <map>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -20,25 +21,42 @@ struct Tensor {
     int64_t count;        // of elements
 };
 
+// A file, mapped into memory.
+class Mapping {
+public:
+    // Throws Error, without the file's name.
+    explicit Mapping(const std::string& path);
+    ~Mapping();
+    Mapping(const Mapping&) = delete;
+    Mapping& operator=(const Mapping&) = delete;
+
+    std::span<const uint8_t> content() const { return {data_, size_}; }
+
+private:
+    const uint8_t* data_ = nullptr;
+    size_t size_ = 0;
+};
+
 class File {
 public:
-    // Maps the file and checks its header. Throws Error, without the file's name.
-    explicit File(const std::string& path);
-    ~File();
-    File(const File&) = delete;
-    File& operator=(const File&) = delete;
+    // Checks header and checksum of the content, which must stay. Throws Error.
+    explicit File(std::span<const uint8_t> content);
 
     // Throws Error if there is no such tensor.
     const Tensor& tensor(const std::string& name) const;
     const std::string& graph() const { return graph_; }
+    // CRC-32 of the content, where its own digits count as zeros.
+    uint32_t checksum() const { return checksum_; }
+    uint64_t size() const { return content_.size(); }
 
 private:
-    void read_header();
+    void read_tensors(const Json& header, uint64_t data_begin);
+    void check_sum(const Json* stored, uint64_t header_end);
 
-    const uint8_t* data_ = nullptr;
-    uint64_t size_ = 0;
+    std::span<const uint8_t> content_;
     std::map<std::string, Tensor> tensors_;
     std::string graph_;
+    uint32_t checksum_ = 0;
 };
 
 // The tensor's numbers as float32. Throws Error, with `what`, if they are integers.

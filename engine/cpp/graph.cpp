@@ -7,6 +7,7 @@
 #include <set>
 
 #include "include/bnew_engine.h"
+#include "text.h"
 
 namespace bnew {
 
@@ -29,6 +30,26 @@ constexpr std::pair<Op, const char*> kOps[] = {
     {Op::flatten, "flatten"},
     {Op::softmax, "softmax"},
 };
+
+constexpr std::pair<StepKind, const char*> kSteps[] = {
+    {StepKind::scale, "scale"},
+    {StepKind::shift, "shift"},
+    {StepKind::add, "add"},
+    {StepKind::multiply, "multiply"},
+    {StepKind::prelu, "prelu"},
+    {StepKind::clamp, "clamp"},
+    {StepKind::sigmoid, "sigmoid"},
+    {StepKind::hard_sigmoid, "hard_sigmoid"},
+    {StepKind::sign, "sign"},
+};
+
+// The entry of a table that has the name, or null.
+template <class Kind, size_t N>
+const std::pair<Kind, const char*>* named(const std::pair<Kind, const char*> (&table)[N], std::string_view name) {
+    const auto* found =
+        std::find_if(std::begin(table), std::end(table), [&](auto& entry) { return name == entry.second; });
+    return found == std::end(table) ? nullptr : found;
+}
 
 constexpr int kLargestSize = 1 << 20;               // of a dimension
 constexpr int kLargestWindow = 4096;                // of a kernel, a stride, a dilation, a padding
@@ -76,7 +97,7 @@ public:
     }
     void done() const {
         for (const auto& [name, value] : object_.object(where_))
-            expect(known_.count(name) > 0, where_ + " has '" + name + "', which is not known");
+            expect(known_.count(name) > 0, where_ + " has " + quote(name) + ", which is not known");
     }
 
     const std::string& where() const { return where_; }
@@ -90,7 +111,7 @@ private:
 
 class Reader {
 public:
-    explicit Reader(const File& file) : file_(file) {}
+    Reader(const File& file, Budget& budget) : file_(file), budget_(budget) {}
 
     Graph read() {
         const Json json = Json::parse(file_.graph());
@@ -117,6 +138,7 @@ private:
         Fields fields(json, "its graph's input");
         const auto shape = fields.integers("shape", 3, 1);
         const Shape size{shape[0], shape[1], shape[2]};
+        budget_.set_input(size.channels, size.height, size.width);
         add_value(fields.string("name"), size, false, "its graph's input");
         const bool mean = fields.optional("mean"), std = fields.optional("std");
         expect(mean == std, "its graph's input has only one of 'mean' and 'std'");
@@ -145,21 +167,20 @@ private:
                    int64_t{shape.channels} * shape.height <= kMostNumbers / shape.width,
                where + ": " + to_string(shape) + " is too large");
         expect(names_.emplace(name, static_cast<int>(graph_.values.size())).second,
-               where + " gives '" + name + "', a name that is taken");
+               where + " gives " + quote(name) + ", a name that is taken");
         graph_.values.push_back({name, shape, bits});
         return static_cast<int>(graph_.values.size()) - 1;
     }
 
     int find(const std::string& name, const std::string& what) const {
         const auto found = names_.find(name);
-        expect(found != names_.end(), what + " names '" + name + "', which no node before gives");
+        expect(found != names_.end(), what + " names " + quote(name) + ", which no node before gives");
         return found->second;
     }
 
     // Counts what a node keeps, before it does: a small file can name a large tensor many times.
-    void take(int64_t numbers) {
-        numbers_ += numbers;
-        expect(numbers_ <= kMostNumbers / 2, "its nodes have more numbers than fit into memory");
+    void take(int64_t numbers, const std::string& where) {
+        budget_.keep(4.0 * static_cast<double>(numbers), "what its nodes hold, up to " + where + ",");
     }
 
     // Numbers per channel; one number stands for every channel.
@@ -167,7 +188,7 @@ private:
         const Tensor& tensor = file_.tensor(name.string(what));
         expect(tensor.shape.size() == 1 && (tensor.count == channels || tensor.count == 1),
                what + " must have " + std::to_string(channels) + " numbers, or 1");
-        take(channels);
+        take(channels, what);
         std::vector<float> numbers = to_floats(tensor, what);
         if (numbers.size() == 1) numbers.resize(static_cast<size_t>(channels), numbers[0]);
         return numbers;
@@ -178,12 +199,11 @@ private:
         Node node;
         Fields fields(json, where);
         node.name = fields.string("name");
-        where += " ('" + node.name + "')";
+        where += " (" + quote(node.name) + ")";
         fields.move_to(where);
         const std::string op = fields.string("op");
-        const auto* known =
-            std::find_if(std::begin(kOps), std::end(kOps), [&](auto& o) { return op == o.second; });
-        expect(known != std::end(kOps), where + " has op '" + op + "', which is not known");
+        const auto* known = named(kOps, op);
+        expect(known, where + " has op " + quote(op) + ", which is not known");
         node.op = known->first;
         read_inputs(fields, node);
         switch (node.op) {
@@ -192,7 +212,11 @@ private:
             case Op::max_pool:
             case Op::avg_pool:
             case Op::adaptive_avg_pool: read_pool(fields, node); break;
-            default: shape_of_rest(node, where);
+            case Op::identity:
+            case Op::softmax: node.shape = input_shape(node); break;
+            case Op::concat: node.shape = joined(node, where); break;
+            case Op::flatten: node.shape = flattened(input_shape(node), where); break;
+            case Op::to_real: throw Error(where + " is the engine's own");  // and has no name in kOps
         }
         if (const Json* then = fields.optional("then"))
             for (const Json& step : then->array(fields.what("then")))
@@ -216,8 +240,8 @@ private:
         const bool bits = node.op == Op::binary_conv;
         for (int input : node.inputs)
             expect(graph_.values[input].bits == bits,
-                   fields.where() + " takes " + (bits ? "bits" : "a real value") + ", and '" +
-                       graph_.values[input].name + "' is " + (bits ? "real" : "bits"));
+                   fields.where() + " takes " + (bits ? "bits" : "a real value") + ", and " +
+                       quote(graph_.values[input].name) + " is " + (bits ? "real" : "bits"));
     }
 
     const Shape& input_shape(const Node& node) const { return graph_.values[node.inputs[0]].shape; }
@@ -254,7 +278,7 @@ private:
         expect(taps <= kMostNumbers / per_group && taps * per_group <= kMostNumbers / channels[1],
                where + " has too large a kernel");
         const Tensor& weight = file_.tensor(fields.string("weight"));
-        take(weight.count);
+        take(weight.count, where);
         if (node.op == Op::conv) {
             expect(weight.shape == std::vector<int64_t>{channels[1], per_group, node.kernel_y, node.kernel_x},
                    fields.what("weight") + " has another shape than the node says");
@@ -298,31 +322,34 @@ private:
 
     static void check_windows(int64_t size, int64_t before, int64_t kernel, int64_t stride, int64_t dilation,
                               int64_t count, const std::string& where) {
-        for (int64_t i = 0; i < count; ++i) {
+        const auto check = [&](int64_t i) {
             int64_t first = i * stride - before;
             const int64_t last = first + (kernel - 1) * dilation;
             if (first < 0) first += (-first + dilation - 1) / dilation * dilation;
             expect(first < size && first <= last, where + " has a window without a place in the image");
-        }
+        };
+        // Of those that begin in the image, the last says enough.
+        for (int64_t i = 0; i < count && i * stride < before; ++i) check(i);
+        check(count - 1);
     }
 
-    void shape_of_rest(Node& node, const std::string& where) {
-        node.shape = input_shape(node);
-        if (node.op == Op::flatten) {
-            const int64_t all = int64_t{node.shape.channels} * node.shape.height * node.shape.width;
-            expect(all <= kLargestSize, where + " gives too large a vector");
-            node.shape = {static_cast<int>(all), 1, 1};
-        } else if (node.op == Op::concat) {
-            int64_t channels = 0;
-            for (int input : node.inputs) {
-                const Shape& part = graph_.values[input].shape;
-                expect(part.height == node.shape.height && part.width == node.shape.width,
-                       where + " joins values of different sizes");
-                channels += part.channels;
-            }
-            expect(channels <= kLargestSize, where + " gives too many channels");
-            node.shape.channels = static_cast<int>(channels);
+    static Shape flattened(const Shape& in, const std::string& where) {
+        const int64_t all = int64_t{in.channels} * in.height * in.width;
+        expect(all <= kLargestSize, where + " gives too large a vector");
+        return {static_cast<int>(all), 1, 1};
+    }
+
+    Shape joined(const Node& node, const std::string& where) const {
+        const Shape& first = input_shape(node);
+        int64_t channels = 0;
+        for (int input : node.inputs) {
+            const Shape& part = graph_.values[input].shape;
+            expect(part.height == first.height && part.width == first.width,
+                   where + " joins values of different sizes");
+            channels += part.channels;
         }
+        expect(channels <= kLargestSize, where + " gives too many channels");
+        return {static_cast<int>(channels), first.height, first.width};
     }
 
     Step read_step(const Json& json, const Node& node, const std::string& where) {
@@ -330,40 +357,43 @@ private:
         const auto& entries = json.object(what);
         expect(entries.size() == 1, what + " must have one name");
         const auto& [name, value] = entries[0];
+        const auto* known = named(kSteps, name);
+        expect(known, where + " has a step " + quote(name) + ", which is not known");
         const std::string place = where + ", step '" + name + "'";
         Step step{};
-        if (name == "scale" || name == "shift" || name == "prelu") {
-            step.kind = name == "scale"   ? StepKind::scale
-                        : name == "shift" ? StepKind::shift
-                                          : StepKind::prelu;
-            step.numbers = per_channel(value, node.shape.channels, place);
-        } else if (name == "add" || name == "multiply") {
-            step.kind = name == "add" ? StepKind::add : StepKind::multiply;
-            step.value = find(value.string(place), place);
-            const Value& other = graph_.values[step.value];
-            const bool fits =
-                (other.shape.height == node.shape.height && other.shape.width == node.shape.width) ||
-                (other.shape.height == 1 && other.shape.width == 1);
-            expect(!other.bits && fits && node.shape.channels % other.shape.channels == 0,
-                   place + ": '" + other.name + "' is " + (other.bits ? "bits" : to_string(other.shape)) +
-                       ", which does not fit " + to_string(node.shape));
-        } else if (name == "clamp") {
-            step.kind = StepKind::clamp;
-            const auto& bounds = value.array(place);
-            expect(bounds.size() == 2, place + " must have two bounds");
-            step.low =
-                bounds[0].is(Json::Kind::null) ? -INFINITY : static_cast<float>(bounds[0].number(place));
-            step.high =
-                bounds[1].is(Json::Kind::null) ? INFINITY : static_cast<float>(bounds[1].number(place));
-        } else if (name == "sigmoid" || name == "hard_sigmoid" || name == "sign") {
-            step.kind = name == "sigmoid" ? StepKind::sigmoid
-                        : name == "sign"  ? StepKind::sign
-                                          : StepKind::hard_sigmoid;
-            expect(value.object(place).empty(), place + " takes nothing");
-        } else {
-            throw Error(where + " has a step '" + name + "', which is not known");
+        step.kind = known->first;
+        switch (step.kind) {
+            case StepKind::scale:
+            case StepKind::shift:
+            case StepKind::prelu: step.numbers = per_channel(value, node.shape.channels, place); break;
+            case StepKind::add:
+            case StepKind::multiply: step.value = joined_with(value, node.shape, place); break;
+            case StepKind::clamp: {
+                const auto& bounds = value.array(place);
+                expect(bounds.size() == 2, place + " must have two bounds");
+                const auto bound = [&](const Json& json, float none) {
+                    return json.is(Json::Kind::null) ? none : static_cast<float>(json.number(place));
+                };
+                step.low = bound(bounds[0], -INFINITY);
+                step.high = bound(bounds[1], INFINITY);
+                break;
+            }
+            case StepKind::sigmoid:
+            case StepKind::hard_sigmoid:
+            case StepKind::sign: expect(value.object(place).empty(), place + " takes nothing"); break;
         }
         return step;
+    }
+
+    int joined_with(const Json& name, const Shape& shape, const std::string& place) const {
+        const int value = find(name.string(place), place);
+        const Value& other = graph_.values[value];
+        const bool fits = (other.shape.height == shape.height && other.shape.width == shape.width) ||
+                          (other.shape.height == 1 && other.shape.width == 1);
+        expect(!other.bits && fits && shape.channels % other.shape.channels == 0,
+               place + ": " + quote(other.name) + " is " + (other.bits ? "bits" : to_string(other.shape)) +
+                   ", which does not fit " + to_string(shape));
+        return value;
     }
 
     Sign read_sign(const Json& json, const Node& node, const std::string& where) {
@@ -371,19 +401,21 @@ private:
         Sign sign;
         if (const Json* scale = fields.optional("scale"))
             sign.scale = per_channel(*scale, node.shape.channels, fields.what("scale"));
-        if (const Json* shift = fields.optional("shift"))
+        if (const Json* shift = fields.optional("shift")) {
             sign.shift = per_channel(*shift, node.shape.channels, fields.what("shift"));
-        else
+        } else {
+            take(node.shape.channels, fields.where());
             sign.shift.assign(static_cast<size_t>(node.shape.channels), 0.0f);
+        }
         sign.output = add_value(fields.string("output"), node.shape, true, fields.where());
         fields.done();
         return sign;
     }
 
     const File& file_;
+    Budget& budget_;
     Graph graph_;
     std::map<std::string, int> names_;
-    int64_t numbers_ = 0;  // of all nodes
 };
 
 }  // namespace
@@ -394,6 +426,6 @@ const char* op_name(Op op) {
     return "to_real";
 }
 
-Graph Graph::read(const File& file) { return Reader(file).read(); }
+Graph Graph::read(const File& file, Budget& budget) { return Reader(file, budget).read(); }
 
 }  // namespace bnew

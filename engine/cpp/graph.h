@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "budget.h"
 #include "file.h"
 
 namespace bnew {
@@ -82,7 +83,7 @@ struct Graph {
     std::vector<std::string> classes;
 
     // Throws Error.
-    static Graph read(const File& file);
+    static Graph read(const File& file, Budget& budget);
 };
 
 }  // namespace bnew

@@ -2,9 +2,10 @@
 
 #include <charconv>
 #include <cmath>
-#include <unordered_set>
+#include <set>
 
 #include "include/bnew_engine.h"
+#include "text.h"
 
 namespace bnew {
 
@@ -21,6 +22,7 @@ public:
 
 private:
     static constexpr int kDeepest = 32;
+    static constexpr int kMostValues = 1 << 20;  // each takes a hundred bytes; ten thousand layers have fewer
 
     [[noreturn]] void fail(const std::string& what) const {
         throw Error("its JSON has " + what + " at character " + std::to_string(at_));
@@ -46,6 +48,7 @@ private:
 
     Json parse(int depth) {
         if (depth > kDeepest) fail("too deep a nesting");
+        if (++values_ > kMostValues) fail("more than " + std::to_string(kMostValues) + " values");
         space();
         Json value;
         switch (peek()) {
@@ -72,14 +75,14 @@ private:
 
     void read_object(Json& value, int depth) {
         value.kind_ = Json::Kind::object;
-        std::unordered_set<std::string> names;
+        std::set<std::string> names;
         ++at_;
         space();
         if (take('}')) return;
         do {
             space();
             std::string name = read_string();
-            if (!names.insert(name).second) fail("the name '" + name + "' twice in an object");
+            if (!names.insert(name).second) fail("the name " + quote(name) + " twice in an object");
             space();
             if (!take(':')) fail("a name without a value");
             value.object_.emplace_back(std::move(name), parse(depth + 1));
@@ -164,24 +167,8 @@ private:
 
     // Text goes to Python, which takes nothing else.
     void check_utf8(std::string_view text) const {
-        for (size_t i = 0; i < text.size();) {
-            const auto byte = [&](size_t k) {
-                return i + k < text.size() ? static_cast<unsigned char>(text[i + k]) : 0u;
-            };
-            const unsigned first = byte(0);
-            const size_t more = first < 0x80                     ? 0
-                                : first >= 0xC2 && first < 0xE0  ? 1
-                                : first >= 0xE0 && first < 0xF0  ? 2
-                                : first >= 0xF0 && first <= 0xF4 ? 3
-                                                                 : 4;
-            // The second byte must not make a code too small for its length, a surrogate, or one too large.
-            const unsigned least = first == 0xE0 ? 0xA0 : first == 0xF0 ? 0x90 : 0x80;
-            const unsigned most = first == 0xED ? 0x9F : first == 0xF4 ? 0x8F : 0xBF;
-            bool right = more < 4 && (more == 0 || (byte(1) >= least && byte(1) <= most));
-            for (size_t k = 2; k <= more; ++k) right = right && (byte(k) & 0xC0) == 0x80;
-            if (!right) fail("a string that is not UTF-8");
-            i += more + 1;
-        }
+        for (; !text.empty(); text.remove_prefix(utf8_length(text)))
+            if (utf8_length(text) == 0) fail("a string that is not UTF-8");
     }
 
     void append_utf8(std::string& out) {
@@ -213,6 +200,7 @@ private:
 
     std::string_view text_;
     size_t at_ = 0;
+    int values_ = 0;
 };
 
 Json Json::parse(std::string_view text) { return JsonParser(text).document(); }

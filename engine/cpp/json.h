@@ -15,7 +15,7 @@ public:
     enum class Kind { null, boolean, number, string, array, object };
 
     // Reads a text that is one JSON value. Refuses what the standard refuses, names that come twice in an
-    // object, and nesting deeper than 32. Throws Error.
+    // object, nesting deeper than 32, and more values than a network has. Throws Error.
     static Json parse(std::string_view text);
 
     Kind kind() const { return kind_; }

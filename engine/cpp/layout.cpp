@@ -8,10 +8,10 @@
 namespace bnew {
 namespace {
 
-constexpr size_t kMostBytes = size_t{4} << 30;     // of an arena, or of a layer's weights
 constexpr size_t kLargeBytes = size_t{512} << 10;  // of a value that the second-level cache does not keep
 constexpr size_t kStripBytes = size_t{384} << 10;  // of all values of a strip, so that it does keep them
 constexpr int kMostStrips = 256;
+constexpr int64_t kMostTasks = 1 << 18;  // of a layout, roughly: a network of many stages has fewer strips
 // Of a band: neighbours both compute the rows that both need, which is the larger a share the fewer they are.
 constexpr int kLeastRows = 8;
 constexpr int kMostTries = 32;  // to end a segment earlier, so that it can be cut into bands
@@ -105,11 +105,6 @@ private:
 
     static void set_strides(Buffer& made, bool close) {
         const Shape& shape = made.shape;
-        const double width = 1.0 * shape.width + made.left + made.right;
-        const double height = 1.0 * shape.height + made.top + made.bottom;
-        const double pixel =
-            made.bits ? static_cast<double>(unit_of(shape.channels)) : 4.0 * (shape.channels + kGroup);
-        check_memory(width * height * pixel, "a value of " + to_string(shape));
         made.pixel = made.bits ? unit_of(shape.channels)
                      : close   ? shape.channels
                                : round_up(shape.channels, kGroup);
@@ -130,12 +125,13 @@ private:
         for (Buffer& made : layout_.buffers)
             made.bytes = static_cast<size_t>(round_up(made.rows * made.row_bytes() + kSlack, kAlignment));
         size_t end = place_shared();
+        layout_.bytes = static_cast<double>(end);
         for (int v = 0; v < count; ++v) {
             if (shares(v)) continue;
             buffer(v).offset = end;
             end += buffer(v).bytes * index(buffer(v).bands);
+            layout_.bytes += static_cast<double>(buffer(v).bytes) * buffer(v).bands;
         }
-        check_memory(static_cast<double>(end), "the network");
         layout_.arena_bytes = end;
     }
 
@@ -210,7 +206,7 @@ private:
         for (int band = 0; band < bands_; ++band) {
             const std::vector<Rows> needed = rows_of(segment, band);
             for (int s = segment.first; s < segment.last; ++s)
-                if (leaves(s, segment) && needed[index(s)] != share(s, band)) return false;
+                if (leaves(s, segment) && needed[index(s - segment.first)] != share(s, band)) return false;
         }
         return true;
     }
@@ -225,23 +221,24 @@ private:
         return leaves(stage(s).real) || leaves(stage(s).bits);
     }
 
-    // The rows that a band computes of each stage: its share of what is needed behind the segment, and what
+    // The rows that a band computes of each stage of the segment: its share of what is needed behind the segment, and what
     // that takes.
     std::vector<Rows> rows_of(const Segment& segment, int band) const {
-        std::vector<Rows> rows(plan_.stages.size());
+        std::vector<Rows> rows(index(segment.last - segment.first));
         for (int s = segment.last - 1; s >= segment.first; --s) {
             const int height = stage(s).shape.height;
-            if (leaves(s, segment)) rows[index(s)] = share(s, band);
+            Rows& own = rows[index(s - segment.first)];
+            if (leaves(s, segment)) own = share(s, band);
             for (int value : {stage(s).real, stage(s).bits}) {
                 if (value < 0) continue;
                 for (int reader : readers_[index(value)]) {
-                    if (reader >= segment.last || rows[index(reader)].count() == 0) continue;
-                    const auto [first, last] = rows[index(reader)];
-                    if (stage(reader).other == value) rows[index(s)].include({first, last});
+                    if (reader >= segment.last || rows[index(reader - segment.first)].count() == 0) continue;
+                    const auto [first, last] = rows[index(reader - segment.first)];
+                    if (stage(reader).other == value) own.include({first, last});
                     // Where the padding alone is needed, so is the row beside it, with which it is cleared.
                     if (stage(reader).inputs[0] == value)
-                        rows[index(s)].include({std::clamp(first_needed(reader, first), 0, height - 1),
-                                                std::clamp(last_needed(reader, last - 1) + 1, 1, height)});
+                        own.include({std::clamp(first_needed(reader, first), 0, height - 1),
+                                     std::clamp(last_needed(reader, last - 1) + 1, 1, height)});
                 }
             }
         }
@@ -255,7 +252,11 @@ private:
             case Op::max_pool:
             case Op::avg_pool:
             case Op::identity: break;
-            default: return false;
+            case Op::adaptive_avg_pool:
+            case Op::concat:
+            case Op::flatten:
+            case Op::softmax:
+            case Op::to_real: return false;
         }
         // A value that every place is joined with must be there in full.
         return stage(s).other < 0 ||
@@ -275,36 +276,46 @@ private:
     }
 
     void run_in_strips(const Segment& segment) {
-        for (int s = segment.first; s < segment.last; ++s) {
-            for (int v : {stage(s).real, stage(s).bits}) {
-                if (v < 0 || !is_inside(v, segment)) continue;
-                in_strip_[index(v)] = true;
-                buffer(v).bands = bands_;
-                buffer(v).rows = 0;
-            }
-        }
+        for (int s = segment.first; s < segment.last; ++s)
+            for (int v : {stage(s).real, stage(s).bits})
+                if (v >= 0 && is_inside(v, segment)) in_strip_[index(v)] = true;
+        each_inside(segment, [&](int v) {
+            buffer(v).bands = bands_;
+            buffer(v).rows = 0;
+        });
         std::vector<Strand> strands;
         for (band_ = 0; band_ < bands_; ++band_) {
             band_rows_ = rows_of(segment, band_);
-            const int height = band_rows_[index(segment.first)].count();
+            band_first_ = segment.first;
+            const int height = band_of(segment.first).count();
+            const int64_t tasks = kMostTasks / (bands_ * static_cast<int64_t>(plan_.stages.size()));
+            const int most = static_cast<int>(std::clamp<int64_t>(tasks, 1, kMostStrips));
             for (int rows = height;; rows /= 2) {
                 strand_ = {};
-                if (schedule(segment, rows) <= kStripBytes || rows <= std::max(2, height / kMostStrips))
+                if (schedule(segment, rows) <= kStripBytes || rows <= std::max(2, height / most))
                     break;
             }
-            for (size_t v = 0; v < held_.size(); ++v)
-                if (in_strip_[v]) layout_.buffers[v].rows = std::max(layout_.buffers[v].rows, held_[v]);
+            each_inside(segment, [&](int v) { buffer(v).rows = std::max(buffer(v).rows, held_[index(v)]); });
             strands.push_back(std::move(strand_));
         }
         band_ = 0;
         layout_.steps.push_back(std::move(strands));
     }
 
+    // Calls f for the values that the segment's strips hold.
+    template <class F>
+    void each_inside(const Segment& segment, F f) const {
+        for (int s = segment.first; s < segment.last; ++s)
+            for (int v : {stage(s).real, stage(s).bits})
+                if (v >= 0 && in_strip_[index(v)]) f(v);
+    }
+
     // Lets the first stage compute `rows` rows of its band, then each of the others all that it can, until
     // all is done. Returns the bytes that the values inside take.
     size_t schedule(const Segment& segment, int rows) {
         done_.resize(plan_.stages.size());
-        held_.assign(layout_.buffers.size(), 0);
+        held_.resize(layout_.buffers.size());
+        each_inside(segment, [&](int v) { held_[index(v)] = 0; });
         for (int s = segment.first; s < segment.last; ++s) {
             const int first = done_[index(s)] = band_of(s).first;
             for (int v : {stage(s).real, stage(s).bits})
@@ -326,12 +337,13 @@ private:
             }
         }
         size_t bytes = 0;
-        for (size_t v = 0; v < held_.size(); ++v)
-            bytes += static_cast<size_t>(held_[v] * layout_.buffers[v].row_bytes());
+        each_inside(segment, [&](int v) {
+            bytes += static_cast<size_t>(held_[index(v)] * buffer(v).row_bytes());
+        });
         return bytes;
     }
 
-    Rows band_of(int s) const { return band_rows_[index(s)]; }
+    Rows band_of(int s) const { return band_rows_[index(s - band_first_)]; }
 
     bool all_done(const Segment& segment) const {
         for (int s = segment.first; s < segment.last; ++s)
@@ -448,19 +460,14 @@ private:
     // While a band of a segment is scheduled:
     int band_ = 0;
     Strand strand_;
-    std::vector<Rows> band_rows_;  // of each stage
+    std::vector<Rows> band_rows_;  // of each stage of the segment, which begins with
+    int band_first_ = 0;
     std::vector<int> done_;        // the row up to which each stage is computed
     std::vector<int> first_row_;   // that the value's buffer holds now
     std::vector<int> held_;        // the most rows that it has held
 };
 
 }  // namespace
-
-void check_memory(double bytes, const std::string& what) {
-    if (bytes > static_cast<double>(kMostBytes))
-        throw Error(what + " would take " + std::to_string(static_cast<int64_t>(bytes / (1 << 20))) +
-                    " MiB of memory: the limit is " + std::to_string(kMostBytes >> 20) + " MiB");
-}
 
 Layout make_layout(const Graph& graph, const Plan& plan, int bands) {
     return Layouter(graph, plan).make(bands);

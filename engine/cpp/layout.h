@@ -2,8 +2,6 @@
 
 #pragma once
 
-#include <string>
-
 #include "plan.h"
 
 namespace bnew {
@@ -13,11 +11,8 @@ inline int64_t unit_of(int channels) {
     return channels <= 16 ? 2 : channels <= 32 ? 4 : round_up(channels, 64) / 8;
 }
 
-// Throws Error if `what` would take more memory than any network should.
-void check_memory(double bytes, const std::string& what);
-
 // Of the plan's stages: where that helps in strips of rows, in so many bands; or, with none, stage after
-// stage. Throws Error.
+// stage.
 Layout make_layout(const Graph& graph, const Plan& plan, int bands);
 
 }  // namespace bnew

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <chrono>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <mutex>
@@ -13,9 +14,28 @@
 #include "include/bnew_engine.h"
 #include "plan.h"
 #include "pool.h"
+#include "text.h"
 
 namespace bnew {
 namespace {
+
+// Zeros that take no memory before they are written.
+class Zeros {
+public:
+    explicit Zeros(size_t size) : memory_(static_cast<uint8_t*>(std::calloc(size + kAlignment, 1))) {
+        if (!memory_) throw std::bad_alloc();
+    }
+    uint8_t* data() const {
+        const auto address = reinterpret_cast<uintptr_t>(memory_.get());
+        return memory_.get() + (kAlignment - address % kAlignment) % kAlignment;
+    }
+
+private:
+    struct Free {
+        void operator()(uint8_t* memory) const { std::free(memory); }
+    };
+    std::unique_ptr<uint8_t, Free> memory_;
+};
 
 // The memory of one run.
 struct Arena {
@@ -26,9 +46,9 @@ struct Arena {
           scratch(scratch_bytes * static_cast<size_t>(threads)) {}
 
     const Layout& layout;
-    Aligned<uint8_t> values;
+    Zeros values;
     size_t scratch_bytes;  // of each thread
-    Aligned<uint8_t> scratch;
+    Zeros scratch;
 };
 
 // What a band has of a value.
@@ -60,11 +80,12 @@ void run_memory(const Task& task, Arena& arena) {
     uint8_t* memory = memory_of(buffer, task.band, arena);
     uint8_t* to = memory + (task.first - task.to) * bytes;
     const size_t size = static_cast<size_t>((task.last - task.first) * bytes);
-    if (task.kind == Task::Kind::clear) {
-        std::memset(to, 0, size);
-    } else {
-        std::memmove(to, memory + (task.first - task.from) * bytes, size);
+    switch (task.kind) {
+        case Task::Kind::clear: std::memset(to, 0, size); return;
+        case Task::Kind::move: std::memmove(to, memory + (task.first - task.from) * bytes, size); return;
+        case Task::Kind::compute: break;
     }
+    std::abort();
 }
 
 float* pixel(const RealView& view, int y, int x) { return view.data + y * view.row + x * view.pixel; }
@@ -105,10 +126,11 @@ void to_real(const Shape& shape, const BitsView& in, const RealView& out) {
 }  // namespace
 
 struct Model::Impl {
-    Impl(Graph network, const Kernels& chosen, int threads)
+    Impl(Graph network, const Kernels& chosen, int threads, const Budget& limits)
         : graph(std::move(network)),
           kernels(chosen),
-          plan(make_plan(graph, kernels, threads)),
+          budget(limits),
+          plan(make_plan(graph, kernels, threads, budget)),
           isa(kernels.name) {
         if (threads > 1) pool.emplace(threads);
         for (Node& node : graph.nodes) {  // the plan has its own
@@ -148,17 +170,6 @@ struct Model::Impl {
         return part;
     }
 
-    // Whether a kernel computes the stage, part by part; the others are computed whole.
-    static bool has_parts(const Stage& stage) {
-        switch (stage.op) {
-            case Op::concat:
-            case Op::flatten:
-            case Op::softmax:
-            case Op::to_real: return false;
-            default: return true;
-        }
-    }
-
     // Whether the task is worth waking other threads, which takes about a microsecond: roughly, what it takes
     // itself, by the operations for each result on one core with AVX-512.
     bool is_worth_splitting(const Task& task) const {
@@ -169,7 +180,7 @@ struct Model::Impl {
         if (stage.op == Op::binary_conv) each += kWord * static_cast<double>(window_words(stage.binary));
         if (stage.op == Op::conv) each += kProduct * stage.conv.channels_in * w.kernel_y * w.kernel_x;
         const double results = 1.0 * stage.shape.channels * stage.shape.width * (task.last - task.first);
-        return has_parts(stage) && each * results > kLeast;
+        return !is_plain(stage.op) && each * results > kLeast;
     }
 
     // Part i of n, or all of it, with scratch number `scratch` of the arena's.
@@ -204,7 +215,10 @@ struct Model::Impl {
             case Op::identity:
                 kernels.pointwise(stage.shape.width, real(input, task.rows.in), e, part);
                 break;
-            default: run_whole(stage, arena, e.real);
+            case Op::concat: concat(stage, arena, e.real); break;
+            case Op::flatten: flatten(shape_of(input), real_value(input, arena), e.real); break;
+            case Op::softmax: softmax(stage.shape, real_value(input, arena), e.real); break;
+            case Op::to_real: to_real(stage.shape, bits_value(input, arena), e.real); break;
         }
     }
 
@@ -222,16 +236,6 @@ struct Model::Impl {
     }
     static BitsView bits_value(int value, Arena& arena) {
         return bits_view(value, -arena.layout.buffers[static_cast<size_t>(value)].top, 0, arena);
-    }
-
-    void run_whole(const Stage& stage, Arena& arena, const RealView& out) const {
-        const int input = stage.inputs[0];
-        switch (stage.op) {
-            case Op::softmax: softmax(stage.shape, real_value(input, arena), out); break;
-            case Op::flatten: flatten(shape_of(input), real_value(input, arena), out); break;
-            case Op::to_real: to_real(stage.shape, bits_value(input, arena), out); break;
-            default: concat(stage, arena, out);
-        }
     }
 
     void concat(const Stage& stage, Arena& arena, const RealView& out) const {
@@ -347,10 +351,10 @@ struct Model::Impl {
     template <class AfterTask>
     void run_strand(const Strand& strand, Arena& arena, int scratch, bool tell, AfterTask after) const {
         for (const Task& task : strand) {
-            if (task.kind == Task::Kind::compute) {
-                run_part(task, arena, 0, 1, scratch);
-            } else {
-                run_memory(task, arena);
+            switch (task.kind) {
+                case Task::Kind::compute: run_part(task, arena, 0, 1, scratch); break;
+                case Task::Kind::move:
+                case Task::Kind::clear: run_memory(task, arena); break;
             }
             if (tell) after(&task);
         }
@@ -409,8 +413,12 @@ struct Model::Impl {
             const std::lock_guard<std::mutex> lock(impl.arenas_mutex);
             if (arenas_.empty()) {
                 const Plan& plan = impl.plan;
-                arena_ = split ? std::make_unique<Arena>(plan, plan.bands, impl.threads())
-                               : std::make_unique<Arena>(plan, plan.strips, 1);
+                try {
+                    arena_ = split ? std::make_unique<Arena>(plan, plan.bands, impl.threads())
+                                   : std::make_unique<Arena>(plan, plan.strips, 1);
+                } catch (const std::bad_alloc&) {
+                    throw Error("there is not enough memory for a run of the network");
+                }
             } else {
                 arena_ = std::move(arenas_.back());
                 arenas_.pop_back();
@@ -432,8 +440,10 @@ struct Model::Impl {
 
     Graph graph;
     const Kernels& kernels;
+    Budget budget;
     Plan plan;
     std::string isa, json;
+    uint32_t checksum = 0;
     std::vector<float> byte_scale, byte_shift;
     mutable std::optional<ThreadPool> pool;
     mutable std::mutex arenas_mutex;
@@ -446,23 +456,41 @@ constexpr int kMostThreads = 1024;
 
 Dimensions dimensions(const Shape& shape) { return {shape.channels, shape.height, shape.width}; }
 
-}  // namespace
-
-Model::Model(const std::string& path, int threads, const std::string& instruction_set) {
+void check_threads(int threads) {
     if (threads < 1 || threads > kMostThreads)
         throw Error("threads is " + std::to_string(threads) + ", but must be from 1 to " +
                     std::to_string(kMostThreads));
-    const Kernels& kernels = choose_kernels(instruction_set);
+}
+
+}  // namespace
+
+Model::Model(const std::string& path, int threads, const std::string& instruction_set, const Limits& limits) {
+    check_threads(threads);
+    choose_kernels(instruction_set);  // what is wrong with these is no matter of the file
     try {
-        const File file(path);
-        impl_ = std::make_unique<Impl>(Graph::read(file), kernels, threads);
-        impl_->json = file.graph();
-    } catch (const std::bad_alloc&) {
-        throw Error(path + ": there is not enough memory for it");
+        *this = Model(Mapping(path).content(), threads, instruction_set, limits);
     } catch (const Error& error) {
         throw Error(path + ": " + error.what());
     }
 }
+
+Model::Model(std::span<const uint8_t> content, int threads, const std::string& instruction_set,
+             const Limits& limits) {
+    check_threads(threads);
+    const Kernels& kernels = choose_kernels(instruction_set);
+    try {
+        const File file(content);
+        Budget budget(limits, file.size());
+        Graph graph = Graph::read(file, budget);
+        impl_ = std::make_unique<Impl>(std::move(graph), kernels, threads, budget);
+        impl_->json = file.graph();
+        impl_->checksum = file.checksum();
+    } catch (const std::bad_alloc&) {
+        throw Error("there is not enough memory for it");
+    }
+}
+
+uint32_t checksum(std::span<const uint8_t> content) { return File(content).checksum(); }
 
 Model::~Model() = default;
 Model::Model(Model&&) noexcept = default;
@@ -477,6 +505,7 @@ const std::string& Model::isa() const { return impl_->isa; }
 const std::vector<std::string>& Model::classes() const { return impl_->graph.classes; }
 const std::string& Model::graph() const { return impl_->json; }
 bool Model::normalises() const { return !impl_->graph.mean.empty(); }
+uint32_t Model::checksum() const { return impl_->checksum; }
 
 void Model::run(const float* images, size_t count, float* results) const {
     impl_->run(images, count, results);
@@ -491,6 +520,10 @@ void Model::run(const uint8_t* images, size_t count, float* results) const {
 
 std::vector<NamedValue> Model::values(const float* image) const {
     std::vector<NamedValue> found;
+    double bytes = impl_->plan.whole.bytes;
+    for (size_t v = 0; v < impl_->plan.values.size(); ++v)
+        bytes += sizeof(float) * static_cast<double>(impl_->size_of(static_cast<int>(v)));
+    impl_->budget.check_run(bytes, "the values of the network");
     Arena arena(impl_->plan, impl_->plan.whole, 1);
     const auto add = [&](int value) {
         if (value < 0 || impl_->plan.values[static_cast<size_t>(value)].name.empty()) return;
@@ -514,7 +547,7 @@ NamedValue Model::convolve(const std::string& name, const float* signs, const Di
     const auto found = std::find_if(nodes.begin(), nodes.end(), [&](const Node& node) {
         return node.op == Op::binary_conv && node.name == name;
     });
-    if (found == nodes.end()) throw Error("there is no binary_conv called '" + name + "'");
+    if (found == nodes.end()) throw Error("there is no binary_conv called " + quote(name));
     // A network of that one layer.
     const Shape in = impl_->shape_of(found->inputs[0]);
     Graph graph;
@@ -531,11 +564,11 @@ NamedValue Model::convolve(const std::string& name, const float* signs, const Di
     conv.output = 2;
     graph.nodes = {std::move(sign), std::move(conv)};
     graph.output = 2;
-    const Impl layer(std::move(graph), impl_->kernels, 1);
+    const Impl layer(std::move(graph), impl_->kernels, 1, impl_->budget.fresh());
     const Shape given{size.channels, size.height, size.width};
-    if (given != in) throw Error("'" + name + "' takes " + to_string(in) + ", not " + to_string(given));
+    if (given != in) throw Error(quote(name) + " takes " + to_string(in) + ", not " + to_string(given));
     if (std::any_of(signs, signs + layer.size_of(0), [](float x) { return x != 1 && x != -1; }))
-        throw Error("the input of '" + name + "' must be -1 and +1");
+        throw Error("the input of " + quote(name) + " must be -1 and +1");
     NamedValue result{name, dimensions(found->shape), std::vector<float>(layer.size_of(2))};
     layer.run(signs, 1, result.data.data());
     return result;
@@ -543,6 +576,7 @@ NamedValue Model::convolve(const std::string& name, const float* signs, const Di
 
 std::vector<StageTime> Model::profile(const float* image, int repeats) const {
     using Clock = std::chrono::steady_clock;
+    impl_->budget.check_repeats(repeats);
     std::vector<std::vector<double>> times(impl_->plan.stages.size() + 1);
     const bool split = impl_->splits();
     const Impl::Lease lease(*impl_, split);

@@ -3,23 +3,39 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
-#include <map>
 
 #include "include/bnew_engine.h"
 #include "layout.h"
+#include "text.h"
 
 namespace bnew {
 namespace {
 
 constexpr size_t kMostStages = 1 << 14;
+// Work for each number that a stage gives, whatever gives it: reading, the epilogue, writing.
+constexpr double kMacsPerNumber = 8;
+
+Activation activation_of(StepKind kind) {
+    switch (kind) {
+        case StepKind::prelu: return Activation::prelu;
+        case StepKind::clamp: return Activation::clamp;
+        case StepKind::sigmoid: return Activation::sigmoid;
+        case StepKind::hard_sigmoid: return Activation::hard_sigmoid;
+        case StepKind::sign: return Activation::sign;
+        case StepKind::scale:
+        case StepKind::shift:
+        case StepKind::add:
+        case StepKind::multiply: break;
+    }
+    std::abort();
+}
 
 // Steps that fit one epilogue, gathered one after another. Affine steps are folded in double precision.
 class Chain {
 public:
-    explicit Chain(int channels) : before_(channels), after_(channels) {}
-
     // Whether the step could be taken.
     bool take(const Step& step) {
         switch (step.kind) {
@@ -31,17 +47,20 @@ public:
                 join = step.kind == StepKind::add ? Join::add : Join::multiply;
                 other = step.value;
                 return true;
-            default:
+            case StepKind::prelu:
+            case StepKind::clamp:
+            case StepKind::sigmoid:
+            case StepKind::hard_sigmoid:
+            case StepKind::sign:
                 if (acted()) return false;
                 act(step);
                 return true;
         }
+        std::abort();
     }
 
     struct Affine {
-        explicit Affine(int channels)
-            : scale(static_cast<size_t>(channels), 1.0), shift(static_cast<size_t>(channels), 0.0) {}
-        std::vector<double> scale, shift;
+        std::vector<double> scale, shift;  // one a channel; empty before the first step
         bool scaled = false, shifted = false;
     };
 
@@ -61,6 +80,8 @@ private:
         // (x s + t) + o + b = (x s + (t + b)) + o: a shift behind a sum moves in front of it.
         const bool early = !acted() && (join == Join::none || (join == Join::add && is_shift));
         Affine& affine = early ? before_ : after_;
+        affine.scale.resize(step.numbers.size(), 1.0);
+        affine.shift.resize(step.numbers.size(), 0.0);
         for (size_t c = 0; c < step.numbers.size(); ++c) {
             if (is_shift) {
                 affine.shift[c] += step.numbers[c];
@@ -74,12 +95,7 @@ private:
     }
 
     void act(const Step& step) {
-        static const std::map<StepKind, Activation> kinds = {
-            {StepKind::prelu, Activation::prelu},     {StepKind::clamp, Activation::clamp},
-            {StepKind::sigmoid, Activation::sigmoid}, {StepKind::hard_sigmoid, Activation::hard_sigmoid},
-            {StepKind::sign, Activation::sign},
-        };
-        activation = kinds.at(step.kind);
+        activation = activation_of(step.kind);
         slope = step.numbers;
         low = step.low;
         high = step.high;
@@ -90,8 +106,8 @@ private:
 
 class Planner {
 public:
-    Planner(const Graph& graph, const Kernels& kernels, int threads)
-        : graph_(graph), kernels_(kernels), threads_(threads) {
+    Planner(const Graph& graph, const Kernels& kernels, int threads, Budget& budget)
+        : graph_(graph), kernels_(kernels), threads_(threads), budget_(budget) {
         plan_.values = graph.values;
     }
 
@@ -102,7 +118,14 @@ public:
         if (threads_ > 1) plan_.bands = make_layout(graph_, plan_, threads_);
         for (Stage& stage : plan_.stages)
             plan_.scratch_bytes = std::max(plan_.scratch_bytes, scratch_of(stage));
+        check_run(plan_.strips, 1);
+        if (threads_ > 1) check_run(plan_.bands, threads_);
         return std::move(plan_);
+    }
+
+    void check_run(const Layout& layout, int threads) const {
+        const double scratch = static_cast<double>(plan_.scratch_bytes) * threads;
+        budget_.check_run(layout.bytes + scratch, "a run of the network");
     }
 
 private:
@@ -132,18 +155,21 @@ private:
             case Op::max_pool:
             case Op::avg_pool:
             case Op::adaptive_avg_pool: make_pool(stage, node); break;
-            default: break;
+            case Op::identity:
+            case Op::concat:
+            case Op::flatten:
+            case Op::softmax: break;
+            case Op::to_real: std::abort();  // no node has it
         }
         finish(std::move(stage), node);
     }
 
     // Adds the stage with as many of the node's steps as its epilogue takes, and stages for the rest.
     void finish(Stage stage, const Node& node) {
-        const bool plain = node.op == Op::concat || node.op == Op::flatten || node.op == Op::softmax;
-        if (plain && (!node.then.empty() || node.sign)) stage = next(std::move(stage));
+        if (is_plain(node.op) && (!node.then.empty() || node.sign)) stage = next(std::move(stage));
         size_t step = 0;
         while (true) {
-            Chain chain(node.shape.channels);
+            Chain chain;
             while (step < node.then.size() && chain.take(node.then[step])) ++step;
             set_epilogue(stage, chain);
             if (step == node.then.size()) break;
@@ -169,13 +195,17 @@ private:
     void add(Stage stage) {
         if (plan_.stages.size() == kMostStages)
             throw Error("the network has more than " + std::to_string(kMostStages) + " stages");
+        work(stage.shape, kMacsPerNumber, stage.name);
         plan_.stages.push_back(std::move(stage));
     }
 
-    // Counts what a stage keeps, before it does.
+    // Each counts what a stage keeps or does, before it does.
     void take(double bytes, const std::string& name) {
-        taken_ += bytes;
-        check_memory(taken_, "the network up to node '" + name + "'");
+        budget_.keep(bytes, "the network up to node " + quote(name));
+    }
+    void work(const Shape& results, double macs_per_number, const std::string& name) {
+        budget_.work(1.0 * results.channels * results.height * results.width * macs_per_number,
+                     "the network up to node " + quote(name));
     }
 
     int new_value(const Shape& shape, bool bits) {
@@ -212,7 +242,8 @@ private:
 
     // The numbers filled up to whole groups, kept by the stage.
     template <class Numbers>
-    static const float* keep(Stage& stage, const Numbers& numbers, float filling = 0) {
+    const float* keep(Stage& stage, const Numbers& numbers, float filling = 0) {
+        take(4.0 * static_cast<double>(numbers.size() + kGroup), stage.name);
         Aligned<float> kept(static_cast<size_t>(round_up(static_cast<int64_t>(numbers.size()), kGroup)),
                             filling);
         std::transform(numbers.begin(), numbers.end(), kept.begin(),
@@ -242,7 +273,7 @@ private:
         if (chain.after().scaled || chain.after().shifted) e.shift_out = keep(stage, chain.after().shift);
     }
 
-    static void set_sign(Stage& stage, const Sign& sign) {
+    void set_sign(Stage& stage, const Sign& sign) {
         stage.bits = sign.output;
         Epilogue& e = stage.epilogue;
         // What fills up the channels must give clear bits, even where infinity was left in memory.
@@ -280,13 +311,9 @@ private:
         for (int64_t i = 0; i < outputs; ++i) {
             const int64_t from = i * stride - before;
             const Taps inside{tap(from, 0), tap(from, size)};
-            // Neighbours are alike: the search from the end is short.
-            auto found = std::find(classes.rbegin(), classes.rend(), inside);
-            if (found == classes.rend()) {
-                classes.push_back(inside);
-                found = classes.rbegin();
-            }
-            class_of.push_back(static_cast<int32_t>(classes.rend() - found) - 1);
+            // Both taps only ever fall: equal ones are neighbours.
+            if (classes.empty() || classes.back() != inside) classes.push_back(inside);
+            class_of.push_back(static_cast<int32_t>(classes.size()) - 1);
         }
         return classes;
     }
@@ -298,7 +325,12 @@ private:
         conv.channels_out = node.shape.channels;
         conv.taps = node.kernel_y * node.kernel_x;
         conv.unit = unit_of(in.channels);
-        take(16.0 * static_cast<double>(window_words(conv)) * (conv.channels_out + 64.0), node.name);
+        const double filled = static_cast<double>(round_up(conv.channels_out, kGroup));
+        const Shape lanes{static_cast<int>(filled), node.shape.height, node.shape.width};
+        work(lanes, static_cast<double>(window_words(conv)), node.name);  // 64 binary ones count as one
+        take(static_cast<double>(kernels_.binary_bytes(conv)) +
+                 (8.0 * static_cast<double>(window_words(conv)) + 4.0 * conv.taps) * conv.channels_out,
+             node.name);
 
         const int64_t words = window_words(conv),
                       row = static_cast<int64_t>(node.words.size()) / conv.channels_out;
@@ -375,12 +407,11 @@ private:
     }
 
     // Binary weights as real ±1, in the order of a real convolution's.
-    std::vector<float> signs_of(const Node& node) const {
+    std::vector<float> signs_of(const Node& node) {
         const Shape& in = plan_.values[static_cast<size_t>(node.inputs[0])].shape;
         const int64_t channels = in.channels / node.groups, taps = int64_t{node.kernel_y} * node.kernel_x;
         const int64_t row = static_cast<int64_t>(node.words.size()) / node.shape.channels;
-        check_memory(4.0 * node.shape.channels * static_cast<double>(channels * taps),
-                     "node '" + node.name + "'");
+        take(4.0 * node.shape.channels * static_cast<double>(channels * taps), node.name);
         std::vector<float> signs(static_cast<size_t>(node.shape.channels * channels * taps));
         for (int64_t o = 0; o < node.shape.channels; ++o)
             for (int64_t tap = 0; tap < taps; ++tap)
@@ -411,6 +442,8 @@ private:
         conv.channels_out = static_cast<int>(own_out * together);
         const int64_t lanes = conv.depthwise ? round_up(node.groups, kGroup)
                                              : round_up(conv.channels_out, kGroup) * conv.groups;
+        work({static_cast<int>(std::min<int64_t>(lanes, 1 << 30)), node.shape.height, node.shape.width},
+             1.0 * conv.channels_in * static_cast<double>(taps), node.name);
         take(4.0 * static_cast<double>(lanes) * conv.channels_in * static_cast<double>(taps), node.name);
         Aligned<float> packed(static_cast<size_t>(lanes * conv.channels_in * taps));
         for (int64_t o = 0; o < node.shape.channels; ++o) {
@@ -454,8 +487,17 @@ private:
     }
 
     void make_pool(Stage& stage, const Node& node) {
+        const Shape& in = plan_.values[static_cast<size_t>(node.inputs[0])].shape;
         take(12.0 * (node.shape.height + node.shape.width), node.name);
-        make_pool(stage, node, plan_.values[static_cast<size_t>(node.inputs[0])].shape);
+        // The largest window; two places more where its edges are rounded.
+        const auto places = [&](int size, int kernel, int count) {
+            return node.op == Op::adaptive_avg_pool ? 1.0 * size / count + 2 : 1.0 * std::min(kernel, size);
+        };
+        work(node.shape,
+             places(in.height, node.kernel_y, node.shape.height) *
+                 places(in.width, node.kernel_x, node.shape.width),
+             node.name);
+        make_pool(stage, node, in);
     }
 
     static void adaptive(int64_t size, int64_t count, std::vector<int32_t>& first, std::vector<int32_t>& last,
@@ -488,14 +530,30 @@ private:
     const Graph& graph_;
     const Kernels& kernels_;
     int threads_;
+    Budget& budget_;
     Plan plan_;
-    double taken_ = 0;  // bytes
 };
 
 }  // namespace
 
-Plan make_plan(const Graph& graph, const Kernels& kernels, int threads) {
-    return Planner(graph, kernels, threads).make();
+bool is_plain(Op op) {
+    switch (op) {
+        case Op::concat:
+        case Op::flatten:
+        case Op::softmax:
+        case Op::to_real: return true;
+        case Op::conv:
+        case Op::binary_conv:
+        case Op::max_pool:
+        case Op::avg_pool:
+        case Op::adaptive_avg_pool:
+        case Op::identity: return false;
+    }
+    std::abort();
+}
+
+Plan make_plan(const Graph& graph, const Kernels& kernels, int threads, Budget& budget) {
+    return Planner(graph, kernels, threads, budget).make();
 }
 
 }  // namespace bnew

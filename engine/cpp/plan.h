@@ -46,6 +46,9 @@ struct Buffer {
     int64_t row_bytes() const { return row * (bits ? 1 : static_cast<int64_t>(sizeof(float))); }
 };
 
+// Whether the operator is computed whole and has no epilogue; a kernel computes the others part by part.
+bool is_plain(Op op);
+
 struct Stage {
     Op op;
     std::string name;
@@ -95,7 +98,8 @@ using Strand = std::vector<Task>;
 struct Layout {
     std::vector<Buffer> buffers;  // of each value
     std::vector<std::vector<Strand>> steps;
-    size_t arena_bytes = 0;
+    double bytes = 0;        // that a run takes, to be checked before they are
+    size_t arena_bytes = 0;  // the same, if it is that little
 };
 
 struct Plan {
@@ -111,7 +115,7 @@ struct Plan {
     size_t scratch_bytes = 0;  // of each thread
 };
 
-// Throws Error if the network needs too much memory.
-Plan make_plan(const Graph& graph, const Kernels& kernels, int threads);
+// Throws Error if the network needs more memory or work than the budget has.
+Plan make_plan(const Graph& graph, const Kernels& kernels, int threads, Budget& budget);
 
 }  // namespace bnew

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,9 +18,20 @@ from rich.text import Text
 from bnew.errors import BnewError
 
 VERSION = "1"
+METADATA = {"format", "version", "graph", "crc32"}
 BYTES = {"U32": 4, "F32": 4, "F16": 2}  # of one element
 # What reading a header or a graph raises that is not as docs/format.md says.
 _DAMAGE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+
+
+def sealed(content: bytes) -> bytes:
+    """The content of a packed file with its checksum written into its header, which has a field for it."""
+    return content.replace(_field("0" * 8), _field(f"{zlib.crc32(content):08x}"), 1)
+
+
+def _field(digits: str) -> bytes:
+    """The checksum in the header. These bytes cannot be part of a text there: quotation marks are escaped."""
+    return f'"crc32":"{digits}"'.encode()
 
 
 @dataclass(frozen=True)
@@ -164,7 +176,7 @@ class PackedFile:
 
 
 def read_packed(path: str | Path) -> PackedFile:
-    """The header of a packed file.
+    """The header of a packed file, whose checksum is compared if it has one.
 
     Raises:
         BnewError: the file is missing or damaged, no packed file, or of another version.
@@ -200,7 +212,30 @@ def read_packed(path: str | Path) -> PackedFile:
         raise BnewError(f"'{path}' is damaged ({error!r}): pack the network again") from None
     if not complete:
         raise BnewError(f"'{path}' is damaged, or was cut short while it was copied: pack the network again")
+    unknown = sorted(set(metadata) - METADATA)
+    if unknown:
+        raise BnewError(f"'{path}' is damaged, its header has {unknown[0]!r}: pack the network again")
+    if "crc32" in metadata and not _is_whole(path, 8 + length, metadata["crc32"]):
+        raise BnewError(
+            f"'{path}' is damaged, its bytes do not have the checksum that its header says: copy it again, or "
+            "pack the network again"
+        )
     return packed
+
+
+def _is_whole(path: Path, header_bytes: int, stored: Any) -> bool:
+    """Whether the file has the checksum ``stored``: the CRC-32 of its bytes, its own digits as zeros."""
+    try:
+        with open(path, "rb") as file:
+            header = file.read(header_bytes)
+            if not isinstance(stored, str) or not stored.isascii() or _field(stored) not in header:
+                return False
+            checksum = zlib.crc32(header.replace(_field(stored), _field("0" * 8), 1))
+            while chunk := file.read(1 << 20):
+                checksum = zlib.crc32(chunk, checksum)
+    except OSError as error:
+        raise BnewError(f"cannot read '{path}': {error.strerror}") from None
+    return stored == f"{checksum:08x}"
 
 
 def _text(name: Any) -> str:

@@ -10,15 +10,27 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace bnew {
 
+// Text from anywhere, fit for a terminal, a log or a page: what is not UTF-8, moves the cursor, ends the line or
+// turns the direction of writing becomes \x1b or \u202e.
+std::string printable(std::string_view text);
+
 class Error : public std::runtime_error {
 public:
-    explicit Error(const std::string& what) : std::runtime_error(what) {}
+    explicit Error(const std::string& what) : std::runtime_error(printable(what)) {}
+};
+
+// What a file may ask for at most. 0: what its size and its input's shape justify (docs/format.md, "Limits").
+struct Limits {
+    int64_t max_macs = 0;   // real multiply-accumulates of an image
+    int64_t max_bytes = 0;  // of the weights in memory, and of a run
 };
 
 // The instruction sets that this machine can run, the best first: of avx512_vpopcntdq, avx2, neon and scalar.
@@ -47,7 +59,11 @@ struct StageTime {
 class Model {
 public:
     // Reads the file. `threads` compute side by side; `instruction_set`, if not empty, forces one.
-    explicit Model(const std::string& path, int threads = 1, const std::string& instruction_set = "");
+    explicit Model(const std::string& path, int threads = 1, const std::string& instruction_set = "",
+                   const Limits& limits = {});
+    // The same from a file's content, which need not stay.
+    explicit Model(std::span<const uint8_t> content, int threads = 1, const std::string& instruction_set = "",
+                   const Limits& limits = {});
     ~Model();
     Model(Model&&) noexcept;
     Model& operator=(Model&&) noexcept;
@@ -61,6 +77,7 @@ public:
     const std::vector<std::string>& classes() const;
     const std::string& graph() const;  // JSON, see docs/format.md
     bool normalises() const;           // whether the file says how bytes become input
+    uint32_t checksum() const;         // of the file, see docs/format.md
 
     // Computes `count` images, NCHW. May be called by several threads at once. Throws if a number is not
     // finite.
@@ -82,6 +99,9 @@ private:
     struct Impl;
     std::unique_ptr<Impl> impl_;
 };
+
+// The checksum of a packed file's content: that of the model that was loaded from it. Throws if it is not one.
+uint32_t checksum(std::span<const uint8_t> content);
 
 // Binary multiply-accumulates a second that the instruction set does in registers, without memory: the limit
 // of its kernels. Takes about `seconds`.

@@ -1,4 +1,4 @@
-"""Runs packed binary networks as real bits: ``load(path)`` → :class:`Model`, ``model(images)`` → logits.
+"""Runs packed binary networks as real bits: ``load(file)`` → :class:`Model`, ``model(images)`` → logits.
 
 NumPy is all that it needs. A file comes from ``bnew pack``; docs/format.md says what is in it.
 
@@ -10,8 +10,11 @@ results are the same to the last bit.
 from __future__ import annotations
 
 import json
+import operator
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -57,30 +60,71 @@ def register_peak(isa: str, seconds: float = 0.2) -> float:
     return _engine.register_peak(isa, seconds)
 
 
-def load(path: str | bytes | os.PathLike[str], threads: int = 1, isa: str | None = None) -> Model:
+def load(
+    file: str | os.PathLike[str] | bytes | bytearray | memoryview,
+    threads: int = 1,
+    isa: str | None = None,
+    max_macs: int | None = None,
+    max_bytes: int | None = None,
+) -> Model:
     """Read a packed network.
 
     Args:
-        path: a ``.bnew`` file.
+        file: the name of a ``.bnew`` file, or its content as bytes. A name is never bytes: see ``os.fsdecode``.
         threads: how many threads compute side by side.
         isa: one of :func:`isas`, to force it.
+        max_macs: the most work that an image may take, in real multiply-accumulates. None: what the file's size
+            and its input's shape justify (docs/format.md, "Limits").
+        max_bytes: the most memory that the weights may take, and a run. None: likewise.
 
     Raises:
-        EngineError: the file is missing, damaged or of another version, or a value is impossible.
+        EngineError: the file is missing, damaged or of another version, asks for more than the limits, or a
+            value is impossible.
     """
-    if type(threads) is not int or not 1 <= threads <= 1024:
-        raise EngineError(f"threads is {threads!r}, but must be a whole number from 1 to 1024")
-    name = os.fsencode(path)
-    if b"\0" in name:
-        raise EngineError(f"{path!r} is no path: it has a zero in it")
-    return Model(_engine.Model(name, threads, isa or ""))
+    options = (
+        _whole("threads", threads, 1024),
+        _text("isa", "" if isa is None else isa),
+        0 if max_macs is None else _whole("max_macs", max_macs, _LARGEST_LIMIT),
+        0 if max_bytes is None else _whole("max_bytes", max_bytes, _LARGEST_LIMIT),
+    )
+    if isinstance(file, bytes | bytearray | memoryview):
+        content = bytes(file)
+        if int.from_bytes(content[:8], "little") > len(content) - 8:
+            raise EngineError(
+                f"the {len(content)} bytes given are not the content of a packed file, or it is cut short: give "
+                "all of it, or the file's name as a str or an os.PathLike"
+            )
+        return Model(_engine.Model.from_content(content, *options), lambda: content, options)
+    path = _path(file)
+    engine = _engine.Model(path, *options)
+    found = os.path.abspath(path)  # wherever the process is when it is read again
+    return Model(engine, lambda: _unchanged(found, engine.checksum), options)
 
 
 class Model:
-    """A packed network, see :func:`load`. Calls may come from several Python threads at once."""
+    """A packed network, see :func:`load`. Calls may come from several Python threads at once.
 
-    def __init__(self, engine: _engine.Model) -> None:
+    It can be pickled and copied, as for worker processes. The pickle holds the file's content: the copy is the
+    same network wherever it is unpickled. A model that was loaded by its file's name reads the file again for
+    it, and :class:`EngineError` is raised if the file is missing or another by now. Load the content as bytes
+    where the file may change; the model then keeps it in memory, beside its own weights.
+    """
+
+    def __new__(cls, engine: object = None, *rest: object) -> Model:
+        if not isinstance(engine, _engine.Model):
+            raise EngineError("a Model is not made directly: call bnew_engine.load")
+        return super().__new__(cls)
+
+    def __init__(
+        self, engine: _engine.Model, content: Callable[[], bytes], options: tuple[int, str, int, int]
+    ) -> None:
         self._engine = engine
+        self._content = content
+        self._options = options
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        threads, isa, max_macs, max_bytes = self._options
+        return load, (self._content(), threads, isa or None, max_macs or None, max_bytes or None)
 
     def __call__(self, images: NDArray[Any]) -> NDArray[np.float32]:
         """Logits of a batch.
@@ -95,7 +139,7 @@ class Model:
         Raises:
             EngineError: another shape or type, or numbers that are not finite.
         """
-        images = np.asarray(images)
+        images = _array("images", images)
         if images.dtype == np.uint8:
             c, h, w = self.input_shape
             self._check(images, (h, w, c), "uint8 images (N, H, W, C)")
@@ -108,7 +152,8 @@ class Model:
         """Every named value of the file for a batch, (N, C, H, W); bits as −1 and +1. Slow: for checks.
 
         Raises:
-            EngineError: as :meth:`__call__`, for float32.
+            EngineError: as :meth:`__call__`, for float32; the values take more than the ``max_bytes`` of
+                :func:`load`.
         """
         images = self._floats(images, self.input_shape)
         found = [dict(self._engine.values(image[None])) for image in images]
@@ -129,7 +174,8 @@ class Model:
         Raises:
             EngineError: no such node, another shape, or other numbers.
         """
-        signs = np.asarray(signs, np.float32)
+        name = _text("name", name)
+        signs = _array("signs", signs, np.float32)
         if signs.ndim != 4:
             raise EngineError(f"signs has shape {signs.shape}, but must be (N, C, H, W)")
         signs = np.require(signs, np.float32, ["C", "ALIGNED"])
@@ -142,10 +188,10 @@ class Model:
         """Median time of each stage for one image (1, C, H, W) of float32.
 
         Raises:
-            EngineError: another shape or type, or no repeats.
+            EngineError: another shape or type, no repeats, or so many that all of them take more than the
+                ``max_macs`` of :func:`load`.
         """
-        if repeats < 1:
-            raise EngineError(f"repeats is {repeats}, but must be at least 1")
+        repeats = _whole("repeats", repeats, 2**31 - 1)
         image = self._floats(image, self.input_shape)
         if len(image) != 1:
             raise EngineError(f"image has shape {image.shape}: give one image")
@@ -179,7 +225,7 @@ class Model:
         return self._engine.isa
 
     def _floats(self, images: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.float32]:
-        images = np.asarray(images)
+        images = _array("images", images)
         if images.dtype.kind != "f":
             raise EngineError(
                 f"images are {images.dtype}, but must be float32 (N, C, H, W) or uint8 (N, H, W, C)"
@@ -194,3 +240,60 @@ class Model:
         if images.ndim != 4 or images.shape[1:] != shape:
             wanted = ", ".join(map(str, ("N", *shape)))
             raise EngineError(f"images have shape {images.shape}, but {kind} must have ({wanted})")
+
+
+_LARGEST_LIMIT = 2**60
+
+
+def _whole(name: str, value: object, most: int) -> int:
+    """The whole number from 1 to ``most``, of whatever integer type."""
+    try:
+        number = 0 if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = 0
+    if not 1 <= number <= most:
+        raise EngineError(f"{name} is {value!r}, but must be a whole number from 1 to {most}")
+    return number
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise EngineError(f"{name} is {value!r}, but must be a str")
+    return value
+
+
+def _array(name: str, value: object, dtype: type[np.float32] | None = None) -> NDArray[Any]:
+    try:
+        return np.asarray(value, dtype)
+    except (TypeError, ValueError) as error:
+        raise EngineError(f"{name} cannot be made an array of numbers: {error}") from None
+
+
+def _path(file: object) -> bytes:
+    try:
+        path = os.fsencode(file)  # type: ignore[arg-type]
+    except TypeError:
+        raise EngineError(
+            f"file is {file!r}, but must be a str or an os.PathLike, or the content of a packed file as bytes"
+        ) from None
+    except UnicodeEncodeError:
+        raise EngineError(f"{file!r} is no path: it has half of a character in it") from None
+    if b"\0" in path:
+        raise EngineError(f"{file!r} is no path: it has a zero in it")
+    return path
+
+
+def _unchanged(path: bytes, checksum: int) -> bytes:
+    """The content of the file, which must be the one that was loaded."""
+    again = "load it again, or its content as bytes, which a Model keeps"
+    try:
+        content = Path(os.fsdecode(path)).read_bytes()
+    except OSError as error:
+        raise EngineError(f"{path!r} cannot be read again to copy its model ({error.strerror}): {again}") from None
+    try:
+        same = _engine.checksum(content) == checksum
+    except EngineError:
+        same = False
+    if not same:
+        raise EngineError(f"{path!r} has changed since it was loaded, and its model cannot be copied: {again}")
+    return content

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from bnew.errors import BnewError
 from bnew.layers import binary_parameters
 from bnew.machine import Machine
-from bnew.packed import VERSION, PackedFile, read_packed
+from bnew.packed import VERSION, PackedFile, read_packed, sealed
 from bnew.packing.exported import read
 from bnew.packing.fusion import Graph
 from bnew.packing.layers import LAYERS
@@ -178,6 +178,7 @@ def _container(graph: Mapping[str, Any], tensors: Mapping[str, npt.NDArray[Any]]
         "__metadata__": {
             "format": "bnew",
             "version": VERSION,
+            "crc32": "0" * 8,
             "graph": json.dumps(graph, ensure_ascii=False, allow_nan=False, separators=(",", ":")),
         }
     }
@@ -193,4 +194,4 @@ def _container(graph: Mapping[str, Any], tensors: Mapping[str, npt.NDArray[Any]]
         }
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    return b"".join([len(text).to_bytes(8, "little"), text, *data])
+    return sealed(b"".join([len(text).to_bytes(8, "little"), text, *data]))

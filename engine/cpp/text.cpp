@@ -1,0 +1,72 @@
+#include "text.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+
+#include "include/bnew_engine.h"
+
+namespace bnew {
+namespace {
+
+constexpr size_t kLongestName = 80;  // bytes that a message shows
+
+uint32_t code_of(std::string_view character) {
+    if (character.size() == 1) return static_cast<unsigned char>(character[0]);
+    uint32_t code = static_cast<unsigned char>(character[0]) & (0xFFu >> (character.size() + 1));
+    for (const char c : character.substr(1)) code = code << 6 | (static_cast<unsigned char>(c) & 0x3Fu);
+    return code;
+}
+
+// What moves the cursor, ends the line or turns the direction of writing.
+bool is_control(uint32_t code) {
+    return code < 0x20 || (code >= 0x7F && code < 0xA0) || code == 0x061C || code == 0x200E ||
+           code == 0x200F || (code >= 0x2028 && code <= 0x202E) || (code >= 0x2066 && code <= 0x2069);
+}
+
+std::string escape(uint32_t code, bool is_byte) {
+    char text[8];
+    std::snprintf(text, sizeof text, is_byte ? "\\x%02x" : "\\u%04x", static_cast<unsigned>(code & 0xFFFF));
+    return text;
+}
+
+}  // namespace
+
+size_t utf8_length(std::string_view text) {
+    const auto byte = [&](size_t k) { return k < text.size() ? static_cast<unsigned char>(text[k]) : 0u; };
+    const unsigned first = byte(0);
+    if (text.empty() || first > 0xF4 || (first >= 0x80 && first < 0xC2)) return 0;
+    const size_t length = first < 0x80 ? 1 : first < 0xE0 ? 2 : first < 0xF0 ? 3 : 4;
+    // The second byte must not make a code too small for its length, a surrogate, or one too large.
+    const unsigned least = first == 0xE0 ? 0xA0 : first == 0xF0 ? 0x90 : 0x80;
+    const unsigned most = first == 0xED ? 0x9F : first == 0xF4 ? 0x8F : 0xBF;
+    if (length > 1 && (byte(1) < least || byte(1) > most)) return 0;
+    for (size_t k = 2; k < length; ++k)
+        if ((byte(k) & 0xC0) != 0x80) return 0;
+    return length;
+}
+
+std::string printable(std::string_view text) {
+    std::string out;
+    while (!text.empty()) {
+        const size_t length = utf8_length(text);
+        const std::string_view character = text.substr(0, std::max<size_t>(length, 1));
+        const uint32_t code = code_of(character);
+        if (length > 0 && !is_control(code)) {
+            out += character;
+        } else {
+            out += escape(code, length < 2);
+        }
+        text.remove_prefix(character.size());
+    }
+    return out;
+}
+
+std::string quote(std::string_view name) {
+    if (name.size() <= kLongestName) return "'" + std::string(name) + "'";
+    size_t end = kLongestName;
+    while (end > 0 && (static_cast<unsigned char>(name[end]) & 0xC0) == 0x80) --end;  // whole characters
+    return "'" + std::string(name.substr(0, end)) + "…'";
+}
+
+}  // namespace bnew
