@@ -78,16 +78,10 @@ def pack(
             f"the example input has shape {tuple(example_input.shape)}, but must be (N, C, H, W), or (N, C) "
             "for a network of vectors"
         )
-    output = read(model, example_input, {**OPERATORS, **LAYERS})
+    normalisation = _normalisation(mean, std, example_input.shape[1])
+    output = read(model, example_input, {**OPERATORS, **LAYERS}, zero=_has_zeros(normalisation))
     graph = Graph(output)
-    channels = graph.shape[0]
-    image: dict[str, Any] = {"name": Graph.INPUT, "shape": list(graph.shape)}
-    if (mean is None) != (std is None):
-        raise BnewError("mean and std belong together: give both or neither")
-    if mean is not None and std is not None:
-        image |= {"mean": _floats("mean", mean, channels), "std": _floats("std", std, channels)}
-        if min(image["std"]) <= 0:
-            raise BnewError(f"std is {list(std)}, but must be positive")
+    image: dict[str, Any] = {"name": Graph.INPUT, "shape": list(graph.shape), **normalisation}
     if resize is not None:
         if min(resize[0] - graph.shape[1], resize[1] - graph.shape[2]) < 0:
             raise BnewError(f"resize is {tuple(resize)}, but must cover the input, {tuple(graph.shape[1:])}")
@@ -143,6 +137,26 @@ def _is_utf8(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _normalisation(
+    mean: Sequence[float] | None, std: Sequence[float] | None, channels: int
+) -> dict[str, list[float]]:
+    """``mean`` and ``std`` as the file has them; empty without."""
+    if (mean is None) != (std is None):
+        raise BnewError("mean and std belong together: give both or neither")
+    if mean is None or std is None:
+        return {}
+    numbers = {"mean": _floats("mean", mean, channels), "std": _floats("std", std, channels)}
+    if min(numbers["std"]) <= 0:
+        raise BnewError(f"std is {list(std)}, but must be positive")
+    return numbers
+
+
+def _has_zeros(normalisation: Mapping[str, Sequence[float]]) -> npt.NDArray[np.bool_]:
+    """Whether a byte b is 0 as (b / 255 − mean) / std, for each channel; black is, if the mean is 0."""
+    levels = 255 * np.array(normalisation.get("mean", [-1.0]))
+    return np.asarray((levels >= 0) & (levels <= 255) & (np.abs(levels - np.rint(levels)) <= 1e-6 * levels))
 
 
 def _floats(name: str, numbers: Sequence[float], channels: int) -> list[float]:

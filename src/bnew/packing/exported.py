@@ -7,7 +7,7 @@ Nothing is refused before it is known to be needed: what cancels out may be anyt
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -97,10 +97,11 @@ class Refused(Exception):
     """An operator cannot be packed; the message says why."""
 
 
-def read(model: nn.Module, example: Tensor, table: Table) -> Value:
+def read(model: nn.Module, example: Tensor, table: Table, zero: npt.ArrayLike = False) -> Value:
     """The model's output for images like ``example`` (N, C, H, W), or vectors (N, C).
 
-    The model is read in eval mode and left as it was.
+    The model is read in eval mode and left as it was. ``zero`` says, for all channels or each (C), whether an
+    image often has exact zeros in it.
 
     Raises:
         BnewError: the model does not take the example or cannot be exported, or its output is not one tensor
@@ -122,7 +123,7 @@ def read(model: nn.Module, example: Tensor, table: Table) -> Value:
                 f"torch.export cannot read {kind} for {_BATCH} images at once, which packing needs (no "
                 f"branches on values, any number of images): {_first_line(error)}"
             ) from error
-        return _Reader(model, program, table).output()
+        return _Reader(model, program, table, zero).output()
 
 
 def _first_line(error: Exception) -> str:
@@ -143,10 +144,17 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 class _Reader:
     """The exported graph, node by node."""
 
-    def __init__(self, model: nn.Module, program: torch.export.ExportedProgram, table: Table) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        program: torch.export.ExportedProgram,
+        table: Table,
+        zero: npt.ArrayLike,
+    ) -> None:
         self.model = model
         self.program = program
         self.table = table
+        self.zero = zero
         self.indices = count()
         self.values: dict[fx.Node, Value] = {}
         self.known: dict[Any, Any] = {}  # what was made before from the very same things
@@ -166,7 +174,7 @@ class _Reader:
             elif node.name in constants:
                 self.values[node] = operation.make("constant", tensor=constants[node.name])
             else:
-                self.values[node] = operation.make("input")
+                self.values[node] = operation.make("input", zero=self.zero)
         kind = type(self.model).__name__
         if len(outputs) != 1 or not isinstance(outputs[0], fx.Node):
             raise BnewError(f"{kind} has {len(outputs)} outputs, but packing needs one tensor")
@@ -190,6 +198,8 @@ class Operation:
         size = _size(node)
         self.rank = len(size)
         self.shape = _shape(size)
+        first = node.args[0] if node.args else None
+        self.input_rank = len(_size(first)) if isinstance(first, fx.Node) else 0
         # A module's second call is at path@1.
         calls = list(node.meta.get("nn_module_stack", {}).values())
         path = re.sub(r"@\d+", "", calls[-1][0]) if calls else ""
@@ -382,15 +392,20 @@ def reachable(output: Value) -> list[Value]:
     Raises:
         BnewError: one of them is refused; says which, where and why.
     """
-    found: set[Value] = set()
-    todo = [output]
-    while todo:
-        value = todo.pop()
-        if value not in found:
-            found.add(value)
-            todo += [needed for needed in value.inputs if not needed.constant]
-    order = sorted(found, key=lambda value: value.index)
+    order = ancestors(output)
     for value in order:
         if value.op == "refused" and value.fields["why"]:
             raise BnewError(f"{value.place} cannot be packed: {value.fields['why']}")
     return order
+
+
+def ancestors(value: Value, known: Container[Value] = ()) -> list[Value]:
+    """The value and all that it needs, except for constants and ``known``, in the order of computation."""
+    found: set[Value] = set()
+    todo = [value]
+    while todo:
+        value = todo.pop()
+        if value not in found and value not in known:
+            found.add(value)
+            todo += [needed for needed in value.inputs if not needed.constant]
+    return sorted(found, key=lambda value: value.index)

@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from bnew.layers import BinaryConv2d, BinaryLinear
 from bnew.packing.exported import Array, Numbers, Operation, Refused, Table, Value
-from bnew.packing.operators import pair, scaled, shifted, sides
+from bnew.packing.operators import scaled, shifted
+from bnew.packing.spatial import on_images, pair, sides
 
 _log = logging.getLogger("bnew")
 
@@ -79,16 +80,16 @@ def _convolution(
     output_padding: Sequence[int],
     groups: int,
 ) -> Value:
-    if transposed or op.rank != 4:
-        raise Refused("only two-dimensional convolution is packed, and no transposed one")
+    if transposed:
+        raise Refused("a transposed convolution is not packed")
     return _conv(op, x, weight, bias, stride, padding, dilation, groups)
 
 
 LAYERS: Table = {
     "_native_batch_norm_legit_no_training": _batch_norm,
     "linear": _linear,
-    "conv2d": _conv,
-    "convolution": _convolution,
+    "conv2d": on_images(_conv),
+    "convolution": on_images(_convolution),
 }
 
 

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 
 from bnew.packing.exported import Numbers, Operand, Operation, Refused, Shape, Table, Value
+from bnew.packing.held import held
+from bnew.packing.spatial import SPATIAL
 
 
 def _first(op: Operation, x: Value, index: int) -> Value:
@@ -154,10 +156,10 @@ def _fits(shape: Shape, result: Shape) -> bool:
 def _sign(op: Operation, x: Value) -> Value:
     if x.op == "choice":  # the sign of one of two numbers
         return op.make("choice", *x.inputs, numbers=np.sign(x.numbers), shape=x.shape)
-    if _held_at_zero(x):
+    if _at_zero(op, x):
         raise Refused(
-            "its input is often exactly 0, as after relu, where torch.sign gives 0 but a bit is +1 or -1; "
-            "compare with >= or > instead"
+            "its input may be exactly 0, as after relu or in a sum of signs, where torch.sign is 0 but a bit "
+            "is +1 or -1; compare with >= or > instead"
         )
     return op.make("choice", x, numbers=np.array([[1.0], [-1.0]]))
 
@@ -197,40 +199,14 @@ def _of_same(op: Operation, a: Value, b: Value) -> Value:
     (x,), (y,) = a.inputs, b.inputs
     if y.fields.get("opposite_of") is not x and x.fields.get("opposite_of") is not y:
         return b
-    if _held_at_zero(x):
+    if _at_zero(op, x):
         return b
     return op.make("choice", x, numbers=b.numbers[::-1], shape=b.shape)
 
 
-def _held_at_zero(value: Value) -> bool:
-    """Whether much of the value is exactly 0 by construction, as after relu."""
-    return any(np.any(held == 0) for held in _held(value))
-
-
-def _held(value: Value) -> list[Numbers]:
-    """Numbers, each for all channels or one a channel, at which a value is held."""
-    if value.op == "clamp":
-        limits = value.fields["step"]
-        low, high = (-np.inf if limits[0] is None else limits[0], np.inf if limits[1] is None else limits[1])
-        return [
-            *(np.array([limit]) for limit in limits if limit is not None),
-            *(np.clip(held, low, high) for held in _held(value.inputs[0])),
-        ]
-    if value.op in ("choice", "sign"):
-        return list(value.numbers) if value.op == "choice" else [np.array([1.0]), np.array([-1.0])]
-    if value.op == "hard_sigmoid":
-        return [np.array([0.0]), np.array([1.0])]
-    if value.op == "scale":
-        return [held * value.numbers for held in _held(value.inputs[0])]
-    if value.op == "shift":
-        return [held + value.numbers for held in _held(value.inputs[0])]
-    if value.op == "prelu":
-        return [np.where(held < 0, held * value.numbers, held) for held in _held(value.inputs[0])]
-    if value.op == "multiply":
-        return [np.zeros(1)] if any(map(_held_at_zero, value.inputs)) else []
-    if value.op in ("max_pool", "concat", "flatten"):
-        return [np.array([number]) for part in value.inputs for held in _held(part) for number in held]
-    return []
+def _at_zero(op: Operation, value: Value) -> bool:
+    """Whether the value may be exactly 0, and not by a coincidence of roundings."""
+    return bool(held(value, op.once(("held",), dict)).at_zero.any())
 
 
 def _not(op: Operation, x: Value) -> Value:
@@ -257,7 +233,8 @@ def _clamp(op: Operation, x: Value, min: Operand | None = None, max: Operand | N
         numbers = None if limit is None else op.numbers(limit)
         if limit is not None and (numbers is None or len(numbers) > 1):
             raise Refused("its limits are not the same two numbers everywhere")
-        limits.append(None if numbers is None else float(numbers[0]))
+        with np.errstate(over="ignore"):
+            limits.append(None if numbers is None else float(np.float32(numbers[0])))  # as it is compared with
     if any(limit is not None and math.isnan(limit) for limit in limits):
         raise Refused("one of its limits is NaN")
     if limits[0] == math.inf or limits[1] == -math.inf:
@@ -311,7 +288,7 @@ def _softmax(op: Operation, x: Value, dim: int, *_: Any, **__: Any) -> Value:
     return op.make("softmax", op.real(x))
 
 
-# --------------------------------------------------------------------------------------- shapes and pools
+# ----------------------------------------------------------------------------------------------- shapes
 
 
 def _reshape(op: Operation, x: Value, *_: Any, **__: Any) -> Value:
@@ -340,88 +317,6 @@ def _concat(op: Operation, parts: Sequence[Value], dim: int = 0) -> Value:
     if any(part.constant for part in parts):
         raise Refused("one of the values side by side is a constant")
     return op.make("concat", *map(op.real, parts))
-
-
-def pair(numbers: int | Sequence[int]) -> list[int]:
-    """[y, x] from either both or one for both."""
-    both = [numbers] if isinstance(numbers, int) else list(numbers)
-    return both * 2 if len(both) == 1 else both
-
-
-def sides(padding: int | Sequence[int]) -> list[int]:
-    """[top, left, bottom, right] from the padding of both sides."""
-    return pair(padding) * 2
-
-
-def _max_pool(
-    op: Operation,
-    x: Value,
-    kernel: Sequence[int],
-    stride: Sequence[int] = (),
-    padding: Sequence[int] = (0,),
-    dilation: Sequence[int] = (1,),
-    ceil_mode: bool = False,
-) -> Value:
-    window: dict[str, Any] = {
-        "kernel": pair(kernel),
-        "stride": pair(stride or kernel),
-        "padding": sides(padding),
-        "dilation": pair(dilation),
-        "size": list(op.shape[1:]),
-    }
-    for axis in (0, 1):
-        first = np.arange(window["size"][axis]) * window["stride"][axis] - window["padding"][axis]
-        taps = first[:, None] + np.arange(window["kernel"][axis]) * window["dilation"][axis]
-        if not np.any((taps >= 0) & (taps < x.shape[axis + 1]), axis=1).all():
-            raise Refused("one of its windows lies wholly in the padding, where the result is -inf")
-    return op.make("max_pool", op.real(x), **window)
-
-
-def _avg_pool(
-    op: Operation,
-    x: Value,
-    kernel: Sequence[int],
-    stride: Sequence[int] = (),
-    padding: Sequence[int] = (0,),
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-) -> Value:
-    if divisor_override is not None:
-        raise Refused("its divisor is overridden")
-    return op.make(
-        "avg_pool",
-        op.real(x),
-        kernel=pair(kernel),
-        stride=pair(stride or kernel),
-        padding=sides(padding),
-        size=list(op.shape[1:]),
-        count_padding=count_include_pad,
-    )
-
-
-def _adaptive_avg_pool(op: Operation, x: Value, size: Sequence[int]) -> Value:
-    return op.make("adaptive_avg_pool", op.real(x), size=list(op.shape[1:]))
-
-
-def _mean(op: Operation, x: Value, dims: Sequence[int] = (), keepdim: bool = False, **_: Any) -> Value:
-    if sorted(dim % 4 for dim in dims) != [2, 3] or op.rank != (4 if keepdim else 2):
-        raise Refused("a mean is packed only over height and width")
-    return op.make("adaptive_avg_pool", op.real(x), size=[1, 1])
-
-
-def _pad(op: Operation, x: Value, amounts: Sequence[int], *how: Any, **named: Any) -> Value:
-    settings = [*how, *named.values()]  # mode and value
-    mode = next((s for s in settings if isinstance(s, str)), "constant")
-    if mode != "constant":
-        raise Refused(f"padding_mode '{mode}' is not packed, only padding by zeros")
-    left, right, top, bottom = (*amounts, 0, 0)[:4]
-    filled = any(s for s in settings if not isinstance(s, str))
-    if filled or len(amounts) > 4 or min(amounts) < 0:
-        raise Refused("padding is packed only by zeros, around the image")
-    # Refused unless a convolution takes it over.
-    why = "padding is packed only right before a convolution"
-    return op.make("refused", x, why=why, padding=[top, left, bottom, right])
 
 
 OPERATORS: Table = {
@@ -460,12 +355,5 @@ OPERATORS: Table = {
     "expand": _expand,
     "slice": _slice,
     "cat": _concat,
-    "pad": _pad,
-    "constant_pad_nd": _pad,
-    "max_pool2d": _max_pool,
-    "max_pool2d_with_indices": _max_pool,
-    "avg_pool2d": _avg_pool,
-    "adaptive_avg_pool2d": _adaptive_avg_pool,
-    "_adaptive_avg_pool2d": _adaptive_avg_pool,
-    "mean": _mean,
+    **SPATIAL,
 }

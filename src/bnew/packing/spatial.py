@@ -1,0 +1,118 @@
+"""ATen's operators on the height and width of images, and what each is to the packed file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from bnew.packing.exported import Operation, Refused, Table, Value
+
+
+def on_images(lower: Callable[..., Value]) -> Callable[..., Value]:
+    """``lower``, refused for all but (N, C, H, W): PyTorch takes (N, C, L) for one image (C, H, W)."""
+
+    def checked(op: Operation, x: Value, *arguments: Any, **options: Any) -> Value:
+        if op.input_rank != 4:
+            raise Refused(
+                f"it is packed only for images (N, C, H, W), and its input has {op.input_rank} dimensions"
+            )
+        return lower(op, x, *arguments, **options)
+
+    return checked
+
+
+def pair(numbers: int | Sequence[int]) -> list[int]:
+    """[y, x] from either both or one for both."""
+    both = [numbers] if isinstance(numbers, int) else list(numbers)
+    return both * 2 if len(both) == 1 else both
+
+
+def sides(padding: int | Sequence[int]) -> list[int]:
+    """[top, left, bottom, right] from the padding of both sides."""
+    return pair(padding) * 2
+
+
+def _max_pool(
+    op: Operation,
+    x: Value,
+    kernel: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    dilation: Sequence[int] = (1,),
+    ceil_mode: bool = False,
+) -> Value:
+    window: dict[str, Any] = {
+        "kernel": pair(kernel),
+        "stride": pair(stride or kernel),
+        "padding": sides(padding),
+        "dilation": pair(dilation),
+        "size": list(op.shape[1:]),
+    }
+    for axis in (0, 1):
+        first = np.arange(window["size"][axis]) * window["stride"][axis] - window["padding"][axis]
+        taps = first[:, None] + np.arange(window["kernel"][axis]) * window["dilation"][axis]
+        if not np.any((taps >= 0) & (taps < x.shape[axis + 1]), axis=1).all():
+            raise Refused("one of its windows lies wholly in the padding, where the result is -inf")
+    return op.make("max_pool", op.real(x), **window)
+
+
+def _avg_pool(
+    op: Operation,
+    x: Value,
+    kernel: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Value:
+    if divisor_override is not None:
+        raise Refused("its divisor is overridden")
+    return op.make(
+        "avg_pool",
+        op.real(x),
+        kernel=pair(kernel),
+        stride=pair(stride or kernel),
+        padding=sides(padding),
+        size=list(op.shape[1:]),
+        count_padding=count_include_pad,
+    )
+
+
+def _adaptive_avg_pool(op: Operation, x: Value, size: Sequence[int]) -> Value:
+    return op.make("adaptive_avg_pool", op.real(x), size=list(op.shape[1:]))
+
+
+def _mean(op: Operation, x: Value, dims: Sequence[int] = (), keepdim: bool = False, **_: Any) -> Value:
+    if sorted(dim % 4 for dim in dims) != [2, 3] or op.rank != (4 if keepdim else 2):
+        raise Refused("a mean is packed only over height and width")
+    return op.make("adaptive_avg_pool", op.real(x), size=[1, 1])
+
+
+def _pad(op: Operation, x: Value, amounts: Sequence[int], *how: Any, **named: Any) -> Value:
+    settings = [*how, *named.values()]  # mode and value
+    mode = next((s for s in settings if isinstance(s, str)), "constant")
+    if mode != "constant":
+        raise Refused(f"padding_mode '{mode}' is not packed, only padding by zeros")
+    left, right, top, bottom = (*amounts, 0, 0)[:4]
+    filled = any(s for s in settings if not isinstance(s, str))
+    if filled or len(amounts) > 4 or min(amounts) < 0:
+        raise Refused("padding is packed only by zeros, around the image")
+    # Refused unless a convolution takes it over.
+    why = "padding is packed only right before a convolution"
+    return op.make("refused", x, why=why, padding=[top, left, bottom, right])
+
+
+_ON_IMAGES: Table = {
+    "pad": _pad,
+    "constant_pad_nd": _pad,
+    "max_pool2d": _max_pool,
+    "max_pool2d_with_indices": _max_pool,
+    "avg_pool2d": _avg_pool,
+    "adaptive_avg_pool2d": _adaptive_avg_pool,
+    "_adaptive_avg_pool2d": _adaptive_avg_pool,
+    "mean": _mean,
+}
+SPATIAL: Table = {name: on_images(lower) for name, lower in _ON_IMAGES.items()}

@@ -1,0 +1,289 @@
+"""torch.sign of exact zeros: refused wherever a value may be 0 by construction, and packed as it is elsewhere."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import packed_reference
+import pytest
+import torch
+import torch.nn.functional as F
+from packed_reference import Reference
+from test_pack import trained
+from torch import Tensor, nn
+
+import bnew
+from bnew import BinaryConv2d, BnewError
+from bnew.packing import fusion
+from bnew.packing.held import HELD
+
+
+class Network(nn.Module):
+    """``function`` of the layers and an image (3, 6, 6), and the sign of its result."""
+
+    def __init__(self, function: Callable[[Any, Tensor], Tensor], sign: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function, self.sign = function, sign
+        self.stem, self.other = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 4, 3, padding=1)
+        self.real = nn.Conv2d(4, 4, 3, padding=1, bias=False)
+        self.even = BinaryConv2d(4, 4, 3, padding=1, bias=False)  # a sum of 16, 24 or 36 signs
+        self.odd = BinaryConv2d(3, 4, 3, bias=False)  # of 27
+        self.border = BinaryConv2d(3, 4, (2, 1), padding=(1, 0), bias=False)  # of 6 signs, or 3 at the edge
+        self.single = nn.Conv2d(4, 4, 1, groups=4, bias=False)
+        self.norm, self.norm2 = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+        self.prelu = nn.PReLU(4)
+        self.vector = nn.Parameter(torch.randn(4, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.sign(self.function(self, x))
+
+
+def network(function: Callable[[Any, Tensor], Tensor], sign: Callable[[Tensor], Tensor]) -> nn.Module:
+    return trained(Network(function, sign)).eval()
+
+
+def whole_norm(m: Any, mean: float) -> nn.BatchNorm2d:
+    """A batch norm that subtracts a number."""
+    norm = nn.BatchNorm2d(4).eval()
+    norm.running_mean = torch.full((4,), mean)
+    norm.running_var = m.norm.running_var
+    return norm
+
+
+Function = Callable[[Any, Tensor], Tensor]
+
+ZEROS: dict[str, Function] = {
+    "binary convolution": lambda m, x: m.even(m.stem(x)),
+    "odd at the edge alone": lambda m, x: m.border(x),
+    "max pool of sums": lambda m, x: F.max_pool2d(m.even(m.stem(x)), 2),
+    "sum of sums": lambda m, x: m.even(m.stem(x)) + m.even(m.other(x)),
+    "sum of odd sums": lambda m, x: m.odd(x) + m.odd(-x - 0.1),
+    "sum of scaled sums": lambda m, x: m.even(m.stem(x)) * m.vector + m.even(m.other(x)) * 0.3,
+    "product of sums": lambda m, x: m.even(m.stem(x)) * m.even(m.other(x)),
+    "batch norm at a whole number": lambda m, x: whole_norm(m, 2.0)(m.even(m.stem(x))),
+    "shifted to a whole number": lambda m, x: m.odd(x) / 3 - 1 / 3,
+    "mean of signs": lambda m, x: m.stem(x).sign().mean((2, 3)),
+    "pool of signs": lambda m, x: F.avg_pool2d(m.stem(x).sign(), 2),
+    "pool of signs, padding counted": lambda m, x: F.avg_pool2d(m.stem(x).sign(), 3, 1, 1),
+    "adaptive pool of signs": lambda m, x: F.adaptive_avg_pool2d(m.stem(x).sign(), 4),
+    "sum of signs": lambda m, x: m.stem(x).sign() + m.other(x).sign(),
+    "sum of comparisons": lambda m, x: (m.stem(x) > 0).float() - (m.other(x) > 0).float(),
+    "pool of relu": lambda m, x: F.avg_pool2d(m.stem(x).relu(), 2),
+    "max pool of relu": lambda m, x: F.max_pool2d(m.stem(x).relu(), 2),
+    "mean of relu": lambda m, x: (m.stem(x) - 3).relu().mean((2, 3)),
+    "sum of relus": lambda m, x: m.stem(x).relu() + m.other(x).relu(),
+    "relu and its opposite": lambda m, x: (lambda y: y + (-y).relu())(m.stem(x)),
+    "its largest neighbour": lambda m, x: (lambda y: y - F.max_pool2d(y, 3, 1, 1))(m.stem(x)),
+    "beside a relu": lambda m, x: torch.cat([m.stem(x), m.other(x).relu()], 1),
+    "flat relu": lambda m, x: m.stem(x).relu().flatten(1),
+    "mask": lambda m, x: m.stem(x) * (m.other(x) > 0),
+    "gate that closes": lambda m, x: m.stem(x) * F.hardsigmoid(20 * m.other(x)),
+    "hard swish": lambda m, x: F.hardswish(6 * m.stem(x)),
+    "leaky relu of slope 0": lambda m, x: F.leaky_relu(m.stem(x), 0.0),
+    "relu6 at 6": lambda m, x: F.relu6(9 * m.stem(x)) - 6,
+    "clamp at a number in float32": lambda m, x: m.stem(x).clamp(-0.1, 0.1) + torch.tensor(0.1),
+    "channel times 0": lambda m, x: m.stem(x) * torch.tensor([1.0, 0, 1, 1])[:, None, None],
+    "convolution of a dark place": lambda m, x: m.single((m.stem(x) - 1).relu()),
+    "pruned filter": lambda m, x: F.conv2d(x, m.stem.weight * torch.tensor([1.0, 0, 1, 1])[:, None, None, None]),
+    "window in the padding": lambda m, x: F.conv2d(x, m.stem.weight, padding=3),
+    "whole weights": lambda m, x: F.conv2d(m.stem(x).sign(), (m.real.weight * 20).round()),
+    "weights on a grid": lambda m, x: F.conv2d(m.stem(x).sign(), 0.1 * (m.real.weight * 20).round()),
+    "sigmoid of a sum at 1/2": lambda m, x: m.even(m.stem(x)).sigmoid() - 0.5,
+}  # fmt: skip
+
+NO_ZEROS: dict[str, Function] = {
+    "the image": lambda m, x: x,
+    "odd sum": lambda m, x: m.odd(x),
+    "sum and a half": lambda m, x: m.even(m.stem(x)) + 0.5,
+    "sum and batch norm": lambda m, x: m.norm(m.even(m.stem(x))),
+    "batch norm between whole numbers": lambda m, x: whole_norm(m, 2.5)(m.even(m.stem(x))),
+    "odd sum less an even number": lambda m, x: m.odd(x) - 2,
+    "pool of odd numbers of signs": lambda m, x: F.avg_pool2d(m.stem(x).sign(), 3),
+    "three sums": lambda m, x: m.odd(x) + m.odd(-x) + m.odd(x * x - 1),
+    "shortcut": lambda m, x: m.stem(x) + m.norm(m.even(m.other(x))),
+    "shortcut after relu": lambda m, x: m.stem(x).relu() + m.norm(m.even(m.other(x))),
+    "two branches": lambda m, x: m.norm(m.even(m.stem(x))) + m.norm2(m.even(m.other(x))),
+    "hardtanh": lambda m, x: F.hardtanh(m.norm(m.even(m.stem(x)))),
+    "hardtanh and a shortcut": lambda m, x: F.hardtanh(
+        m.norm(m.even(m.other(x))) + F.hardtanh(m.norm2(m.stem(x)))
+    ),
+    "prelu and its input": lambda m, x: (lambda y: y + m.prelu(y))(m.stem(x)),
+    "gate": lambda m, x: m.stem(x) * m.other(x).mean((2, 3), True).sigmoid(),
+    "silu": lambda m, x: F.silu(m.stem(x)),
+    "real layer after relu": lambda m, x: m.norm(m.real(m.stem(x).relu())),
+    "real layer of signs": lambda m, x: m.norm(m.real(m.stem(x).sign())),
+    "softmax": lambda m, x: m.stem(x).softmax(1) - 0.25,
+    "pool after hardtanh": lambda m, x: m.norm(m.real(F.avg_pool2d(F.hardtanh(m.stem(x)), 2))),
+}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "model.bnew"
+
+
+@pytest.mark.parametrize("what", ZEROS)
+def test_sign_of_zeros_is_refused(what: str, path: Path) -> None:
+    for sign in (torch.sign, torch.sgn):
+        with pytest.raises(BnewError, match=r"its input may be exactly 0.*compare with >= or > instead"):
+            bnew.pack(network(ZEROS[what], sign), torch.randn(1, 3, 6, 6), path)
+    assert not path.exists()
+
+
+# What decides between +1 and −1 at 0 is packed as it is written, everywhere.
+DECIDED: dict[str, Callable[[Tensor], Tensor]] = {
+    "bnew": bnew.sign,
+    "at least": lambda v: torch.where(v >= 0, 1.0, -1.0),
+    "more": lambda v: torch.where(v > 0, 1.0, -1.0),
+    "less": lambda v: 1 - 2 * (v < 0).float(),
+    "at most": lambda v: 1 - 2 * (v <= 0).float(),
+    "all three": lambda v: (v > 0).float() - (v < 0).float(),
+}
+
+# Where PyTorch itself gets exact zeros, and not rounding in their place.
+EXACT = set(ZEROS) - {"shifted to a whole number", "sum of scaled sums", "weights on a grid"} - {
+    "batch norm at a whole number", "sigmoid of a sum at 1/2", "pool of signs, padding counted",
+    "its largest neighbour", "relu and its opposite",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", sorted(EXACT))
+def test_comparisons_are_right_at_zeros(what: str, path: Path) -> None:
+    x = torch.randn(32, 3, 6, 6)
+    assert what == "convolution of a dark place" or (network(ZEROS[what], nn.Identity())(x) == 0).any()
+    for sign in DECIDED.values():
+        model = network(ZEROS[what], sign)
+        bnew.pack(model, x, path)
+        expected = model(x).detach().numpy()
+        np.testing.assert_array_equal(Reference(path)(x.numpy()).reshape(expected.shape), expected)
+
+
+@pytest.mark.parametrize("what", NO_ZEROS)
+def test_sign_without_zeros_is_packed(what: str, path: Path) -> None:
+    x = torch.randn(32, 3, 6, 6)
+    model = network(NO_ZEROS[what], torch.sign)
+    expected = model(x).detach().numpy()
+    assert (expected != 0).all()
+    bnew.pack(model, x, path)
+    result = Reference(path)(x.numpy()).reshape(expected.shape)
+    assert (result != expected).mean() < 1e-3  # rounding may turn a sign
+
+
+def test_black_is_zero_where_the_mean_is(path: Path) -> None:
+    """(0 / 255 − 0) / std is exactly 0, and so is what a layer without a bias makes of a black border."""
+    layer = nn.Conv2d(3, 4, 3, bias=False)
+    model = nn.Sequential(layer, Sign())
+    x = torch.zeros(1, 3, 6, 6)
+    bnew.pack(model, x, path, mean=[0.45] * 3, std=[0.2] * 3)
+    bnew.pack(model, x, path, mean=[0, 0.45, 0], std=[0.2] * 3)
+    with pytest.raises(BnewError, match="its input may be exactly 0"):
+        bnew.pack(model, x, path, mean=[0] * 3, std=[0.2] * 3)
+    with pytest.raises(BnewError, match="its input may be exactly 0"):
+        bnew.pack(Sign(), x, path, mean=[0.45, 51 / 255, 0.45], std=[0.2] * 3)
+
+
+class Sign(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sign()
+
+
+def test_every_operator_says_what_it_does_to_zeros() -> None:
+    operators = set(packed_reference.FIELDS) - {"identity"}  # which is a node, and no value
+    assert set(HELD) == operators | fusion.STEPS | {"input", "bits", "choice"}
+
+
+USES: dict[str, Function] = {
+    "input": lambda m, x: x,
+    "conv": lambda m, x: m.stem(x),
+    "binary_conv": lambda m, x: m.odd(x),
+    "bits": lambda m, x: m.odd(x),
+    "max_pool": lambda m, x: F.max_pool2d(x, 2),
+    "avg_pool": lambda m, x: F.avg_pool2d(x, 2),
+    "adaptive_avg_pool": lambda m, x: x.mean((2, 3)),
+    "concat": lambda m, x: torch.cat([x, x], 1),
+    "flatten": lambda m, x: x.flatten(1),
+    "softmax": lambda m, x: x.softmax(1),
+    "choice": lambda m, x: (x > 0).float() + 1,
+    "scale": lambda m, x: x * 2,
+    "shift": lambda m, x: x + 1,
+    "add": lambda m, x: x + m.stem(x)[:, :3] if x.shape[1] == 4 else m.stem(x) + m.other(x),
+    "multiply": lambda m, x: m.stem(x) * m.other(x),
+    "prelu": lambda m, x: F.leaky_relu(x),
+    "clamp": lambda m, x: x.clamp(-1, 1),
+    "sigmoid": lambda m, x: x.sigmoid(),
+    "hard_sigmoid": lambda m, x: F.hardsigmoid(x) + 1,
+    "sign": lambda m, x: F.max_pool2d(bnew.sign(x), 2),
+}
+
+
+@pytest.mark.parametrize("op", USES)
+def test_an_operator_that_says_nothing_is_refused(op: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = network(USES[op], torch.sign)
+    x = torch.randn(1, 3, 6, 6)
+    bnew.pack(model, x, path)
+    monkeypatch.delitem(HELD, op)  # type: ignore[arg-type]
+    if op in ("bits", "choice", "sign"):
+        return  # what reads bits, or the sign of a choice, does not ask
+    with pytest.raises(BnewError, match="its input may be exactly 0"):
+        bnew.pack(model, x, path)
+
+
+def test_the_message_names_operator_layer_and_line(path: Path) -> None:
+    model = nn.Sequential(nn.ReLU(), nn.Sequential(Sign()))
+    with pytest.raises(BnewError) as caught:
+        bnew.pack(model, torch.randn(1, 3, 6, 6), path)
+    assert re.match(r"sign in layer '1.0', test_held.py line \d+ cannot be packed: its input", str(caught.value))
+
+
+# ------------------------------------------------------------------ images, and what has their rank alone
+
+
+def rows(function: Callable[[Tensor], Tensor]) -> nn.Module:
+    """``function`` of a value (N, 4, 8)."""
+
+    class Rows(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return function(x.squeeze(3)).flatten(1)
+
+    return Rows()
+
+
+TWO_DIMENSIONAL: dict[str, Callable[[Tensor], Tensor]] = {
+    "max pool": lambda x: F.max_pool2d(x, 2),
+    "max pool with indices": lambda x: F.max_pool2d(x, (1, 2), return_indices=True)[0],
+    "avg pool": lambda x: F.avg_pool2d(x, 2),
+    "adaptive avg pool": lambda x: F.adaptive_avg_pool2d(x, (4, 4)),
+    "adaptive avg pool of one size": lambda x: F.adaptive_avg_pool2d(x, (4, 8)),
+    "convolution": lambda x: F.conv2d(x, torch.ones(7, 7, 1, 1)) if len(x) == 7 else x,
+    "padding": lambda x: F.pad(x, (1, 1)),
+    "mean": lambda x: x.mean((-2, -1), keepdim=True),
+}
+
+
+@pytest.mark.parametrize("what", TWO_DIMENSIONAL)
+def test_two_dimensional_operators_need_images(what: str, path: Path) -> None:
+    """(N, C, L) is one image (C, H, W) to PyTorch, with N channels."""
+    with pytest.raises(BnewError, match=r"packed only for images \(N, C, H, W\), and its input has 3 dim"):
+        bnew.pack(rows(TWO_DIMENSIONAL[what]), torch.randn(1, 4, 8, 1), path)
+
+
+def test_padding_of_vectors_is_refused(path: Path) -> None:
+    class Padded(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.linear(F.pad(x, (0, 2)), torch.ones(3, 6))
+
+    with pytest.raises(BnewError, match="packed only for images .*its input has 2 dimensions"):
+        bnew.pack(Padded(), torch.randn(1, 4), path)
+
+
+def test_what_is_done_to_each_place_needs_no_image(path: Path) -> None:
+    norm = nn.BatchNorm1d(4).eval()
+    model = rows(lambda x: F.prelu(norm(x) * 2, torch.tensor([0.1, 0.2, 0.3, 0.4])).relu()).eval()
+    x = torch.randn(3, 4, 8, 1)
+    bnew.pack(model, x, path)
+    result = Reference(path)(x.numpy())
+    np.testing.assert_allclose(result.reshape(3, -1), model(x).detach().numpy(), rtol=1e-5, atol=1e-6)
