@@ -57,7 +57,7 @@ def list_folder(root: Path) -> tuple[tuple[str, ...], dict[str, ByClass]]:
         raise BnewError(f"'{root / 'train'}' has the one class '{classes[0]}': add a folder for another")
     others = [entry.name for entry in _visible(root) if entry.is_dir() and entry.name not in folders.values()]
     if is_first_process():
-        _warn(root, left_out, others)
+        warn_of(root, left_out, others)
     return tuple(classes), listed
 
 
@@ -125,7 +125,7 @@ def _counted(left_out: Counter[str]) -> str:
     )
 
 
-def _warn(root: Path, left_out: Counter[str], folders: Sequence[str]) -> None:
+def warn_of(root: Path, left_out: Counter[str], folders: Sequence[str]) -> None:
     """One sentence on all that ``root`` has and that is not read."""
     parts = []
     if left_out:
@@ -145,7 +145,11 @@ def flattened(by_class: ByClass) -> tuple[list[str], npt.NDArray[np.int64]]:
 
 
 def read_folder(
-    root: Path, listed: Mapping[str, ByClass], mode: str, image_size: int | None, workers: int
+    root: Path,
+    listed: Mapping[str, ByClass],
+    mode: str,
+    image_size: int | tuple[int, int] | None,
+    workers: int,
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Of each part, images, uint8 (N, C, H, W), and labels, int64 (N,), in the order of :func:`flattened`.
 
@@ -153,14 +157,14 @@ def read_folder(
         root: the folder that holds the parts.
         listed: its images, by part and class, see :func:`list_folder`.
         mode: PIL's, which every image is converted to.
-        image_size: resize the shorter side to this many pixels and crop the centre.
+        image_size: scale to cover this many pixels, (height, width) or a square's side, and crop the centre.
         workers: threads that decode.
 
     Raises:
         BnewError: sizes differ, or an image is broken.
     """
     first = root / next(iter(next(iter(listed.values())).values()))[0]
-    size = None if image_size is None else (image_size, image_size)
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
     height, width, channels = read_image(first, mode, size).shape
 
     def read(by_class: ByClass) -> tuple[Tensor, Tensor]:
