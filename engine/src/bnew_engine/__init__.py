@@ -289,11 +289,15 @@ def _unchanged(path: bytes, checksum: int) -> bytes:
     try:
         content = Path(os.fsdecode(path)).read_bytes()
     except OSError as error:
-        raise EngineError(f"{path!r} cannot be read again to copy its model ({error.strerror}): {again}") from None
+        raise EngineError(
+            f"{path!r} cannot be read again to copy its model ({error.strerror}): {again}"
+        ) from None
     try:
         same = _engine.checksum(content) == checksum
     except EngineError:
         same = False
     if not same:
-        raise EngineError(f"{path!r} has changed since it was loaded, and its model cannot be copied: {again}")
+        raise EngineError(
+            f"{path!r} has changed since it was loaded, and its model cannot be copied: {again}"
+        )
     return content
