@@ -91,7 +91,7 @@ def test_what_is_no_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("wrong", [None, 3, 2.5, ["m.bnew"], {"m.bnew"}, object])
 def test_what_is_no_path(wrong: Any) -> None:
-    with pytest.raises(EngineError, match="but must be a str or an os.PathLike, or the content of a packed"):
+    with pytest.raises(EngineError, match=r"but must be a str or an os.PathLike, or the content of a packed"):
         load(wrong)
 
 
@@ -115,10 +115,10 @@ def test_the_content_of_a_file(tmp_path: Path) -> None:
         with pytest.raises(EngineError) as caught:
             load(wrong)
         assert str(caught.value) == (
-            f"the {len(wrong)} bytes given are not the content of a packed file, or it is cut short: give all of "
-            "it, or the file's name as a str or an os.PathLike"
+            f"the {len(wrong)} bytes given are not the content of a packed file, or it is cut short: give "
+            "all of it, or the file's name as a str or an os.PathLike"
         )
-    with pytest.raises(EngineError, match="^it goes on behind its last tensor, or ends before"):
+    with pytest.raises(EngineError, match=r"^it goes on behind its last tensor, or ends before"):
         load(content + bytes(4))
 
 
@@ -140,8 +140,8 @@ def test_every_flipped_bit_is_found(tmp_path: Path) -> None:
             assert str(caught.value).isprintable()
             if at >= start:
                 assert str(caught.value) == (
-                    "its bytes do not have the checksum that its header says: it is damaged: copy it again, or "
-                    "pack the run again"
+                    "its bytes do not have the checksum that its header says: it is damaged: copy it again, "
+                    "or pack the run again"
                 )
     (tmp_path / "m.bnew").write_bytes(damaged)
     assert "checksum" in refused(tmp_path / "m.bnew")
@@ -482,7 +482,7 @@ def test_small_files_do_not_ask_for_endless_memory_or_time() -> None:
     for message, names in by.items():
         for name in names:
             assert message in found[name]["said"], name
-    assert sorted(sum(by.values(), [])) == sorted(found)
+    assert sorted(name for names in by.values() for name in names) == sorted(found)
 
 
 def one_convolution(shape: tuple[int, int, int], weight: Any, **fields: Any) -> bytes:
@@ -540,15 +540,15 @@ def test_memory_is_limited() -> None:
     megabyte = 1 << 20
     model = load(network.bytes(), max_bytes=64 * megabyte)
     with pytest.raises(
-        EngineError, match="a run of the network would take 3. MiB of memory: the limit is 1 "
+        EngineError, match=r"a run of the network would take 3. MiB of memory: the limit is 1 "
     ):
         load(network.bytes(), max_bytes=megabyte)
-    with pytest.raises(EngineError, match="what its nodes hold, up to node 0 .'n0'., would take 0 MiB"):
+    with pytest.raises(EngineError, match=r"what its nodes hold, up to node 0 .'n0'., would take 0 MiB"):
         load(network.bytes(), max_bytes=1000)
     x = np.zeros((1, 16, 512, 512), np.float32)
     assert model(x).shape == (1, 16)
     with pytest.raises(
-        EngineError, match="the values of the network would take .. MiB of memory: the limit is"
+        EngineError, match=r"the values of the network would take .. MiB of memory: the limit is"
     ):
         model.values(x)  # type: ignore[arg-type]
 
@@ -559,10 +559,10 @@ def test_profile_is_limited() -> None:
     model = load(content, max_macs=10**8)
     assert len(model.profile(image, 10)) == 2
     with pytest.raises(
-        EngineError, match="repeats is 11, but an image takes 9 million .*: ask for at most 10"
+        EngineError, match=r"repeats is 11, but an image takes 9 million .*: ask for at most 10"
     ):
         model.profile(image, 11)
-    with pytest.raises(EngineError, match="repeats is 100000, but an image takes"):
+    with pytest.raises(EngineError, match=r"repeats is 100000, but an image takes"):
         load(content).profile(image, 10**5)
 
 

@@ -447,7 +447,7 @@ def test_wrong_types(path: Path) -> None:
     "make", [Model, lambda: Model(3, bytes, ()), lambda: Model.__new__(Model), lambda: Model(None, bytes, ())]
 )
 def test_a_model_comes_from_load_alone(make: Any) -> None:
-    with pytest.raises(EngineError, match="^a Model is not made directly: call bnew_engine.load$"):
+    with pytest.raises(EngineError, match=r"^a Model is not made directly: call bnew_engine.load$"):
         make()
 
 
