@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import builtins
 import dataclasses
+import importlib.util
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -27,7 +29,7 @@ from bnew.evaluate import load_run
 from bnew.images import read_image
 from bnew.memory import MemoryDataset
 from bnew.onnx_export import export_onnx
-from bnew.packed import PackedFile, read_packed
+from bnew.packed import PackedFile, read_packed, sealed
 from bnew.packing import pack_run
 from bnew.results import Run
 from bnew.train import train
@@ -61,6 +63,11 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str
     return call
 
 
+def resealed(data: bytes) -> bytes:
+    """The content of a packed file, changed on purpose, with the checksum that it has now."""
+    return sealed(re.sub(rb'"crc32":"\w{8}"', b'"crc32":"00000000"', data, count=1))
+
+
 def changed(path: Path, tmp_path: Path, tensor: str, change: Callable[[Any], Any]) -> Path:
     """A copy of the file in which one tensor is another."""
     data = bytearray(path.read_bytes())
@@ -70,7 +77,7 @@ def changed(path: Path, tmp_path: Path, tensor: str, change: Callable[[Any], Any
     array = np.frombuffer(bytes(data[begin:end]), {"U32": "<u4", "F32": "<f4"}[entry["dtype"]])
     data[begin:end] = change(array.copy()).tobytes()
     copy = tmp_path / "changed.bnew"
-    copy.write_bytes(data)
+    copy.write_bytes(resealed(data))
     return copy
 
 
@@ -121,7 +128,7 @@ def test_info_shows_names_as_they_are(cli: Any, packed: Path, tmp_path: Path) ->
     """Brackets in a name are no markup of the terminal's."""
     data = packed.read_bytes()
     path = tmp_path / "model.bnew"
-    path.write_bytes(data.replace(b'\\"name\\":\\"stem.0\\"', b'\\"name\\":\\"[/one]\\"'))
+    path.write_bytes(resealed(data.replace(b'\\"name\\":\\"stem.0\\"', b'\\"name\\":\\"[/one]\\"')))
     code, out, _ = cli("info", path)
     assert code == 0
     assert "[/one]" in out
@@ -160,6 +167,39 @@ def test_broken_files(what: str, packed: Path, tmp_path: Path) -> None:
         read_packed(path)
     with pytest.raises(BnewError, match=r"cannot read .*: No such file"):
         read_packed(tmp_path / "nothing.bnew")
+
+
+def test_a_flipped_bit_is_found(packed: Path, tmp_path: Path) -> None:
+    """In the tensors or in the graph, by both readers; a file without a checksum is read as before."""
+    data = packed.read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    engine: Any = importlib.import_module("bnew_engine") if importlib.util.find_spec("bnew_engine") else None
+    path = tmp_path / "flipped.bnew"
+    for at in (
+        *range(start, len(data), 997),
+        len(data) - 1,
+        data.index(b'\\"shape\\"') + 14,
+        data.index(b"mean"),
+    ):
+        for bit in (0, 4):
+            flipped = bytearray(data)
+            flipped[at] ^= 1 << bit
+            path.write_bytes(flipped)
+            with pytest.raises(BnewError, match=r"damaged|is no packed file") as caught:
+                read_packed(path)
+            assert at < start or "do not have the checksum" in str(caught.value)
+            if engine is not None:
+                with pytest.raises(engine.EngineError):
+                    engine.load(path)
+    older = re.sub(rb'"crc32":"\w{8}",', b" " * 19, data, count=1)
+    path.write_bytes(older)
+    assert read_packed(path).nodes == read_packed(packed).nodes
+    path.write_bytes(data.replace(b'"crc32"', b'"crc33"'))
+    with pytest.raises(BnewError, match="is damaged, its header has 'crc33'"):
+        read_packed(path)
+    path.write_bytes(re.sub(rb'"crc32":"\w{8}"', rb'"crc32":"\\ud800  "', data, count=1))
+    with pytest.raises(BnewError, match="do not have the checksum"):
+        read_packed(path)
 
 
 def test_info_loads_no_torch(packed: Path) -> None:

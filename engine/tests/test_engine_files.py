@@ -9,13 +9,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import amplified
 import mutations
 import numpy as np
 import pytest
 from bnew_engine import EngineError, load
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from tiny import Network, file_bytes, header_and_body, quarters, signs
+from tiny import Network, file_bytes, header_and_body, quarters, sealed, signs
 
 NOT_ONE = "it is not a packed model, or is cut short: pack the run again"
 
@@ -84,17 +85,74 @@ def test_what_is_no_file(tmp_path: Path) -> None:
     assert refused(tmp_path / "zip") == NOT_ONE
     with pytest.raises(EngineError, match="is no path: it has a zero in it"):
         load(tmp_path / "m\0.bnew")
-    with pytest.raises(TypeError):
-        load(3)  # type: ignore[arg-type]
+    with pytest.raises(EngineError, match="is no path: it has half of a character in it"):
+        load("\ud800.bnew")
+
+
+@pytest.mark.parametrize("wrong", [None, 3, 2.5, ["m.bnew"], {"m.bnew"}, object])
+def test_what_is_no_path(wrong: Any) -> None:
+    with pytest.raises(EngineError, match=r"but must be a str or an os.PathLike, or the content of a packed"):
+        load(wrong)
 
 
 def test_names_of_files_need_not_be_text(tmp_path: Path) -> None:
-    path = os.fsencode(tmp_path) + b"/\xff\xfe.bnew"
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe.bnew"))
     with pytest.raises(EngineError) as caught:
         load(path)
-    assert str(caught.value).startswith(os.fsdecode(path))
-    Path(os.fsdecode(path)).write_bytes(simple().bytes())
-    assert load(path).input_shape == load(os.fsdecode(path)).input_shape == (4, 5, 6)
+    assert str(caught.value) == f"{tmp_path}/\\xff\\xfe.bnew: could not be opened: No such file or directory"
+    path.write_bytes(simple().bytes())
+    assert load(path).input_shape == load(str(path)).input_shape == (4, 5, 6)
+
+
+def test_the_content_of_a_file(tmp_path: Path) -> None:
+    content = simple().bytes()
+    x = np.random.default_rng(0).standard_normal((2, 4, 5, 6)).astype(np.float32)
+    expected = load(simple().write(tmp_path / "m.bnew"))(x)
+    for kind in (bytes, bytearray, memoryview):
+        np.testing.assert_array_equal(load(kind(content))(x), expected)
+    # The name of a file, a part of one, nothing.
+    for wrong in (os.fsencode(tmp_path / "m.bnew"), b"m.bnew", content[:100], b""):
+        with pytest.raises(EngineError) as caught:
+            load(wrong)
+        assert str(caught.value) == (
+            f"the {len(wrong)} bytes given are not the content of a packed file, or it is cut short: give "
+            "all of it, or the file's name as a str or an os.PathLike"
+        )
+    with pytest.raises(EngineError, match=r"^it goes on behind its last tensor, or ends before"):
+        load(content + bytes(4))
+
+
+# --------------------------------------------------------------------------------------- checksums
+
+
+def test_every_flipped_bit_is_found(tmp_path: Path) -> None:
+    """In tensors, graph, header and length alike; a file without a checksum loads as before."""
+    content = sealed(*header_and_body(simple().graph, simple().tensors))
+    load(content)
+    load(simple().bytes())
+    start = 8 + int.from_bytes(content[:8], "little")
+    for at in range(len(content)):
+        for bit in range(8):
+            damaged = bytearray(content)
+            damaged[at] ^= 1 << bit
+            with pytest.raises(EngineError) as caught:
+                load(damaged)
+            assert str(caught.value).isprintable()
+            if at >= start:
+                assert str(caught.value) == (
+                    "its bytes do not have the checksum that its header says: it is damaged: copy it again, "
+                    "or pack the run again"
+                )
+    (tmp_path / "m.bnew").write_bytes(damaged)
+    assert "checksum" in refused(tmp_path / "m.bnew")
+
+
+@pytest.mark.parametrize("digits", ["", "0" * 7, "0" * 9, "ABCDEF01", "x" * 8, 3, None])
+def test_checksums_that_are_none(digits: Any) -> None:
+    header, body = header_and_body(simple().graph, simple().tensors)
+    header["__metadata__"]["crc32"] = digits
+    with pytest.raises(EngineError, match="the checksum in its header is not"):
+        load(file_bytes(header, body))
 
 
 def with_header(path: Path, **changes: Any) -> Path:
@@ -120,6 +178,10 @@ def with_header(path: Path, **changes: Any) -> Path:
         ),
         ({"format": "bnew", "version": 1}, "'version' in its header is not a string"),
         ({"format": "bnew", "version": "1"}, f"its header has no 'graph' ({NOT_ONE})"),
+        (
+            {"format": "bnew", "version": "1", "graph": "{}", "more": "1"},
+            "its header has 'more' in '__metadata__', which is not known",
+        ),
         (
             {"format": "bnew", "version": "1", "graph": "{"},
             "its JSON has no name where one must be at character 1",
@@ -386,34 +448,194 @@ def test_nodes_of_other_kinds(tmp_path: Path) -> None:
     assert refused(network.write(path)) == "node 1 ('n1'), 'weight' must be U32, the words of binary weights"
 
 
-def test_small_files_do_not_ask_for_endless_memory_or_time(tmp_path: Path) -> None:
-    path = tmp_path / "m.bnew"
-    network = Network((2**20, 2**10, 2))
-    network.node("identity", "input")
-    assert refused(network.write(path)).startswith(
-        "a value of (1048576, 1024, 2) would take 8192 MiB of memory: "
-    )
-    network = Network((1, 1, 1))
-    x = network.conv("input", np.zeros((2**20, 1, 1, 1), np.float32))
-    shift = network.tensor([1])
-    network.node("identity", x, then=[{"shift": shift}] * 1100)
-    assert refused(network.write(path)) == "its nodes have more numbers than fit into memory"
-    network = Network((1, 1, 1))
-    network.node("identity", "input", then=[{"sign": {}}] * 20000)
-    assert refused(network.write(path)) == "the network has more than 16384 stages"
-    network = Network((1, 1, 1))  # one group a channel but for two: dense weights of their square
-    weight = np.zeros((2 * 30011, 2, 1, 1), np.float32)
-    x = network.conv("input", np.zeros((2 * 30011, 1, 1, 1), np.float32))
-    network.conv(x, weight, groups=30011, name="wide")
-    assert refused(network.write(path)).startswith(
-        "the network up to node 'wide' would take 13745 MiB of mem"
-    )
-    # A border of as many kinds as there are places, and a value of as many rows as there may be.
-    network = Network((1, 600, 600))
-    network.conv(network.bits("input"), np.ones((1, 1, 600, 600), np.float32), binary=True, padding=[599] * 4)
-    load(network.write(path))
+# ----------------------------------------------------------------------------- memory and work
+
+
+def test_small_files_do_not_ask_for_endless_memory_or_time() -> None:
+    """What each takes is refused before it is spent: none comes near the gigabytes that it asks for."""
+    done = subprocess.run([sys.executable, amplified.__file__], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    found = {line["name"]: line for line in map(json.loads, done.stdout.splitlines())}
+    assert found.keys() == amplified.CASES.keys()
+    if "ASAN_OPTIONS" not in os.environ:
+        assert max(line["MiB"] for line in found.values()) < 250
+    by = {
+        "million multiply-accumulates for an image: the limit, by the file's size and its input's": [
+            "steps_of_a_wide_value",
+            "borders_of_one_kernel",
+            "windows_of_every_kind",
+            "groups_that_do_not_fit",
+            "pools_with_large_windows",
+            "enlargements",
+            "a_wide_image",
+            "borders_of_values",
+        ],
+        "MiB of memory: the limit, by the file's size, is": [
+            "numbers_of_a_wide_value",
+            "signs_of_a_wide_value",
+            "one_tensor_of_many_nodes",
+            "pools_of_tall_images",
+        ],
+        "its JSON has more than 1048576 values": ["many_values_of_json", "many_classes"],
+        "loads": ["enlargements_in_turns", "strips_of_many_stages", "a_long_name_with_many_inputs"],
+    }
+    for message, names in by.items():
+        for name in names:
+            assert message in found[name]["said"], name
+    assert sorted(name for names in by.values() for name in names) == sorted(found)
+
+
+def one_convolution(shape: tuple[int, int, int], weight: Any, **fields: Any) -> bytes:
+    network = Network(shape)
+    binary = fields.get("binary", False)
+    network.conv(network.bits("input") if binary else "input", weight, **fields)
+    return network.bytes()
+
+
+@pytest.mark.parametrize(
+    ("content", "macs"),
+    [
+        # 8 for each number of a result, a product each; channels are computed in sixteens.
+        (one_convolution((32, 5, 6), np.ones((10, 32, 3, 3), np.float32)), 12 * (8 * 10 + 16 * 32 * 9)),
+        # The bits are a result too; 64 products count as one.
+        (
+            one_convolution((64, 5, 6), np.ones((10, 64, 3, 3), np.float32), binary=True),
+            30 * 8 * 64 + 12 * (8 * 10 + 16 * 9),
+        ),
+        # One output channel for one input channel; else groups are laid together with zeros between them.
+        (
+            one_convolution((32, 5, 6), np.ones((32, 1, 3, 3), np.float32), groups=32),
+            12 * (8 * 32 + 32 * 9),
+        ),
+        (
+            one_convolution((32, 5, 6), np.ones((32, 4, 3, 3), np.float32), groups=8),
+            12 * (8 * 32 + 32 * 16 * 9),
+        ),
+    ],
+)
+def test_work_is_counted_as_it_is_done(content: bytes, macs: int) -> None:
+    assert load(content, max_macs=macs).profile(np.zeros((1, *load(content).input_shape), np.float32), 1)
+    with pytest.raises(EngineError, match="the limit is 0 million; load it with a larger max_macs"):
+        load(content, max_macs=macs - 1)
+
+
+def test_work_of_pools() -> None:
+    pool: dict[str, Any] = {"kernel": [3, 2], "stride": [2, 2], "padding": [1] * 4, "dilation": [1, 1]}
+    for op, fields, macs in [
+        ("max_pool", pool | {"size": [4, 4]}, 16 * 2 * (8 + 6)),
+        ("adaptive_avg_pool", {"size": [2, 2]}, 4 * 2 * (8 + 36)),
+        ("flatten", {}, 128 * 8),
+    ]:
+        network = Network((2, 8, 8))
+        network.node(op, "input", **fields)
+        load(network.bytes(), max_macs=macs)
+        with pytest.raises(EngineError, match="max_macs"):
+            load(network.bytes(), max_macs=macs - 1)
+
+
+def test_memory_is_limited() -> None:
+    network = Network((16, 512, 512))
+    x = network.conv("input", np.ones((16, 16, 1, 1), np.float32))
+    network.node("softmax", network.node("flatten", network.node("adaptive_avg_pool", x, size=[1, 1])))
+    megabyte = 1 << 20
+    model = load(network.bytes(), max_bytes=64 * megabyte)
+    with pytest.raises(
+        EngineError, match=r"a run of the network would take 3. MiB of memory: the limit is 1 "
+    ):
+        load(network.bytes(), max_bytes=megabyte)
+    with pytest.raises(EngineError, match=r"what its nodes hold, up to node 0 .'n0'., would take 0 MiB"):
+        load(network.bytes(), max_bytes=1000)
+    x = np.zeros((1, 16, 512, 512), np.float32)
+    assert model(x).shape == (1, 16)
+    with pytest.raises(
+        EngineError, match=r"the values of the network would take .. MiB of memory: the limit is"
+    ):
+        model.values(x)  # type: ignore[arg-type]
+
+
+def test_profile_is_limited() -> None:
+    content = one_convolution((16, 64, 64), np.ones((16, 16, 3, 3), np.float32))
+    image = np.zeros((1, 16, 64, 64), np.float32)
+    model = load(content, max_macs=10**8)
+    assert len(model.profile(image, 10)) == 2
+    with pytest.raises(
+        EngineError, match=r"repeats is 11, but an image takes 9 million .*: ask for at most 10"
+    ):
+        model.profile(image, 11)
+    with pytest.raises(EngineError, match=r"repeats is 100000, but an image takes"):
+        load(content).profile(image, 10**5)
+
+
+def test_large_networks_are_within_the_limits() -> None:
+    """A segmentation of large images, and a convolution with a weight for every pixel."""
+    random = np.random.default_rng(0)
+    network = Network((3, 4096, 4096))
+    x = network.conv("input", quarters(random, 64, 3, 3, 3), stride=[2, 2], padding=[1] * 4)
+    for _ in range(8):
+        weight = signs(random, 64, 64, 3, 3)
+        x = network.conv(network.bits(x), weight, binary=True, padding=[1] * 4, then=[{"add": x}])
+    network.conv(x, quarters(random, 21, 64, 1, 1))
+    assert load(network.bytes()).input_shape == (3, 4096, 4096)
+    network = Network((1, 100, 100))
+    network.conv(network.bits("input"), np.ones((1, 1, 100, 100), np.float32), binary=True, padding=[99] * 4)
+    load(network.bytes())
     network = Network((1, 2**20, 1))
     x = network.node("identity", "input")
     for _ in range(9):
         x = network.conv(x, np.ones((1, 1, 3, 1), np.float32), padding=[1, 0, 1, 0])
-    load(network.write(path))
+    load(network.bytes())
+
+
+def test_the_most_stages() -> None:
+    network = Network((1, 1, 1))
+    network.node("identity", "input", then=[{"sign": {}}] * 20000)
+    with pytest.raises(EngineError, match="the network has more than 16384 stages"):
+        load(network.bytes())
+
+
+# ------------------------------------------------------------------------------------- messages
+
+
+HOSTILE = "\x1b[2J\r\n\x07\x7f\x9b\u061c\u200f\u2028\u202e\u2066é𝄞" + "x" * 10_000
+
+
+@pytest.mark.parametrize(
+    "place", ["node", "value", "op", "step", "field", "tensor", "dtype", "version", "key"]
+)
+def test_names_in_messages_are_printable(place: str, tmp_path: Path) -> None:
+    network = simple()
+    last = network.graph["nodes"][-1]
+    header, body = header_and_body(network.graph, network.tensors)
+    changes = {
+        "node": {"name": HOSTILE, "op": "x"},
+        "value": {"input": HOSTILE},
+        "op": {"op": HOSTILE},
+        "step": {"then": [{HOSTILE: 1}]},
+        "field": {HOSTILE: 1},
+        "tensor": {"weight": HOSTILE},
+    }
+    last |= changes.get(place, {})
+    header["__metadata__"]["graph"] = json.dumps(network.graph)
+    if place == "dtype":
+        header["t0"]["dtype"] = HOSTILE
+    if place == "version":
+        header["__metadata__"]["version"] = HOSTILE
+    if place == "key":
+        header["__metadata__"][HOSTILE] = "1"
+    path = tmp_path / "m\x1b.bnew"
+    path.write_bytes(file_bytes(header, body))
+    with pytest.raises(EngineError) as caught:
+        load(path)
+    text = str(caught.value)
+    assert text.isprintable()
+    assert text.startswith(f"{tmp_path}/m\\x1b.bnew: ")
+    shown = "\\x1b[2J\\x0d\\x0a\\x07\\x7f\\u009b\\u061c\\u200f\\u2028\\u202e\\u2066é𝄞xxx"
+    assert shown in text
+    assert len(text) < 500
+
+
+def test_names_that_come_twice_are_printable(tmp_path: Path) -> None:
+    text = b'{"a\xe2\x80\xae": 1, "a\xe2\x80\xae": 2}'
+    path = tmp_path / "m.bnew"
+    path.write_bytes(len(text).to_bytes(8, "little") + text)
+    assert "the name 'a\\u202e' twice" in refused(path)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.metadata
+import multiprocessing
 import os
+import pickle
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import bnew_engine
 import numpy as np
 import pytest
-from bnew_engine import EngineError, isas, load
+from bnew_engine import EngineError, Model, isas, load
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny import Array, Network, everything, powers, quarters, signs
@@ -392,7 +395,7 @@ def test_what_a_model_says(path: Path, images: Array) -> None:
     with pytest.raises(EngineError, match="give one image"):
         model.profile(images)
     for repeats in (0, -1):
-        with pytest.raises(EngineError, match=f"repeats is {repeats}, but must be at least 1"):
+        with pytest.raises(EngineError, match=f"repeats is {repeats}, but must be a whole number from 1"):
             model.profile(images[:1], repeats)
 
 
@@ -412,7 +415,93 @@ def test_convolve_says_what_is_wrong(path: Path) -> None:
         model.convolve(name, right[:0])
 
 
-@pytest.mark.parametrize("threads", [0, -1, 1025, 2.0, True, "2", None])
+@pytest.mark.parametrize("kind", [int, np.int64, np.int8, np.uint16])
+def test_whole_numbers_of_every_type(path: Path, kind: Any) -> None:
+    assert load(path, threads=kind(2)).threads == 2
+    assert load(path, max_bytes=np.int64(10**8), max_macs=np.uint32(10**8)).threads == 1
+    assert len(load(path).profile(np.zeros((1, 3, 33, 35), np.float32), kind(2))) > 1
+
+
+@pytest.mark.parametrize("limit", [0, -1, 2**60 + 1, 2.0, True, "2", np.bool_(True)])
+def test_wrong_limits(path: Path, limit: Any) -> None:
+    for name in ("max_macs", "max_bytes"):
+        with pytest.raises(
+            EngineError, match=f"{name} is .*, but must be a whole number from 1 to 1152921504"
+        ):
+            load(path, **{name: limit})
+
+
+def test_wrong_types(path: Path) -> None:
+    wrong: Any = 3
+    with pytest.raises(EngineError, match="isa is 3, but must be a str"):
+        load(path, isa=wrong)
+    with pytest.raises(EngineError, match="name is 3, but must be a str"):
+        load(path).convolve(wrong, np.ones((1, 64, 17, 18), np.float32))
+    with pytest.raises(EngineError, match="images cannot be made an array of numbers"):
+        load(path)([[1.0], [1.0, 2.0]])  # type: ignore[arg-type]
+    with pytest.raises(EngineError, match="signs cannot be made an array of numbers"):
+        load(path).convolve("x", "x")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "make", [Model, lambda: Model(3, bytes, ()), lambda: Model.__new__(Model), lambda: Model(None, bytes, ())]
+)
+def test_a_model_comes_from_load_alone(make: Any) -> None:
+    with pytest.raises(EngineError, match=r"^a Model is not made directly: call bnew_engine.load$"):
+        make()
+
+
+# ------------------------------------------------------------------------------------------ copies
+
+
+def in_a_worker(model: Model, image: Array) -> tuple[Array, int, str]:
+    return model(image), model.threads, model.isa
+
+
+def test_a_spawned_worker_gets_the_same_network(path: Path, images: Array, expected: Array) -> None:
+    model = load(path, 2, isas()[-1])
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        found, threads, isa = pool.submit(in_a_worker, model, images).result()
+    np.testing.assert_array_equal(found, expected)
+    assert (threads, isa) == (2, isas()[-1])
+
+
+def test_copies(
+    path: Path, images: Array, expected: Array, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(path.parent)
+    for source in (Path(path.name), path.read_bytes()):
+        model = load(source)
+        monkeypatch.chdir(tmp_path)
+        for copied in (pickle.loads(pickle.dumps(model)), copy.copy(model), copy.deepcopy(model)):
+            np.testing.assert_array_equal(copied(images), expected)
+            assert pickle.dumps(copied) == pickle.dumps(model)  # a copy of the copy
+
+
+def test_limits_are_copied(path: Path) -> None:
+    model = load(path, max_macs=10**9, max_bytes=10**8)
+    assert model.__reduce__()[1][1:] == (1, None, 10**9, 10**8)
+
+
+def test_a_file_that_has_changed_is_not_copied(images: Array, expected: Array, tmp_path: Path) -> None:
+    path = everything().write(tmp_path / "m.bnew")
+    model, kept = load(path), load(path.read_bytes())
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    for content in (bytes(data), data[:-8], b""):
+        path.write_bytes(content)
+        with pytest.raises(
+            EngineError, match="has changed since it was loaded, and its model cannot be copied"
+        ):
+            pickle.dumps(model)
+    path.unlink()
+    with pytest.raises(EngineError, match="cannot be read again to copy its model"):
+        pickle.dumps(model)
+    np.testing.assert_array_equal(model(images), expected)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(kept))(images), expected)
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1025, 2.0, True, np.bool_(True), "2", None])
 def test_wrong_threads(path: Path, threads: Any) -> None:
     with pytest.raises(EngineError, match="must be a whole number from 1 to 1024"):
         load(path, threads)
@@ -486,6 +575,25 @@ def test_bnew_run_says_what_is_wrong(path: Path, tmp_path: Path) -> None:
         done = subprocess.run([program, *arguments], capture_output=True, text=True)
         assert done.returncode == 2
         assert message in done.stderr
+
+
+def test_bnew_run_shows_no_control_characters(tmp_path: Path) -> None:
+    program = PACKAGE / "bin" / "bnew-run"
+    network = Network((2, 1, 1))
+    network.node("identity", "input", name="\x1b[31m")
+    network.graph["classes"] = ["\x1b[2J\u202e", "b"]
+    done = subprocess.run([program, network.write(tmp_path / "m.bnew")], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stdout.startswith("0: \\x1b[2J\\u202e\n")
+    network.graph["nodes"][0]["op"] = "x\x1b"
+    done = subprocess.run([program, network.write(tmp_path / "m.bnew")], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "node 0 ('\\x1b[31m') has op 'x\\x1b', which is not known" in done.stderr
+    network = Network((1, 1, 1))
+    network.node("adaptive_avg_pool", "input", size=[2**15, 2**15])
+    done = subprocess.run([program, network.write(tmp_path / "m.bnew")], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "million multiply-accumulates for an image: the limit" in done.stderr
 
 
 @SANITIZED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,14 @@ def file_bytes(header: Mapping[str, Any], body: bytes) -> bytes:
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text + body
+
+
+def sealed(header: Mapping[str, Any], body: bytes) -> bytes:
+    """The bytes of a file with a checksum."""
+    metadata = {**header["__metadata__"], "crc32": "0" * 8}
+    text = json.dumps({**header, "__metadata__": metadata}, separators=(",", ":")).encode()
+    data = len(text).to_bytes(8, "little") + text + body
+    return data.replace(b'"crc32":"' + b"0" * 8, f'"crc32":"{zlib.crc32(data):08x}'.encode(), 1)
 
 
 def words_of(weight: Array) -> Array:

@@ -217,8 +217,8 @@ def read_packed(path: str | Path) -> PackedFile:
         raise BnewError(f"'{path}' is damaged, its header has {unknown[0]!r}: pack the network again")
     if "crc32" in metadata and not _is_whole(path, 8 + length, metadata["crc32"]):
         raise BnewError(
-            f"'{path}' is damaged, its bytes do not have the checksum that its header says: copy it again, or "
-            "pack the network again"
+            f"'{path}' is damaged, its bytes do not have the checksum that its header says: copy it again, "
+            "or pack the network again"
         )
     return packed
 

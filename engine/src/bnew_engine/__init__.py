@@ -70,11 +70,11 @@ def load(
     """Read a packed network.
 
     Args:
-        file: the name of a ``.bnew`` file, or its content as bytes. A name is never bytes: see ``os.fsdecode``.
+        file: the name of a ``.bnew`` file, or its content as bytes. A name is never bytes: see ``fsdecode``.
         threads: how many threads compute side by side.
         isa: one of :func:`isas`, to force it.
-        max_macs: the most work that an image may take, in real multiply-accumulates. None: what the file's size
-            and its input's shape justify (docs/format.md, "Limits").
+        max_macs: the most work that an image may take, in real multiply-accumulates. None: what the file's
+            size and its input's shape justify (docs/format.md, "Limits").
         max_bytes: the most memory that the weights may take, and a run. None: likewise.
 
     Raises:
@@ -91,8 +91,8 @@ def load(
         content = bytes(file)
         if int.from_bytes(content[:8], "little") > len(content) - 8:
             raise EngineError(
-                f"the {len(content)} bytes given are not the content of a packed file, or it is cut short: give "
-                "all of it, or the file's name as a str or an os.PathLike"
+                f"the {len(content)} bytes given are not the content of a packed file, or it is cut short: "
+                "give all of it, or the file's name as a str or an os.PathLike"
             )
         return Model(_engine.Model.from_content(content, *options), lambda: content, options)
     path = _path(file)
@@ -104,13 +104,13 @@ def load(
 class Model:
     """A packed network, see :func:`load`. Calls may come from several Python threads at once.
 
-    It can be pickled and copied, as for worker processes. The pickle holds the file's content: the copy is the
-    same network wherever it is unpickled. A model that was loaded by its file's name reads the file again for
-    it, and :class:`EngineError` is raised if the file is missing or another by now. Load the content as bytes
-    where the file may change; the model then keeps it in memory, beside its own weights.
+    It can be pickled and copied, as for worker processes. The pickle holds the file's content: the copy is
+    the same network wherever it is unpickled. A model that was loaded by its file's name reads the file again
+    for it, and :class:`EngineError` is raised if the file is missing or another by now. Load the content as
+    bytes where the file may change; the model then keeps it in memory, beside its own weights.
     """
 
-    def __new__(cls, engine: object = None, *rest: object) -> Model:
+    def __new__(cls, engine: object = None, *rest: object) -> Model:  # noqa: D102
         if not isinstance(engine, _engine.Model):
             raise EngineError("a Model is not made directly: call bnew_engine.load")
         return super().__new__(cls)
@@ -289,11 +289,15 @@ def _unchanged(path: bytes, checksum: int) -> bytes:
     try:
         content = Path(os.fsdecode(path)).read_bytes()
     except OSError as error:
-        raise EngineError(f"{path!r} cannot be read again to copy its model ({error.strerror}): {again}") from None
+        raise EngineError(
+            f"{path!r} cannot be read again to copy its model ({error.strerror}): {again}"
+        ) from None
     try:
         same = _engine.checksum(content) == checksum
     except EngineError:
         same = False
     if not same:
-        raise EngineError(f"{path!r} has changed since it was loaded, and its model cannot be copied: {again}")
+        raise EngineError(
+            f"{path!r} has changed since it was loaded, and its model cannot be copied: {again}"
+        )
     return content
