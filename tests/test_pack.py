@@ -698,8 +698,8 @@ REFUSALS: dict[str, tuple[Callable[[], nn.Module], str]] = {
         lambda: Signs(lambda x: x.mean((2, 3), True).expand_as(x)),
         "the output is an expanded value",
     ),
-    "sign of relu": (lambda: Signs(lambda x: x.relu().sign()), "its input is often exactly 0"),
-    "sign of a clamp": (lambda: Signs(lambda x: (x.clamp(-1, 1) + 1).sign()), "its input is often exactly 0"),
+    "sign of relu": (lambda: Signs(lambda x: x.relu().sign()), "its input may be exactly 0"),
+    "sign of a clamp": (lambda: Signs(lambda x: (x.clamp(-1, 1) + 1).sign()), "its input may be exactly 0"),
     "sum of comparisons": (lambda: Signs(lambda x: ((x > 0) + (x > 0.5)).float()), "is of torch.bool"),
     "or": (lambda: Signs(lambda x: ((x > 0) + (x > 0)).float()), "is of torch.bool, which cannot hold"),
     "bits of whole numbers": (

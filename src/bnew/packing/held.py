@@ -1,72 +1,40 @@
 """At which numbers a value of the graph is held: those that it takes exactly, and not by chance.
 
-``torch.sign`` of exactly 0 is 0, but a bit is +1 or −1. A value that is 0 by a coincidence of roundings may get
-any sign. A value that is 0 wherever a ReLU is closed, or whenever a sum of signs comes out even, may not. This
-module tells the two apart by what each operator does to the numbers at which its inputs are held. An operator
-that it does not know may give any number, 0 as well.
+``torch.sign`` of exactly 0 is 0, but a bit is +1 or −1. A value that is 0 by a coincidence of roundings may
+get any sign. A value that is 0 wherever a ReLU is closed, or whenever a sum of signs comes out even, may not.
+The table :data:`HELD` tells the two apart: it says what each operator does to the numbers at which its inputs
+are held. An operator that is not in it may give any number, 0 as well.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field
 from functools import reduce
 from itertools import product
-from typing import TypeAlias
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from bnew.packing.exported import Array, Numbers, Value, ancestors
-
-Piece: TypeAlias = tuple[Array | float, Array | float]  # step and offset, a number or one per channel
-Slopes: TypeAlias = Mapping[Value, tuple[float, float]]
-
-_ROUNDING = 2.0**-24  # of float32, relative
-_WIDEST = 256  # a quotient of whole numbers up to this is no coincidence
-_MOST_PIECES = 64
-_ANY = np.inf  # a step: any number
-
-
-@dataclass(frozen=True, eq=False)
-class Held:
-    """The numbers at which a value is held, in pieces; a value without pieces is continuous.
-
-    Piece p holds channel c at ``offsets[p, c] + n · steps[p, c]`` for every whole n. A step of 0 is one number,
-    an infinite one is any number, and an offset of NaN says that the channel has no such piece.
-
-    ``slopes`` names the values that this one follows in a straight line wherever it is not held, with the least
-    and the greatest slope. Two that follow the same one may cancel each other, such as x and relu(−x).
-    """
-
-    steps: Array  # (P, C)
-    offsets: Array  # (P, C)
-    slopes: Slopes = field(default_factory=dict)
-
-    @property
-    def pieces(self) -> list[Piece]:
-        """Step and offset of each piece, both (C)."""
-        return list(zip(self.steps, self.offsets, strict=True))
-
-    @property
-    def anywhere(self) -> Array:
-        """(C), whether a channel is held at any number at all."""
-        return np.asarray(np.any(~np.isnan(self.offsets), axis=0))
-
-    @property
-    def at_zero(self) -> Array:
-        """(C), whether a channel is held at 0."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            multiple = self.offsets / self.steps
-            whole = np.abs(multiple - np.rint(multiple)) <= _ROUNDING * np.abs(multiple)
-        zero = np.where(self.steps == 0, self.offsets == 0, whole | np.isinf(self.steps))
-        return np.asarray(np.any(zero & ~np.isnan(self.offsets), axis=0))
-
-    @property
-    def varies(self) -> bool:
-        """Whether it takes more numbers than its single ones, so that a limit may hold it too."""
-        return bool(self.slopes) or bool(np.any(self.steps > 0))
+from bnew.packing.pieces import (
+    ANY,
+    WIDEST,
+    Held,
+    Piece,
+    Slopes,
+    anything,
+    common_step,
+    hull,
+    is_whole,
+    itself,
+    mixed,
+    only_where,
+    pieced,
+    plus,
+    step_product,
+    tiled,
+)  # fmt: skip
 
 
 def held(value: Value, known: MutableMapping[Value, Held]) -> Held:
@@ -74,81 +42,8 @@ def held(value: Value, known: MutableMapping[Value, Held]) -> Held:
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         for each in ancestors(value, known):
             inputs = [known[needed] for needed in each.inputs if not needed.constant]
-            known[each] = HELD.get(each.op, _anything)(each, *inputs)
+            known[each] = HELD.get(each.op, anything)(each, *inputs)
     return known[value]
-
-
-def _held(value: Value, pieces: Iterable[Piece], slopes: Slopes) -> Held:
-    """Each piece once, without those that no channel has; any number if there are too many."""
-    channels = (value.shape[0],)
-    rows = {}
-    for step, offset in pieces:
-        missing = np.isnan(step) | np.isnan(offset)
-        row = (np.where(missing, np.nan, part) + np.zeros(channels) for part in (step, offset))
-        step, offset = row
-        if not np.isnan(offset).all():
-            rows[step.tobytes(), offset.tobytes()] = step, offset
-    if len(rows) > _MOST_PIECES:
-        return _anything(value)
-    table = np.array(list(rows.values()), np.float64).reshape(len(rows), 2, *channels)
-    return Held(table[:, 0], table[:, 1], slopes)
-
-
-def _only_where(condition: Array, number: float = 0.0) -> Array:
-    """The offset of a piece that the other channels do not have."""
-    return np.where(condition, number, np.nan)
-
-
-def _itself(value: Value) -> dict[Value, tuple[float, float]]:
-    return {value: (1.0, 1.0)}
-
-
-def _plus(a: Array | float, b: Array | float) -> Array:
-    """a + b; exactly 0 where they cancel but for float32's rounding."""
-    total = np.asarray(a + b)
-    return np.where(np.abs(total) <= _ROUNDING * np.maximum(np.abs(a), np.abs(b)), 0.0, total)
-
-
-def _product(a: Array | float, b: Array | float) -> Array:
-    """|a · b|, 0 where one of them is, even if the other is infinite."""
-    return np.where((a == 0) | (b == 0), 0.0, np.abs(a * b))
-
-
-def _common(a: Array, b: Array) -> Array:
-    """The greatest number of which both are multiples; NaN where their quotient is none of small numbers."""
-    small, large = np.minimum(a, b), np.maximum(a, b)
-    if not np.any(small):
-        return large
-    quotients = (small / large)[:, None] * np.arange(1, _WIDEST + 1)
-    fits = _is_whole(quotients)
-    common = np.where(fits.any(1), large / (fits.argmax(1) + 1), np.nan)
-    return np.where((small == 0) | np.isinf(large), large, common)
-
-
-def _is_whole(numbers: Array) -> Array:
-    """Whether they are 1, 2, 3 … but for rounding."""
-    near = np.rint(numbers)
-    return np.asarray((near >= 1) & (np.abs(numbers - near) <= 4 * _ROUNDING * near))
-
-
-def _mixed(pieces: Sequence[Piece]) -> Piece:
-    """One piece that has all numbers between the pieces; NaN in channels where there is none such."""
-    steps, offsets = (np.array(part) for part in zip(*pieces, strict=True))
-    first = np.fmin.reduce(offsets)
-    distances = np.nan_to_num(np.concatenate([steps, np.abs(offsets - first)]), posinf=_ANY)
-    return reduce(_common, distances), first
-
-
-def _tiled(x: Held, channels: int) -> Held:
-    """Channels modulo, as the file joins values."""
-    times = (1, channels // x.steps.shape[1])
-    return Held(np.tile(x.steps, times), np.tile(x.offsets, times), x.slopes)
-
-
-def _hull(*slopes: Slopes) -> dict[Value, tuple[float, float]]:
-    """The least and the greatest slope of all."""
-    roots = {root: [of[root] for of in slopes if root in of] for of in slopes for root in of}
-    return {root: (min(low for low, _ in all_), max(high for _, high in all_)) for root, all_ in roots.items()}
 
 
 # ------------------------------------------------------------------------------------------------ steps
@@ -157,20 +52,23 @@ def _hull(*slopes: Slopes) -> dict[Value, tuple[float, float]]:
 def _scaled(value: Value, x: Held, numbers: Numbers | None = None) -> Held:
     factors = (value.numbers if numbers is None else numbers) + np.zeros(value.shape[0])
     kept = np.where(factors == 0, np.nan, factors)  # what is multiplied by 0 is held at 0
-    pieces = [(step * np.abs(kept), offset * kept) for step, offset in x.pieces]
-    pieces.append((0.0, _only_where(factors == 0)))
-    return _held(value, pieces, _times(x.slopes, factors.min(), factors.max()))
+    pieces: list[Piece] = [(step * np.abs(kept), offset * kept) for step, offset in x.pieces]
+    pieces.append((0.0, only_where(factors == 0)))
+    return pieced(value, pieces, _times(x.slopes, factors.min(), factors.max()))
 
 
 def _times(slopes: Slopes, low: float, high: float) -> Slopes:
     """Slopes times any factor from ``low`` to ``high``."""
-    ends = [[slope * factor if factor else 0.0 for slope in of for factor in (low, high)] for of in slopes.values()]
+    ends = [
+        [slope * factor if factor else 0.0 for slope in of for factor in (low, high)]
+        for of in slopes.values()
+    ]
     return {root: (min(of), max(of)) for root, of in zip(slopes, ends, strict=True)}
 
 
 def _shifted(value: Value, x: Held, numbers: Numbers | None = None) -> Held:
     shift = value.numbers if numbers is None else numbers
-    return _held(value, [(step, _plus(offset, shift)) for step, offset in x.pieces], x.slopes)
+    return pieced(value, [(step, plus(offset, shift)) for step, offset in x.pieces], x.slopes)
 
 
 def _clamped(value: Value, x: Held, limits: Sequence[float | None] | None = None) -> Held:
@@ -180,7 +78,7 @@ def _clamped(value: Value, x: Held, limits: Sequence[float | None] | None = None
     ]
     if x.varies:
         pieces += [(0.0, limit) for limit in (low, high) if limit is not None]
-    return _held(value, pieces, _hull(x.slopes, dict.fromkeys(x.slopes, (0.0, 0.0))))
+    return pieced(value, pieces, hull(x.slopes, dict.fromkeys(x.slopes, (0.0, 0.0))))
 
 
 def _prelu(value: Value, x: Held) -> Held:
@@ -188,13 +86,16 @@ def _prelu(value: Value, x: Held) -> Held:
     positive = Held(x.steps, np.where(single & (x.offsets < 0), np.nan, x.offsets), x.slopes)
     negative = Held(x.steps, np.where(single & (x.offsets >= 0), np.nan, x.offsets), x.slopes)
     below = _scaled(value, negative)
-    return _held(value, [*positive.pieces, *below.pieces], _hull(x.slopes, below.slopes))
+    return pieced(value, [*positive.pieces, *below.pieces], hull(x.slopes, below.slopes))
 
 
 def _sigmoid(value: Value, x: Held) -> Held:
     """Of a sum of whole numbers only 0 has a sigmoid, 1/2, that a constant is likely to hit."""
-    pieces = [(step, np.where(step == 0, 1 / (1 + np.exp(-offset)), _only_where(np.isinf(step)))) for step, offset in x.pieces]
-    return _held(value, [*pieces, (0.0, _only_where(x.at_zero, 0.5))], _itself(value))
+    pieces = [
+        (step, np.where(step == 0, 1 / (1 + np.exp(-offset)), only_where(np.isinf(step))))
+        for step, offset in x.pieces
+    ]
+    return pieced(value, [*pieces, (0.0, only_where(x.at_zero, 0.5))], itself(value))
 
 
 def _hard_sigmoid(value: Value, x: Held) -> Held:
@@ -203,54 +104,47 @@ def _hard_sigmoid(value: Value, x: Held) -> Held:
 
 
 def _sign(value: Value, x: Held) -> Held:
-    return _held(value, [(0.0, 1.0), (0.0, -1.0)], {})
+    return pieced(value, [(0.0, 1.0), (0.0, -1.0)], {})
 
 
 def _choice(value: Value, x: Held) -> Held:
-    return _held(value, [(0.0, numbers) for numbers in value.numbers], {})
+    return pieced(value, [(0.0, numbers) for numbers in value.numbers], {})
 
 
 def _added(value: Value, x: Held, y: Held) -> Held:
-    x, y = (_tiled(part, value.shape[0]) for part in (x, y))
-    slopes = _hull(x.slopes, y.slopes)
+    x, y = (tiled(part, value.shape[0]) for part in (x, y))
+    slopes = hull(x.slopes, y.slopes)
     for root in x.slopes.keys() & y.slopes.keys():
         (low, high), (low2, high2) = x.slopes[root], y.slopes[root]
         slopes[root] = (low + low2, high + high2)
         if low + low2 <= 0 <= high + high2:
-            return _anything(value, x, y)
-    pieces: list[Piece] = [
-        (_common(s, t), _plus(a, b)) for (s, a), (t, b) in product(x.pieces, y.pieces)
-    ]
+            return anything(value, x, y)
+    pieces: list[Piece] = [(common_step(s, t), plus(a, b)) for (s, a), (t, b) in product(x.pieces, y.pieces)]
     # Of two steps without a common one, such as those of two batch norms, only 0 + 0 is no coincidence.
-    pieces.append((0.0, _only_where(x.at_zero & y.at_zero)))
-    return _held(value, pieces, slopes | _itself(value))
+    pieces.append((0.0, only_where(x.at_zero & y.at_zero)))
+    return pieced(value, pieces, slopes | itself(value))
 
 
 def _multiplied(value: Value, x: Held, y: Held) -> Held:
-    x, y = (_tiled(part, value.shape[0]) for part in (x, y))
+    x, y = (tiled(part, value.shape[0]) for part in (x, y))
     pieces: list[Piece] = [
-        (reduce(_common, (_product(s, b), _product(t, a), _product(s, t))), a * b)
+        (reduce(common_step, (step_product(s, b), step_product(t, a), step_product(s, t))), a * b)
         for (s, a), (t, b) in product(x.pieces, y.pieces)
     ]
-    pieces.append((0.0, _only_where(x.at_zero | y.at_zero)))
+    pieces.append((0.0, only_where(x.at_zero | y.at_zero)))
     if not (x.pieces or y.pieces):
-        return _held(value, pieces, _itself(value))
+        return pieced(value, pieces, itself(value))
     # Where one is held, the product follows the other.
     unbounded = dict.fromkeys([*x.slopes, *y.slopes], (-np.inf, np.inf))
-    return _held(value, pieces, unbounded | _itself(value))
+    return pieced(value, pieces, unbounded | itself(value))
 
 
 # -------------------------------------------------------------------------------------------- operators
 
 
-def _anything(value: Value, *_: Held) -> Held:
-    channels = (1, value.shape[0])
-    return Held(np.full(channels, _ANY), np.zeros(channels), _itself(value))
-
-
 def _input(value: Value) -> Held:
     """Images are continuous, except for channels in which bytes of one kind, such as black, are exactly 0."""
-    return _held(value, [(0.0, _only_where(value.fields["zero"]))], _itself(value))
+    return pieced(value, [(0.0, only_where(value.fields["zero"]))], itself(value))
 
 
 def _max_pool(value: Value, x: Held) -> Held:
@@ -271,7 +165,7 @@ def _concat(value: Value, *parts: Held) -> Held:
             wide[:, start:stop] = row
             pieces.append((wide[0], wide[1]))
         start = stop
-    return _held(value, pieces, _hull(*(part.slopes for part in parts)))
+    return pieced(value, pieces, hull(*(part.slopes for part in parts)))
 
 
 def _flatten(value: Value, x: Held) -> Held:
@@ -281,8 +175,8 @@ def _flatten(value: Value, x: Held) -> Held:
 
 def _softmax(value: Value, x: Held) -> Held:
     if x.pieces or value.shape[0] == 1:
-        return _anything(value)
-    return _held(value, [], _itself(value))
+        return anything(value)
+    return pieced(value, [], itself(value))
 
 
 def _avg_pool(value: Value, x: Held) -> Held:
@@ -311,16 +205,16 @@ def _adaptive_avg_pool(value: Value, x: Held) -> Held:
 
 def _averaged(value: Value, x: Held, windows: Iterable[tuple[int, int]]) -> Held:
     """Sums of n values divided by d, for every window (n, d)."""
-    pieces: list[Piece] = [(0.0, _only_where(x.at_zero))]
+    pieces: list[Piece] = [(0.0, only_where(x.at_zero))]
     if x.pieces:
-        step, offset = _mixed(x.pieces)
+        step, offset = mixed(x.pieces)
         groups: list[Piece] = [(step, offset)]
         if np.isnan(step).any():  # no mixture, then: each by itself, and what are single numbers together
             groups += [(s, np.where(np.isnan(step), o, np.nan)) for s, o in x.pieces]
             single = [(s, np.where(s == 0, o, np.nan)) for s, o in x.pieces]
-            groups.append(_mixed(single))
+            groups.append(mixed(single))
         pieces += [(s / d, o * (n / d)) for n, d in windows for s, o in groups]
-    return _held(value, pieces, _itself(value))
+    return pieced(value, pieces, itself(value))
 
 
 def _conv(value: Value, x: Held) -> Held:
@@ -343,11 +237,11 @@ def _conv(value: Value, x: Held) -> Held:
 
     zero = ~uses(~x.at_zero)
     known = np.all(np.isnan(x.offsets) | ((x.steps == 0) & (x.offsets == 0)), axis=0)
-    mixed = uses(~known) & ~uses(~x.anywhere)
-    unknown = mixed.any(1) & (_are_multiples(value.weight) | uses(np.isinf(x.steps).any(0)).any(1))
-    return _held(
-        value, [(0.0, _only_where(zero.any(1))), (_ANY, _only_where(unknown))], _itself(value)
+    others = uses(~known) & ~uses(~x.anywhere)
+    unknown = np.any(others, axis=1) & (
+        _are_multiples(value.weight) | np.any(uses(np.any(np.isinf(x.steps), axis=0)), axis=1)
     )
+    return pieced(value, [(0.0, only_where(np.any(zero, axis=1))), (ANY, only_where(unknown))], itself(value))
 
 
 def _are_multiples(weights: Array) -> Array:
@@ -355,8 +249,8 @@ def _are_multiples(weights: Array) -> Array:
     rows = np.sort(np.abs(weights.reshape(len(weights), -1).astype(np.float64)))[:, -32:]
     shares = rows / rows[:, -1:]
     fits = np.zeros(len(rows), bool)
-    for times in range(1, _WIDEST + 1):
-        fits |= np.all((rows == 0) | _is_whole(shares * times), axis=1)
+    for times in range(1, WIDEST + 1):
+        fits |= np.all((rows == 0) | is_whole(shares * times), axis=1)
     return fits
 
 
@@ -370,7 +264,7 @@ def _binary_conv(value: Value, _: Held) -> Held:
         places = first[:, None] + np.arange(fields["kernel"][axis]) * fields["dilation"][axis]
         taps.append(np.sum((places >= 0) & (places < before.shape[axis + 1]), axis=1))
     counts = np.outer(*taps) * (fields["channels"][0] // fields["groups"])
-    return _held(value, [(2.0, float(parity)) for parity in np.unique(counts % 2)], {})
+    return pieced(value, [(2.0, float(parity)) for parity in np.unique(counts % 2)], {})
 
 
 # What each operator and step of the file does. One that is missing may give any number.

@@ -234,7 +234,9 @@ def _clamp(op: Operation, x: Value, min: Operand | None = None, max: Operand | N
         if limit is not None and (numbers is None or len(numbers) > 1):
             raise Refused("its limits are not the same two numbers everywhere")
         with np.errstate(over="ignore"):
-            limits.append(None if numbers is None else float(np.float32(numbers[0])))  # as it is compared with
+            limits.append(
+                None if numbers is None else float(np.float32(numbers[0]))
+            )  # as it is compared with
     if any(limit is not None and math.isnan(limit) for limit in limits):
         raise Refused("one of its limits is NaN")
     if limits[0] == math.inf or limits[1] == -math.inf:
