@@ -15,8 +15,6 @@ from bnew.errors import BnewError
 from bnew.fingerprint import Fingerprint
 from bnew.preparation import Preparation
 
-SPLIT_SEED = 1234  # of what is held out; never the run's seed, so that all runs share one test set
-
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Dataset(ABC):
@@ -160,16 +158,3 @@ class Batches(ABC):
     def normalised(self, images: Tensor) -> Tensor:
         """Bytes (n, C, H, W) as the network takes them."""
         return images.float().mul_(self.scale).add_(self.shift)
-
-
-def hold_out(count: int, share: int) -> tuple[Tensor, Tensor]:
-    """The numbers 0..count − 1 but for a ``share``-th of them, and these: random, always the same, sorted.
-
-    Raises:
-        BnewError: there are too few.
-    """
-    if count < 2:
-        raise BnewError("there are too few training images to hold some out for validation: add more")
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(SPLIT_SEED))
-    held = max(1, count // share)
-    return order[held:].sort().values, order[:held].sort().values

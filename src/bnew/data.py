@@ -11,11 +11,14 @@ Where the images come from, in this order:
 * ``DIR/<name>/{train,test}/<class>/*``, where that folder exists;
 * torchvision's download into ``DIR`` (``digits`` comes with scikit-learn and needs no file).
 
-Sorted class names number the classes and sorted file names order the images, so the same files always
-make the same data set. What a source lacks is held out of its training images, at random but always the
-same (:func:`bnew.batches.hold_out`): a fifth for test, then a tenth for validation. Where there are train and
-val only, val serves as the test set; a ``folder`` then holds a tenth of train out for validation, and
-``imagenet`` validates on val too, as is published.
+A class has the images at any depth below its folder; a folder valid or validation is val. Sorted class names
+number the classes and sorted file names order the images, so the same files always make the same data set.
+
+What a source lacks is held out of its training images: a fifth for test, then a tenth for validation. Of
+published images, a random part that is always the same (:func:`bnew.holdout.hold_out`); of a user's own,
+those that their names choose, copies together (:mod:`bnew.holdout`). Where there are train and val only, val
+serves as the test set; a ``folder`` then holds a tenth of train out for validation, and ``imagenet``
+validates on val too, as is published.
 """
 
 from __future__ import annotations
@@ -34,9 +37,11 @@ from torch import Tensor
 from torchvision import datasets
 from torchvision.transforms.v2 import functional as transforms
 
-from bnew.batches import Dataset, hold_out
+from bnew.batches import Dataset
+from bnew.copies import near_copies
 from bnew.errors import BnewError, lookup
-from bnew.folders import read_folder
+from bnew.folders import flattened, list_folder, read_folder
+from bnew.holdout import HELD_OUT, hold_out, hold_out_by_name
 from bnew.machine import cores, is_first_process
 from bnew.memory import Augmentation, MemoryDataset, Split
 from bnew.streaming import open_folder
@@ -211,10 +216,11 @@ def _load(name: str, data_dir: Path, image_size: int | None, workers: int, downl
     folder = data_dir if source.fetch is None else data_dir / name
     from_folder = source.fetch is None or (folder / "train").is_dir()
     if from_folder:
-        classes, read = read_folder(folder, source.mode, image_size, workers)
-        parts = _Parts(classes, {part: Split(*split) for part, split in read.items()})
-        if source.fetch is not None and "test" not in read:
+        classes, listed = list_folder(folder)
+        if source.fetch is not None and "test" not in listed:
             raise BnewError(f"'{folder}' has a folder train but no test: put the test images there")
+        read = read_folder(folder, listed, source.mode, image_size, workers)
+        parts = _Parts(classes, {part: Split(*split) for part, split in read.items()})
     else:
         assert source.fetch is not None
         try:
@@ -229,14 +235,20 @@ def _load(name: str, data_dir: Path, image_size: int | None, workers: int, downl
         if image_size is not None:
             parts = _Parts(parts.classes, {k: _resize(v, image_size) for k, v in parts.splits.items()})
 
-    train, val, test = (parts.splits.get(part) for part in ("train", "val", "test"))
-    assert train is not None
-    if test is None:
-        val, test = None, val
-    if test is None:
-        train, test = _hold_out(train, 5)
-    if val is None:
-        train, val = _hold_out(train, 10)
+    splits = dict(parts.splits)
+    if "test" not in splits and "val" in splits:
+        splits["test"] = splits.pop("val")
+    missing = [part for part in ("test", "val") if part not in splits]
+    if missing and source.fetch is None:
+        names, labels = flattened(listed["train"])
+        copies = near_copies(splits["train"].images)
+        held = hold_out_by_name(names, labels, parts.classes, copies, missing)
+        splits |= {part: splits["train"][torch.from_numpy(index)] for part, index in held.items()}
+    else:
+        for part in missing:
+            kept, out = hold_out(len(splits["train"]), HELD_OUT[part])
+            splits |= {"train": splits["train"][kept], part: splits["train"][out]}
+    train, val, test = (splits[part] for part in ("train", "val", "test"))
     if from_folder and is_first_process():
         sizes = f"{len(train)} images to train on, {len(val)} to validate, {len(test)} to test"
         logger.info("%s: %d classes; %s", folder, len(parts.classes), sizes)
@@ -260,12 +272,6 @@ def _load(name: str, data_dir: Path, image_size: int | None, workers: int, downl
 def _resize(split: Split, size: int) -> Split:
     images = transforms.resize(split.images, [size], antialias=True)
     return Split(transforms.center_crop(images, [size, size]).contiguous(), split.labels)
-
-
-def _hold_out(split: Split, share: int) -> tuple[Split, Split]:
-    """All but a ``share``-th of ``split``, and that part; see :func:`bnew.batches.hold_out`."""
-    kept, held = hold_out(len(split), share)
-    return split[kept], split[held]
 
 
 def _mean_std(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

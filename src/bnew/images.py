@@ -145,7 +145,8 @@ def read_image(
 @cache
 def suffixes() -> frozenset[str]:
     """The suffixes of the files that are read, such as ``.jpg``."""
-    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in _formats())
+    formats = _formats()  # first, as plug-ins add suffixes
+    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in formats)
 
 
 @cache

@@ -26,10 +26,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from bnew.batches import Batches, Dataset, hold_out
+from bnew.batches import Batches, Dataset
+from bnew.copies import same_files
 from bnew.errors import BnewError, first_line, lookup
 from bnew.fingerprint import Fingerprint, class_names, digest
-from bnew.folders import list_folder
+from bnew.folders import ByClass, flattened, list_folder
+from bnew.holdout import hold_out_by_name
 from bnew.images import MOST_PIXELS, is_turned, read_image
 from bnew.machine import is_first_process
 
@@ -127,16 +129,20 @@ class StreamedDataset(Dataset):
 def open_folder(name: str, root: Path, side: int, workers: int, max_broken: int) -> StreamedDataset:
     """The image folder ``root`` with train and, if possible, val and test; images are listed, not read.
 
-    Without val, a tenth of the training images is held out; without test, val serves as the test set.
+    Without val, a tenth of the training images is held out by name (:mod:`bnew.holdout`), where only files of
+    the same bytes count as copies; without test, val serves as the test set.
 
     Raises:
         BnewError: a folder is missing or empty, or the parts' classes differ.
     """
     classes, listed = list_folder(root)
-    splits = {part: _files(root, part, by_class) for part, by_class in listed.items()}
+    splits = {part: _files(root, by_class) for part, by_class in listed.items()}
     if "val" not in splits:
-        kept, held = hold_out(len(splits["train"]), 10)
-        splits |= {"train": splits["train"][kept.numpy()], "val": splits["train"][held.numpy()]}
+        train = splits["train"]
+        copies = same_files([train.path(index) for index in range(len(train))], workers)
+        names, labels = flattened(listed["train"])
+        held = hold_out_by_name(names, labels, classes, copies, ["val"])
+        splits |= {part: train[index] for part, index in held.items()}
     splits.setdefault("test", splits["val"])
     if is_first_process():
         sizes = f"{len(splits['train']):,} images to train on, {len(splits['val']):,} to validate"
@@ -155,10 +161,9 @@ def open_folder(name: str, root: Path, side: int, workers: int, max_broken: int)
     )
 
 
-def _files(root: Path, part: str, by_class: dict[str, list[str]]) -> Files:
-    names = [os.fsencode(f"{part}/{name}/{file}") for name, files in by_class.items() for file in files]
-    labels = np.repeat(np.arange(len(by_class)), [len(files) for files in by_class.values()])
-    return Files(root, np.array(names), labels)
+def _files(root: Path, by_class: ByClass) -> Files:
+    names, labels = flattened(by_class)
+    return Files(root, np.array([os.fsencode(name) for name in names]), labels)
 
 
 # ---------------------------------------------------------------------- in the reading processes
