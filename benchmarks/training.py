@@ -29,7 +29,6 @@ from PIL import Image
 from torch import Tensor
 
 import plain
-from bnew.evaluate import load_data
 from bnew.layers import binary_parameters
 from bnew.machine import Machine, environment, make_fabric
 from bnew.memory import MemoryBatches, MemoryDataset, Split
@@ -37,6 +36,7 @@ from bnew.methods import BNEW, METHODS
 from bnew.models import create_model
 from bnew.recipes import CIFAR10
 from bnew.results import Run
+from bnew.run_data import load_data
 from bnew.train import _Training, make_optimizer
 from comparing import seconds, spread, table
 from costs import count_memory, measure_peak_growth, step_seconds

@@ -330,7 +330,7 @@ def test_bench(engine: Any, cli: Any, packed: Path, run: Run, monkeypatch: pytes
     assert code == 0
     assert "images a second" in out
     assert engine.isa() in out
-    monkeypatch.setattr("bnew.evaluate.load_data", None)  # a network is all it takes
+    monkeypatch.setattr("bnew.run_data.load_data", None)  # a network is all it takes
     code, out, _ = cli("bench", packed, "--run", run.path)
     assert code == 0
     assert "PyTorch" in out

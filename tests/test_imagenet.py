@@ -18,12 +18,12 @@ from torchvision.models import ResNet34_Weights, resnet34
 from bnew.errors import BnewError
 from bnew.evaluate import load_teacher
 from bnew.experiments import plan
+from bnew.groups import best_run
 from bnew.layers import binary_parameters
 from bnew.methods import create_method
 from bnew.models import create_model
 from bnew.packed import read_packed
 from bnew.recipes import IMAGENET, Recipe
-from bnew.groups import best_run
 from bnew.results import Run
 from bnew.train import make_optimizer
 

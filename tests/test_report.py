@@ -144,7 +144,9 @@ def test_the_data_are_named_as_shortly_as_tells_them_apart(tmp_path: Path) -> No
         make_run(tmp_path / name, data="folder", data_dir=f"/{name}/pictures") for name in ("e", "f")
     )
     assert named(first, second) == ["folder (pictures e/pictures)", "folder (pictures f/pictures)"]
-    assert named(make_run(tmp_path / "g"), make_run(tmp_path / "h" / "g", data_dir="/others")) == ["digits"] * 2
+    assert (
+        named(make_run(tmp_path / "g"), make_run(tmp_path / "h" / "g", data_dir="/others")) == ["digits"] * 2
+    )
 
 
 def test_a_seed_counts_once(tmp_path: Path) -> None:

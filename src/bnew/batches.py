@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bnew.errors import BnewError
 from bnew.fingerprint import Fingerprint
+from bnew.preparation import Preparation
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -61,6 +62,11 @@ class Dataset(ABC):
     def resize(self) -> tuple[int, int] | None:
         """Height and width that an image is to cover before its centre is taken, if not those above."""
         return None
+
+    @property
+    def preparation(self) -> Preparation:
+        """How an image becomes what the network sees."""
+        return Preparation(self.classes, self.image_size, self.mean, self.std, self.resize)
 
     @property
     @abstractmethod

@@ -183,6 +183,11 @@ def evaluate(
 ) -> int:
     """Loss and accuracy of a run's best weights.
 
+    Images are prepared as the run's own were, whatever folder they are in: with its mean and std, at its
+    size. Without --data-dir they are its own. With it they are those of another folder: DIR/test/CLASS/* (or
+    DIR/val, where there is no test), or DIR/CLASS/*, all of them. It may lack classes of the run, but must
+    not have others.
+
     Args:
         run: the run's folder; or a folder above runs, for the best of them by validation accuracy.
         machine: where to compute.
@@ -256,10 +261,10 @@ def pack(
         run: the run's folder; or a folder above runs, for the best of them by validation accuracy.
         file: the file to write, such as model.bnew.
         half: store real numbers as float16, in half the space.
-        data_dir: folder of the data sets; by default that of the run.
+        data_dir: folder of the data sets, for a run of an earlier version alone; others need no images.
     """
-    from bnew.packing import pack_run
     from bnew.groups import best_run
+    from bnew.packing import pack_run
 
     best = best_run(run)
     packed = pack_run(best, file, Machine(data_dir=data_dir, device="cpu"), half=half)
@@ -289,7 +294,7 @@ def verify(file: Positional[Path], run: Positional[Path], /, data_dir: str | Non
     Args:
         file: the packed file.
         run: the folder of the run that it was packed from, named as for `bnew pack`.
-        data_dir: folder of the data sets; by default that of the run.
+        data_dir: folder of the images, named as for `bnew eval`; by default those of the run.
     """
     from bnew.groups import best_run
     from bnew.verify import verify_run
@@ -305,10 +310,11 @@ def export(run: Positional[Path], file: Positional[Path], /, data_dir: str | Non
     Args:
         run: the run's folder; or a folder above runs, for the best of them by validation accuracy.
         file: the file to write, such as model.onnx.
-        data_dir: folder of the data sets; by default that of the run.
+        data_dir: folder of images to check the file on, named as for `bnew eval`; by default those of the
+            run, or generated ones where there are none.
     """
-    from bnew.onnx_export import export_run
     from bnew.groups import best_run
+    from bnew.onnx_export import export_run
 
     check = export_run(best_run(run), file, Machine(data_dir=data_dir, device="cpu"))
     print(f"{file}: {file.stat().st_size:,} bytes")
@@ -346,8 +352,8 @@ def bench(file: Positional[Path], /, threads: int = 0, batch: int = 64, run: Pat
     model = None
     if run is not None:
         from bnew.evaluate import load_model
-        from bnew.packed import read_packed
         from bnew.groups import best_run
+        from bnew.packed import read_packed
 
         packed = read_packed(file)
         model = load_model(best_run(run), packed.output_shape[0], packed.input_shape[0])

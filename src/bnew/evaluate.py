@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from dataclasses import replace
 from http.client import HTTPException
 from pathlib import Path
 from pickle import UnpicklingError
@@ -19,12 +19,15 @@ from torch import Tensor, nn
 
 from bnew.batches import Batches, Dataset
 from bnew.checkpoint import Unusable, check_is_file
-from bnew.data import load
 from bnew.errors import BnewError, first_line, unknown
 from bnew.machine import Machine, is_first_process, make_fabric
 from bnew.models import create_model
+from bnew.preparation import Preparation
 from bnew.recipes import TORCHVISION, Recipe
 from bnew.results import Run, sha256_of
+from bnew.run_data import load_run_data
+
+logger = logging.getLogger("bnew")
 
 
 class Meter:
@@ -129,13 +132,15 @@ def build_model(recipe: Recipe, num_classes: int, in_channels: int) -> nn.Module
 
 
 def load_model(run: Run, num_classes: int, in_channels: int) -> nn.Module:
-    """The network of ``run`` with its best weights, in eval mode.
+    """The network of ``run`` with its best weights, in eval mode; a run that is not finished is warned of.
 
     Raises:
         BnewError: no such run, or it is not for such data.
     """
     model = build_model(run.recipe, num_classes, in_channels)
     load_weights(model, run)
+    if not run.done and is_first_process():
+        logger.warning("%s is unfinished (%s): these are its best weights so far", run.path, run.progress())
     return model.eval()
 
 
@@ -196,9 +201,38 @@ def load_teacher(teacher: str, run: Run, data: Dataset) -> nn.Module:
             f"the teacher {taught.path} was trained on {taught.recipe.data}, the student is to be on "
             f"{data.name}: give a teacher of the same data set"
         )
+    prepared = taught.preparation
+    if prepared is not None and prepared.classes != data.classes:
+        raise BnewError(
+            f"the teacher {taught.path} was trained on other classes than the student's, or on the same in "
+            "another order: give a teacher of the same classes"
+        )
     model = build_model(taught.recipe, data.num_classes, data.in_channels)
     load_finished(model, taught)
+    if prepared is not None and (prepared.mean, prepared.std) != (data.mean, data.std):
+        return _Renormalised(model, prepared, data.preparation).eval()
     return model.eval()
+
+
+class _Renormalised(nn.Module):
+    """A network for images that are normalised as ``given``, which it takes normalised as ``wanted``."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, model: nn.Module, wanted: Preparation, given: Preparation) -> None:
+        super().__init__()
+        self.model = model
+        mean, std, given_mean, given_std = (
+            torch.tensor(values).view(-1, 1, 1) for values in (wanted.mean, wanted.std, given.mean, given.std)
+        )
+        self.register_buffer("scale", given_std / std)
+        self.register_buffer("shift", (given_mean - mean) / std)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, classes) of images (N, C, H, W)."""
+        logits: Tensor = self.model(x * self.scale + self.shift)
+        return logits
 
 
 def _load_torchvision(name: str, data: Dataset) -> nn.Module:
@@ -233,36 +267,25 @@ def shares(fabric: Fabric) -> dict[str, Any]:
     return {"device": fabric.device, "rank": fabric.global_rank, "world_size": fabric.world_size}
 
 
-def load_data(recipe: Recipe, machine: Machine) -> Dataset:
-    """The recipe's data set."""
-    return load(
-        recipe.data,
-        machine.data_path,
-        image_size=recipe.image_size,
-        workers=machine.readers,
-        max_broken=machine.max_broken,
-    )
-
-
-def load_run(run: Run, machine: Machine) -> tuple[nn.Module, Dataset]:
-    """:func:`load_model`, and the data of ``run``.
-
-    Without a folder of data sets in ``machine``, the images come from that of the run.
+def load_run(run: Run, machine: Machine, split: str = "test") -> tuple[nn.Module, Dataset]:
+    """:func:`load_model`, and images for it of ``split``, see :func:`bnew.run_data.load_run_data`.
 
     Raises:
-        BnewError: no such run, or the data set is not there.
+        BnewError: no such run, or its images cannot be had.
     """
-    data = load_data(run.recipe, replace(machine, data_dir=machine.data_dir or run.data_dir))
+    data = load_run_data(run, machine, split)
     return load_model(run, data.num_classes, data.in_channels), data
 
 
 def evaluate_run(run: Run, machine: Machine, split: str = "test") -> dict[str, float]:
     """The best weights of ``run`` on ``split`` (train, val or test), at the values that were validated.
 
+    The images are those of :func:`bnew.run_data.load_run_data`, prepared as the run's own were.
+
     Raises:
-        BnewError: no such run or split.
+        BnewError: no such run or split, or its images cannot be had.
     """
     fabric = make_fabric(machine)
-    model, data = load_run(run, machine)
+    model, data = load_run(run, machine, split)
     batches = data.batches(split, train=False, **shares(fabric))
     return evaluate(fabric.to_device(model), batches, fabric, data.num_classes)

@@ -1,4 +1,4 @@
-"""Many runs: those below a folder, the best of them, and groups of those that differ in nothing but their seed."""
+"""Many runs: those below a folder, the best of them, and groups that differ in nothing but their seed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ def find_runs(roots: Iterable[str | Path]) -> list[Run]:
             raise BnewError(f"there is no folder {root}")
         paths.update(p.parent for p in root.rglob("summary.json"))
     if not paths:
-        unfinished = "".join(f"; {run.path} is unfinished, {run.progress()}" for run in unfinished_runs(folders))
+        unfinished = "".join(
+            f"; {run.path} is unfinished, {run.progress()}" for run in unfinished_runs(folders)
+        )
         raise BnewError(f"no finished run below {', '.join(map(str, folders))}{unfinished}")
     return [Run(p) for p in sorted(paths)]
 

@@ -21,6 +21,7 @@ from typing import Any
 from bnew.errors import BnewError, Interrupted, NumericalError, first_line, lookup
 from bnew.experiments import Stage
 from bnew.machine import Machine, cores, is_first_process, under_torchrun
+from bnew.recipes import OWN_IMAGES
 from bnew.results import Run
 
 logger = logging.getLogger("bnew")
@@ -51,8 +52,8 @@ def run(
         address: of the Ray cluster; None: this machine alone.
 
     Raises:
-        BnewError: a stage's folder holds a run with another recipe; a stage needs one that is neither planned
-            nor done; no workers; options that do not go together.
+        BnewError: a stage's folder holds a run with another recipe or on other images; a stage needs one
+            that is neither planned nor done; no workers; options that do not go together.
         KeyboardInterrupt, Interrupted: once every running stage has saved where it was.
         ProcessLost: of several processes, another one is gone.
     """
@@ -76,6 +77,11 @@ def run(
                 raise BnewError(
                     f"{stage.name} starts from {need}, which is not done in {out}: run that step too"
                 )
+    for stage in stages:
+        if stage.name in done and stage.recipe.data in OWN_IMAGES:
+            from bnew.run_data import check_finished
+
+            check_finished(Run(out / stage.name), machine)
     waiting = [stage for stage in stages if stage.name not in done]
     if is_first_process():
         logger.info("%d of %d runs are done already", len(done), len(stages))
@@ -93,7 +99,8 @@ def _check_inputs(stage: Stage, out: Path, machine: Machine) -> None:
     """
     if stage.recipe.data != "imagenet":
         return
-    from bnew.evaluate import load_data, load_teacher
+    from bnew.evaluate import load_teacher
+    from bnew.run_data import load_data
 
     data = load_data(stage.recipe, machine)
     if stage.recipe.teacher is not None:

@@ -5,6 +5,7 @@ Signs and ±1 weights are float32 in it, so that it is neither small nor fast: i
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from bnew.errors import BnewError
-from bnew.evaluate import load_run
+from bnew.evaluate import load_model
 from bnew.machine import Machine
+from bnew.preparation import Preparation
 from bnew.results import Run, write_atomically
+from bnew.run_data import load_run_data, preparation_of
+
+logger = logging.getLogger("bnew")
+
+GENERATED = 100  # images to check a graph on, where there are no others
 
 
 @dataclass(frozen=True)
@@ -23,6 +30,8 @@ class OnnxCheck:
     """How far ONNX Runtime's logits are from PyTorch's, and to what share of images both give one class."""
 
     images: int
+    kind: str
+    """What images they are: test or generated."""
     max_difference: float
     median_difference: float
     agreement: float
@@ -34,7 +43,7 @@ class OnnxCheck:
 
     def __str__(self) -> str:
         return (
-            f"ONNX Runtime gives {self.agreement:.2%} of {self.images:,} test images PyTorch's class; "
+            f"ONNX Runtime gives {self.agreement:.2%} of {self.images:,} {self.kind} images PyTorch's class; "
             f"logits differ by {self.median_difference:.2g} in the median, {self.max_difference:.2g} at most"
         )
 
@@ -42,18 +51,35 @@ class OnnxCheck:
 def export_run(run: Run, path: str | Path, machine: Machine) -> OnnxCheck | None:
     """:func:`export_onnx` the best weights of a run, checked on a batch of test images.
 
+    Where these cannot be had, and ``machine`` names no folder, it is checked on generated ones.
+
     Raises:
         BnewError: no such run, or it cannot be exported.
     """
-    model, data = load_run(run, machine)
-    images, _ = next(iter(data.batches("test", train=False).epoch(0)))
+    prepared = preparation_of(run, machine)
+    model = load_model(run, prepared.num_classes, prepared.size[0])
+    try:
+        data = load_run_data(run, machine, download=False)
+        images, _ = next(iter(data.batches("test", train=False).epoch(0)))
+    except BnewError as error:
+        if machine.data_dir is not None:
+            raise
+        logger.warning("checking on generated images, as those of the run cannot be had: %s", error)
+        return export_onnx(model, _generated(prepared), path, kind="generated")
     return export_onnx(model, images, path)
 
 
-def export_onnx(model: nn.Module, images: Tensor, path: str | Path) -> OnnxCheck | None:
+def _generated(prepared: Preparation) -> Tensor:
+    """Random pixels, the same each time, as the network takes them: (N, C, H, W)."""
+    pixels = torch.rand(GENERATED, *prepared.size, generator=torch.Generator().manual_seed(0))
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (prepared.mean, prepared.std))
+    return (pixels - mean) / std
+
+
+def export_onnx(model: nn.Module, images: Tensor, path: str | Path, kind: str = "test") -> OnnxCheck | None:
     """Write the network, for any number of images, and run it on ``images`` (N, C, H, W).
 
-    The model has to be in eval mode, on the CPU.
+    The model has to be in eval mode, on the CPU. ``kind`` is what the check calls the images.
 
     Returns:
         What ONNX Runtime makes of it; None where that is not installed.
@@ -84,7 +110,7 @@ def export_onnx(model: nn.Module, images: Tensor, path: str | Path) -> OnnxCheck
     def write(beside: Path) -> None:
         nonlocal check
         program.save(beside, external_data=False)
-        check = _check(model, images, beside)
+        check = _check(model, images, beside, kind)
         if check and not check.agrees:
             raise BnewError(f"the ONNX graph is not the network, and {path} is not written: {check}")
 
@@ -93,7 +119,7 @@ def export_onnx(model: nn.Module, images: Tensor, path: str | Path) -> OnnxCheck
 
 
 @torch.no_grad()
-def _check(model: nn.Module, images: Tensor, path: Path) -> OnnxCheck | None:
+def _check(model: nn.Module, images: Tensor, path: Path, kind: str) -> OnnxCheck | None:
     try:
         import onnxruntime
     except ImportError:
@@ -107,6 +133,7 @@ def _check(model: nn.Module, images: Tensor, path: Path) -> OnnxCheck | None:
     difference = np.abs(logits - expected)
     return OnnxCheck(
         images=len(images),
+        kind=kind,
         max_difference=float(difference.max()),
         median_difference=float(np.median(difference)),
         agreement=float((logits.argmax(1) == expected.argmax(1)).mean()),

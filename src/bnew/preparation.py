@@ -38,7 +38,7 @@ class Preparation:
             if isinstance(value, list):
                 object.__setattr__(self, name, tuple(value))
         self._check("classes", self._names(), "the different names of at least one class")
-        self._check("size", _integers(self.size, 3), "three positive whole numbers: channels, height and width")
+        self._check("size", _integers(self.size, 3), "three positive whole numbers: channels, height, width")
         channels = self.size[0]
         self._check("mean", _numbers(self.mean, channels), f"one number for each of {channels} channels")
         positive = _numbers(self.std, channels) and min(self.std) > 0
@@ -87,7 +87,9 @@ class Preparation:
 
 def _integers(values: Any, count: int) -> bool:
     """Whether these are so many positive whole numbers."""
-    return isinstance(values, tuple) and len(values) == count and all(type(v) is int and v > 0 for v in values)
+    return (
+        isinstance(values, tuple) and len(values) == count and all(type(v) is int and v > 0 for v in values)
+    )
 
 
 def _numbers(values: Any, count: int) -> bool:

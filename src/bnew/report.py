@@ -54,7 +54,13 @@ def _groups(runs: Iterable[Run]) -> list[Group]:
     rank = {method: i for i, method in enumerate(METHODS)}
     return sorted(
         group_by_recipe(runs),
-        key=lambda g: (g.recipe.data, *_panel(g), g.recipe.freeze_epoch == 0, rank.get(g.recipe.method, len(rank)), g.name),
+        key=lambda g: (
+            g.recipe.data,
+            *_panel(g),
+            g.recipe.freeze_epoch == 0,
+            rank.get(g.recipe.method, len(rank)),
+            g.name,
+        ),
     )
 
 

@@ -198,7 +198,7 @@ class Run:
 
     @property
     def data_id(self) -> str:
-        """What tells its images from those of other runs: a hash of them or, where that is not known, a folder."""
+        """What tells its images from those of other runs: a hash of them or, if that is unknown, a folder."""
         if self.fingerprint is not None:
             return short(self.fingerprint)
         return (self.data_dir or "") if self.recipe.data in OWN_IMAGES else ""
@@ -209,8 +209,8 @@ class Run:
 
     def _damaged(self, why: object) -> BnewError:
         return BnewError(
-            f"{self.path / 'data.json'} is damaged ({why}): put its backup there, or delete it to have it made "
-            "again from the images that the run was trained on"
+            f"{self.path / 'data.json'} is damaged ({why}): put its backup there, or delete it and use the "
+            "run on the images that it was trained on alone"
         )
 
     def progress(self) -> str:
@@ -333,11 +333,11 @@ class Run:
         self._refuse("on other images", differing, force)
 
     def data_changes(self, fingerprint: Fingerprint) -> list[str]:
-        """In what the images of the run here differ from those of ``fingerprint``, as far as that is known."""
+        """In what the images of the run here differ from those of ``fingerprint``, where that is known."""
         return differences(self.fingerprint, fingerprint) if self.begun and self.fingerprint else []
 
     def _refuse(self, what: str, differing: Sequence[str], force: bool) -> None:
-        """Say in what the run here differs from one to be run: in a warning by ``force``, else as an error."""
+        """Say in what the run here differs from what is to be run: an error, or by ``force`` a warning."""
         if not differing:
             return
         if force and not self.done:

@@ -31,7 +31,6 @@ from bnew.evaluate import (
     build_model,
     evaluate,
     linked,
-    load_data,
     load_start,
     load_teacher,
     load_weights,
@@ -44,6 +43,7 @@ from bnew.methods import create_method
 from bnew.recipes import Recipe
 from bnew.recording import Recorder, layer_rows, recorder
 from bnew.results import Run, sha256_of, write_atomically, write_json
+from bnew.run_data import check_finished, load_data
 from bnew.signals import stop_signals
 
 logger = logging.getLogger("bnew")
@@ -61,7 +61,8 @@ def train(recipe: Recipe, path: str | Path, machine: Machine = Machine()) -> Run
     A resumed run ends exactly where an unbroken one ends: bit for bit on a CPU with as many threads.
 
     Raises:
-        BnewError: bad input; the folder holds a run with another recipe or other code, or is in use.
+        BnewError: bad input; the folder holds a run with another recipe, on other images or by other code, or
+            is in use.
         NumericalError: the loss became NaN or infinite.
         Interrupted: SIGINT or SIGTERM came; the run is saved.
         ProcessLost: of several processes, another one is gone.
@@ -71,6 +72,7 @@ def train(recipe: Recipe, path: str | Path, machine: Machine = Machine()) -> Run
     with run.locked() if is_first_process() else nullcontext():
         run.check(recipe, conditions(machine), machine.force)
         if run.done:
+            check_finished(run, machine)
             logger.info("%s is done already", run.path)
             return run
         fabric = make_fabric(machine)
@@ -108,6 +110,10 @@ class _Training:
         self.recipe, self.run, self.machine, self.fabric = recipe, run, machine, fabric
         self.resume_from: Path | None = fabric.broadcast(run.newest)
         self.data = load_data(recipe, machine)
+        fingerprint = fabric.broadcast(self.data.fingerprint if fabric.is_global_zero else None)
+        assert fingerprint is not None
+        self.fingerprint = fingerprint
+        run.check_data(fingerprint, machine.data_path, machine.force)
         share = shares(fabric)
         self.batches = self.data.batches("train", recipe.batch_size, train=True, seed=recipe.seed, **share)
         self.val, self.test = (self.data.batches(split, train=False, **share) for split in ("val", "test"))
@@ -174,7 +180,8 @@ class _Training:
             if chosen:
                 said = ", ".join(f"{name} {value:.4g}" for name, value in chosen.items() if value is not None)
                 logger.info("%s, %d steps: %s", self.recipe.method, self.total_steps, said)
-            self.run.begin(self.recipe, {**environment(self.fabric), **where, **how, "method": chosen})
+            record = {**environment(self.fabric), **where, **how, "method": chosen}
+            self.run.begin(self.recipe, record, self.data.preparation, self.fingerprint)
         first = self.step // len(self.batches)
         records = recorder(self.run, first, self.fabric.is_global_zero)
         with stop_signals() as stop, self._display() as show, records as record:

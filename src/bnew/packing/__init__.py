@@ -104,29 +104,32 @@ def pack(
 
 
 def pack_run(run: Run, path: str | Path, machine: Machine, *, half: bool = False) -> PackedFile:
-    """:func:`pack` the best weights of a run, with its data set's normalisation and classes.
+    """:func:`pack` the best weights of a run, for images that are prepared as its own were.
+
+    No image is needed, except of a run of an earlier version, which does not say how they were prepared.
 
     Raises:
         BnewError: no such run, or it cannot be packed.
     """
-    from bnew.evaluate import load_run
+    from bnew.evaluate import load_model
+    from bnew.run_data import preparation_of
 
-    model, data = load_run(run, machine)
+    prepared = preparation_of(run, machine)
+    model = load_model(run, prepared.num_classes, prepared.size[0])
     if not run.recipe.ends_binary and binary_parameters(model):
         which = f"phase 1 (--method {run.recipe.method})" if run.recipe.method else "no method"
         raise BnewError(
             f"{run.path} is a run of {which}, whose weights are real: pack one of phase 2 that starts from "
             f"it, such as of bnew train --method bnew --init {run.path}"
         )
-    example = torch.zeros(1, *data.image_size)
     return pack(
         model,
-        example,
+        torch.zeros(1, *prepared.size),
         path,
-        mean=data.mean,
-        std=data.std,
-        resize=data.resize,
-        classes=data.classes,
+        mean=prepared.mean,
+        std=prepared.std,
+        resize=prepared.resize,
+        classes=prepared.classes,
         half=half,
     )
 
