@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import io
 import logging
 import os
 import signal
@@ -19,6 +20,7 @@ from bnew import __version__
 from bnew.errors import BnewError, Interrupted, NumericalError, ProcessLost, lookup
 from bnew.machine import Machine, is_first_process
 from bnew.recipes import CIFAR10, EXPERIMENTS, FIRST_PHASES, IMAGENET, TORCHVISION, Recipe
+from bnew.text import printable
 
 logger = logging.getLogger("bnew")
 
@@ -122,7 +124,7 @@ def reproduce(
             logger.info("wrote %s", path)
         print((out / "report.md").read_text())
     for name, why in failed.items():
-        print(f"bnew: {name} did not finish: {why}", file=sys.stderr)
+        print(printable(f"bnew: {name} did not finish: {why}"), file=sys.stderr)
     if failed:
         print("bnew: start the same command again to run only what is missing", file=sys.stderr)
     return code
@@ -163,7 +165,7 @@ def train(
     run = fit(recipe, out, machine)
     if is_first_process():
         accuracy, epoch = run.summary["test_accuracy"], run.summary["best_epoch"] + 1
-        print(f"{out}: test accuracy {accuracy:.2%} (epoch {epoch})")
+        print(printable(f"{out}: test accuracy {accuracy:.2%} (epoch {epoch})"))
     return 0
 
 
@@ -235,7 +237,7 @@ def report(runs: Positional[tuple[Path, ...]], /, out: Path = Path(".")) -> int:
     from bnew.report import write_report
 
     for path in write_report(runs, out):
-        print(path)
+        print(printable(path))
     return 0
 
 
@@ -255,7 +257,8 @@ def pack(
 
     best = best_run(run)
     packed = pack_run(best, file, Machine(data_dir=data_dir, device="cpu"), half=half)
-    print(f"{file}: {best.path} in {packed.file_bytes:,} bytes, {packed.header_bytes:,} of them the header")
+    sizes = f"{packed.file_bytes:,} bytes, {packed.header_bytes:,} of them the header"
+    print(printable(f"{file}: {best.path} in {sizes}"))
     return 0
 
 
@@ -303,7 +306,7 @@ def export(run: Positional[Path], file: Positional[Path], /, data_dir: str | Non
     from bnew.results import best_run
 
     check = export_run(best_run(run), file, Machine(data_dir=data_dir, device="cpu"))
-    print(f"{file}: {file.stat().st_size:,} bytes")
+    print(printable(f"{file}: {file.stat().st_size:,} bytes"))
     print(check or "not checked, as onnxruntime is not installed")
     print("Signs and binary weights are float32 in it: neither small nor fast. `bnew pack` makes what is.")
     return 0
@@ -314,7 +317,7 @@ def predict(file: Positional[Path], images: Positional[tuple[Path, ...]], /, top
 
     Args:
         file: the packed file.
-        images: image files.
+        images: image files, or folders of them.
         top: how many classes.
     """
     from bnew.engine import predict as predictions
@@ -448,12 +451,12 @@ def _run_together(words: Sequence[str]) -> int:
         code = _run(words)
     except ProcessLost as lost:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, for the same reason
-        print(f"bnew: {lost}", file=sys.stderr)
+        print(printable(f"bnew: {lost}"), file=sys.stderr)
         code, alike = 1, False
     except (Interrupted, NumericalError) as ended:
         code = 130 if isinstance(ended, Interrupted) else 2
         if is_first_process():
-            print(f"bnew: {'' if code == 130 else 'error: '}{ended}", file=sys.stderr)
+            print(printable(f"bnew: {'' if code == 130 else 'error: '}{ended}"), file=sys.stderr)
     if "torch" in sys.modules:  # else it was not needed, and takes seconds to load
         from bnew.distributed import disconnect, leave_together
 
@@ -464,10 +467,21 @@ def _run_together(words: Sequence[str]) -> int:
     return code
 
 
+def _in_one_line(record: logging.LogRecord) -> bool:
+    """Escape what cannot be seen in a message, which may name files and folders."""
+    record.msg, record.args = printable(record.getMessage()), ()
+    return True
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 some runs failed, 2 bad input, 130 stopped."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
-    logging.basicConfig(format="bnew: %(message)s")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # of a class "été" where all is ASCII
+    handler = logging.StreamHandler()
+    handler.addFilter(_in_one_line)
+    logging.basicConfig(format="bnew: %(message)s", handlers=[handler])
     logger.setLevel(logging.INFO)  # other libraries have their say only when something is wrong
     try:
         code = _run_together(sys.argv[1:] if args is None else args)

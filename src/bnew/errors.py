@@ -7,14 +7,20 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
+from bnew.text import printable
+
 T = TypeVar("T")
 
 
 class BnewError(ValueError):
     """A mistake in the input: the message says what is wrong and what to do.
 
-    The command line prints the message alone and exits with code 2; in Python it is a ``ValueError``.
+    The command line prints the message alone and exits with code 2; in Python it is a ``ValueError``. As it
+    may quote a file, characters that cannot be seen are escaped in it.
     """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class NumericalError(BnewError):

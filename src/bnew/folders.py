@@ -87,6 +87,26 @@ def list_folder(root: Path) -> tuple[tuple[str, ...], dict[str, dict[str, list[s
     return tuple(classes), listed
 
 
+def list_images(folder: Path) -> list[Path]:
+    """The images in ``folder`` and in the folders there, without what is hidden; sorted.
+
+    Raises:
+        BnewError: there are none, or the folder cannot be read.
+    """
+
+    def fail(error: OSError) -> None:
+        raise BnewError(f"cannot read the folder '{error.filename}': {error.strerror}") from error
+
+    found = []
+    for where, folders, _ in os.walk(folder, onerror=fail):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(where, name) for name in _visible(Path(where)) if _is_image(name)]
+    images = sorted(path for path in found if not path.is_dir())
+    if not images:
+        raise BnewError(f"the folder '{folder}' has no images: name image files, or a folder that has some")
+    return images
+
+
 def _list_images(folder: Path) -> dict[str, list[str]]:
     """Class → its images, both sorted by name; what is hidden and files that are no images do not count."""
     classes = [name for name in _visible(folder) if (folder / name).is_dir()]
