@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import io
 import logging
 import os
 import signal
@@ -27,6 +28,7 @@ from bnew.errors import (
 )
 from bnew.machine import Machine, is_first_process
 from bnew.recipes import CIFAR10, EXPERIMENTS, FIRST_PHASES, IMAGENET, TORCHVISION, Recipe
+from bnew.text import printable
 
 logger = logging.getLogger("bnew")
 
@@ -130,7 +132,7 @@ def reproduce(
             logger.info("wrote %s", path)
         print((out / "report.md").read_text())
     for name, why in failed.items():
-        print(f"bnew: {name} did not finish: {why}", file=sys.stderr)
+        print(printable(f"bnew: {name} did not finish: {why}"), file=sys.stderr)
     if failed:
         print("bnew: start the same command again to run only what is missing", file=sys.stderr)
     return code
@@ -171,7 +173,7 @@ def train(
     run = fit(recipe, out, machine)
     if is_first_process():
         accuracy, epoch = run.summary["test_accuracy"], run.summary["best_epoch"] + 1
-        print(f"{out}: test accuracy {accuracy:.2%} (epoch {epoch})")
+        print(printable(f"{out}: test accuracy {accuracy:.2%} (epoch {epoch})"))
     return 0
 
 
@@ -248,7 +250,7 @@ def report(runs: Positional[tuple[Path, ...]], /, out: Path = Path(".")) -> int:
     from bnew.report import write_report
 
     for path in write_report(runs, out):
-        print(path)
+        print(printable(path))
     return 0
 
 
@@ -268,7 +270,8 @@ def pack(
 
     best = best_run(run)
     packed = pack_run(best, file, Machine(data_dir=data_dir, device="cpu"), half=half)
-    print(f"{file}: {best.path} in {packed.file_bytes:,} bytes, {packed.header_bytes:,} of them the header")
+    sizes = f"{packed.file_bytes:,} bytes, {packed.header_bytes:,} of them the header"
+    print(printable(f"{file}: {best.path} in {sizes}"))
     return 0
 
 
@@ -317,7 +320,7 @@ def export(run: Positional[Path], file: Positional[Path], /, data_dir: str | Non
     from bnew.onnx_export import export_run
 
     check = export_run(best_run(run), file, Machine(data_dir=data_dir, device="cpu"))
-    print(f"{file}: {file.stat().st_size:,} bytes")
+    print(printable(f"{file}: {file.stat().st_size:,} bytes"))
     print(check or "not checked, as onnxruntime is not installed")
     print("Signs and binary weights are float32 in it: neither small nor fast. `bnew pack` makes what is.")
     return 0
@@ -328,7 +331,7 @@ def predict(file: Positional[Path], images: Positional[tuple[Path, ...]], /, top
 
     Args:
         file: the packed file.
-        images: image files.
+        images: image files, or folders of them.
         top: how many classes.
     """
     from bnew.engine import predict as predictions
@@ -465,12 +468,12 @@ def _run_together(words: Sequence[str]) -> int:
         code = _run(words)
     except ProcessLost as lost:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, for the same reason
-        print(f"bnew: {lost}", file=sys.stderr)
+        print(printable(f"bnew: {lost}"), file=sys.stderr)
         code, alike = 1, False
     except (Interrupted, NumericalError) as ended:
         code = 130 if isinstance(ended, Interrupted) else 2
         if is_first_process():
-            print(f"bnew: {'' if code == 130 else 'error: '}{ended}", file=sys.stderr)
+            print(printable(f"bnew: {'' if code == 130 else 'error: '}{ended}"), file=sys.stderr)
     except BnewError as error:
         if os.environ.get("WORLD_SIZE", "1") == "1":
             raise
@@ -478,7 +481,7 @@ def _run_together(words: Sequence[str]) -> int:
 
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, as soon as another one has ended
         code, alike = 2, False
-        if not say_once(f"bnew: error: {error}"):
+        if not say_once(printable(f"bnew: error: {error}")):
             return code  # the others may wait for this one, and disconnecting for them
     if "torch" in sys.modules:  # else it was not needed, and takes seconds to load
         from bnew.distributed import disconnect, leave_together
@@ -490,10 +493,21 @@ def _run_together(words: Sequence[str]) -> int:
     return code
 
 
+def _in_one_line(record: logging.LogRecord) -> bool:
+    """Escape what cannot be seen in a message, which may name files and folders."""
+    record.msg, record.args = printable(record.getMessage()), ()
+    return True
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 some runs failed, 2 bad input, 130 stopped."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
-    logging.basicConfig(format="bnew: %(message)s")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # of a class "été" where all is ASCII
+    handler = logging.StreamHandler()
+    handler.addFilter(_in_one_line)
+    logging.basicConfig(format="bnew: %(message)s", handlers=[handler])
     # Other libraries have their say only when something is wrong, and of several processes all but the first.
     logger.setLevel(logging.INFO if is_first_process() else logging.WARNING)
     try:

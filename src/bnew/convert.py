@@ -12,12 +12,14 @@ from functools import partial
 from typing import Literal, TypeAlias, overload
 
 from rich.table import Table
+from rich.text import Text
 from torch import nn
 
 from bnew.errors import BnewError, lookup
 from bnew.graph import Reading, is_layer, read
 from bnew.layers import SURROGATES, BinaryConv2d, BinaryLinear, RSign
 from bnew.sizes import as_text
+from bnew.text import printable
 
 _log = logging.getLogger("bnew")
 
@@ -53,7 +55,9 @@ class Plan(list[PlannedLayer]):
     def __rich__(self) -> Table:
         table = Table("layer", "is", "becomes", "why")
         for row in self:
-            table.add_row(*astuple(row), style=None if row.becomes else "dim")
+            table.add_row(
+                *(Text(printable(cell)) for cell in astuple(row)), style=None if row.becomes else "dim"
+            )
         return table
 
     def __str__(self) -> str:

@@ -6,7 +6,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from bnew.text import printable
 
 
 @contextmanager
@@ -19,7 +22,7 @@ def display(name: str, epochs: int, total_steps: int, done: int, quiet: bool) ->
         TimeRemainingColumn(),
     )
     with Progress(*columns, disable=quiet) as progress:
-        task = progress.add_task(name, total=total_steps, completed=done)
+        task = progress.add_task(escape(printable(name)), total=total_steps, completed=done)
         yield Show(progress, task, epochs, quiet)
 
 

@@ -18,6 +18,8 @@ from rich.table import Table
 from bnew.errors import BnewError
 from bnew.images import read_image
 from bnew.machine import cores
+from bnew.packed import PackedFile, read_packed
+from bnew.text import printable
 
 if TYPE_CHECKING:
     from bnew_engine import Model
@@ -54,30 +56,44 @@ def load_engine(path: str | Path, threads: int = 1) -> Model:
         return bnew_engine.load(path, threads=threads)
 
 
+# What a prediction's line says of its shares, by their kind.
+_SAID = {
+    "softmax": "",
+    "sigmoid": " (independent probabilities)",
+    "logistic": " (an independent probability: the logistic function of the one output)",
+}
+
+
 @dataclass(frozen=True)
 class Prediction:
-    """An image's likeliest classes with their probabilities, the likeliest first."""
+    """An image's likeliest classes with their probabilities, the likeliest first.
+
+    ``kind`` says what these are: ``softmax``, which sum to 1, taken here or by the network itself;
+    ``sigmoid``, independent of each other, by the network itself; ``logistic``, 1 / (1 + exp(−v)) of the
+    network's one output v, the probability of its one class.
+    """
 
     path: Path
     classes: tuple[tuple[str, float], ...]
+    kind: str = "softmax"
 
     def __str__(self) -> str:
-        return f"{self.path}: " + ", ".join(f"{name} {share:.1%}" for name, share in self.classes)
+        shares = ", ".join(f"{name} {share:.1%}" for name, share in self.classes)
+        return printable(f"{self.path}: {shares}{_SAID[self.kind]}")
 
 
 def predict(file: str | Path, images: Iterable[Path], top: int = 5, threads: int = 1) -> Iterator[Prediction]:
     """What a packed network takes each image for; one after the other, as they are read.
 
     An image is scaled until it just covers the network's input, or what the file says in its place, and its
-    centre is taken, as in validation.
+    centre is taken, as in validation. A folder stands for all images in it and in the folders there, by name.
 
     Raises:
         BnewError: see :func:`load_engine`; no image, or one that cannot be read; a network without mean and
-            std, or that takes neither 1 nor 3 channels; ``top`` is below 1.
+            std, that takes neither 1 nor 3 channels, or whose output is no probability of classes; ``top`` is
+            below 1.
     """
-    images = list(images)
-    if not images:
-        raise BnewError("no image was named: give one or more image files")
+    images = _files(images)
     if top < 1:
         raise BnewError(f"top is {top}: give 1 or more")
     model = load_engine(file, threads)
@@ -85,19 +101,58 @@ def predict(file: str | Path, images: Iterable[Path], top: int = 5, threads: int
     modes = {1: "L", 3: "RGB"}
     if channels not in modes:
         raise BnewError(f"the network takes {channels} channels, but images have 1 or 3")
-    is_softmax = any(
-        node["op"] == "softmax" and not node.get("then") and node.get("output") == model.graph["output"]
-        for node in model.graph["nodes"]
-    )
+    kind = _kind(read_packed(file))
     for path in images:
         image = read_image(path, modes[channels], (size[0], size[1]), model.graph["input"].get("resize"))
         with engine_errors():
             result = np.ravel(model(image[None])).astype(np.float64)
-        shares = result if is_softmax else np.exp(result - result.max())
-        shares = shares / shares.sum()
+        shares = _shares(result, kind)
         names = model.classes or tuple(f"class {i}" for i in range(len(shares)))
         best = np.argsort(-shares, kind="stable")[:top]
-        yield Prediction(path, tuple((names[i], float(shares[i])) for i in best))
+        yield Prediction(path, tuple((names[i], float(shares[i])) for i in best), kind.removeprefix("own "))
+
+
+def _files(images: Iterable[Path]) -> list[Path]:
+    """The images, and those in the folders among them."""
+    files = []
+    for path in images:
+        if path.is_dir():
+            from bnew.folders import list_images
+
+            files += list_images(path)
+        else:
+            files.append(path)
+    if not files:
+        raise BnewError("no image was named: give one or more image files, or a folder of them")
+    return files
+
+
+def _kind(packed: PackedFile) -> str:
+    """What the shares are, see :class:`Prediction`; ``own softmax`` if the network takes it itself."""
+    outputs, height, width = packed.output_shape
+    if (height, width) != (1, 1):
+        raise BnewError(
+            f"the output of '{packed.path}' is an image of {outputs}×{height}×{width} numbers, and no "
+            "classes: run it with bnew_engine.load"
+        )
+    kinds = {"softmax": "own softmax", "sigmoid": "sigmoid"}
+    kinds["numbers"] = "logistic" if outputs == 1 else "softmax"
+    if packed.ending not in kinds:
+        raise BnewError(
+            f"the output of '{packed.path}' is made of probabilities that were scaled, shifted or joined, "
+            "and what it means is not in the file: run it with bnew_engine.load"
+        )
+    return kinds[packed.ending]
+
+
+def _shares(result: Array, kind: str) -> Array:
+    """Probabilities of the classes from the network's output (C)."""
+    if kind == "softmax":
+        exponentials = np.exp(result - result.max())
+        return np.asarray(exponentials / exponentials.sum())
+    if kind == "logistic":
+        return np.asarray(0.5 + 0.5 * np.tanh(result / 2))  # 1 / (1 + exp(−v)), without overflow
+    return result
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
+from bnew.text import printable
+
 T = TypeVar("T")
 
 # How PyTorch and its backends say that there is not enough memory, where the error's type does not.
@@ -17,8 +19,12 @@ _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory",
 class BnewError(ValueError):
     """A mistake in the input: the message says what is wrong and what to do.
 
-    The command line prints the message alone and exits with code 2; in Python it is a ``ValueError``.
+    The command line prints the message alone and exits with code 2; in Python it is a ``ValueError``. As it
+    may quote a file, characters that cannot be seen are escaped in it.
     """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class NumericalError(BnewError):

@@ -191,3 +191,20 @@ def read_folder(
         return torch.from_numpy(images), torch.from_numpy(labels)
 
     return {part: read(by_class) for part, by_class in listed.items()}
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The images in ``folder`` and in the folders there, sorted; what else is there is counted in one warning.
+
+    Raises:
+        BnewError: there are none, or the folder cannot be read.
+    """
+    left_out: Counter[str] = Counter()
+    try:
+        found = sorted(_images(str(folder), ".", frozenset({os.path.realpath(folder)}), left_out))
+    except OSError as error:
+        raise BnewError(f"cannot read the folder '{error.filename}': {error.strerror}") from error
+    if not found:
+        raise BnewError(f"the folder '{folder}' has no images: name image files, or a folder that has some")
+    warn_of(folder, left_out, ())
+    return [folder / path for path in found]

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bnew.errors import BnewError
+from bnew.text import printable
 
 VERSION = "1"
 METADATA = {"format", "version", "graph", "crc32"}
@@ -99,6 +100,43 @@ class PackedFile:
         return self._read[1][self.graph["output"]]
 
     @property
+    def ending(self) -> str:
+        """What the output is: of a ``softmax``; of a ``sigmoid``, each number between 0 and 1 by itself;
+        ``altered``, if a scale or a shift follows one of these; or ``numbers`` of any size.
+        """
+        return self._ending(self.graph["output"])
+
+    def _ending(self, value: str) -> str:
+        node = next((node for node in self.graph["nodes"] if node.get("output") == value), None)
+        if node is None:
+            return "numbers"
+        altered = False
+        for kind, of in reversed(list(_steps(node))):
+            if kind in ("sigmoid", "hard_sigmoid"):
+                return "altered" if altered else "sigmoid"
+            if kind in ("scale", "shift"):
+                altered = True
+            elif kind != "clamp" or None in of or not 0 <= of[0] <= of[1] <= 1:
+                return "numbers"
+        before = self._ending_before(node)
+        return "altered" if altered and before != "numbers" else before
+
+    def _ending_before(self, node: Mapping[str, Any]) -> str:
+        """That of what a node's operator gives."""
+        if node["op"] == "softmax":
+            return "softmax"
+        inputs = node["inputs"] if node["op"] == "concat" else [node["input"]]
+        endings = {self._ending(name) for name in inputs}
+        keeps = {"identity", "flatten", "concat", "max_pool", "avg_pool", "adaptive_avg_pool"}
+        if len(endings) > 1 or node["op"] not in keeps:
+            return "numbers"
+        # A softmax over the channels of one place stays one only while the channels stay together.
+        together = node["op"] in ("identity", "adaptive_avg_pool") or self._read[1][inputs[0]][1:] == (1, 1)
+        if endings == {"softmax"} and not (together and len(inputs) == 1):
+            return "altered"
+        return endings.pop()
+
+    @property
     def half(self) -> bool:
         """Whether real numbers are stored as float16."""
         return any(tensor.dtype == "F16" for tensor in self.tensors.values())
@@ -147,9 +185,9 @@ class PackedFile:
             numbers = (row.binary_weights, row.real_numbers, row.bytes)
             shape = "×".join(map(str, row.shape))
             table.add_row(
-                Text(row.name),
-                Text(row.op),
-                Text(row.steps),
+                Text(printable(row.name)),
+                Text(printable(row.op)),
+                Text(printable(row.steps)),
                 shape,
                 *(f"{n:,}" if n else "" for n in numbers),
             )
@@ -164,7 +202,9 @@ class PackedFile:
             "input", f"{channels}×{height}×{width}" + (", or images of bytes" if normalised else "")
         )
         if "classes" in self.graph:
-            facts.add_row("classes", Text(f"{len(self.graph['classes'])}: {_some(self.graph['classes'])}"))
+            facts.add_row(
+                "classes", Text(f"{len(self.graph['classes'])}: {printable(_some(self.graph['classes']))}")
+            )
         facts.add_row("real numbers", "float16" if self.half else "float32")
         facts.add_row("binary share", f"{binary / max(binary + real, 1):.1%} of all weights")
         facts.add_row("tensors", f"{self.tensor_bytes:,} bytes")

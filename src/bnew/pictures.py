@@ -17,6 +17,7 @@ from matplotlib.ticker import MaxNLocator
 
 from bnew.groups import Group
 from bnew.results import Run
+from bnew.text import printable
 
 # Method → label and colour, in the order of tables and legends. The colours can be told apart by the
 # colour-blind, and read on white and on black.
@@ -38,7 +39,7 @@ def label(group: Group) -> str:
     label = METHODS[recipe.method][0] if recipe.method in METHODS else str(recipe.method)
     if recipe.freeze_epoch == 0:
         label = "weights frozen"
-    return label if group.name in (recipe.method, recipe.model) else f"{label} ({group.name})"
+    return printable(label if group.name in (recipe.method, recipe.model) else f"{label} ({group.name})")
 
 
 def color_of(group: Group) -> str:

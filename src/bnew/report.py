@@ -13,6 +13,7 @@ from bnew.errors import BnewError
 from bnew.groups import Group, find_runs, group_by_recipe, unfinished_runs
 from bnew.pictures import INK, METHODS, Picture, label, pictures
 from bnew.results import Run, write_atomically
+from bnew.text import printable
 
 logger = logging.getLogger("bnew")
 
@@ -159,7 +160,7 @@ def _rows(groups: Sequence[Group]) -> list[_Row]:
 
 
 def _escape_markdown(text: str) -> str:
-    return re.sub(r"([\\`*_{}\[\]<>|&#~])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_{}\[\]<>|&#~])", r"\\\1", " ".join(printable(text).split()))
 
 
 def table(runs: Iterable[Run]) -> str:
@@ -177,9 +178,13 @@ def _markdown_table(groups: Sequence[Group]) -> str:
     return "\n".join(lines)
 
 
+def _escape_html(text: str) -> str:
+    return html.escape(printable(text))
+
+
 def _html_table(groups: Sequence[Group]) -> str:
     def line(tag: str, cells: Iterable[str]) -> str:
-        return "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells)
+        return "".join(f"<{tag}>{_escape_html(cell)}</{tag}>" for cell in cells)
 
     body = "\n".join(
         f"<tr{' class=published' if row.published else ''}>{line('td', row.cells)}</tr>"
@@ -277,16 +282,16 @@ def _markdown(groups: Sequence[Group], notes: Sequence[str], sections: Sequence[
 
 
 def _page(groups: Sequence[Group], notes: Sequence[str], sections: Sequence[_Section]) -> str:
-    items = "".join(f"<li>{html.escape(note)}</li>" for note in notes)
+    items = "".join(f"<li>{_escape_html(note)}</li>" for note in notes)
     parts = [f'<div class="scroll">\n{_html_table(groups)}\n</div>\n<ul class="notes">{items}</ul>']
     for section in sections:
         figures = "\n".join(map(_figure, section.pictures))
-        parts.append(f'<h2>{html.escape(section.heading)}</h2>\n<div class="pictures">\n{figures}\n</div>')
+        parts.append(f'<h2>{_escape_html(section.heading)}</h2>\n<div class="pictures">\n{figures}\n</div>')
     return PAGE.format(title=TITLE, body="\n".join(parts))
 
 
 def _figure(picture: Picture) -> str:
-    caption = html.escape(picture.caption)
+    caption = _escape_html(picture.caption)
     svg = picture.svg.replace(INK, "currentColor").replace(
         "<svg", f'<svg role="img" aria-label="{caption}"', 1
     )

@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from bnew.errors import BnewError
 from bnew.graph import is_layer
 from bnew.layers import named_binary_parameters
+from bnew.text import printable
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Summary:
             name, kind, *numbers = astuple(row)
             if row.name == "total":
                 table.add_section()
-            table.add_row(name, kind, *(f"{number:,}" for number in numbers))
+            table.add_row(*(Text(printable(word)) for word in (name, kind)), *(f"{n:,}" for n in numbers))
         return table
 
     def __str__(self) -> str:

@@ -26,6 +26,7 @@ from bnew.layers import BinaryConv2d, BinaryLinear, RSign
 from bnew.machine import Machine, cores
 from bnew.packed import read_packed
 from bnew.results import Run
+from bnew.text import printable
 
 if TYPE_CHECKING:
     from bnew_engine import Model
@@ -74,7 +75,7 @@ class Verification:
             layers.add_column(title, justify="left" if title == "layer" else "right")
         for layer in self.layers:
             numbers = (layer.integers, layer.wrong, layer.signs, layer.flipped)
-            layers.add_row(Text(layer.name), *(f"{number:,}" for number in numbers))
+            layers.add_row(Text(printable(layer.name)), *(f"{number:,}" for number in numbers))
         whole = Table(title=f"the whole network, {self.images:,} images")
         for title in ("", "PyTorch", "packed"):
             whole.add_column(title, justify="right" if title else "left")
@@ -85,7 +86,7 @@ class Verification:
         whole.add_row(
             "logits compared strictly", "", f"{self.unflipped} of {self.sample} images: no flipped sign"
         )
-        verdict = [Text(f"wrong: {problem}") for problem in self.problems] or [
+        verdict = [Text(printable(f"wrong: {problem}")) for problem in self.problems] or [
             Text("the file is the network")
         ]
         return Group(layers, whole, *verdict)

@@ -1,0 +1,180 @@
+"""predict: what the network's numbers are, and which files it reads."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import bnew
+from bnew import BnewError
+from bnew.engine import Prediction, predict
+from bnew.packed import read_packed
+
+pytest.importorskip("bnew_engine")
+
+
+class Function(nn.Module):
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.function(x)
+        return y
+
+
+def ends_with(*parts: nn.Module, outputs: int = 3) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(12, outputs), *parts).eval()
+
+
+def maps(*parts: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 3, 1), *parts).eval()
+
+
+POOL = nn.AdaptiveAvgPool2d(1)
+# name → network, kind, and what the shares are of the network's own output
+NETWORKS: dict[str, tuple[nn.Module, str, Any]] = {
+    "numbers": (ends_with(), "softmax", lambda y: y.softmax(1)),
+    "one number": (ends_with(outputs=1), "logistic", torch.sigmoid),
+    "one number far from 0": (
+        ends_with(Function(lambda x: x * 1e4), outputs=1), "logistic", torch.sigmoid,
+    ),
+    "softmax": (ends_with(nn.Softmax(1)), "softmax", lambda y: y),
+    "sigmoid": (ends_with(nn.Sigmoid()), "sigmoid", lambda y: y),
+    "one sigmoid": (ends_with(nn.Sigmoid(), outputs=1), "sigmoid", lambda y: y),
+    "hard sigmoid": (ends_with(nn.Hardsigmoid()), "sigmoid", lambda y: y),
+    "sigmoid within limits": (
+        ends_with(Function(lambda x: x.sigmoid().clamp(1e-6, 1 - 1e-6))), "sigmoid", lambda y: y,
+    ),
+    "silu": (ends_with(nn.SiLU()), "softmax", lambda y: y.softmax(1)),
+    "sigmoid in the middle": (ends_with(nn.Sigmoid(), nn.Linear(3, 3)), "softmax", lambda y: y.softmax(1)),
+    "sigmoid, flat": (maps(POOL, nn.Sigmoid(), nn.Flatten()), "sigmoid", lambda y: y),
+    "softmax, flat": (maps(POOL, nn.Softmax(1), nn.Flatten()), "softmax", lambda y: y),
+    "mean of softmaxes": (maps(nn.Softmax(1), POOL, nn.Flatten()), "softmax", lambda y: y),
+    "most of sigmoids": (maps(nn.Sigmoid(), nn.MaxPool2d(2), nn.Flatten()), "sigmoid", lambda y: y),
+    "sigmoids side by side": (
+        ends_with(Function(lambda x: torch.cat([x.sigmoid(), (2 * x).sigmoid()], 1))), "sigmoid", lambda y: y,
+    ),
+    "four dimensions": (maps(POOL), "softmax", lambda y: y.softmax(1)),
+}  # fmt: skip
+
+
+@pytest.fixture
+def red(tmp_path: Path) -> Path:
+    Image.new("RGB", (2, 2), (255, 0, 0)).save(tmp_path / "red.png")
+    return tmp_path / "red.png"
+
+
+def packed(model: nn.Module, path: Path, **options: Any) -> Path:
+    bnew.pack(model, torch.zeros(1, 3, 2, 2), path, mean=(0.5,) * 3, std=(0.5,) * 3, **options)
+    return path
+
+
+@pytest.mark.parametrize("what", NETWORKS)
+def test_shares_are_what_the_network_means(what: str, red: Path, tmp_path: Path) -> None:
+    model, kind, of = NETWORKS[what]
+    (found,) = predict(packed(model, tmp_path / "m.bnew"), [red], top=9)
+    x = torch.tensor([1.0, -1, -1]).view(1, 3, 1, 1).expand(1, 3, 2, 2)
+    expected = of(model(x).detach()).flatten().numpy()
+    shares = dict(found.classes)
+    assert found.kind == kind
+    result = [shares[f"class {i}"] for i in range(len(expected))]
+    np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-7)
+    assert ("independent" in str(found)) == (kind != "softmax")
+
+
+def test_one_output_is_the_probability_of_its_class(red: Path, tmp_path: Path) -> None:
+    layer = nn.Linear(12, 1)
+    nn.init.zeros_(layer.weight)
+    nn.init.constant_(layer.bias, -1.0)
+    model = nn.Sequential(nn.Flatten(), layer)
+    (found,) = predict(packed(model, tmp_path / "m.bnew", classes=["cat"]), [red])
+    said = "cat 26.9% (an independent probability: the logistic function of the one output)"  # 1 / (1 + e)
+    assert str(found) == f"{red}: {said}"
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (maps(), r"is an image of 3×2×2 numbers, and no classes: run it with bnew_engine.load"),
+        (maps(nn.Softmax(1)), "is an image of 3×2×2"),
+        (ends_with(nn.Softmax(1), Function(lambda x: 100 * x)), "probabilities that were scaled, shifted"),
+        (ends_with(nn.Sigmoid(), Function(lambda x: 1 - x)), "probabilities that were scaled, shifted"),
+        (maps(nn.Softmax(1), nn.Flatten()), "probabilities that were .* joined"),
+    ],
+)
+def test_other_outputs_are_refused(model: nn.Module, message: str, red: Path, tmp_path: Path) -> None:
+    file = packed(model, tmp_path / "m.bnew")
+    with pytest.raises(BnewError, match=message) as caught:
+        list(predict(file, [red]))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_input_itself_is_numbers(tmp_path: Path) -> None:
+    assert read_packed(packed(nn.Identity(), tmp_path / "m.bnew")).ending == "numbers"
+
+
+# ------------------------------------------------------------------------------------------------- files
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return packed(ends_with(), tmp_path / "m.bnew")
+
+
+def test_a_folder_stands_for_its_images(file: Path, red: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    names = ["b.png", "a/z.JPG", "a/b/c.png", "c/d.bmp"]
+    for name in [*names, ".hidden.png", ".cache/e.png"]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(folder / name)
+    (folder / "a" / "notes.txt").write_text("no image")
+    (folder / "like.png").mkdir()
+    found = [prediction.path for prediction in predict(file, [red, folder])]
+    assert found == [red, *sorted(folder / name for name in names)]
+
+
+def test_an_empty_folder_is_named(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "none" / "deeper").mkdir(parents=True)
+    with pytest.raises(BnewError, match=r"the folder '.*none' has no images: name image files, or a folder"):
+        list(predict(file, [tmp_path / "none"]))
+
+
+def run(file: Path, *images: Path, **environment: str) -> list[str]:
+    """The lines that the command prints, in bytes that are not UTF-8 where a name is not."""
+    script = "import sys; from bnew.cli import main; main(sys.argv[1:])"
+    command = [sys.executable, "-c", script, "predict", str(file), *map(str, images)]
+    done = subprocess.run(command, capture_output=True, env=os.environ | environment, timeout=120)
+    assert (done.returncode, done.stderr) == (0, b"")
+    return done.stdout.decode().splitlines()
+
+
+def test_names_that_cannot_be_written(red: Path, tmp_path: Path) -> None:
+    """A name of other bytes than UTF-8's; one with controls; a class that stdout cannot spell."""
+    file = packed(ends_with(outputs=1), tmp_path / "m.bnew", classes=["été"])
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in (b"a\xff.png", b"b\x1b[31m\n.png", "c\u202e.png".encode()):
+        Image.new("RGB", (2, 2)).save(os.fsdecode(os.path.join(os.fsencode(folder), name)))
+    lines = run(file, folder, PYTHONIOENCODING="utf-8:strict")
+    names = [r"a\udcff.png", r"b\x1b[31m\n.png", r"c\u202e.png"]
+    assert [line.partition(": ")[0] for line in lines] == [f"{folder}/{name}" for name in names]
+    assert all("été" in line for line in lines)
+    assert all(r"\xe9t\xe9" in line for line in run(file, red, PYTHONIOENCODING="ascii:strict"))
+
+
+def test_a_prediction_is_one_line() -> None:
+    classes = (("a\x1b[2J\nb", 0.5), ("\u202e<script>|", 0.25))
+    text = str(Prediction(Path("x\n.png"), classes))
+    assert text == r"x\n.png: a\x1b[2J\nb 50.0%, \u202e<script>| 25.0%"
