@@ -9,15 +9,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 
 
-def seconds(run: Callable[[], object]) -> float:
+def seconds(run: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
     """How long one call takes."""
-    started = time.perf_counter()
+    started = clock()
     run()
-    return time.perf_counter() - started
+    return clock() - started
 
 
 def in_turns(
-    contenders: Mapping[str, Callable[[], object]], rounds: int, at_least: float = 0.05
+    contenders: Mapping[str, Callable[[], object]],
+    rounds: int,
+    at_least: float = 0.05,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Seconds a call of each contender, one number a round, all in turns.
 
@@ -27,9 +30,9 @@ def in_turns(
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for round_number in range(rounds + 1):
         for name, run in contenders.items():
-            calls = [seconds(run)]
+            calls = [seconds(run, clock)]
             while sum(calls) < at_least:
-                calls.append(seconds(run))
+                calls.append(seconds(run, clock))
             if round_number:  # the first one warms up
                 times[name].append(statistics.median(calls))
     return times
