@@ -18,7 +18,7 @@ from bnew.layers import BinaryLinear, binary_parameters
 from bnew.methods import METHODS, STE, Binarizer
 
 STEPS, FREEZE_AT = 12, 8
-OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
+OPTIMIZERS: dict[str, Any] = {
     "adam": lambda params: torch.optim.Adam(params, lr=0.05, weight_decay=0.1),
     "adam fused": lambda params: torch.optim.Adam(params, lr=0.05, fused=True),
     "adamw": lambda params: torch.optim.AdamW(params, lr=0.05),
@@ -35,8 +35,8 @@ def plain(optimizer: torch.optim.Optimizer, closure: Callable[[], Tensor]) -> Te
 
 
 WAYS: dict[str, Step] = {
-    "position": lambda optimizer, closure: optimizer.step(closure),
-    "name": lambda optimizer, closure: optimizer.step(closure=closure),
+    "position": lambda optimizer, closure: optimizer.step(closure),  # type: ignore[arg-type]
+    "name": lambda optimizer, closure: optimizer.step(closure=closure),  # type: ignore[arg-type]
 }
 
 
@@ -120,6 +120,64 @@ def test_a_step_goes_on_after_a_closure_that_failed() -> None:
 # Optimizers that do more with a closure
 
 
+class Clipping(torch.optim.SGD):
+    """Does something of its own around the step that it inherits, whose hooks run within its own."""
+
+    def step(self, closure: Any = None) -> Any:
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    p.grad.clamp_(-10, 10)
+        return super().step(closure)
+
+
+@every_method
+@pytest.mark.parametrize("way", ["plain", *WAYS])
+def test_a_step_within_a_step_is_one(name: str, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A subclass that calls its base class's step, which has hooks too once there was such an optimizer."""
+    torch.optim.SGD([nn.Parameter(torch.ones(1))])
+    monkeypatch.setitem(OPTIMIZERS, "own", lambda params: Clipping(params, lr=0.05, momentum=0.9))
+    monkeypatch.setitem(OPTIMIZERS, "theirs", lambda params: torch.optim.SGD(params, lr=0.05, momentum=0.9))
+    step_by = WAYS.get(way, plain)
+    _, weights, method = fit(name, "own", step_by)
+    assert method.step == STEPS
+    assert_equal(weights, fit(name, "theirs", plain)[1])
+
+
+@every_method
+def test_a_step_that_failed_half_way_is_taken_back(name: str) -> None:
+    """Out of memory in the optimizer, say: the method's own copy is what it was."""
+    torch.manual_seed(0)
+    net = Net()
+    optimizer = Failing(net.parameters(), lr=0.05)
+    method = make_method(name, binary_parameters(net)).attach(optimizer)
+    for step in range(3):
+        net(batch(step)[0]).sum().backward()
+        optimizer.step()
+    own = [t.clone() for ts in method._state().values() for t in ts]
+    optimizer.fails = True
+    with pytest.raises(MemoryError):
+        optimizer.step()
+    optimizer.zero_grad()
+    optimizer.fails = False
+    optimizer.step()
+    if name in ("ste", "bmd"):
+        for a, b in zip(own, (t for ts in method._state().values() for t in ts), strict=True):
+            assert torch.equal(a, b)
+    assert method.step == 4
+
+
+class Failing(torch.optim.SGD):
+    """Is out of memory when told to be."""
+
+    fails = False
+
+    def step(self, closure: Any = None) -> Any:
+        if self.fails:
+            raise MemoryError
+        return super().step(closure)
+
+
 class Twice(torch.optim.SGD):
     """Evaluates the loss again after its step."""
 
@@ -135,7 +193,7 @@ class Deaf(torch.optim.Optimizer):
         super().__init__(params, {"lr": 0.1})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> Any:
         for p in self.param_groups[0]["params"]:
             if p.grad is not None:
                 p.sub_(p.grad, alpha=0.1)
@@ -151,7 +209,7 @@ class SAM(torch.optim.Optimizer):
         self.through_data = through_data
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> Any:
         params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
         norm = torch.stack([p.grad.norm() for p in params]).norm()
         for p in params:
@@ -259,7 +317,7 @@ class Classifier(nn.Module):
 
 def started(name: str, net: nn.Module) -> tuple[torch.optim.Optimizer, Binarizer]:
     optimizer = torch.optim.Adam(net.parameters(), lr=0.02)
-    options = {"fill": None} if name == "bnew" else {}
+    options: dict[str, Any] = {"fill": None} if name == "bnew" else {}
     return optimizer, METHODS[name](binary_parameters(net), EPOCHS * 3, **options).attach(optimizer)
 
 
@@ -269,7 +327,7 @@ def by_hand(name: str) -> dict[str, Tensor]:
     optimizer, method = started(name, net)
     x, y = data()
     for _ in range(EPOCHS):
-        for images, labels in zip(x.split(16), y.split(16), strict=True):
+        for images, labels in zip(torch.split(x, 16), torch.split(y, 16), strict=True):
             optimizer.zero_grad()
             F.cross_entropy(net(images), labels).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -322,5 +380,3 @@ def test_skorch(name: str) -> None:
     net.fit(np.asarray(x), np.asarray(y))
     assert net.method_.step == EPOCHS * 3
     assert_equal(net.module_.state_dict(), by_hand(name))
-
-

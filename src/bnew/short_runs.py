@@ -1,4 +1,4 @@
-"""How the settings that are published for 352,000 steps follow the length of a run; docs/methods.md explains each.
+"""How settings that are published for 352,000 steps follow the length of a run; docs/methods.md explains each.
 
 A run is ``factor`` times as long as the one that its settings are for.
 """
@@ -23,7 +23,7 @@ def share_of_published(total_steps: int) -> float:
 
 
 def scale_ramp(factor: float, ramp: float = 1.0) -> float:
-    """``ramp · factor^−0.3``, at most 4: the push comes late, as weights stop changing sign long before ±1."""
+    """``ramp · factor^−0.3``, at most 4: the push comes late: weights stop changing sign long before ±1."""
     return _grown(ramp, factor**-0.3, MOST_RAMP)
 
 
@@ -36,9 +36,7 @@ def least_strength(ramp: float, freeze_at: float = 1.0) -> float:
     return round(LEAST_PUSH / freeze_at ** (ramp + 1), 1)
 
 
-def scale_strength(
-    factor: float, ramp: float, freeze_at: float = 1.0, strength: float = STRENGTH
-) -> float:
+def scale_strength(factor: float, ramp: float, freeze_at: float = 1.0, strength: float = STRENGTH) -> float:
     """``strength · factor^0.3``, but no less than :func:`least_strength`, unless what is given is."""
     return max(strength * factor**0.3, min(strength, least_strength(ramp, freeze_at)))
 

@@ -9,13 +9,14 @@ from typing import Any
 from torch import nn
 
 from bnew.errors import BnewError, check_options, lookup
-from bnew.methods.base import Binarizer, binary_value
+from bnew.methods.base import Binarizer
 from bnew.methods.bnew import BNEW
 from bnew.methods.bop import Bop
 from bnew.methods.clip import Clip
 from bnew.methods.mirror import BinaryMirrorDescent
 from bnew.methods.real import Real
 from bnew.methods.ste import STE
+from bnew.methods.values import binary_value
 
 METHODS: dict[str, type[Binarizer]] = {
     "real": Real,

@@ -11,32 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from bnew.errors import BnewError
-from bnew.layers import hard_sign
 from bnew.methods.measures import Measures
-from bnew.methods.ride import Ride, flags
-
-# The relative difference that rounding on another machine may make to a value, which is then still the same.
-SAME = 1e-3
-# The mean distance to ±1 from which on signing the weights costs something.
-ARRIVED = 0.01
-
-
-def binary_value(weight: Tensor, scale: bool = False) -> Tensor:
-    """``sign(w)``, or with ``scale`` ``mean|w| · sign(w)`` with the mean over each output channel.
-
-    Same shape as ``weight`` (C_out, ...); the scale is XNOR-Net's (arXiv 1603.05279).
-    """
-    binary = hard_sign(weight)
-    if scale:
-        binary *= weight.abs().mean(dim=tuple(range(1, weight.dim())), keepdim=True)
-    return binary
-
-
-def _holds(p: Tensor, due: Tensor) -> Tensor:
-    """Whether ``p`` is ``due``, which is used up, but for what rounding explains; one boolean."""
-    rounding = torch.finfo(p.dtype)
-    gap = (due - p.detach()).abs_()
-    return (gap <= due.abs_().mul_(max(SAME, 8 * rounding.eps)).add_(rounding.tiny)).all()
+from bnew.methods.ride import Ride
+from bnew.methods.values import binary_value, flags, holds
 
 
 class Binarizer(Measures):
@@ -47,7 +24,8 @@ class Binarizer(Measures):
     the forward pass should use**, and what is set from outside (``load_state_dict``, ``copy_``, ``.data``)
     wins over the method's own copy of it. A method overrides what it needs of ``_start``, ``_before``,
     ``_after``, ``_values``, and for a copy of its own ``_forward_value``, ``_restart``, ``_show`` and
-    ``_state``. This class itself leaves the weights alone, which is how a real network (a teacher) is trained.
+    ``_state``. This class itself leaves the weights alone, which is how a real network (a teacher) is
+    trained.
 
     A copied or unpickled method rides on no optimizer: :meth:`attach` continues from its state.
 
@@ -147,7 +125,7 @@ class Binarizer(Measures):
     # ------------------------------------------------------------------ riding on the optimizer
 
     def param_groups(self, model: nn.Module, lr: float) -> list[dict[str, Any]]:
-        """Groups for an optimizer of ``model``: the binary weights at ``lr · binary_lr``, all others at ``lr``.
+        """Groups for an optimizer of ``model``: binary weights at ``lr · binary_lr``, all others at ``lr``.
 
         Raises:
             BnewError: a weight to binarize is not one of ``model``.
@@ -233,10 +211,15 @@ class Binarizer(Measures):
             self._show()
             if self._counted and self.step == self.total_steps + 1:
                 warnings.warn(
-                    f"{type(self).__name__} has taken more steps than its total_steps of {self.total_steps}, "
-                    "where its schedule ends: total_steps is the whole run's, epochs * len(loader)",
+                    f"{type(self).__name__} has taken more steps than its total_steps of {self.total_steps}: "
+                    "give those of the whole run, epochs * len(loader)",
                     stacklevel=2,
                 )
+
+    @torch.no_grad()
+    def undo_step(self) -> None:
+        """Take back what :meth:`before_step` did, where the optimizer's step failed after it."""
+        self._correct()
 
     @property
     def progress(self) -> float:
@@ -255,7 +238,7 @@ class Binarizer(Measures):
         same: dict[int, Tensor] = {}
         for index, p in enumerate(self.params):
             if (due := self._due(index)) is not None:
-                same[index] = _holds(p, due)
+                same[index] = holds(p, due)
         return [index for index, held in zip(same, flags(list(same.values())), strict=True) if not held]
 
     @torch.no_grad()
@@ -265,14 +248,16 @@ class Binarizer(Measures):
             return
         for tensors in self._state().values():  # where the model has been moved; once frozen there are none
             tensors[:] = [t.to(p) for t, p in zip(tensors, self.params, strict=not self.frozen)]
-        for index in self._differing():
-            if not self.frozen:
+        if set_outside := self._differing():
+            for index in set_outside if not self.frozen else ():
                 self._restart(index)
-            self._put(index)
+            self._correct()
 
-    def _put(self, index: int) -> None:
-        if (due := self._due(index)) is not None:
-            self.params[index].copy_(due)
+    def _correct(self) -> None:
+        """Put what they must hold into the parameters that do not hold it."""
+        for index in self._differing():
+            if (due := self._due(index)) is not None:
+                self.params[index].copy_(due)
 
     # ------------------------------------------------------------------ binary values
 
@@ -297,7 +282,7 @@ class Binarizer(Measures):
             self._inside = outer
             with torch.no_grad():
                 for p, real in zip(self.params, held, strict=True):
-                    if not self.frozen and _holds(p, binary_value(real, self.scale)):
+                    if not self.frozen and holds(p, binary_value(real, self.scale)):
                         p.copy_(real)
 
     def freeze(self, *, warn: bool = True) -> None:
@@ -322,25 +307,6 @@ class Binarizer(Measures):
         if not self.frozen:
             for p, value in zip(self.params, values, strict=True):
                 p.copy_(binary_value(value, self.scale))
-
-    def _warn_unless_arrived(self) -> None:
-        """Warn where signing the weights changes much, or the schedule is not at its end."""
-        # With a scale, weights are not meant to be at ±1.
-        distance = 0.0 if self.scale else self._distance_of([p.detach() for p in self.params])
-        if self.step and self.progress == 1 and distance <= ARRIVED:
-            return
-        done = f"{self.step} of {self.total_steps} steps" if self._counted else f"{self.step} steps"
-        unattached = ", never attached to an optimizer," if not (self._started or self.step) else ""
-        cost = (
-            f": its weights are signed from a mean distance of {distance:.3f} to ±1, which costs accuracy"
-            if distance > ARRIVED
-            else ""
-        )
-        warnings.warn(
-            f"{type(self).__name__}{unattached} is frozen after {done}{cost}; train to the end (total_steps = "
-            "epochs * len(loader)), or say freeze(warn=False) if this is on purpose",
-            stacklevel=3,
-        )
 
     # ------------------------------------------------------------------ state
 
@@ -379,8 +345,7 @@ class Binarizer(Measures):
         for name, tensors in self._state().items():
             # Once frozen there are none.
             tensors[:] = [t.clone().to(p) for t, p in zip(state[name], self.params, strict=not self.frozen)]
-        for index in self._differing():
-            self._put(index)
+        self._correct()
 
     def _shapes(self) -> list[list[int]]:
         return [list(p.shape) for p in self.params]

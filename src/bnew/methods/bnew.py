@@ -74,7 +74,7 @@ class BNEW(Binarizer):
         strength: float | None = None,
         reg: float | None = None,
         ramp: float | None = None,
-        fill: float | None | Literal["by length"] = "by length",
+        fill: float | Literal["by length"] | None = "by length",
         freeze_at: float = 1.0,
         scale: bool = False,
     ) -> None:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from bnew.errors import BnewError
-from bnew.methods.base import Binarizer, binary_value
+from bnew.methods.base import Binarizer
+from bnew.methods.values import binary_value
 from bnew.short_runs import scale_gamma, scale_tau, share_of_published
 
 

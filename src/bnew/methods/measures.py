@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor, nn
+
+# The mean distance to ±1 above which it costs something to sign the weights.
+ARRIVED = 0.01
 
 
 class Measures:
     """Distances, shares at ±1 and changes of sign of a method's weights."""
 
     params: list[nn.Parameter]
+    total_steps: int
+    scale: bool
+    step: int
     frozen: bool
+    _counted: bool
+    _started: bool
     _last_signs: list[Tensor] | None
 
     def values(self) -> list[Tensor]:
@@ -36,9 +46,6 @@ class Measures:
         """
         return self._mean(self.layer_distances())
 
-    def _distance_of(self, values: list[Tensor]) -> float:
-        return self._mean([_distance(value.abs()) for value in values])
-
     @torch.no_grad()
     def layer_shares_at_one(self) -> list[float]:
         """:meth:`share_at_one` of each layer."""
@@ -61,6 +68,25 @@ class Measures:
     def flips(self) -> int:
         """How many binary weights have another sign than when last asked."""
         return sum(self.layer_flips())
+
+    def _warn_unless_arrived(self) -> None:
+        """Warn where signing the weights changes what the forward pass uses, or the run is not at its end."""
+        # With a scale, weights are not meant to be at ±1.
+        distance = 0.0 if self.scale else self._mean([_distance(p.detach().abs()) for p in self.params])
+        if self.step >= self.total_steps and distance <= ARRIVED:
+            return
+        done = f"{self.step} of {self.total_steps} steps" if self._counted else f"{self.step} steps"
+        unattached = ", never attached to an optimizer," if not (self._started or self.step) else ""
+        cost = (
+            f": its weights are signed from a mean distance of {distance:.3f} to ±1, which costs accuracy"
+            if distance > ARRIVED
+            else ""
+        )
+        warnings.warn(
+            f"{type(self).__name__}{unattached} is frozen after {done}{cost}; train to the end "
+            "(total_steps = epochs * len(loader)), or say freeze(warn=False) if this is on purpose",
+            stacklevel=3,
+        )
 
     def _mean(self, by_layer: list[float]) -> float:
         sizes = [p.numel() for p in self.params]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from bnew.errors import BnewError
+from bnew.methods.values import flags
 
 if TYPE_CHECKING:
     from bnew.methods.base import Binarizer
@@ -30,6 +33,8 @@ class Ride:
             raise _several_times(optimizer)
         self.method = method
         self.closure: _Closure | None = None
+        self.stepping = False
+        self.within = 0  # steps of a base class, which a step may call and which have hooks of their own
         self.hooks = (
             optimizer.register_step_pre_hook(self._before),
             optimizer.register_step_post_hook(self._after),
@@ -44,7 +49,12 @@ class Ride:
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """``args`` are the optimizer itself and what its step was given."""
-        self.closure = None
+        if self.stepping and _steps_under_way(optimizer) > 1:
+            self.within += 1
+            return None
+        if self.stepping:  # the last step failed half-way
+            self.method.undo_step()
+        self.closure, self.stepping, self.within = None, True, 0
         given = kwargs.get("closure", args[1] if len(args) > 1 else None)
         if not callable(given):
             self.method.before_step(optimizer)
@@ -55,10 +65,14 @@ class Ride:
         return (args[0], self.closure, *args[2:]), kwargs
 
     def _after(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        if self.within:
+            self.within -= 1
+            return
+        self.stepping = False
         if self.closure is not None and not self.closure.called:
             raise BnewError(
-                f"{type(optimizer).__name__} has not called its closure, so the method had no turn before the "
-                "weights changed: call backward(), then step() without a closure"
+                f"{type(optimizer).__name__} has not called its closure, so the method had no turn before "
+                "the weights changed: call backward(), then step() without a closure"
             )
         self.closure = None
         self.method.after_step()
@@ -83,16 +97,27 @@ class _Closure:
         # Only now, as it makes an accelerator wait.
         if any(flags([_other(a, b) for a, b in zip(self.left, found, strict=True)])):
             raise BnewError(
-                f"{type(self.optimizer).__name__} changes the weights before it calls its closure, which a "
-                "method cannot follow: attach it to the optimizer that this one steps (base_optimizer, in SAM)"
+                f"{type(self.optimizer).__name__} changes the weights before it calls its closure, which no "
+                "method can follow: attach to the optimizer that this one steps (base_optimizer, in SAM)"
             )
         self.method.before_step(self.optimizer)
         return loss
 
 
+def _steps_under_way(optimizer: torch.optim.Optimizer) -> int:
+    """How many calls of a ``step`` with hooks are under way for ``optimizer``."""
+    code = type(optimizer).step.__code__  # PyTorch's function around every class's own step
+    frame: FrameType | None = sys._getframe()
+    count = 0
+    while frame is not None:
+        count += frame.f_code is code and frame.f_locals.get("self") is optimizer
+        frame = frame.f_back
+    return count
+
+
 def _several_times(optimizer: torch.optim.Optimizer) -> BnewError:
     return BnewError(
-        f"{type(optimizer).__name__} evaluates the loss several times per step, with other weights each time, "
+        f"{type(optimizer).__name__} evaluates the loss several times per step, each time with other weights, "
         "which binary weights do not allow: use an optimizer such as Adam or SGD"
     )
 
@@ -105,11 +130,3 @@ def _fingerprints(params: list[nn.Parameter]) -> list[Tensor]:
 
 def _other(a: Tensor, b: Tensor) -> Tensor:
     return (a != b) & ~(a.isnan() & b.isnan())
-
-
-def flags(values: list[Tensor]) -> list[bool]:
-    """``values``, each one boolean, in Python; an accelerator is waited for once."""
-    if not values:
-        return []
-    answers: list[bool] = torch.stack([v.to(values[0].device) for v in values]).tolist()
-    return answers

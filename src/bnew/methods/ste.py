@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from bnew.methods.base import binary_value
 from bnew.methods.clip import clip_
 from bnew.methods.latent import Latent
+from bnew.methods.values import binary_value
 
 
 class STE(Latent):
