@@ -239,7 +239,8 @@ def _obstacles(model: nn.Module) -> dict[nn.Module, str]:
         part: type(owner).__name__
         for owner in model.modules()
         if type(owner).__module__.startswith("torch.nn.modules.")
-        and not isinstance(owner, nn.Sequential | nn.ModuleList | nn.ModuleDict)
+        and type(owner).forward is not nn.Module.forward  # else it only holds them, as ModuleList does
+        and not isinstance(owner, nn.Sequential)
         for part in owner.modules()
         if part is not owner
     }

@@ -64,9 +64,15 @@ def sign(x: Tensor, surrogate: str = "polynomial") -> Tensor:
         BnewError: ``surrogate`` is not one of the above.
     """
     lookup("surrogate gradient", surrogate, SURROGATES)
+    return _sign(x, surrogate)
+
+
+@torch.fx.wrap  # torch.fx records the call, as it can look into no autograd function
+def _sign(x: Tensor, surrogate: str) -> Tensor:
     return _Sign.apply(x, surrogate)  # type: ignore[no-any-return]
 
 
+@torch.fx.wrap  # nor iterate over dimensions
 def _per_channel(values: Tensor, like: Tensor) -> Tensor:
     """``values`` (C,) shaped so that it broadcasts over ``like`` (N, C, ...)."""
     return values.view(1, -1, *(1,) * (like.dim() - 2))
@@ -178,7 +184,7 @@ class MaxPool2d(nn.MaxPool2d):
         given = (self.kernel_size, self.stride, self.padding)
         sizes = [[size, size] for size in given if isinstance(size, int)]
         plain = len(sizes) == 3 and self.dilation == 1 and not (self.ceil_mode or self.return_indices)
-        if not plain or input.device.type != "cpu" or not torch.compiler.is_dynamo_compiling():
+        if not (plain and torch.compiler.is_dynamo_compiling() and input.device.type == "cpu"):
             return super().forward(input)  # type: ignore[no-any-return]
         return _max_pool2d(input, *sizes)[0]  # type: ignore[no-any-return]
 
@@ -216,8 +222,6 @@ class BinaryLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., in_features) → (..., out_features)."""
-        if input.dim() == 2:
-            return super().forward(self.activation(input))
         rows = self.activation(input.reshape(-1, self.in_features))
         return super().forward(rows.view_as(input))
 
