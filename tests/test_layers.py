@@ -88,6 +88,58 @@ def test_sign_saves_one_tensor_its_input() -> None:
     assert [t.data_ptr() for t in saved] == [x.data_ptr()]
 
 
+@pytest.mark.parametrize("surrogate", GRADIENTS)
+def test_sign_under_torch_func(surrogate: str) -> None:
+    """grad, vmap, jacrev and their compositions: the numbers of autograd."""
+    x = torch.linspace(-1.5, 1.5, 24).view(4, 6)
+    weights = torch.arange(6.0)
+
+    def loss(row: Tensor) -> Tensor:
+        return (sign(row, surrogate) * weights).sum()
+
+    leaf = x.clone().requires_grad_()
+    expected = torch.autograd.grad((sign(leaf, surrogate) * weights).sum(), leaf)[0]
+    assert torch.equal(torch.stack([torch.func.grad(loss)(row) for row in x]), expected)
+    assert torch.equal(torch.func.vmap(torch.func.grad(loss))(x), expected)
+    assert torch.equal(torch.func.vmap(lambda row: sign(row, surrogate), in_dims=1, out_dims=1)(x), sign(x))
+    jacobian = torch.func.jacrev(lambda row: sign(row, surrogate))(x[0])
+    assert torch.equal(jacobian.mT @ weights, expected[0])
+
+
+def test_a_network_under_torch_func() -> None:
+    """Gradients per image of a binary network, as one by one."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        BinaryConv2d(2, 3, 3, activation=RSign(2)), RPReLU(3), nn.Flatten(), BinaryLinear(12, 2)
+    )
+    params = {name: p.detach() for name, p in model.named_parameters()}
+    x = torch.randn(5, 2, 4, 4)
+
+    def loss(params: dict[str, Tensor], image: Tensor) -> Tensor:
+        return torch.func.functional_call(model, params, (image[None],)).square().sum()  # type: ignore[no-any-return]
+
+    per_image = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(params, x)
+    for i, image in enumerate(x):
+        model.zero_grad()
+        model(image[None]).square().sum().backward()
+        for name, p in model.named_parameters():
+            assert p.grad is not None
+            torch.testing.assert_close(per_image[name][i], p.grad, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("surrogate", GRADIENTS)
+def test_sign_compiled(surrogate: str) -> None:
+    """In one graph, bit for bit."""
+    x = torch.linspace(-1.5, 1.5, 24, requires_grad=True)
+    torch.compiler.reset()
+    compiled = torch.compile(lambda t: sign(t, surrogate), backend="aot_eager", fullgraph=True)
+    y = compiled(x)
+    assert torch.equal(y, sign(x, surrogate))
+    weights = torch.arange(24.0)
+    for_compiled = torch.autograd.grad((y * weights).sum(), x)[0]
+    assert torch.equal(for_compiled, torch.autograd.grad((sign(x, surrogate) * weights).sum(), x)[0])
+
+
 @pytest.mark.parametrize(
     "layer",
     [RSign(4), RPReLU(4), ChannelScale(4), BinaryConv2d(4, 6, 3, padding=1)],

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import warnings
+from collections.abc import Callable
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -17,9 +20,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_leaves
 
 from bnew.errors import BnewError
-from bnew.layers import BinaryConv2d, BinaryLinear, binary_parameters
+from bnew.layers import BinaryConv2d, BinaryLinear, binary_parameters, real_parameters
 from bnew.methods import BNEW, METHODS, STE, Binarizer, BinaryMirrorDescent, Bop, Clip, create_method
 from bnew.models import create_model
+from bnew.recipes import CIFAR10
 
 SHAPES = ((3, 2, 3, 3), (5, 7), (1, 4, 1, 1))
 STEPS, FREEZE_AT = 40, 32
@@ -186,6 +190,168 @@ def test_strength() -> None:
         for method.step in range(total_steps):
             total += 2 * method.schedule()["reg"]
         assert total == pytest.approx(7)
+
+
+def test_the_settings_follow_the_length_of_the_run() -> None:
+    """In the class itself as in a recipe that is scaled, and as published from 352,000 steps on."""
+    weight = [nn.Parameter(torch.ones(1, 1))]
+    for epochs in (6, 12, 100, 1000, 2000):
+        steps = epochs * STEPS_PER_EPOCH
+        recipe = CIFAR10.phase2["bnew"].scaled(min(epochs / EPOCHS, 1))
+        method = BNEW(weight, steps, freeze_at=recipe.freeze_at)
+        assert method.ramp == pytest.approx(recipe.method_options["ramp"])
+        assert method.fill == recipe.method_options.get("fill")
+        assert method.binary_lr == pytest.approx(recipe.binary_lr)
+        if epochs < 1000:
+            assert method.strength == pytest.approx(recipe.method_options["strength"], rel=0.01)
+        else:
+            assert method.strength == pytest.approx(35)
+            assert (method.ramp, method.fill) == (1, None)
+    assert BNEW(weight, 4224).settings == pytest.approx(
+        {"strength": 9.29, "reg": 9.29 / (2 * 4224 / 4.77), "ramp": 3.77, "fill": 0.54, "binary_lr": 5.87},
+        rel=0.01,
+    )
+    assert "strength=9.2" in repr(BNEW(weight, 4224))
+    # Bop's.
+    short, long = (Bop(weight, steps) for steps in (352, 704_000))
+    assert (short.gamma, short.tau) == pytest.approx((1e-4 * 1000**0.5, 1e-8 * 1000**0.9))
+    assert (long.gamma, long.tau) == (1e-4, 1e-8)
+    recipe = CIFAR10.phase2["bop"].scaled(0.001)
+    assert short.settings == pytest.approx(recipe.method_options)
+
+
+def test_what_is_given_means_what_it_says() -> None:
+    weight = [nn.Parameter(torch.ones(1, 1))]
+    default = BNEW(weight, 4224)
+    given: dict[str, float | None] = {"strength": 20.0, "ramp": 1.0, "fill": None}
+    for name, value in given.items():
+        method = BNEW(weight, 4224, **{name: value})  # type: ignore[arg-type]
+        expected = pytest.approx(value) if value else value
+        assert getattr(method, name) == expected
+        for other in {*given} - {name}:
+            assert getattr(method, other) == pytest.approx(getattr(default, other))
+        assert method.binary_lr == default.binary_lr
+    paper = BNEW(weight, 4224, reg=1e-4)  # λ is the paper's, and so is all else
+    assert (paper.reg, paper.ramp, paper.fill, paper.binary_lr) == (1e-4, 1, None, 1)
+    filled = BNEW(weight, 4224, reg=1e-4, ramp=2.0, fill=0.3)
+    assert (filled.reg, filled.ramp, filled.fill) == (1e-4, 2, 0.3)
+    bop = Bop(weight, 352, gamma=0.3)
+    assert (bop.gamma, bop.tau) == (0.3, Bop(weight, 352).tau)
+    assert create_method("bnew", weight, 10, fill=None).settings["fill"] is None
+    with pytest.raises(BnewError, match="beta_end is None, but must be a number"):
+        create_method("bmd", weight, 10, beta_end=None)
+
+
+def test_weights_arrive_by_the_time_of_freezing() -> None:
+    """The push up to then takes e^-9 to 1."""
+    weight = [nn.Parameter(torch.ones(1, 1))]
+    for share in (0.85, 11 / 12, 1.0):
+        method, push = BNEW(weight, 1000, freeze_at=share), 0.0
+        for method.step in range(round(1000 * share)):
+            push += 2 * method.schedule()["reg"]
+        assert push == pytest.approx(9, rel=0.02)
+
+
+@every_method
+def test_groups_for_an_optimizer(name: str) -> None:
+    net = Net()
+    method = make_method(name, binary_parameters(net))
+    binary, others = method.param_groups(net, lr=0.02)
+    assert [id(p) for p in binary["params"]] == [id(p) for p in binary_parameters(net)]
+    assert {id(p) for p in others["params"]} == {id(p) for p in real_parameters(net)}
+    assert (binary["lr"], others["lr"]) == (0.02, 0.02)
+    method.attach(torch.optim.Adam(method.param_groups(net, lr=0.02)))
+    with pytest.raises(BnewError, match="not in the model"):
+        make_method(name, [nn.Parameter(torch.ones(2, 2))]).param_groups(net, lr=0.02)
+
+
+def test_the_rate_that_a_short_run_asks_for() -> None:
+    net = Net()
+    method = BNEW(binary_parameters(net), 352)
+    assert [g["lr"] for g in method.param_groups(net, lr=0.01)] == pytest.approx([0.08, 0.01])
+
+
+# Warnings
+
+
+def ended(name: str, steps: int = STEPS, **options: Any) -> Training:
+    training = Training(name, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for step in range(steps):
+            training.step(step)
+    return training
+
+
+def said(do: Callable[[], object]) -> list[str]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        do()
+    return [str(w.message) for w in caught]
+
+
+@pytest.mark.parametrize("name", ["bnew", "ste", "bmd", "bop"])
+def test_freezing_too_early_warns(name: str) -> None:
+    kind = METHODS[name].__name__
+    never = make_method(name, [nn.Parameter(torch.full((2, 2), 0.5))])
+    (message,) = said(never.freeze)
+    assert f"{kind}, never attached to an optimizer, is frozen after 0 of 40 steps" in message
+    assert "mean distance of 0.500 to ±1" in message
+    assert said(never.freeze) == []  # once
+    (message,) = said(Training(name).method.freeze)
+    assert f"{kind} is frozen after 0 of 40 steps" in message
+    (message,) = said(ended(name, 30).method.freeze)
+    assert f"{kind} is frozen after 30 of 40 steps" in message
+    assert ("mean distance" in message) == (name in ("bnew", "bmd"))
+    assert said(lambda: ended(name, 30).method.freeze(warn=False)) == []
+
+
+def test_freezing_weights_that_are_on_their_way_warns() -> None:
+    (message,) = said(ended("bnew").method.freeze)
+    distance = ended("bnew").method.distance()
+    assert (
+        f"BNEW is frozen after 40 of 40 steps: its weights are signed from a mean distance of {distance:.3f}"
+        in (message)
+    )
+
+
+def test_freezing_at_the_end_is_silent() -> None:
+    for name in ("ste", "bop"):
+        assert said(ended(name).method.freeze) == []
+        assert said(ended(name, scale=True).method.freeze) == []
+    weight = nn.Parameter(torch.rand(4, 4))
+    method = BNEW([weight], 10).attach(torch.optim.SGD([weight], lr=0.1))
+    for _ in range(10):
+        weight.grad = torch.zeros_like(weight)
+        method.before_step()
+        method.after_step()
+    assert method.distance() < 0.01
+    assert said(method.freeze) == []
+    unscheduled = STE([weight]).attach(torch.optim.SGD([weight], lr=0.1))
+    (message,) = said(copy.deepcopy(unscheduled).freeze)
+    assert "STE is frozen after 0 steps" in message
+    unscheduled.before_step()
+    unscheduled.after_step()
+    assert said(unscheduled.freeze) == []
+
+
+@pytest.mark.parametrize("name", ["real", "clip"])
+@pytest.mark.parametrize("scale", [False, True])
+def test_freezing_real_weights_is_on_purpose(name: str, scale: bool) -> None:
+    """Fine-tuning starts with that."""
+    assert said(Training(name, scale=scale).method.freeze) == []
+    assert said(make_method(name, [nn.Parameter(torch.rand(2, 2))], scale=scale).freeze) == []
+
+
+@every_method
+def test_more_steps_than_there_were_to_be_warn_once(name: str) -> None:
+    training = ended(name)
+    messages = said(lambda: training.run(STEPS, STEPS + 3))
+    assert len(messages) == 1
+    assert "has taken more steps than its total_steps of 40" in messages[0]
+    frozen = ended(name)
+    frozen.method.freeze(warn=False)
+    assert said(lambda: frozen.step(STEPS)) == []
 
 
 def test_fill() -> None:

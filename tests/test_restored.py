@@ -231,7 +231,9 @@ def test_a_state_is_loaded_in_any_order(
     def load_method() -> None:
         resumed.method.load_state_dict(state["method"])
 
-    steps = [load_model, load_method] if order == "model, method" else [load_method, load_model]
+    steps: list[Callable[[], object]] = (
+        [load_model, load_method] if order == "model, method" else [load_method, load_model]
+    )
     steps.insert(("first", "between", "last").index(attach), lambda: resumed.method.attach(resumed.optimizer))
     for do in steps:
         do()

@@ -18,7 +18,7 @@ from bnew.errors import lookup
 # d sign(x) / dx as the backward pass pretends it to be, as a function of x.
 SURROGATES: dict[str, Callable[[Tensor], Tensor]] = {
     # Bi-Real Net's piecewise polynomial (arXiv 1808.00278): 2 - 2|x| for |x| < 1, else 0.
-    "polynomial": lambda x: (2 - 2 * x.abs()).clamp_(min=0),
+    "polynomial": lambda x: (2 - 2 * x.abs()).relu_(),
     # The straight-through estimator (arXiv 1602.02830): 1 for |x| < 1, else 0.
     "clipped_identity": lambda x: (x.abs() < 1).to(x.dtype),
 }

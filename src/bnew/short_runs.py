@@ -1,9 +1,11 @@
-"""How settings that are published for 352,000 steps follow the length of a run; docs/methods.md explains each.
+"""How settings published for 352,000 steps follow the length of a run; docs/methods.md explains each.
 
 A run is ``factor`` times as long as the one that its settings are for.
 """
 
 from __future__ import annotations
+
+import math
 
 # CIFAR's published phase 2: 1000 epochs of 352 steps.
 PUBLISHED_STEPS = 352_000
@@ -24,7 +26,7 @@ def share_of_published(total_steps: int) -> float:
 
 def scale_ramp(factor: float, ramp: float = 1.0) -> float:
     """``ramp · factor^−0.3``, at most 4: the push comes late: weights stop changing sign long before ±1."""
-    return _grown(ramp, factor**-0.3, MOST_RAMP)
+    return _grown(ramp, math.pow(factor, -0.3), MOST_RAMP)
 
 
 def least_strength(ramp: float, freeze_at: float = 1.0) -> float:
@@ -33,12 +35,12 @@ def least_strength(ramp: float, freeze_at: float = 1.0) -> float:
     λ grows with the power ``ramp`` of the share s of the run that is done, and so the push up to then is
     s^(ramp + 1) of the whole.
     """
-    return round(LEAST_PUSH / freeze_at ** (ramp + 1), 1)
+    return round(LEAST_PUSH / math.pow(freeze_at, ramp + 1), 1)
 
 
 def scale_strength(factor: float, ramp: float, freeze_at: float = 1.0, strength: float = STRENGTH) -> float:
     """``strength · factor^0.3``, but no less than :func:`least_strength`, unless what is given is."""
-    return max(strength * factor**0.3, min(strength, least_strength(ramp, freeze_at)))
+    return max(strength * math.pow(factor, 0.3), min(strength, least_strength(ramp, freeze_at)))
 
 
 def scale_fill(factor: float) -> float | None:
@@ -48,17 +50,17 @@ def scale_fill(factor: float) -> float | None:
 
 def scale_binary_lr(factor: float, binary_lr: float = 1.0) -> float:
     """``binary_lr · factor^−0.4``, at most 8: weights that fill [−1, 1] take larger steps to change sign."""
-    return _grown(binary_lr, factor**-0.4, MOST_BINARY_LR)
+    return _grown(binary_lr, math.pow(factor, -0.4), MOST_BINARY_LR)
 
 
 def scale_gamma(factor: float, gamma: float = 1e-4) -> float:
     """``gamma · factor^−1/2``, at most 1: Bop's average spans a larger share of the run."""
-    return min(gamma * factor**-0.5, 1.0)
+    return min(gamma * math.pow(factor, -0.5), 1.0)
 
 
 def scale_tau(factor: float, tau: float = 1e-8) -> float:
     """``tau · factor^−0.9``: Bop's threshold keeps the first signs until the average is one."""
-    return tau * factor**-0.9
+    return tau * math.pow(factor, -0.9)
 
 
 def _grown(given: float, times: float, most: float) -> float:

@@ -117,7 +117,7 @@ def _steps_under_way(optimizer: torch.optim.Optimizer) -> int:
 
 def _several_times(optimizer: torch.optim.Optimizer) -> BnewError:
     return BnewError(
-        f"{type(optimizer).__name__} evaluates the loss several times per step, each time with other weights, "
+        f"{type(optimizer).__name__} evaluates the loss several times per step, with other weights each, "
         "which binary weights do not allow: use an optimizer such as Adam or SGD"
     )
 
