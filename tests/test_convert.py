@@ -181,6 +181,50 @@ def test_unknown_options_are_named(options: dict[str, Any]) -> None:
         binarize(tower(nn.Conv2d(8, 8, 1)), **options)
 
 
+class Namespace(nn.Module):
+    """Its layers in a bare module, a list and a dictionary, none of which has a forward of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.Module()
+        self.parts.a, self.parts.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)
+        self.parts.more = nn.ModuleList([nn.ModuleDict({"c": nn.Conv2d(8, 8, 3)})])
+        self.parts.norm, self.parts.relu = nn.BatchNorm2d(8), nn.ReLU()
+        self.head = nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.get_submodule("parts.a")(x)
+        for name in ("b", "norm", "relu", "more.0.c"):
+            x = self.get_submodule(f"parts.{name}")(x)
+        logits: Tensor = self.head(x)
+        return logits
+
+
+def test_a_module_that_only_holds_others_reads_no_weights() -> None:
+    plan = becomes(Namespace())
+    assert plan == {
+        "parts.a": "",
+        "parts.b": "BinaryConv2d",
+        "parts.more.0.c": "BinaryConv2d",
+        "parts.relu": "PReLU",
+        "head": "",
+    }
+
+
+@pytest.mark.parametrize("make", [Namespace, lambda: torchvision.models.resnet18(num_classes=3)])
+def test_a_traced_network_is_converted_alike(make: Callable[[], nn.Module]) -> None:
+    """torch.fx keeps the layers, in bare modules."""
+    torch.manual_seed(0)
+    model = make().eval()
+    graph = torch.fx.symbolic_trace(copy.deepcopy(model))
+    assert dict(sorted(becomes(graph).items())) == dict(sorted(becomes(model).items()))
+    binarize(model)
+    binarize(graph)
+    x = torch.randn(2, 3, 16, 16)
+    assert torch.equal(graph(x), model(x))
+    assert len(binary_parameters(graph)) == len(binary_parameters(model)) > 0
+
+
 # ------------------------------------------------------------------------------------------ what is done
 
 

@@ -7,8 +7,7 @@ Nothing is refused before it is known to be needed: what cancels out may be anyt
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from bnew.errors import BnewError
+from bnew.packing.tracing import Trace, traced
 
 Array: TypeAlias = npt.NDArray[Any]
 Numbers: TypeAlias = npt.NDArray[np.float64]  # one a channel, or one for all channels
@@ -100,88 +100,47 @@ class Refused(Exception):
 def read(model: nn.Module, example: Tensor, table: Table, zero: npt.ArrayLike = False) -> Value:
     """The model's output for images like ``example`` (N, C, H, W), or vectors (N, C).
 
-    The model is read in eval mode and left as it was. ``zero`` says, for all channels or each (C), whether an
-    image often has exact zeros in it.
+    ``zero`` says, for all channels or each (C), whether an image often has exact zeros in it.
 
     Raises:
-        BnewError: the model does not take the example or cannot be exported, or its output is not one tensor
-            that depends on the input.
+        BnewError: see :func:`bnew.packing.tracing.traced`; or the output does not depend on the input.
     """
-    kind = type(model).__name__
-    with _evaluating(model), torch.no_grad():
-        try:
-            model(example)
-        except Exception as error:  # whatever a model of a user's own raises
-            raise BnewError(
-                f"{kind} does not take an example of shape {tuple(example.shape)}: {_first_line(error)}"
-            ) from error
-        try:
-            batch = example[:1].expand(_BATCH, *example.shape[1:]).contiguous()
-            program = torch.export.export(model, (batch,), strict=False).run_decompositions({})
-        except Exception as error:
-            raise BnewError(
-                f"torch.export cannot read {kind} for {_BATCH} images at once, which packing needs (no "
-                f"branches on values, any number of images): {_first_line(error)}"
-            ) from error
-        return _Reader(model, program, table, zero).output()
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    training = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, mode in training.items():
-            module.training = mode
+    with traced(model, example, _BATCH) as trace:
+        return _Reader(trace, table, zero).output()
 
 
 class _Reader:
     """The exported graph, node by node."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        program: torch.export.ExportedProgram,
-        table: Table,
-        zero: npt.ArrayLike,
-    ) -> None:
-        self.model = model
-        self.program = program
+    def __init__(self, trace: Trace, table: Table, zero: npt.ArrayLike) -> None:
+        self.trace = trace
         self.table = table
         self.zero = zero
+        self.modules = dict(trace.model.named_modules())
         self.indices = count()
         self.values: dict[fx.Node, Value] = {}
         self.known: dict[Any, Any] = {}  # what was made before from the very same things
 
     def output(self) -> Value:
         """Read all nodes; the value of the output."""
-        tensors: dict[str, Any] = {**self.program.state_dict, **self.program.constants}
-        inputs = self.program.graph_signature.input_specs
+        program = self.trace.program
+        tensors: dict[str, Any] = {**program.state_dict, **program.constants}
+        inputs = program.graph_signature.input_specs
         constants = {spec.arg.name: tensors[spec.target] for spec in inputs if spec.target is not None}
-        outputs: Sequence[Any] = ()
-        for node in self.program.graph.nodes:
-            operation = Operation(self, node)
+        for node in program.graph.nodes:
             if node.op == "output":
-                outputs = node.args[0]
-            elif node.op != "placeholder":
+                break
+            operation = Operation(self, node)
+            if node.op != "placeholder":
                 self.values[node] = operation.value()
             elif node.name in constants:
                 self.values[node] = operation.make("constant", tensor=constants[node.name])
             else:
                 self.values[node] = operation.make("input", zero=self.zero)
-        kind = type(self.model).__name__
-        if len(outputs) != 1 or not isinstance(outputs[0], fx.Node):
-            raise BnewError(f"{kind} has {len(outputs)} outputs, but packing needs one tensor")
-        output = self.values[outputs[0]]
+        output = self.values[self.trace.output]
         if output.constant:
-            raise BnewError(f"the output of {kind} does not depend on its input")
-        last = Operation(self, outputs[0])
+            raise BnewError(f"the output of {type(self.trace.model).__name__} does not depend on its input")
+        last = Operation(self, self.trace.output)
         if output.shape != last.shape:
             return last.make("refused", output, why="the output is an expanded value")
         return last.real(output)
@@ -200,10 +159,11 @@ class Operation:
         self.shape = _shape(size)
         first = node.args[0] if node.args else None
         self.input_rank = len(_size(first)) if isinstance(first, fx.Node) else 0
-        # A module's second call is at path@1.
         calls = list(node.meta.get("nn_module_stack", {}).values())
-        path = re.sub(r"@\d+", "", calls[-1][0]) if calls else ""
-        self.module = reader.model.get_submodule(path)
+        path = calls[-1][0] if calls else ""
+        if path not in reader.modules:  # some releases of PyTorch write a module's second call as path@1
+            path = re.sub(r"@\d+(?=\.|$)", "", path)
+        self.module = reader.modules.get(path)  # none if the model is a graph that was exported before
         frames = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
         own = [f"{Path(file).name} line {line}" for file, line in frames if "torch" not in Path(file).parts]
         self.place = Place(path, self.name, own[-1] if own else "")
