@@ -590,6 +590,7 @@ def test_the_code_that_decides_is_all_there_is() -> None:
     loaded = {name.split(".")[1] for name in done.stdout.split()}
     bystanders = {
         "display", "errors", "fingerprint", "machine", "preparation", "recording", "results", "signals",
+        "text",
     }  # fmt: skip
     assert loaded - bystanders == set(DECIDING)
     settings = {"torch", "torchvision", "precision", "batch_norm_parts"}

@@ -194,7 +194,7 @@ def read_folder(
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The images in ``folder`` and in the folders there, sorted; what else is there is counted in one warning.
+    """The images in ``folder``, at any depth, sorted; what else is there is counted in one warning.
 
     Raises:
         BnewError: there are none, or the folder cannot be read.

@@ -185,7 +185,8 @@ def environment(fabric: Fabric) -> dict[str, Any]:
 # The code that decides the outcome of a run: modules and packages of bnew.
 DECIDING = (
     "batches", "checkpoint", "copies", "data", "distributed", "evaluate", "fitting", "folders", "holdout",
-    "images", "layers", "memory", "methods", "models", "recipes", "run_data", "short_runs", "streaming", "train",
+    "images", "layers", "memory", "methods", "models", "recipes", "run_data", "short_runs", "streaming",
+    "train",
 )  # fmt: skip
 
 

@@ -180,8 +180,8 @@ class _Training:
             if chosen:
                 said = ", ".join(f"{name} {value:.4g}" for name, value in chosen.items() if value is not None)
                 logger.info("%s, %d steps: %s", self.recipe.method, self.total_steps, said)
-            record = {**environment(self.fabric), **where, **how, "method": chosen}
-            self.run.begin(self.recipe, record, self.data.preparation, self.fingerprint)
+            facts = {**environment(self.fabric), **where, **how, "method": chosen}
+            self.run.begin(self.recipe, facts, self.data.preparation, self.fingerprint)
         first = self.step // len(self.batches)
         records = recorder(self.run, first, self.fabric.is_global_zero)
         with stop_signals() as stop, self._display() as show, records as record:
