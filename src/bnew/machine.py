@@ -184,8 +184,8 @@ def environment(fabric: Fabric) -> dict[str, Any]:
 
 # The code that decides the outcome of a run: modules and packages of bnew.
 DECIDING = (
-    "batches", "data", "distributed", "evaluate", "folders", "images", "layers", "memory", "methods",
-    "models", "recipes", "streaming", "train",
+    "batches", "copies", "data", "distributed", "evaluate", "folders", "holdout", "images", "layers",
+    "memory", "methods", "models", "recipes", "streaming", "train",
 )  # fmt: skip
 
 
