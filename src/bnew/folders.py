@@ -35,13 +35,7 @@ def list_folder(root: Path) -> tuple[tuple[str, ...], dict[str, ByClass]]:
     Raises:
         BnewError: a folder is missing or empty, a part has two, or the parts' classes differ.
     """
-    folders = {}
-    for part, names in PARTS.items():
-        there = [name for name in names if (root / name).is_dir()]
-        if len(there) > 1:
-            raise BnewError(f"'{root}' has folders {' and '.join(there)}, which both are {part}: leave one")
-        if there:
-            folders[part] = there[0]
+    folders = {part: folder for part in PARTS if (folder := part_folder(root, part))}
     if "train" not in folders:
         what = "has no folder train" if root.is_dir() else "does not exist"
         raise BnewError(f"the data folder '{root}' {what}: put the images there as train/<class>/*")
@@ -59,6 +53,18 @@ def list_folder(root: Path) -> tuple[tuple[str, ...], dict[str, ByClass]]:
     if is_first_process():
         warn_of(root, left_out, others)
     return tuple(classes), listed
+
+
+def part_folder(root: Path, part: str) -> str | None:
+    """What the folder of ``part`` in ``root`` is called, if there is one.
+
+    Raises:
+        BnewError: there are two.
+    """
+    there = [name for name in PARTS[part] if (root / name).is_dir()]
+    if len(there) > 1:
+        raise BnewError(f"'{root}' has folders {' and '.join(there)}, which both are {part}: leave one")
+    return there[0] if there else None
 
 
 def list_classes(root: Path, folder: str, left_out: Counter[str]) -> ByClass:

@@ -23,7 +23,7 @@ from bnew.batches import Dataset
 from bnew.data import DATASETS, load
 from bnew.errors import BnewError
 from bnew.fingerprint import differences, short
-from bnew.folders import PARTS, flattened, list_classes, read_folder, warn_of
+from bnew.folders import PARTS, flattened, list_classes, part_folder, read_folder, warn_of
 from bnew.images import suffixes
 from bnew.machine import Machine, is_first_process
 from bnew.memory import Augmentation, MemoryDataset, Split
@@ -169,7 +169,7 @@ def _folder_of(root: Path, split: str, classes: Sequence[str]) -> str | None:
     """The folder of ``split`` in ``root``, if there is one; "." where it has class folders and no parts.
 
     Raises:
-        BnewError: there is no ``root``, or no parts to choose from.
+        BnewError: there is no ``root``, no part to choose, or two of the same.
     """
     if not root.is_dir():
         raise BnewError(f"the data folder '{root}' does not exist: give one of images as --data-dir")
@@ -180,8 +180,7 @@ def _folder_of(root: Path, split: str, classes: Sequence[str]) -> str | None:
         if split != "test":
             raise BnewError(f"'{root}' has class folders, and no folder {split}: leave out --split")
         return "."
-    wanted = [*PARTS[split], *(PARTS["val"] if split == "test" else ())]
-    return next((name for name in wanted if name in folders), None)
+    return part_folder(root, split) or (part_folder(root, "val") if split == "test" else None)
 
 
 def _load_folder(
