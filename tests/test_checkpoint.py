@@ -20,6 +20,7 @@ from bnew.checkpoint import MARK, Unusable, read_checkpoint, write_checkpoint
 from bnew.errors import BnewError
 from bnew.evaluate import evaluate_run
 from bnew.methods.base import Binarizer
+from bnew.recipes import Recipe
 from bnew.results import Run
 from bnew.train import _Training, train
 
@@ -146,17 +147,19 @@ def test_from_the_one_before_where_the_best_weights_were_of_a_later_epoch(tmp_pa
     assert outcome(train(BNEW, run.path, MACHINE)) == outcome(unbroken)
 
 
-@pytest.mark.parametrize("name", ["last.pt", "best.safetensors"])
+@pytest.mark.parametrize(
+    ("name", "kept"), [("last.pt", "previous.pt"), ("best.safetensors", "previous_best.safetensors")]
+)
 @pytest.mark.parametrize("which", [1, 2], ids=["between the renames", "after both"])
 def test_killed_while_a_file_is_put_in_place(
-    unbroken: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, which: int
+    unbroken: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, kept: str, which: int
 ) -> None:
     """At the end of the second epoch."""
     rename, calls = os.replace, [0]
 
     def killed(source: Path, target: Path) -> None:
         rename(source, target)
-        if name in (Path(source).name, Path(target).name) and epochs_recorded(tmp_path, name):
+        if Path(target).name in (name, kept) and epochs_recorded(tmp_path, name):
             calls[0] += 1
             if calls[0] == which:
                 raise Crash
@@ -165,7 +168,8 @@ def test_killed_while_a_file_is_put_in_place(
         patch.setattr(os, "replace", killed)
         with pytest.raises(Crash):
             train(BNEW, tmp_path, OFTEN)
-    assert Run(tmp_path).newest is not None
+    assert calls[0] == which
+    assert (tmp_path / name).is_file()
     assert outcome(train(BNEW, tmp_path, OFTEN)) == outcome(unbroken)
 
 
@@ -188,6 +192,20 @@ def test_a_checkpoint_of_before_has_no_checksum(stopped: Run, unbroken: Run, tmp
         with pytest.raises(Unusable, match="damaged"):
             read_checkpoint(copy)
     assert outcome(train(BNEW, stopped.path, OFTEN)) == outcome(unbroken)
+
+
+@pytest.mark.parametrize("recipe", [BNEW, STE], ids=["bnew", "ste"])
+def test_a_run_that_an_earlier_version_saved(tmp_path: Path, recipe: Recipe) -> None:
+    """Its checkpoint has all but what is new."""
+    run = stop(recipe, tmp_path / "run", STEPS + 3)
+    shutil.copytree(run.path, tmp_path / "new")
+    state = read_checkpoint(run.last)
+    del state["best_sha256"], state["method"]["started"]
+    torch.save(state, run.last)
+    run.previous.unlink()
+    assert MARK not in run.last.read_bytes()
+    resumed = train(recipe, run.path, OFTEN)
+    assert outcome(resumed) == outcome(train(recipe, tmp_path / "new", OFTEN))
 
 
 def test_no_file(stopped: Run) -> None:
@@ -338,6 +356,17 @@ def test_a_latent_copy_and_momenta_of_sgd(tmp_path: Path, step: int) -> None:
         train(STE, tmp_path, OFTEN)
     run.last.write_bytes(whole)
     assert train(STE, tmp_path, OFTEN).done
+
+
+def test_no_momentum_by_force(tmp_path: Path) -> None:
+    """The momenta are dropped, and so are not in the way of the next resume."""
+    run = stop(STE, tmp_path, STEPS + 1)
+    without = STE.replace(momentum=0.0)
+    with at_step(STEPS + 3, crash), pytest.raises(Crash):
+        train(without, tmp_path, replace(MACHINE, save_every=1, force=True))
+    entries = read_checkpoint(run.last)["optimizer"]["state"].values()
+    assert not any("momentum_buffer" in entry for entry in entries)
+    assert train(without, tmp_path, replace(MACHINE, save_every=1)).done
 
 
 def test_another_precision_by_force(stopped: Run) -> None:

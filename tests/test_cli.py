@@ -118,12 +118,12 @@ def test_from_training_to_report(bnew: Cli, tmp_path: Path) -> None:
 
     code, out, _ = bnew("eval --device cpu", run)
     assert code == 0
-    assert f"test accuracy: {test:.4f}" in out
+    assert f"test accuracy: {test:.2%}" in out
     code, out, _ = bnew("eval --device cpu", tmp_path)  # the best run below
     assert code == 0
-    assert f"test accuracy: {test:.4f}" in out
+    assert f"test accuracy: {test:.2%}" in out
     code, out, _ = bnew("eval --device cpu --split val", run)
-    assert f"val accuracy: {Run(run).summary['val_accuracy']:.4f}" in out
+    assert f"val accuracy: {Run(run).summary['val_accuracy']:.2%}" in out
 
     code, out, _ = bnew("report", run, "--out", tmp_path)
     assert code == 0
@@ -141,7 +141,7 @@ def test_eval_finds_the_data(bnew: Cli, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path / "run")
     code, out, _ = bnew("eval --device cpu .")
     assert code == 0
-    assert f"test accuracy: {Run('.').summary['test_accuracy']:.4f}" in out
+    assert f"test accuracy: {Run('.').summary['test_accuracy']:.2%}" in out
     code, _, err = bnew("eval --device cpu . --data-dir elsewhere")
     assert code == 2
     assert "elsewhere' does not exist" in err

@@ -100,7 +100,7 @@ atexit.register(lambda: print(sum("gloo" in name for name in threads()), file=op
 """
     done = two_processes(tmp_path, f"eval {of_two.path} --split val", count)
     one = evaluate_run(of_two, MACHINE, "val")
-    assert done.stdout == f"val loss: {one['loss']:.4f}\nval accuracy: {one['accuracy']:.4f}\n"
+    assert done.stdout == f"val loss: {one['loss']:.4f}\nval accuracy: {one['accuracy']:.2%}\n"
     assert sorted(seen.read_text().split()) == ["71", "72"]
     assert left.read_text().split() == ["0", "0"]  # no thread is left to end a process by SIGABRT
 

@@ -18,7 +18,7 @@ from bnew.errors import BnewError
 from bnew.experiments import ABLATIONS, Stage, plan
 from bnew.machine import Machine
 from bnew.recipes import EXPERIMENTS
-from bnew.results import Run
+from bnew.results import Run, write_json
 
 METHODS = ("bnew", "ste", "bmd", "bop")
 
@@ -85,6 +85,69 @@ def test_the_ablations() -> None:
             assert recipe.init == "../../../distilled/clip/seed0"
         strength = recipe.method_options["strength"]
         assert strength == pytest.approx(35.2 * variant.phase2_length)  # the published λ
+
+
+# What an earlier version wrote as recipe.json of runs of BNEW: the experiment, its scale, and the content.
+_CIFAR10: dict[str, Any] = {
+    "data": "cifar10", "model": "birealnet20", "model_options": {}, "method": "bnew",
+    "method_options": {"strength": 35.2, "ramp": 1.0}, "epochs": 1000, "batch_size": 128,
+    "optimizer": "adam", "lr": 0.01, "binary_lr": 1.0, "momentum": 0.9, "weight_decay": 0.0,
+    "decayed": "all", "schedule": "linear", "milestones": [0.5, 0.75], "freeze": None,
+    "init": "../../../plain/clip/seed0", "teacher": None, "image_size": None, "seed": 0,
+}  # fmt: skip
+_CIFAR10_SHORT = _CIFAR10 | {
+    "method_options": {"strength": 14.329586710099036, "ramp": 2.4564560522315806, "fill": 0.54},
+    "epochs": 50,
+    "binary_lr": 3.314454017339987,
+}
+_DIGITS = _CIFAR10 | {
+    "data": "digits",
+    "model": "birealnet8",
+    "method_options": {"strength": 11.6, "ramp": 4.0, "fill": 0.54},
+    "epochs": 20,
+    "batch_size": 64,
+    "binary_lr": 8.0,
+}
+_IMAGENET = _CIFAR10 | {
+    "data": "imagenet",
+    "model": "reactnet_a",
+    "method_options": {"strength": 2.335425, "scale": True, "ramp": 1.0},
+    "epochs": 401,
+    "batch_size": 220,
+    "lr": 0.001,
+    "schedule": "linear_by_epoch",
+    "freeze": 1.0,
+    "init": "../../../distilled/step1/seed0",
+    "teacher": "torchvision:resnet34",
+    "image_size": 224,
+}
+EARLIER = {
+    "cifar10": ("cifar10", 1.0, _CIFAR10),
+    "cifar10, no ramp": ("cifar10", 1.0, _CIFAR10 | {"method_options": {"strength": 35.2}}),
+    "cifar10, short": ("cifar10", 0.05, _CIFAR10_SHORT),
+    "digits": ("digits", 1.0, _DIGITS),
+    "imagenet": ("imagenet", 1.0, _IMAGENET),
+}
+
+
+@pytest.mark.parametrize("case", EARLIER)
+def test_runs_that_an_earlier_version_finished_are_done(tmp_path: Path, case: str) -> None:
+    """They are neither refused nor run again, whatever the order of the options in their recipe.json."""
+    name, scale, written = EARLIER[case]
+    stages = plan(name, methods=("bnew",), seeds=(0,), epochs_scale=(scale,))
+    (stage,) = (replace(stage, needs=()) for stage in stages if stage.recipe.method == "bnew")
+    run = Run(tmp_path / stage.name)
+    run.path.mkdir(parents=True)
+    write_json(run.path / "recipe.json", written)
+    write_json(run.path / "summary.json", {"test_accuracy": 0.5})
+    before = {path.name: path.read_bytes() for path in run.path.iterdir()}
+    assert run.changes(stage.recipe) == []
+    assert launch.run([stage], tmp_path, MACHINE) == {}
+    assert {name: (run.path / name).read_bytes() for name in before} == before
+    other = {**written, "method_options": {**written["method_options"], "ramp": 3.0}}
+    write_json(run.path / "recipe.json", other)
+    with pytest.raises(BnewError, match=r"another recipe \(method_options is .* choose another folder$"):
+        launch.run([stage], tmp_path, MACHINE)
 
 
 @pytest.mark.parametrize(

@@ -204,6 +204,38 @@ def test_json_round_trip(recipe: Recipe) -> None:
     assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
 
 
+def test_what_a_recipe_of_bnew_lacks_is_as_published() -> None:
+    """An earlier version wrote it."""
+    old = {"method": "bnew", "binary_lr": 1.0}
+    published = {"strength": 35.0, "ramp": 1.0, "fill": None}
+    assert Recipe.from_dict(old).method_options == published
+    options = {"strength": 3.5, "ramp": 2.0}
+    given = Recipe.from_dict({**old, "method_options": options})
+    assert given.method_options == {**published, **options}
+    by_paper = Recipe.from_dict({**old, "method_options": {"reg": 1e-4}})
+    assert by_paper.method_options == {"reg": 1e-4, "ramp": 1.0, "fill": None}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "other", "same"),
+    [
+        (Recipe(method="ste"), Recipe(method="ste", binary_lr=1.0), True),
+        (Recipe(method="ste"), Recipe(method="ste", binary_lr=2.0), False),
+        (Recipe(method="bnew"), Recipe(method="bnew", binary_lr=1.0), False),
+        (Recipe(method="bnew"), Recipe(method="bnew").published(), False),
+        (Recipe(method="bnew"), Recipe(method="bnew", method_options={"fill": "by length"}), True),
+        (FULL, FULL.replace(method_options={"strength": 3.5, "fill": None}), False),
+        (
+            Recipe(method="bnew", method_options={"reg": 1e-4}),
+            Recipe(method="bnew", method_options={"reg": 1e-4, "fill": None}, binary_lr=1.0),
+            True,
+        ),
+    ],
+)
+def test_the_same_meaning(recipe: Recipe, other: Recipe, same: bool) -> None:
+    assert (recipe.meaning() == other.meaning()) == same
+
+
 def test_from_dict_refuses_unknown_fields() -> None:
     with pytest.raises(BnewError, match="unknown field of a recipe 'epoch': did you mean 'epochs'"):
         Recipe.from_dict({"epoch": 3})

@@ -78,6 +78,65 @@ def test_write_replaces_at_once(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+LINKS = pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
+
+
+def no_links(source: Path, target: Path) -> None:
+    raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+
+@LINKS
+def test_what_a_write_replaces_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+    path, keep = tmp_path / "last.pt", tmp_path / "previous.pt"
+    for number in range(4):
+        write_atomically(path, lambda p, number=number: p.write_text(f"{number}"), keep=keep)  # type: ignore[misc]
+        assert path.read_text() == f"{number}"
+        assert not number or keep.read_text() == f"{number - 1}"
+    assert sorted(tmp_path.iterdir()) == [path, keep]
+
+
+def test_there_is_a_file_at_any_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, keep = tmp_path / "last.pt", tmp_path / "previous.pt"
+    path.write_text("old")
+    rename, seen = os.replace, []
+
+    def watched(source: Path, target: Path) -> None:
+        seen.append(path.read_text())
+        rename(source, target)
+        seen.append(path.read_text())
+
+    monkeypatch.setattr(os, "replace", watched)
+    write_atomically(path, lambda p: p.write_text("new"), keep=keep)
+    assert seen == ["old", "old", "old", "new"]
+
+
+@LINKS
+def test_a_rename_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
+    path, keep = tmp_path / "last.pt", tmp_path / "previous.pt"
+    path.write_text("old")
+    keep.write_text("older")
+    rename = os.replace
+
+    def failing(source: Path, target: Path) -> None:
+        if Path(target) == path and Path(source) != keep:
+            raise OSError(errno.EIO, "Input/output error")
+        rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", failing)
+        if not links:
+            patch.setattr(os, "link", no_links)
+        with pytest.raises(BnewError, match=r"could not write .*last\.pt: .*what it held before is kept"):
+            write_atomically(path, lambda p: p.write_text("new"), keep=keep)
+    assert path.read_text() == "old"
+    assert not [each for each in tmp_path.iterdir() if each not in (path, keep)]
+    write_atomically(path, lambda p: p.write_text("new"), keep=keep)  # `keep` was the same file perhaps
+    assert (path.read_text(), keep.read_text()) == ("new", "old")
+    assert sorted(tmp_path.iterdir()) == [path, keep]
+
+
 def test_write_into_no_folder(tmp_path: Path) -> None:
     with pytest.raises(BnewError, match="could not write"):
         write_json(tmp_path / "gone" / "summary.json", {})
@@ -130,7 +189,14 @@ def test_the_lock_removes_what_a_killed_process_left(tmp_path: Path) -> None:
     )]  # fmt: skip
     for path in kept:
         path.write_text("to be kept")
-    for path in (run.last, run.best, tmp_path / "metrics.csv", tmp_path / "summary.json"):
+    for path in (
+        run.last,
+        run.previous,
+        run.best,
+        run.previous_best,
+        tmp_path / "metrics.csv",
+        tmp_path / "summary.json",
+    ):
         killed = multiprocessing.get_context("spawn").Process(target=killed_while_writing, args=(path,))
         killed.start()
         killed.join()

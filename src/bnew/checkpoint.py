@@ -83,13 +83,20 @@ def _load(run: Run, path: Path, check: Callable[[dict[str, Any]], None]) -> dict
         state = read_checkpoint(path)
     except OSError as error:
         raise BnewError(f"{path} cannot be read ({error}): make it readable, then start again") from error
-    state.setdefault("best_sha256", None)  # bnew did not record it before
+    _complete(state)
     check(state)
     if state["best_sha256"] is not None and run.best_of(state["best_sha256"]) is None:
         raise Unusable(
             f"belongs to other weights than {run.best.name}, which was damaged, replaced or deleted"
         )
     return state
+
+
+def _complete(state: dict[str, Any]) -> None:
+    """Add what earlier versions of bnew did not record."""
+    state.setdefault("best_sha256", None)
+    if isinstance(method := state.get("method"), dict):
+        method.setdefault("started", True)  # they saved after attach alone
 
 
 def write_checkpoint(state: Mapping[str, Any], path: Path) -> None:

@@ -204,7 +204,7 @@ def evaluate(
         if best.path != run:
             logger.info("the best run below %s is %s", run, best.path)
         for name, value in result.items():
-            print(f"{split} {name}: {value:.4f}")
+            print(f"{split} {name}: {value:.4f}" if name == "loss" else f"{split} {name}: {value:.2%}")
     return 0
 
 

@@ -24,7 +24,7 @@ def check_state(
     own: Mapping[str, Any],
     optimizer: torch.optim.Optimizer,
     names: Mapping[Tensor, str],
-    cast: bool = False,
+    forced: bool = False,
 ) -> None:
     """Check that a run can restore all of ``found``.
 
@@ -33,7 +33,8 @@ def check_state(
         own: what the run would save now, before its first step.
         optimizer: that of the run.
         names: of the optimizer's parameters.
-        cast: real numbers may be of another precision.
+        forced: real numbers may be of another precision, and what the optimizer no longer keeps is dropped
+            from ``found``.
 
     Raises:
         Unusable: it cannot, naming the entry.
@@ -41,16 +42,18 @@ def check_state(
     _check_keys(found, own, "content")
     for key, value in own.items():
         if key == "optimizer":
-            check_optimizer(found[key], optimizer, names, cast)
+            check_optimizer(found[key], optimizer, names, forced)
         elif key == "method":
-            check_method(found[key], value, cast)
+            check_method(found[key], value, forced)
         elif key in VALUES and not (value and found[key]):
             check_values(found[key], VALUES[key], key)
         elif key == "best_sha256":
             if not isinstance(found[key], str | None):
                 raise _misfit(key, found[key], "")
         else:
-            check_like(found[key], value, key, cast or key == "meter")  # devices add in different precisions
+            check_like(
+                found[key], value, key, forced or key == "meter"
+            )  # devices add in different precisions
     if found["best"] and not {"epoch", "accuracy"} <= found["best"].keys():
         raise Unusable("does not fit this run: its best has no epoch or no accuracy")
 
@@ -122,11 +125,13 @@ def check_method(found: Any, own: dict[str, Any], cast: bool = False) -> None:
 
 
 def check_optimizer(
-    found: Any, optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str], cast: bool = False
+    found: Any, optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str], forced: bool = False
 ) -> None:
     """Check that ``found`` is a state of ``optimizer``: what it keeps of a parameter has its shape and type.
 
-    A fused kernel would end the process where that is not so. ``names`` are of the parameters.
+    A fused kernel would end the process where that is not so. ``names`` are of the parameters. If ``forced``,
+    precisions may differ, and what ``optimizer`` does not keep, such as momenta of SGD without momentum, is
+    dropped from ``found``: it would be saved again.
 
     Raises:
         Unusable: it is not, naming the parameter.
@@ -141,13 +146,17 @@ def check_optimizer(
         raise Unusable("does not fit this run: its optimizer has other parameters")
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     kept = _kept_by(optimizer)
-    for number, entry in entries.items():
+    for number, entry in list(entries.items()):
         if type(number) is not int or not 0 <= number < len(parameters):
             raise Unusable(f"does not fit this run: its optimizer has a state of no parameter, {number!r}")
         p = parameters[number]
         if entry != {}:  # as of a parameter without a gradient up to now
             own = {key: p if value.shape == (1,) else value for key, value in kept.items()}
-            check_like(entry, own, f"optimizer's state of '{names[p]}'", cast)
+            if forced and isinstance(entry, dict):
+                entry = entries[number] = {key: entry[key] for key in entry if key in own}
+            check_like(entry, own, f"optimizer's state of '{names[p]}'", forced)
+    if forced:
+        found["state"] = entries
 
 
 def _kept_by(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -101,7 +101,7 @@ def group_by_recipe(runs: Iterable[Run]) -> list[Group]:
     groups: dict[str, list[Run]] = {}
     seen: Counter[str] = Counter()
     for run in runs:
-        recipe = run.recipe.to_dict()
+        recipe = run.recipe.meaning()
         # Runs of different seeds start from different runs, which differ in their seeds alone.
         for key in ("seed", "init", "teacher"):
             recipe[key] = key != "seed" and recipe[key] is not None

@@ -35,6 +35,9 @@ SCHEDULES: dict[str, Callable[[Recipe, float], float]] = {
 OPTIMIZERS = ("adam", "sgd")
 # What weight decay is for.
 DECAYED = ("all", "convolutions")
+# BNEW's options that follow from the length of the run: what stands for that, and what is published.
+BY_LENGTH: dict[str, Any] = {"strength": None, "ramp": None, "fill": "by length"}
+PUBLISHED: dict[str, Any] = {"strength": STRENGTH, "ramp": 1.0, "fill": None}
 # The data sets that are a folder of images of any kind.
 OWN_IMAGES = ("folder", "imagenet")
 # A teacher that comes with its weights: this and the name of a network of torchvision.
@@ -191,19 +194,36 @@ class Recipe:
         """The same, but what it does not say is as published, whatever the number of steps."""
         if self.method != "bnew":
             return self
-        return self.replace(method_options={"ramp": 1.0, "fill": None, **self.method_options})
+        published = dict(PUBLISHED)
+        if "reg" in self.method_options:  # in place of the strength
+            del published["strength"]
+        return self.replace(method_options={**published, **self.method_options})
 
     def replace(self, **changes: Any) -> Recipe:
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, for JSON."""
-        return dataclasses.asdict(self)
+        """Plain data, for JSON, which says also what BNEW chooses by the length of the run."""
+        data = dataclasses.asdict(self)
+        if self.method == "bnew":
+            data["method_options"] = {**BY_LENGTH, **data["method_options"]}
+        return data
+
+    def meaning(self) -> dict[str, Any]:
+        """:meth:`to_dict` in a form that is equal for two recipes of the same run."""
+        if self.method == "bnew" and "reg" not in self.method_options:
+            return self.to_dict()
+        # Nothing follows from the length.
+        binary_lr = 1.0 if self.binary_lr is None else self.binary_lr
+        return self.published().replace(binary_lr=binary_lr).to_dict()
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
         """The recipe of :meth:`to_dict`'s result.
+
+        Options of BNEW that ``data`` lacks are as published: an earlier version wrote it, which did not
+        choose any by the length of the run.
 
         Raises:
             BnewError: an unknown field or an impossible value.
@@ -212,7 +232,11 @@ class Recipe:
         for name in data:
             if name not in fields:
                 raise unknown("field of a recipe", name, fields)
-        return cls(**data)
+        recipe = cls(**data).published()
+        if recipe.method != "bnew":
+            return recipe
+        given = {k: v for k, v in recipe.method_options.items() if k not in BY_LENGTH or v != BY_LENGTH[k]}
+        return recipe.replace(method_options=given)
 
 
 # The methods of phase 1, whose weights are to stay real.

@@ -42,7 +42,7 @@ logger = logging.getLogger("bnew")
 TABLES = ("metrics", "layers", "histogram")
 # What write_atomically leaves when it is killed, of the files that only the holder of a run's lock writes.
 LEFTOVER = re.compile(
-    rf"\.(last\.pt|best\.safetensors|({'|'.join(TABLES)})\.csv|(recipe|environment|data|summary)\.json)\.\d+"
+    rf"\.((last|previous)\.pt|(previous_)?best\.safetensors|({'|'.join(TABLES)})\.csv|(recipe|environment|data|summary)\.json)\.\d+"
 )
 
 
@@ -50,7 +50,8 @@ def write_atomically(path: Path, write: Callable[[Path], object], keep: Path | N
     """Let ``write`` fill a file beside ``path``, then put it in place at once.
 
     Whatever happens on the way, ``path`` holds either what it held or the whole of the new content. With
-    ``keep``, what it held becomes that file; between the two renames there is only ``keep``.
+    ``keep``, that file becomes what ``path`` held. On a file system without hard links a kill may then leave
+    ``keep`` alone, where ``path`` was just renamed.
 
     Raises:
         BnewError: it could not be written; ``path`` is as it was.
@@ -61,8 +62,9 @@ def write_atomically(path: Path, write: Callable[[Path], object], keep: Path | N
         with open(beside, "rb") as file:
             os.fsync(file.fileno())
         if keep is not None and path.exists():
-            os.replace(path, keep)
-        os.replace(beside, path)
+            _replace_and_keep(path, beside, keep)
+        else:
+            os.replace(beside, path)
     except (OSError, RuntimeError, SafetensorError) as error:  # torch reports a full disk as a RuntimeError
         if not path.parent.is_dir():
             raise BnewError(f"could not write {path}: there is no folder {path.parent}") from error
@@ -72,6 +74,26 @@ def write_atomically(path: Path, write: Callable[[Path], object], keep: Path | N
         ) from error
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _replace_and_keep(path: Path, new: Path, keep: Path) -> None:
+    """Put ``new`` in the place of ``path``, and what ``path`` held in the place of ``keep``."""
+    link = keep.with_name(f".{keep.name}.{os.getpid()}")
+    try:
+        os.link(path, link)
+    except OSError:  # there are no hard links here
+        os.replace(path, keep)
+        try:
+            os.replace(new, path)
+        except BaseException:
+            os.replace(keep, path)
+            raise
+        return
+    try:
+        os.replace(link, keep)
+    finally:
+        link.unlink(missing_ok=True)  # it stays if `keep` was the same file already
+    os.replace(new, path)
 
 
 def sha256_of(path: Path) -> str | None:
@@ -353,14 +375,14 @@ class Run:
         """In what the run here differs from ``recipe`` or, unless it is done, from ``conditions``."""
         if not self.begun:
             return []
-        pairs = [(self.recipe.to_dict(), recipe.to_dict())]
+        pairs = [(self.recipe.meaning(), recipe.meaning())]
         if conditions is not None and not self.done and (recorded := self._recorded()):
             pairs.append((recorded.get("conditions", {}), dict(conditions)))
         return [
             f"{key} is {here.get(key)!r} there and {wanted[key]!r} here"
             for here, wanted in pairs
             for key in wanted
-            if json.dumps(here.get(key)) != json.dumps(wanted[key])
+            if json.dumps(here.get(key), sort_keys=True) != json.dumps(wanted[key], sort_keys=True)
         ]
 
     def append(self, table: str, *rows: Mapping[str, Any]) -> None:

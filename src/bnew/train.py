@@ -169,20 +169,10 @@ class _Training:
         self.method.layer_flips()  # counting starts at the first values
         if self.resume_from is not None:
             self._resume(self.resume_from)
-        if self.fabric.is_global_zero:
-            self.run.rewind(self.step // len(self.batches))
-        if self.fabric.is_global_zero:  # only now: a mistake is not to claim the folder
-            where = {"data_dir": str(self.machine.data_path.resolve())}
-            how = {"conditions": conditions(self.machine)}
-            chosen = self.method.settings
-            if self.recipe.binary_lr is not None and "binary_lr" in chosen:
-                chosen["binary_lr"] = self.recipe.binary_lr
-            if chosen:
-                said = ", ".join(f"{name} {value:.4g}" for name, value in chosen.items() if value is not None)
-                logger.info("%s, %d steps: %s", self.recipe.method, self.total_steps, said)
-            facts = {**environment(self.fabric), **where, **how, "method": chosen}
-            self.run.begin(self.recipe, facts, self.data.preparation, self.fingerprint)
         first = self.step // len(self.batches)
+        if self.fabric.is_global_zero:  # only now: a mistake is not to claim the folder
+            self.run.rewind(first)
+            self._begin()
         records = recorder(self.run, first, self.fabric.is_global_zero)
         with stop_signals() as stop, self._display() as show, records as record:
             for epoch in range(first, self.recipe.epochs):
@@ -193,6 +183,22 @@ class _Training:
                 if self._any(stop.is_set()) and epoch + 1 < self.recipe.epochs:
                     raise self._interrupted(epoch)
         self._finish()
+
+    def _begin(self) -> None:
+        """Record what the run is and where it runs; print what the method chose by its length."""
+        chosen = self.method.settings
+        if self.recipe.binary_lr is not None and "binary_lr" in chosen:
+            chosen["binary_lr"] = self.recipe.binary_lr
+        if chosen:
+            said = ", ".join(f"{name} {value:.4g}" for name, value in chosen.items() if value is not None)
+            logger.info("%s, %d steps: %s", self.recipe.method, self.total_steps, said)
+        started = {
+            **environment(self.fabric),
+            "data_dir": str(self.machine.data_path.resolve()),
+            "conditions": conditions(self.machine),
+            "method": chosen,
+        }
+        self.run.begin(self.recipe, started, self.data.preparation, self.fingerprint)
 
     def _train_epoch(self, epoch: int, stop: threading.Event, show: Show) -> None:
         started = time.perf_counter()
@@ -441,7 +447,7 @@ class _Training:
                 self._state(self.meter.sums, {}),
                 self.optimizer.optimizer,
                 names,
-                cast=self.machine.force,
+                forced=self.machine.force,
             )
 
         state = checkpoint.load(self.run, path, check)

@@ -45,10 +45,13 @@ def pack(
     Any model, not only one of bnew: its graph is read by ``torch.export``, in eval mode. A convolution or a
     linear layer is binary if its input comes from a sign and its weights are of one magnitude per output
     channel, whatever its class. A sign may be written as ``torch.sign``, ``torch.where`` or a comparison,
-    with or without the straight-through trick ``(out − y).detach() + y``; **where its input is exactly 0 it
-    is packed as +1**, however it was written. Batch norms become a scale and a shift per channel; the
-    magnitude of binary weights goes into the scale that follows. Results equal those of the model to float32
-    rounding, which may turn a sign whose input is 0 but for rounding.
+    with or without the straight-through trick ``(out − y).detach() + y``. A packed sign is +1 at exactly 0,
+    as bnew's own is. ``torch.sign`` is 0 there, and is **refused where its input holds zeros by
+    construction**, as after relu; a value that is 0 by chance is packed as +1.
+
+    Batch norms become a scale and a shift per channel; the magnitude of binary weights goes into the scale
+    that follows. Results equal those of the model to float32 rounding, which may turn a sign whose input is 0
+    except for rounding.
 
     The file is written whole or not at all; the model is left as it was.
 
