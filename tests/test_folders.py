@@ -135,10 +135,11 @@ def test_what_is_left_out_is_said_once(
         (tmp_path / path).write_text("no image")
     for folder in ("extra", ".git"):
         (tmp_path / folder).mkdir()
-    (tmp_path / "labels.csv").write_text("not in a part")
+    for name in ("labels.csv", "cat.png", ".hidden"):
+        (tmp_path / name).write_text("beside the parts")
     assert left_out(tmp_path, caplog) == [
-        f"{tmp_path}: left out 9 files (3 .heic (install pillow-heif), 2 .txt, 2 images outside of a class "
-        "folder, 1 .avif (install pillow-avif-plugin), 1 without a suffix) and the folder 'extra'"
+        f"{tmp_path}: left out 11 files (3 .heic (install pillow-heif), 3 images outside of a class folder, "
+        "2 .txt, 1 .avif (install pillow-avif-plugin), 1 .csv, 1 without a suffix) and the folder 'extra'"
     ]
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +17,8 @@ from test_data import make_folder, rows
 from test_streaming import opened
 from torch import Tensor
 
-from bnew import data
-from bnew.copies import Numbers, near_copies, same_files
+from bnew import copies, data
+from bnew.copies import SIDE, Copies, Mask, Numbers, Pictures, SameFiles
 from bnew.errors import BnewError
 from bnew.folders import flattened, list_folder
 from bnew.holdout import hold_out, hold_out_by_name, position
@@ -25,13 +27,37 @@ PARTS = ("test", "val")
 ORDER = {"test": 0, "val": 1, "train": 2}
 
 
+@dataclass
+class Shown:
+    """Copies by the number of the picture that each image shows; equal ones by another number, if given."""
+
+    labels: Numbers
+    pictures: Numbers
+    contents: Numbers | None = None
+
+    def near(self, images: Numbers, others: Numbers) -> Mask:
+        return self._among(self.pictures, images, others)
+
+    def equal(self, images: Numbers, others: Numbers) -> Mask:
+        return self._among(self.pictures if self.contents is None else self.contents, images, others)
+
+    def _among(self, numbers: Numbers, images: Numbers, others: Numbers) -> Mask:
+        keys = list(zip(self.labels.tolist(), numbers.tolist(), strict=True))
+        there = {keys[i] for i in others}
+        return np.array([keys[i] in there for i in images], bool)
+
+
+def of_classes(names: Sequence[str]) -> Numbers:
+    return np.unique([name.split("/")[1] for name in names], return_inverse=True)[1]
+
+
 def divided(
-    names: Sequence[str], parts: Sequence[str] = PARTS, copies: Numbers | None = None
+    names: Sequence[str], parts: Sequence[str] = PARTS, copies: Copies | None = None
 ) -> dict[str, str]:
     """Name → the split it is in."""
     classes = sorted({name.split("/")[1] for name in names})
     labels = np.array([classes.index(name.split("/")[1]) for name in names])
-    copies = np.arange(len(names)) if copies is None else copies
+    copies = Shown(labels, np.arange(len(names))) if copies is None else copies
     held = hold_out_by_name(names, labels, classes, copies, parts)
     assert sorted(i for numbers in held.values() for i in numbers) == list(range(len(names)))
     return {names[i]: part for part, numbers in held.items() for i in numbers}
@@ -72,17 +98,15 @@ def test_copies_that_are_added_move_none_out_of_training() -> None:
         pictures = {name: name for name in names}  # the picture that it shows
         before = divided(names)
         for name in some_names(30, 1000 + seed):
-            shown = pictures[names[rng.integers(len(names))]]
-            pictures[name] = shown
-            if rng.random() < 0.3:  # it is a copy of a second picture too, which makes them one
-                other = pictures[names[rng.integers(len(names))]]
-                pictures = {n: shown if picture == other else picture for n, picture in pictures.items()}
+            pictures[name] = pictures[names[rng.integers(len(names))]]
             names = sorted([*names, name])
-            copies = np.unique([pictures[n] for n in names], return_inverse=True)[1]
-            after = divided(names, copies=copies)
+            shown = np.unique([pictures[n] for n in names], return_inverse=True)[1]
+            after = divided(names, copies=Shown(of_classes(names), shown))
             assert all(ORDER[after[n]] >= ORDER[part] for n, part in before.items())
             for picture in set(pictures.values()):
-                assert len({after[n] for n in names if pictures[n] == picture}) == 1
+                for label in range(3):
+                    of_class = [n for n in names if pictures[n] == picture and f"/c{label}/" in n]
+                    assert len({after[n] for n in of_class}) <= 1
             before = after
 
 
@@ -127,17 +151,26 @@ def test_a_name_has_one_position_however_its_accents_are_written() -> None:
     assert position("train/a/x.jpg") == pytest.approx(0.8891997638828109)  # for ever
 
 
-def test_a_class_of_copies_is_said_to_be_absent(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_class_of_equal_pixels_is_said_to_be_absent(caplog: pytest.LogCaptureFixture) -> None:
     names = some_names(60, 0)
-    copies = np.array([0 if "/c1/" in name else i for i, name in enumerate(names, 1)])
-    split = divided(names, copies=copies)
+    labels = of_classes(names)
+    split = divided(names, copies=Shown(labels, np.where(labels == 1, 0, np.arange(1, 61))))
     assert {split[name] for name in names if "/c1/" in name} == {"train"}
     assert [message.split(",")[0] for message in caplog.messages] == [
+        "in 'c1' nearly all images look alike: those with other pixels count as different ones",
         "test has no image of 'c1'",
         "val has no image of 'c1'",
     ]
-    with pytest.raises(BnewError, match="no image is left for test that is not a copy of a training image"):
-        divided(names, copies=np.zeros(60, np.int64))
+    with pytest.raises(BnewError, match="no image is left for test whose pixels are not those of a training"):
+        divided(names, copies=Shown(labels, np.zeros(60, np.int64)))
+
+
+def test_a_class_that_looks_alike_is_divided_by_equal_pixels(caplog: pytest.LogCaptureFixture) -> None:
+    names = some_names(60, 0)
+    labels = of_classes(names)
+    alike = Shown(labels, np.where(labels == 1, 0, np.arange(1, 61)), contents=np.arange(60))
+    assert divided(names, copies=alike) == divided(names)
+    assert "in 'c1' nearly all images look alike" in caplog.text
 
 
 # By count: published sets stay as they are
@@ -155,6 +188,32 @@ def test_published_splits_are_unchanged(tmp_path: Path) -> None:
     digits = data.load_in_memory("digits")
     assert (len(digits.train), len(digits.val), len(digits.test)) == (1295, 143, 359)
     assert digits.test.labels[:20].tolist() == labels
+    assert {part: digits.fingerprint[part]["contents"] for part in ORDER} == {
+        "test": "123f968be2131a57408eb4638820e894",
+        "val": "8eebbfc1d1becf2180b5cbaea816dbdc",
+        "train": "2b2d2676366080d7fef8ffc2426d1c18"
+    }  # fmt: skip
+    assert (digits.held_out, digits.in_channels) == ((), 1)
+
+
+def test_cifar_is_divided_as_it_was_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its training images keep their order, and 5,000 are held out by count."""
+    number = torch.arange(50_000)
+    images = (number.view(-1, 1, 1, 1) // torch.tensor([1, 256, 1]).view(1, 3, 1, 1) % 256).byte()
+    names = tuple(map(str, range(10)))
+    fetched = {
+        "train": data.Split(images.expand(-1, -1, 1, 1), number % 10),
+        "test": data.Split(images[:7], number[:7] % 10),
+    }
+    source = replace(data.DATASETS["cifar10"], fetch=lambda folder, download: data._Parts(names, fetched))
+    monkeypatch.setitem(data.DATASETS, "cifar10", source)
+    loaded = data.load_in_memory("cifar10", tmp_path)
+    kept, held = hold_out(50_000, 10)
+    for split, numbers in ((loaded.train, kept), (loaded.val, held)):
+        assert torch.equal(split.images, images[numbers])
+        assert torch.equal(split.labels, numbers % 10)
+    assert (len(loaded.train), len(loaded.val), len(loaded.test)) == (45_000, 5_000, 7)
+    data._load.cache_clear()
 
 
 def test_a_folder_of_a_published_set_is_held_out_by_count(tmp_path: Path) -> None:
@@ -189,69 +248,93 @@ def saved(image: Image.Image, kind: str, **options: int) -> Image.Image:
     return Image.open(file).convert("RGB")
 
 
-def tensor(images: Sequence[Image.Image]) -> Tensor:
-    return torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2)
+def pictures(images: Sequence[Image.Image], labels: Numbers | None = None) -> Pictures:
+    """What their files would be compared by."""
+    parts = [image.resize((SIDE, SIDE), Image.Resampling.BILINEAR, reducing_gap=3.0) for image in images]
+    renditions = np.stack([np.atleast_3d(np.asarray(part)) for part in parts]).transpose(0, 3, 1, 2)
+    digests = np.array([blake2b(i.tobytes(), digest_size=16).digest() for i in images], "V16")
+    labels = np.zeros(len(images), np.int64) if labels is None else labels
+    return Pictures(torch.from_numpy(renditions), digests, labels)
+
+
+def of_pixels(images: Tensor) -> list[Image.Image]:
+    return [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
+
+
+def copied(images: Sequence[Image.Image]) -> int:
+    """How many of the first half have a copy in the second."""
+    half = len(images) // 2
+    return int(pictures(images).near(np.arange(half), np.arange(half, len(images))).sum())
 
 
 def test_pictures_saved_and_scaled_anew_are_copies() -> None:
-    pictures = [picture(seed) for seed in range(30)]
-    ways = [
-        pictures,
-        [saved(image, "PNG") for image in pictures],
-        [saved(image, "JPEG", quality=90) for image in pictures],
-        [saved(image, "JPEG", quality=75) for image in pictures],
-        [saved(image, "WEBP", quality=85) for image in pictures],
-        [image.resize((48, 48)).resize((64, 64)) for image in pictures],
-    ]
-    same = near_copies(tensor([image for way in ways for image in way])).reshape(len(ways), 30)
-    assert (same == same[0]).all()
-    assert len(set(same[0])) == 30
+    originals = [picture(seed, 224) for seed in range(30)]
+    ways = [[saved(image, "JPEG", quality=quality) for image in originals] for quality in (30, 50, 75, 95)]
+    ways += [[saved(image, "PNG") for image in originals]]
+    ways += [[saved(image, "WEBP", quality=80) for image in originals]]
+    ways += [[image.resize((side, side)) for image in originals] for side in (112, 160, 300, 448)]
+    for way in ways:
+        assert copied([*way, *originals]) == 30
+        found = pictures([*way, *originals])
+        rest = [found.near(np.array([i]), np.delete(np.arange(30, 60), i))[0] for i in range(30)]
+        assert not any(rest)
+        other_class = Pictures(found.renditions, found.digests, np.repeat([0, 1], 30))
+        assert not other_class.near(np.arange(30), np.arange(30, 60)).any()
 
 
 def test_plain_pictures_are_copies_only_if_equal() -> None:
     """Of one colour; with one dot; of noise that is next to nothing; a slope."""
     plain = torch.arange(256, dtype=torch.uint8).view(-1, 1, 1, 1).expand(256, 3, 16, 16)
-    assert len(set(near_copies(plain))) == 256
     dots = torch.full((200, 3, 32, 32), 90, dtype=torch.uint8)
     for i in range(200):
         dots[i, :, i // 32, i % 32] = 255
-    assert len(set(near_copies(dots))) == 200
     noise = torch.randint(100, 103, (300, 3, 32, 32), generator=torch.Generator().manual_seed(0)).byte()
-    assert len(set(near_copies(noise))) == 300
     slopes = torch.stack([torch.arange(32).mul(k).byte().expand(3, 32, 32) for k in range(1, 8)])
-    assert len(set(near_copies(slopes))) == 7
-    assert len(set(near_copies(torch.cat([plain, plain])))) == 256
+    for images in (plain[torch.randperm(256)], dots, noise, slopes):
+        assert copied(of_pixels(images)) == 0
+    assert copied(of_pixels(torch.cat([plain, plain]))) == 256
 
 
 def test_pictures_that_differ_in_colour_alone_are_no_copies() -> None:
     grey = torch.randint(60, 200, (1, 1, 16, 16), generator=torch.Generator().manual_seed(0))
     reddish = grey + torch.tensor([58, 0, -152]).view(3, 1, 1) // 4  # of the same lightness
-    assert len(set(near_copies(torch.cat([grey.expand(1, 3, 16, 16), reddish]).byte()))) == 2
+    assert copied(of_pixels(torch.cat([grey.expand(1, 3, 16, 16), reddish]).byte())) == 0
 
 
 def test_handwritten_digits_are_no_copies() -> None:
     """Though there are many of each that look alike."""
     digits = data.load_in_memory("digits")
-    assert len(set(near_copies(digits.train.images))) == len(digits.train)
+    images = [Image.fromarray(image[0].numpy()) for image in digits.train.images]
+    found = pictures(images, digits.train.labels.numpy())
+    assert not found.near(np.arange(0, 1295, 2), np.arange(1, 1295, 2)).any()
 
 
-def test_same_files(tmp_path: Path) -> None:
+def test_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those alone are read that have the size of another of their class."""
     content = {
         "a": b"x" * 20_000,
-        "b": b"x" * 20_000,
-        "c": b"x" * 19_999 + b"y",
-        "d": b"",
-        "e": b"",
-        "f": b"z",
+        "b": b"x" * 19_999 + b"y",
+        "c": b"",
+        "d": b"z",
+        "e": b"z" * 7,
+        "f": b"z" * 7,
     }
+    content |= {"A": b"x" * 20_000, "C": b"", "D": b"zz", "E": b"z" * 7, "G": b"u" * 9}
     for name, value in content.items():
         (tmp_path / name).write_bytes(value)
+    read: list[str] = []
+    digest = copies.file_digest
+    monkeypatch.setattr(copies, "file_digest", lambda path: read.append(path.decode()[-1]) or digest(path))
+    paths = [str(tmp_path / name).encode() for name in content]
+    labels = np.array([0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0])
     for workers in (1, 3):
-        a, b, c, d, e, f = same_files([tmp_path / name for name in content], workers)
-        assert (a, d) == (b, e)
-        assert len({a, c, d, f}) == 4
+        found = SameFiles(paths, labels, workers).near(np.arange(6), np.arange(6, 11))
+        assert found.tolist() == [True, False, True, False, True, False]
+    assert sorted(set(read)) == ["A", "C", "E", "a", "b", "c", "e"]
     with pytest.raises(BnewError, match=r"cannot be read \(.*gone"):
-        same_files([tmp_path / "a", tmp_path / "gone"], 1)
+        SameFiles([*paths, str(tmp_path / "gone").encode()], np.zeros(12), 1).near(
+            np.arange(6), np.arange(6, 12)
+        )
 
 
 # Of folders
@@ -280,10 +363,10 @@ def test_copies_in_a_folder_are_trained_on_with_what_they_copy(tmp_path: Path) -
     for label, name in enumerate(("ant", "bee")):
         (tmp_path / "train" / name).mkdir(parents=True)
         for i in range(20):
-            picture(100 * label + i).save(tmp_path / "train" / name / f"{i:03}.png")
+            picture(100 * label + i, 128).save(tmp_path / "train" / name / f"{i:03}.png")
     _, listed = list_folder(tmp_path)
     held = [n for n in flattened(listed["train"])[0] if position(n) < 0.2]
-    other = next(f"train/bee/x{i}.jpg" for i in range(99) if position(f"train/bee/x{i}.jpg") > 0.5)
+    other = next(f"train/ant/x{i}.jpg" for i in range(99) if position(f"train/ant/x{i}.jpg") > 0.5)
     before = files_of(tmp_path)
     pixels = np.asarray(Image.open(tmp_path / held[0])).transpose(2, 0, 1).tobytes()
     assert before[pixels] == "test"
@@ -308,3 +391,41 @@ def test_a_streamed_folder_holds_out_by_name_and_content(tmp_path: Path) -> None
     copy = next(f"train/ant/x{i}.png" for i in range(99) if position(f"train/ant/x{i}.png") > 0.5)
     shutil.copy(tmp_path / held[0], tmp_path / copy)
     assert splits() == before | {copy: "train", held[0]: "train"}
+
+
+@pytest.mark.parametrize("side", [64, 224])
+def test_pictures_of_a_fixed_camera_are_different_ones(
+    tmp_path: Path, side: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One scene and a camera's noise; half of the pictures show a defect."""
+    rng = np.random.default_rng(0)
+    scene = np.asarray(picture(7, side)).astype(float)
+    for number in range(100):
+        name = ("bad", "good")[number % 2]
+        pixels = scene + rng.normal(0, 8, scene.shape)
+        if name == "bad":
+            top, left = rng.integers(0, side - 9, 2)
+            pixels[top : top + 9, left : left + 9] = 20
+        (tmp_path / "train" / name).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(tmp_path / f"train/{name}/{number:03}.png")
+    split = files_of(tmp_path)
+    names = flattened(list_folder(tmp_path)[1]["train"])[0]
+    assert sorted(split.values()) == sorted(divided(names).values())
+    assert "look alike" not in caplog.text
+
+
+def test_what_is_held_out_depends_on_files_alone(tmp_path: Path) -> None:
+    """Not on the size that images are brought to: there, some become the same."""
+    rng = np.random.default_rng(0)
+    for number in range(60):
+        pixels = rng.integers(0, 256, (16, 16, 3), np.uint8)
+        pixels[4:12, 4:12] = number // 20
+        name = ("ant", "bee")[number % 2]
+        (tmp_path / "train" / name).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / f"train/{name}/{number:03}.png")
+    sizes = []
+    for size in (1, 4, 16):
+        data._load.cache_clear()
+        loaded = data.load_in_memory("folder", tmp_path, image_size=size)
+        sizes.append((len(loaded.train), len(loaded.val), len(loaded.test)))
+    assert len(set(sizes)) == 1

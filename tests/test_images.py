@@ -212,6 +212,50 @@ def test_both_byte_orders_of_16_bits() -> None:
         assert np.array_equal(np.asarray(_high_byte(image, "L")), EIGHT)
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_colour_tiff_of_16_bits(tmp_path: Path, order: str) -> None:
+    pixels = np.stack([SIXTEEN] * 3, 2)
+    tags = [(256, 3, 1, 6), (257, 3, 1, 2), (258, 3, 3, 134), (259, 3, 1, 1), (262, 3, 1, 2)]
+    tags += [(273, 4, 1, 140), (277, 3, 1, 3), (278, 3, 1, 2), (279, 4, 1, pixels.size * 2), (284, 3, 1, 1)]
+    entries = b"".join(
+        struct.pack(f"{order}HHI", tag, kind, count)
+        + (struct.pack(f"{order}HH", v, 0) if kind == 3 and count == 1 else struct.pack(f"{order}I", v))
+        for tag, kind, count, v in tags
+    )
+    mark = {"<": b"II*\0", ">": b"MM\0*"}[order]
+    head = mark + struct.pack(f"{order}IH", 8, len(tags)) + entries + bytes(4)
+    assert len(head) == 134
+    bits = struct.pack(f"{order}3H", 16, 16, 16)
+    (tmp_path / "a.tif").write_bytes(head + bits + pixels.astype(f"{order}u2").tobytes())
+    assert np.array_equal(grey(tmp_path / "a.tif"), EIGHT)
+
+
+def test_plain_pgm_of_16_bits(tmp_path: Path) -> None:
+    (tmp_path / "a.pgm").write_text("P2 6 2 65535 " + " ".join(map(str, SIXTEEN.flat)))
+    assert np.array_equal(grey(tmp_path / "a.pgm"), EIGHT)
+
+
+@pytest.mark.parametrize("most", [256, 4095, 65535])
+@pytest.mark.parametrize("kind", ["P3", "P6"])
+def test_ppm_of_more_than_8_bits_is_refused(tmp_path: Path, kind: str, most: int) -> None:
+    """Pillow would round: 0x20FF to 33."""
+    pixels = np.full((2, 6, 3), 200)
+    content = pixels.astype(">u2").tobytes() if kind == "P6" else " ".join(map(str, pixels.flat)).encode()
+    (tmp_path / "a.ppm").write_bytes(f"{kind} 6 2 {most}\n".encode() + content)
+    message = r"a\.ppm' is a PPM with more than 8 bits a channel, which Pillow would round: save it as PNG"
+    for reading in (lambda path: read_image(path, "RGB"), read):
+        with pytest.raises(BnewError, match=message):
+            reading(tmp_path / "a.ppm")
+
+
+@pytest.mark.parametrize("kind", ["P3", "P6"])
+@pytest.mark.parametrize("most", [100, 255])
+def test_ppm_of_8_bits(tmp_path: Path, kind: str, most: int) -> None:
+    content = bytes([most] * 36) if kind == "P6" else b" ".join([b"%d" % most] * 36)
+    (tmp_path / "a.ppm").write_bytes(f"{kind} 6 2 {most}\n".encode() + content)
+    assert (grey(tmp_path / "a.ppm") == 255).all()
+
+
 # Upright
 
 # What a viewer does for each orientation, by NumPy: rows first.
@@ -249,6 +293,27 @@ def test_orientation(tmp_path: Path, orientation: int, kind: str) -> None:
     image = in_every_way(path)
     assert image.shape == expected.shape
     assert np.abs(image - expected).max() <= (3 if kind == "jpg" else 0)
+
+
+WAYS = [(mode, kind) for mode in ("L", "I;16", "1", "P", "RGB") for kind in ("raw", "tiff_lzw", "png")]
+
+
+@pytest.mark.parametrize(("mode", "kind"), WAYS)
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_of_every_mode(tmp_path: Path, orientation: int, mode: str, kind: str) -> None:
+    """Pillow maps a TIFF that is not compressed into memory, once with the height for the width."""
+    values = np.arange(6 * 10).reshape(6, 10) * 4
+    stored = np.where(values > 120, 255, 0) if mode == "1" else values
+    if mode == "I;16":
+        image = Image.fromarray((stored * 256 + 255).astype(np.uint16))
+    else:
+        image = Image.fromarray(stored.astype(np.uint8)).convert(mode)
+    assert image.mode == mode
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    path = tmp_path / ("a.png" if kind == "png" else "a.tif")
+    image.save(path, exif=exif, **({} if kind == "png" else {"compression": kind}))
+    assert np.array_equal(grey(path), UPRIGHT[orientation](stored))
 
 
 def test_orientation_in_xmp(tmp_path: Path) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from helpers import MACHINE, RECIPE, at_step, send
@@ -20,6 +21,7 @@ from bnew.cli import main
 from bnew.engine import predict
 from bnew.errors import BnewError, Interrupted
 from bnew.evaluate import evaluate_run, load_run, load_teacher
+from bnew.holdout import HELD_OUT, RULE, hold_out
 from bnew.machine import Machine
 from bnew.memory import MemoryDataset
 from bnew.onnx_export import export_run
@@ -29,6 +31,7 @@ from bnew.preparation import Preparation
 from bnew.recipes import Recipe
 from bnew.results import Run
 from bnew.run_data import load_data, load_run_data
+from bnew.streaming import open_folder
 from bnew.train import train
 from bnew.verify import verify_run
 
@@ -84,7 +87,7 @@ def without_data(run: Run, tmp_path: Path) -> Run:
 
 
 def of_before(run: Run, path: Path) -> Run:
-    """A copy of the run as an earlier version left it."""
+    """A copy of the run as an earlier version left it, which did not record what it held out."""
     copy = Run(shutil.copytree(run.path, path))
     (copy.path / "data.json").unlink()
     return copy
@@ -335,13 +338,70 @@ def test_a_run_of_before_is_used_on_its_own_images_alone(
     assert read_packed(tmp_path / "old.bnew").graph["classes"] == list(CLASSES)
 
 
-def test_a_stopped_run_of_before_is_resumed(run: Run, pictures: Path, tmp_path: Path) -> None:
+def test_a_stopped_run_of_before_is_resumed_where_nothing_is_held_out(pictures: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(pictures, tmp_path / "pictures")
+    shutil.copytree(folder / "test", folder / "val")
+    whole = train(FOLDER, tmp_path / "whole", at(folder))
     with pytest.raises(Interrupted), at_step(7, send(2)):
-        train(FOLDER, tmp_path / "stopped", at(pictures))
+        train(FOLDER, tmp_path / "stopped", at(folder))
     old = of_before(Run(tmp_path / "stopped"), tmp_path / "old")
-    finished = train(FOLDER, old.path, at(pictures))
-    assert finished.preparation == run.preparation
-    assert finished.best.read_bytes() == run.best.read_bytes()
+    finished = train(FOLDER, old.path, at(folder))
+    assert finished.preparation == whole.preparation
+    assert finished.best.read_bytes() == whole.best.read_bytes()
+
+
+def by_count(
+    names: Sequence[str], labels: Any, classes: Any, copies: Any, parts: Sequence[str]
+) -> dict[str, npt.NDArray[np.int64]]:
+    """What was held out of a user's own images before it was by name."""
+    held, kept = {}, torch.arange(len(names))
+    for part in parts:
+        rest, out = hold_out(len(kept), HELD_OUT[part])
+        held[part], kept = kept[out].numpy(), kept[rest]
+    return held | {"train": kept.numpy()}
+
+
+@pytest.mark.parametrize("name", ["folder", "imagenet"])
+def test_a_run_that_held_out_by_count_is_never_tested_on_what_it_was_trained_on(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    folder = tmp_path / "mine"
+    shutil.copytree(pictures / "train", folder / "train")
+    recipe = FOLDER.replace(data=name, image_size=8, epochs=2)
+    machine = replace(at(folder), decode_threads=1)
+    with monkeypatch.context() as before:
+        before.setattr("bnew.data.hold_out_by_name", by_count)
+        before.setattr("bnew.streaming.hold_out_by_name", by_count)
+        trained = train(recipe, tmp_path / "trained", machine)
+        with pytest.raises(Interrupted), at_step(2, send(2)):
+            train(recipe, tmp_path / "stopped", machine)
+    forget()
+    done, stopped = (of_before(Run(tmp_path / n), tmp_path / f"old {n}") for n in ("trained", "stopped"))
+    said = "may have been trained on images that are now held out as .*, as the rule .* has changed since"
+    for split in ("test", "val"):
+        with pytest.raises(BnewError, match=said):
+            evaluate_run(done, machine, split)
+    with pytest.raises(BnewError, match=said):
+        train(recipe, stopped.path, machine)
+    with pytest.raises(BnewError, match=said):
+        train(recipe.replace(init=str(done.path)), tmp_path / "next", machine)
+    assert trained.hold_out is not None
+    shutil.copytree(pictures / "test", folder / "test")
+    shutil.copytree(pictures / "test", folder / "val")
+    forget()
+    assert 0 <= evaluate_run(done, machine)["accuracy"] <= 1
+
+
+def test_a_part_that_is_removed_is_not_held_out_of_what_was_trained_on(
+    pictures: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(pictures, tmp_path / "mine")
+    done = train(FOLDER.replace(epochs=1), tmp_path / "run", at(folder))
+    assert done.hold_out == {"rule": RULE, "parts": ["val"]}
+    shutil.rmtree(folder / "test")
+    forget()
+    with pytest.raises(BnewError, match="now held out as test, as the folder had other parts then"):
+        evaluate_run(done, MACHINE)
 
 
 # A run and other images
@@ -365,6 +425,7 @@ def forget() -> None:
     from bnew import data as module
 
     module._load.cache_clear()
+    open_folder.cache_clear()
 
 
 CHANGES: dict[str, tuple[Callable[[Path, Path], Path], str]] = {

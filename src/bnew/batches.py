@@ -28,6 +28,8 @@ class Dataset(ABC):
     """How many broken images to go on without, where images are read when they are needed."""
     broken: dict[str, str] = field(default_factory=dict)
     """Paths of the broken images that were met, and why each cannot be read."""
+    held_out: tuple[str, ...] = ()
+    """The splits whose images were held out of train by their names, see :mod:`bnew.holdout`."""
 
     def add_broken(self, found: Mapping[str, str]) -> None:
         """Count broken images that are not counted yet.

@@ -1,11 +1,18 @@
-"""Which images are the same picture: pixels in memory, which may have been saved or scaled anew, or files."""
+"""Which images that are to be held out of training are copies of training images.
+
+Copies are of one class: pixels that are equal, or a picture that was saved or scaled anew. Whether an image
+is a copy of another depends on their files alone, neither on the size to which training brings them nor,
+except in a scene (:data:`SCENE`), on a third.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+import os
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from hashlib import blake2b
-from pathlib import Path
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,118 +23,149 @@ from torch import Tensor
 from bnew.errors import BnewError
 
 Numbers = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+T = TypeVar("T")
 
-# Two images are near-copies if their distance is at most this share of the contrast of either: of what is
-# left of them on 8×8 pixels, and of all pixels. On photographs, JPEG at quality 75, WebP at 80 and scaling to
-# half the size are within; of the 50,000 training images of CIFAR-10, no two are.
-COARSE, WHOLE = 0.06, 0.75
-SIDE = 8
-LUMA = (0.299, 0.587, 0.114)
-HEAD = 16_384  # bytes of files of one size that are compared before all are
-CHUNK, VALUES = 512, 2**24  # images that are compared, and values that are scaled, at once
+SIDE = 32  # pixels of the rendition by which pictures are compared
+# Two pictures are the same if their renditions differ by less than this share of the contrast of either, root
+# mean square. Photographs of 224 pixels and more are within after JPEG at quality 30 and after scaling by 0.5
+# to 2; most of 64 pixels at quality 75.
+NEAR = 0.1
+# An image with more near ones in its class than this shows a scene that was taken many times, as a fixed camera
+# does. Its pictures are different ones.
+SCENE = 8
+CANDIDATES, COARSE = 16, 8  # so many are compared, the nearest on 8×8 pixels
+CHUNK = 512  # images that are compared at once
 
 
-def near_copies(images: Tensor) -> Numbers:
-    """A number for each image, uint8 (N, C, H, W), the same for those that are the same picture.
+class Copies(Protocol):
+    """Which of ``images`` have a copy of their class among ``others``; both are numbers of images."""
 
-    What the one is a near-copy of, and that another, is all one picture. An image of one colour has none but
-    those that equal it. Whether two are near-copies depends on no third.
+    def equal(self, images: Numbers, others: Numbers) -> Mask:
+        """Where the same pixels, or bytes, are among ``others``."""
+
+    def near(self, images: Numbers, others: Numbers) -> Mask:
+        """Where the same picture is among ``others``, equal or saved anew."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """:class:`Copies` of decoded images."""
+
+    renditions: Tensor
+    """uint8 (N, C, :data:`SIDE`, :data:`SIDE`)."""
+    digests: npt.NDArray[np.void]
+    """A hash of all pixels of each image."""
+    labels: Numbers
+
+    def equal(self, images: Numbers, others: Numbers) -> Mask:
+        """See :class:`Copies`."""
+        return _among(self._keys(images), set(self._keys(others)))
+
+    def near(self, images: Numbers, others: Numbers) -> Mask:
+        """See :class:`Copies`."""
+        found = self.equal(images, others)
+        for label in np.unique(self.labels[images[~found]]):
+            asking = np.flatnonzero(~found & (self.labels[images] == label))
+            members = np.flatnonzero(self.labels == label)
+            found[asking] = self._near(images[asking], members, np.isin(members, others))
+        return found
+
+    def _keys(self, images: Numbers) -> Iterable[tuple[int, bytes]]:
+        return zip(self.labels[images].tolist(), (d.tobytes() for d in self.digests[images]), strict=True)
+
+    def _near(self, images: Numbers, members: Numbers, asked: Mask) -> Mask:
+        """Where the same picture is among ``members[asked]``; it is a scene by all of ``members``."""
+        everything, wanted = torch.from_numpy(members), torch.from_numpy(asked)
+        coarse = self._coarse(everything)
+        squares = coarse.square().sum(1)
+        found = []
+        for chunk in torch.from_numpy(images).split(CHUNK):
+            # d² less a term that is the same for all members
+            distances = torch.addmm(squares, self._coarse(chunk), coarse.T, alpha=-2)
+            nearest = distances.topk(min(CANDIDATES, len(members)), largest=False).indices
+            a = self._fine(chunk)
+            contrast = _contrast(a)
+            count, hits = torch.zeros(2, len(chunk), dtype=torch.int64)
+            for column in nearest.T:
+                b = self._fine(everything[column])
+                near = (a - b).norm(dim=1) < NEAR * torch.minimum(contrast, _contrast(b))
+                near &= everything[column] != chunk
+                count += near
+                hits += near & wanted[column]
+            found.append((hits > 0) & (count <= SCENE))
+        return torch.cat(found).numpy()
+
+    def _fine(self, images: Tensor) -> Tensor:
+        return self.renditions[images].float().sub_(128).flatten(1)
+
+    def _coarse(self, images: Tensor) -> Tensor:
+        parts = images.split(CHUNK)
+        return torch.cat(
+            [F.avg_pool2d(self.renditions[part].float() - 128, SIDE // COARSE).flatten(1) for part in parts]
+        )
+
+
+def _contrast(x: Tensor) -> Tensor:
+    return (x - x.mean(1, keepdim=True)).norm(dim=1)
+
+
+# ---------------------------------------------------------------------- files
+
+
+@dataclass(frozen=True)
+class SameFiles:
+    """:class:`Copies` of files, of which those alone are copies that have the same bytes.
+
+    A file is read only where another of its class has its size.
     """
-    hashes = [blake2b(image.contiguous().numpy(), digest_size=16).digest() for image in images]
-    _, first, number = np.unique(hashes, return_index=True, return_inverse=True)
-    # Of each image the next one that it is known to be the same as, at last itself.
-    same = list(range(len(first)))
 
-    def last(i: int) -> int:
-        while same[i] != i:
-            same[i] = i = same[same[i]]
-        return i
+    paths: Sequence[bytes]
+    labels: Numbers
+    workers: int
+    """Threads that read."""
 
-    for i, j in _alike_when_small(images[torch.from_numpy(first)]):
-        if last(i) != last(j) and _alike(images[first[i]], images[first[j]]):
-            same[last(i)] = last(j)
-    return np.array([last(i) for i in range(len(same))])[number]
+    def equal(self, images: Numbers, others: Numbers) -> Mask:
+        """See :class:`Copies`.
 
+        Raises:
+            BnewError: a file cannot be read.
+        """
+        try:
+            ours, theirs = (self._keys(_size, numbers) for numbers in (images, others))
+            shared = set(ours) & set(theirs)
+            found = _among(ours, shared)
+            contents = self._keys(file_digest, others[_among(theirs, shared)])
+            found[found] = _among(self._keys(file_digest, images[found]), set(contents))
+        except OSError as error:
+            raise BnewError(f"the images cannot be read ({error})") from error
+        return found
 
-def _alike(image: Tensor, other: Tensor) -> bool:
-    a, b = (_lightness(x[None].float()).flatten() for x in (image, other))
-    return bool((a - b).norm() <= WHOLE * torch.minimum((a - a.mean()).norm(), (b - b.mean()).norm()))
+    near = equal
 
-
-def _alike_when_small(images: Tensor) -> Iterator[tuple[int, int]]:
-    """The numbers of two images each whose :func:`_coarse` parts are near."""
-    lightness, colours = _coarse(images)
-    order = torch.argsort(lightness.mean(1))
-    lightness, features = lightness[order], torch.cat((lightness, colours), 1)[order]
-    mean = lightness.mean(1)
-    radius = COARSE * (lightness - mean[:, None]).norm(dim=1)
-    reach = mean + radius / lightness.shape[1] ** 0.5  # two means differ no more than that
-    squares = features.square().sum(1)
-    # d² = a² + b² − 2ab, rounded; of those that are near enough by that, d is computed.
-    limit = radius.square() - squares * (1 - 1e-5)
-    for start in range(0, len(order), CHUNK):
-        rows = slice(start, start + CHUNK)
-        columns = slice(start, int(torch.searchsorted(mean, reach[rows].max(), right=True)))
-        rest = torch.addmm(squares[columns], features[rows], features[columns].T, alpha=-2)
-        i, j = ((rest <= limit[rows, None]).nonzero() + start).T
-        near = (features[i] - features[j]).norm(dim=1) <= torch.minimum(radius[i], radius[j])
-        near &= i < j
-        yield from zip(order[i[near]].tolist(), order[j[near]].tolist(), strict=True)
+    def _keys(self, look: Callable[[bytes], T], numbers: Numbers) -> list[tuple[int, T]]:
+        values = map_files(look, [self.paths[i] for i in numbers], self.workers)
+        return list(zip(self.labels[numbers].tolist(), values, strict=True))
 
 
-def _coarse(images: Tensor) -> tuple[Tensor, Tensor]:
-    """The lightness of each image on 8×8 pixels and the rest of its colours on 2×2: (N, 64), (N, 12)."""
-
-    def scaled(x: Tensor, side: int) -> Tensor:
-        return F.adaptive_avg_pool2d(x, (min(side, x.shape[2]), min(side, x.shape[3])))
-
-    parts = []
-    for chunk in torch.split(images, max(1, VALUES // images[0].numel())):
-        x = scaled(chunk.float() - 128, SIDE)
-        lightness = _lightness(x)
-        colours = scaled(x - lightness, 2)
-        # A difference of all colours weighs as much as one of all lightness.
-        weight = (lightness[0].numel() / colours[0].numel()) ** 0.5
-        parts.append((lightness.flatten(1), weight * colours.flatten(1)))
-    lightness, colours = (torch.cat(part) for part in zip(*parts, strict=True))
-    return lightness, colours
+def _among(keys: Iterable[Hashable], there: Collection[Hashable]) -> Mask:
+    return np.array([key in there for key in keys], bool)
 
 
-def _lightness(x: Tensor) -> Tensor:
-    """(N, C, H, W) → (N, 1, H, W)."""
-    return x if x.shape[1] == 1 else LUMA[0] * x[:, :1] + LUMA[1] * x[:, 1:2] + LUMA[2] * x[:, 2:]
+def map_files(look: Callable[[bytes], T], paths: Sequence[bytes], workers: int) -> list[T]:
+    """``look`` of every path, in order, by so many threads, each of which takes many paths at once."""
+    chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
+    with ThreadPoolExecutor(workers) as pool:
+        return [
+            value for values in pool.map(lambda chunk: [look(p) for p in chunk], chunks) for value in values
+        ]
 
 
-def same_files(paths: Sequence[Path], workers: int) -> Numbers:
-    """A number for each file, the same for those of the same bytes; ``workers`` threads read what they must.
-
-    Raises:
-        BnewError: a file cannot be read.
-    """
-    number = np.zeros(len(paths), np.int64)
-    try:
-        with ThreadPoolExecutor(workers) as pool:
-            for look in (_size, _head, _content):
-                # The others are copies of none.
-                alike = np.flatnonzero(np.bincount(number)[number] > 1).tolist()
-                seen: dict[Hashable, int] = {}
-                for index, value in zip(alike, pool.map(look, [paths[i] for i in alike]), strict=True):
-                    key = int(number[index]), value
-                    number[index] = seen.setdefault(key, len(paths) + len(seen))
-                number = np.unique(number, return_inverse=True)[1]
-    except OSError as error:
-        raise BnewError(f"the images cannot be read ({error})") from error
-    return number
+def _size(path: bytes) -> int:
+    return os.stat(path).st_size
 
 
-def _size(path: Path) -> int:
-    return path.stat().st_size
-
-
-def _head(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return blake2b(file.read(HEAD)).digest()
-
-
-def _content(path: Path) -> bytes:
-    return blake2b(path.read_bytes()).digest()
+def file_digest(path: bytes) -> bytes:
+    """A hash of the file's bytes."""
+    with open(path, "rb") as file:
+        return blake2b(file.read(), digest_size=16).digest()

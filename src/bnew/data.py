@@ -38,9 +38,8 @@ from torchvision import datasets
 from torchvision.transforms.v2 import functional as transforms
 
 from bnew.batches import Dataset
-from bnew.copies import near_copies
 from bnew.errors import BnewError, lookup
-from bnew.folders import flattened, list_folder, read_folder
+from bnew.folders import PARTS, flattened, list_folder, read_folder
 from bnew.holdout import HELD_OUT, hold_out, hold_out_by_name
 from bnew.machine import cores, is_first_process
 from bnew.memory import Augmentation, MemoryDataset, Split
@@ -219,7 +218,9 @@ def _load(name: str, data_dir: Path, image_size: int | None, workers: int, downl
         classes, listed = list_folder(folder)
         if source.fetch is not None and "test" not in listed:
             raise BnewError(f"'{folder}' has a folder train but no test: put the test images there")
-        read = read_folder(folder, listed, source.mode, image_size, workers)
+        complete = source.fetch is not None or set(PARTS) <= set(listed)
+        compared = None if complete else "train"
+        read, pictures = read_folder(folder, listed, source.mode, image_size, workers, compared)
         parts = _Parts(classes, {part: Split(*split) for part, split in read.items()})
     else:
         assert source.fetch is not None
@@ -241,8 +242,8 @@ def _load(name: str, data_dir: Path, image_size: int | None, workers: int, downl
     missing = [part for part in ("test", "val") if part not in splits]
     if missing and source.fetch is None:
         names, labels = flattened(listed["train"])
-        copies = near_copies(splits["train"].images)
-        held = hold_out_by_name(names, labels, parts.classes, copies, missing)
+        assert pictures is not None
+        held = hold_out_by_name(names, labels, parts.classes, pictures, missing)
         splits |= {part: splits["train"][torch.from_numpy(index)] for part, index in held.items()}
     else:
         for part in missing:
@@ -266,6 +267,7 @@ def _load(name: str, data_dir: Path, image_size: int | None, workers: int, downl
         val=val,
         test=test,
         augmentation=Augmentation(padding, source.flip),
+        held_out=tuple(missing) if source.fetch is None else (),
     )
 
 

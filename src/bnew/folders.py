@@ -14,8 +14,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from bnew.copies import SIDE, Pictures
 from bnew.errors import BnewError
-from bnew.images import PLUGINS, read_image, suffixes
+from bnew.images import PLUGINS, read_image, read_with_rendition, suffixes
 from bnew.machine import is_first_process
 
 logger = logging.getLogger("bnew")
@@ -49,7 +50,12 @@ def list_folder(root: Path) -> tuple[tuple[str, ...], dict[str, ByClass]]:
             raise BnewError(f"in '{root}', {has} has a class '{odd}' that {lacks} has not: make them agree")
     if len(classes) < 2:
         raise BnewError(f"'{root / 'train'}' has the one class '{classes[0]}': add a folder for another")
-    others = [entry.name for entry in _visible(root) if entry.is_dir() and entry.name not in folders.values()]
+    others = []
+    for entry in _visible(root):
+        if not entry.is_dir():
+            left_out["images outside of a class folder" if _is_image(entry.name) else _kind(entry.name)] += 1
+        elif entry.name not in folders.values():
+            others.append(entry.name)
     if is_first_process():
         warn_of(root, left_out, others)
     return tuple(classes), listed
@@ -156,8 +162,11 @@ def read_folder(
     mode: str,
     image_size: int | tuple[int, int] | None,
     workers: int,
-) -> dict[str, tuple[Tensor, Tensor]]:
+    compared: str | None = None,
+) -> tuple[dict[str, tuple[Tensor, Tensor]], Pictures | None]:
     """Of each part, images, uint8 (N, C, H, W), and labels, int64 (N,), in the order of :func:`flattened`.
+
+    Also what of the part ``compared`` finds copies.
 
     Args:
         root: the folder that holds the parts.
@@ -165,6 +174,7 @@ def read_folder(
         mode: PIL's, which every image is converted to.
         image_size: scale to cover this many pixels, (height, width) or a square's side, and crop the centre.
         workers: threads that decode.
+        compared: a part, or None.
 
     Raises:
         BnewError: sizes differ, or an image is broken.
@@ -173,14 +183,25 @@ def read_folder(
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     height, width, channels = read_image(first, mode, size).shape
 
-    def read(by_class: ByClass) -> tuple[Tensor, Tensor]:
-        paths, labels = flattened(by_class)
+    pictures = None
+
+    def read(part: str) -> tuple[Tensor, Tensor]:
+        nonlocal pictures
+        paths, labels = flattened(listed[part])
         images = np.empty((len(paths), channels, height, width), np.uint8)
+        if part == compared:
+            small = np.empty((len(paths), channels, SIDE, SIDE), np.uint8)
+            digests = np.empty(len(paths), "V16")
+            pictures = Pictures(torch.from_numpy(small), digests, labels)
 
         def decode(chunk: range) -> None:
             for index in chunk:
                 path = root / paths[index]
-                image = read_image(path, mode, size)
+                if part == compared:
+                    image, rendition = read_with_rendition(path, mode, size, SIDE)
+                    small[index], digests[index] = rendition.pixels.transpose(2, 0, 1), rendition.digest
+                else:
+                    image = read_image(path, mode, size)
                 if image.shape != (height, width, channels):
                     raise BnewError(
                         f"the image '{path}' is {image.shape[1]}×{image.shape[0]} and '{first}' is "
@@ -196,7 +217,7 @@ def read_folder(
                 pass  # to raise the first error, in the order of the files
         return torch.from_numpy(images), torch.from_numpy(labels)
 
-    return {part: read(by_class) for part, by_class in listed.items()}
+    return {part: read(part) for part in listed}, pictures
 
 
 def list_images(folder: Path) -> list[Path]:

@@ -8,8 +8,11 @@ a file of several pages, the first image counts.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
+from hashlib import blake2b
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -120,15 +123,59 @@ def read_image(
     Raises:
         BnewError: it cannot be read, or has pixels of a range that is not known.
     """
+    with _errors_named(path):
+        return _brought_to(_open(path, mode), size, resize)
+
+
+@dataclass(frozen=True)
+class Rendition:
+    """What tells an image from others, at whatever size it is used."""
+
+    pixels: npt.NDArray[np.uint8]
+    """The whole image, scaled to a square: (side, side, C)."""
+    digest: bytes
+    """A hash of its size and of all its pixels, 16 bytes."""
+
+
+def read_with_rendition(
+    path: Path, mode: str, size: tuple[int, int] | None, side: int
+) -> tuple[npt.NDArray[np.uint8], Rendition]:
+    """:func:`read_image`, and the image's rendition on ``side``² pixels.
+
+    Raises:
+        BnewError: see :func:`read_image`.
+    """
+    with _errors_named(path):
+        image = _open(path, mode)
+        digest = blake2b(repr(image.size).encode() + image.tobytes(), digest_size=16).digest()
+        small = image.resize((side, side), Image.Resampling.BILINEAR, reducing_gap=3.0)
+        return _brought_to(image, size), Rendition(np.atleast_3d(np.asarray(small, np.uint8)), digest)
+
+
+def _open(path: Path, mode: str) -> Image.Image:
+    # Opened here: Pillow would map a file that it knows by name into memory, with the height and the width of
+    # the image as EXIF turns it.
+    with path.open("rb") as file, Image.open(file, formats=_formats()) as image:
+        return _upright(image, mode)
+
+
+def _brought_to(
+    image: Image.Image, size: tuple[int, int] | None, resize: tuple[int, int] | None = None
+) -> npt.NDArray[np.uint8]:
+    if size:
+        image = _centre(cover(image, *(resize or size)), *size)
+    return np.atleast_3d(np.asarray(image, np.uint8))
+
+
+@contextmanager
+def _errors_named(path: Path) -> Iterator[None]:
+    """Have what Pillow raises when it reads ``path`` be a BnewError."""
     try:
-        with Image.open(path, formats=_formats()) as file:
-            image = _upright(file, mode)
-            if size:
-                image = _centre(cover(image, *(resize or size)), *size)
+        yield
     except FileNotFoundError:
         raise BnewError(f"there is no image '{path}'") from None
     except _RefusedError as error:
-        raise BnewError(f"the image '{path}' {error}: save it with 8 or 16 bits a channel") from error
+        raise BnewError(f"the image '{path}' {error}: save it as PNG, with 8 or 16 bits a channel") from error
     except UnidentifiedImageError as error:
         plugin = PLUGINS.get(path.suffix.lower())
         if plugin and path.suffix.lower() not in suffixes():
@@ -139,7 +186,6 @@ def read_image(
     # What PIL raises, depending on the format.
     except (OSError, SyntaxError, ValueError, ImportError, Image.DecompressionBombError) as error:
         raise BnewError(f"cannot read the image '{path}' ({error}): repair or remove it") from error
-    return np.atleast_3d(np.asarray(image, np.uint8))
 
 
 @cache
@@ -197,9 +243,17 @@ def _upright(file: Image.Image, mode: str) -> Image.Image:
     """
     if file.mode not in MODES:
         raise _RefusedError(f"has pixels of PIL's mode {file.mode}, which is not known")
+    if file.format == "PPM" and file.mode == "RGB" and _highest(file) > 255:
+        raise _RefusedError("is a PPM with more than 8 bits a channel, which Pillow would round")
     image = MODES[file.mode](file, mode)
     turn = TURNS.get(_orientation(file))  # only now: in PNG, it may come after the pixels
     return image if turn is None else image.transpose(turn)
+
+
+def _highest(file: Image.Image) -> int:
+    """The value that stands for 255 in a PPM, which Pillow keeps for its decoder."""
+    args = file.tile[0].args  # type: ignore[attr-defined]
+    return args[1] if isinstance(args, tuple) else 255
 
 
 def _orientation(file: Image.Image) -> int:

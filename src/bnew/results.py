@@ -32,7 +32,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from bnew.errors import BnewError
-from bnew.fingerprint import Fingerprint, differences, short
+from bnew.fingerprint import Fingerprint, differences, retouched, short
 from bnew.machine import is_first_process
 from bnew.preparation import Preparation
 from bnew.recipes import OWN_IMAGES, Recipe
@@ -219,6 +219,18 @@ class Run:
         return found
 
     @property
+    def hold_out(self) -> dict[str, Any] | None:
+        """See :func:`bnew.run_data.hold_out_of`; None of a run that an earlier version of bnew began.
+
+        Raises:
+            BnewError: data.json is damaged.
+        """
+        found = self._data.get("hold_out")
+        if found is not None and not isinstance(found, dict):
+            raise self._damaged(f"hold_out is {found!r:.200}")
+        return found
+
+    @property
     def data_id(self) -> str:
         """What tells its images from those of other runs: a hash of them or, if that is unknown, a folder."""
         if self.fingerprint is not None:
@@ -305,6 +317,7 @@ class Run:
         environment: Mapping[str, Any],
         preparation: Preparation | None = None,
         fingerprint: Fingerprint | None = None,
+        hold_out: Mapping[str, Any] | None = None,
     ) -> None:
         """Record recipe, environment and data; of a run begun with others, what was different then."""
         changes = self.changes(recipe, environment.get("conditions"))
@@ -313,7 +326,9 @@ class Run:
         forced = [*self._recorded().get("forced", []), *changes]
         write_json(self.path / "recipe.json", recipe.to_dict())
         if preparation is not None:
-            data = {"preparation": preparation.to_dict(), "fingerprint": fingerprint}
+            data = {
+                "preparation": preparation.to_dict(), "fingerprint": fingerprint, "hold_out": hold_out
+            }  # fmt: skip
             write_json(self.path / "data.json", data)
         write_json(
             self.path / "environment.json", {**environment, "forced": forced} if forced else environment
@@ -353,6 +368,12 @@ class Run:
         if differing and self.data_dir not in (None, str(data_dir.resolve())):
             differing.append(f"they were in '{self.data_dir}' and are in '{data_dir.resolve()}'")
         self._refuse("on other images", differing, force)
+        parts = retouched(self.fingerprint, fingerprint) if self.begun and self.fingerprint else []
+        if parts and not differing and is_first_process():
+            logger.warning(
+                "the files of %s have other times than when %s was begun; as names, sizes and a sample of "
+                "contents are the same, they count as the same images", " and ".join(parts), self.path
+            )  # fmt: skip
 
     def data_changes(self, fingerprint: Fingerprint) -> list[str]:
         """In what the images of the run here differ from those of ``fingerprint``, where that is known."""

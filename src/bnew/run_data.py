@@ -24,6 +24,7 @@ from bnew.data import DATASETS, load
 from bnew.errors import BnewError
 from bnew.fingerprint import differences, short
 from bnew.folders import PARTS, flattened, list_classes, part_folder, read_folder, warn_of
+from bnew.holdout import RULE
 from bnew.images import suffixes
 from bnew.machine import Machine, is_first_process
 from bnew.memory import Augmentation, MemoryDataset, Split
@@ -47,6 +48,30 @@ def load_data(recipe: Recipe, machine: Machine, download: bool = True) -> Datase
         download=download,
         max_broken=machine.max_broken,
     )
+
+
+def hold_out_of(data: Dataset) -> dict[str, Any]:
+    """What is held out of train in ``data``, and by which rule: plain data, to be kept with a run."""
+    return {"rule": RULE, "parts": list(data.held_out)}
+
+
+def check_hold_out(run: Run, data: Dataset, splits: Sequence[str] = ("val", "test")) -> None:
+    """Check that what of ``splits`` is held out of train in ``data`` was held out when ``run`` was trained.
+
+    Raises:
+        BnewError: other images were, by an earlier version, or as the folder had other parts.
+    """
+    held_out = [split for split in splits if split in data.held_out]
+    if held_out and run.begun and run.hold_out != hold_out_of(data):
+        why = (
+            "the rule for what is held out of train has changed since"
+            if run.hold_out is None or run.hold_out.get("rule") != RULE
+            else "the folder had other parts then"
+        )
+        raise BnewError(
+            f"{run.path} may have been trained on images that are now held out as {' and '.join(held_out)}, "
+            f"as {why}: evaluate it on a folder test of other images, or train again"
+        )
 
 
 def check_finished(run: Run, machine: Machine) -> None:
@@ -86,13 +111,16 @@ def load_run_data(run: Run, machine: Machine, split: str = "test", download: boo
     """
     preparation = run.preparation
     if preparation is None:
-        return _data_of_before(run, machine, download)
+        data = _data_of_before(run, machine, download)
+        check_hold_out(run, data, [split])
+        return data
     is_own = machine.data_dir is None or _is_data_dir_of(run, machine)
     machine = replace(machine, data_dir=machine.data_dir or run.data_dir)
     root = _image_folder(run.recipe.data, machine.data_path, is_own)
     if root is None or (is_own and (root / "train").is_dir()):
         data = load_data(run.recipe, machine, download)
         if _fits(data, preparation):
+            check_hold_out(run, data, [split])
             _say_changes(run, data)
             return replace(data, mean=preparation.mean, std=preparation.std)
         if root is None:
@@ -105,6 +133,7 @@ def load_run_data(run: Run, machine: Machine, split: str = "test", download: boo
         return _load_folder(root, folder, split, run.recipe.data, preparation, machine)
     with suppress(BnewError):
         data = load_data(run.recipe, machine, download=False)
+        # The same splits, so what is held out is what was.
         if run.fingerprint is not None and short(data.fingerprint) == short(run.fingerprint):
             return replace(data, mean=preparation.mean, std=preparation.std)
     raise BnewError(
@@ -216,7 +245,7 @@ def _load_folder(
         files = Files(root, np.array([os.fsencode(path) for path in names]), numbers[labels])
         options |= {"splits": {split: files}, "max_broken": machine.max_broken}
         return StreamedDataset(**options, side=height, workers=machine.readers)
-    read = read_folder(root, {split: by_class}, MODES[channels], (height, width), machine.readers)
+    read, _ = read_folder(root, {split: by_class}, MODES[channels], (height, width), machine.readers)
     images, of = read[split]
     whole = Split(images, torch.from_numpy(numbers)[of])
     options |= dict.fromkeys(("train", "val", "test"), whole[torch.arange(0)]) | {split: whole}

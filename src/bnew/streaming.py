@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from bnew.batches import Batches, Dataset
-from bnew.copies import same_files
+from bnew.copies import SameFiles, file_digest, map_files
 from bnew.errors import BnewError, first_line, lookup
 from bnew.fingerprint import Fingerprint, class_names, digest
 from bnew.folders import ByClass, flattened, list_folder
@@ -40,6 +40,7 @@ logger = logging.getLogger("bnew")
 EVAL_BATCH_SIZE = 64  # of each process
 # How DataLoader says that one of its processes is gone.
 _DEATHS = ("exited unexpectedly", "is killed by signal")
+SAMPLE = 64  # files of a split whose contents a fingerprint has, about
 READ_AHEAD, MOST_AHEAD = 3, 32  # batches that each reading process, and about all of them, are ahead
 
 # ImageNet's, of pixel values in [0, 1].
@@ -74,23 +75,36 @@ class Files:
         """Where image number ``index`` is."""
         return self.root / os.fsdecode(bytes(self.names[index]))
 
-    def fingerprint(self) -> dict[str, Any]:
-        """The entry of these files in a :data:`bnew.fingerprint.Fingerprint`.
+    @property
+    def paths(self) -> list[bytes]:
+        """Where all images are."""
+        root = os.path.join(os.fsencode(self.root), b"")
+        return [root + name for name in self.names.tolist()]
+
+    def fingerprint(self, workers: int = 1) -> dict[str, Any]:
+        """The entry of these files in a :data:`bnew.fingerprint.Fingerprint`; ``workers`` threads look.
 
         Raises:
-            BnewError: a file that was listed is no longer there.
+            BnewError: a file that was listed is no longer there, or cannot be read.
         """
+        paths = self.paths
         try:
-            states = [os.stat(self.path(index)) for index in range(len(self))]
+            states = np.array(map_files(_size_and_time, paths, workers), "<i8").reshape(-1, 2)
+            sample = map_files(file_digest, paths[:: max(1, len(paths) // SAMPLE)], workers)
         except OSError as error:
             raise BnewError(f"the data folder has changed ({error}): start again") from error
-        sizes, times = [state.st_size for state in states], [int(state.st_mtime) for state in states]
         return {
             "images": len(self),
-            "names": digest(map(bytes, self.names)),
-            "sizes": digest([np.array(sizes, "<i8").tobytes()]),
-            "times": digest([np.array(times, "<i8").tobytes()]),
+            "names": digest(self.names.tolist()),
+            "sizes": digest([states[:, 0].tobytes()]),
+            "sample": digest(sample),
+            "times": digest([states[:, 1].tobytes()]),
         }
+
+
+def _size_and_time(path: bytes) -> tuple[int, int]:
+    state = os.stat(path)
+    return state.st_size, int(state.st_mtime)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -115,7 +129,7 @@ class StreamedDataset(Dataset):
     def fingerprint(self) -> Fingerprint:
         """See :attr:`bnew.batches.Dataset.fingerprint`."""
         return {"classes": class_names(self.classes)} | {
-            name: files.fingerprint() for name, files in self.splits.items()
+            name: files.fingerprint(self.workers) for name, files in self.splits.items()
         }
 
     def batches(self, split: str, batch_size: int | None = None, **options: Any) -> StreamedBatches:
@@ -139,8 +153,8 @@ def open_folder(name: str, root: Path, side: int, workers: int, max_broken: int)
     splits = {part: _files(root, by_class) for part, by_class in listed.items()}
     if "val" not in splits:
         train = splits["train"]
-        copies = same_files([train.path(index) for index in range(len(train))], workers)
         names, labels = flattened(listed["train"])
+        copies = SameFiles(train.paths, labels, workers)
         held = hold_out_by_name(names, labels, classes, copies, ["val"])
         splits |= {part: train[index] for part, index in held.items()}
     splits.setdefault("test", splits["val"])
@@ -158,6 +172,7 @@ def open_folder(name: str, root: Path, side: int, workers: int, max_broken: int)
         side=side,
         workers=workers,
         max_broken=max_broken,
+        held_out=tuple(part for part in ("val", "test") if part not in listed) if "val" not in listed else (),
     )
 
 

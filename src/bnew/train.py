@@ -43,7 +43,7 @@ from bnew.methods import create_method
 from bnew.recipes import Recipe
 from bnew.recording import Recorder, layer_rows, recorder
 from bnew.results import Run, sha256_of, write_atomically, write_json
-from bnew.run_data import check_finished, load_data
+from bnew.run_data import check_finished, check_hold_out, hold_out_of, load_data
 from bnew.signals import stop_signals
 
 logger = logging.getLogger("bnew")
@@ -110,6 +110,8 @@ class _Training:
         self.recipe, self.run, self.machine, self.fabric = recipe, run, machine, fabric
         self.resume_from: Path | None = fabric.broadcast(run.newest)
         self.data = load_data(recipe, machine)
+        if run.fingerprint is None:
+            check_hold_out(run, self.data)
         fingerprint = fabric.broadcast(self.data.fingerprint if fabric.is_global_zero else None)
         assert fingerprint is not None
         self.fingerprint = fingerprint
@@ -128,7 +130,13 @@ class _Training:
         fabric.seed_everything(recipe.seed, verbose=False)
         model = build_model(recipe, self.data.num_classes, self.data.in_channels)
         if recipe.init is not None and self.resume_from is None:
-            load_start(model, recipe, linked(run, recipe.init))
+            start = linked(run, recipe.init)
+            load_start(model, recipe, start)
+            if start.recipe.data == recipe.data and start.data_dir in (
+                None,
+                str(machine.data_path.resolve()),
+            ):
+                check_hold_out(start, self.data)
         if fabric.world_size > 1 and machine.sync_batch_norm:
             model = synchronize_batch_norm(model, fabric.device)
         layers = named_binary_parameters(model)
@@ -198,7 +206,7 @@ class _Training:
             "conditions": conditions(self.machine),
             "method": chosen,
         }
-        self.run.begin(self.recipe, started, self.data.preparation, self.fingerprint)
+        self.run.begin(self.recipe, started, self.data.preparation, self.fingerprint, hold_out_of(self.data))
 
     def _train_epoch(self, epoch: int, stop: threading.Event, show: Show) -> None:
         started = time.perf_counter()
