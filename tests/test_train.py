@@ -46,6 +46,7 @@ from bnew.evaluate import Meter, build_model, evaluate, evaluate_run, load_model
 from bnew.layers import binary_parameters
 from bnew.machine import DECIDING, Machine, conditions, make_fabric
 from bnew.memory import MemoryBatches
+from bnew.methods import BNEW
 from bnew.models import create_model
 from bnew.results import Run, write_json
 from bnew.train import _Training, train
@@ -463,7 +464,8 @@ def test_what_is_recorded(unbroken: dict[str, Run], method: str) -> None:
 
 def test_the_cost_of_freezing(tmp_path: Path) -> None:
     """A push too weak to move any weight is phase 1, so that gives the accuracy just before freezing."""
-    recipe = RECIPE.replace(epochs=2, freeze=0.5, method_options={"strength": 1e-9})
+    options = {"strength": 1e-9, "fill": None}
+    recipe = RECIPE.replace(epochs=2, freeze=0.5, method_options=options, binary_lr=1.0)
     run = train(recipe, tmp_path / "bnew", MACHINE)
     real = train(recipe.replace(method="clip", method_options={}, freeze=1), tmp_path / "clip", MACHINE)
     before, after = (float(r.rows()[0]["val_accuracy"]) for r in (real, run))
@@ -508,6 +510,33 @@ def test_the_rate_of_the_binary_weights(tmp_path: Path) -> None:
         steps[rate] = [a - b for a, b in zip(after, before, strict=True)]
     torch.testing.assert_close(steps[4.0][0], 4 * steps[1.0][0], rtol=1e-3, atol=1e-7)
     torch.testing.assert_close(steps[4.0][1], steps[1.0][1])
+
+
+def test_what_a_method_chose_is_said_stored_and_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The rule for short runs follows from the number of steps; what the recipe says goes before it."""
+    caplog.set_level("INFO", "bnew")
+    rates: list[set[float]] = []
+
+    def look(training: _Training) -> None:
+        rates.append({group["rate"] for group in training.optimizer.param_groups})
+
+    recipe = RECIPE.replace(epochs=3, freeze=0.7)  # frozen after two epochs of three
+    with at_step(1, look):
+        run = train(recipe, tmp_path / "default", MACHINE)
+        given = recipe.replace(method_options={"strength": 12.0, "ramp": 1.0, "fill": None}, binary_lr=2.0)
+        other = train(given, tmp_path / "given", MACHINE)
+    by_rule = BNEW([nn.Parameter(torch.ones(1, 1))], 3 * STEPS, freeze_at=2 / 3).settings
+    assert run.environment["method"] == by_rule
+    assert by_rule == pytest.approx(
+        {"strength": 35.0, "reg": by_rule["reg"], "ramp": 4.0, "fill": 0.54, "binary_lr": 8.0}
+    )
+    assert other.environment["method"] == pytest.approx(
+        {"strength": 12.0, "reg": 12 / 19, "ramp": 1.0, "fill": None, "binary_lr": 2.0}
+    )
+    assert rates == [{1.0, 8.0}, {1.0, 2.0}]
+    assert "bnew, 18 steps: strength 35, reg 4.24, ramp 4, fill 0.54, binary_lr 8" in caplog.text
 
 
 # Another recipe, other code
