@@ -17,10 +17,12 @@ import torch
 from helpers import MACHINE, RECIPE, at_step, send
 from PIL import Image
 
+from bnew import launch
 from bnew.cli import main
 from bnew.engine import predict
 from bnew.errors import BnewError, Interrupted
 from bnew.evaluate import evaluate_run, load_run, load_teacher
+from bnew.experiments import Stage
 from bnew.holdout import HELD_OUT, RULE, hold_out
 from bnew.machine import Machine
 from bnew.memory import MemoryDataset
@@ -286,6 +288,11 @@ def test_streamed_images(pictures: Path, dark: Path, tmp_path: Path) -> None:
     for folder in (pictures, pictures / "test"):
         assert evaluate_run(run, replace(machine, data_dir=str(folder))) == own
     assert evaluate_run(run, replace(machine, data_dir=str(dark))) != own
+    # An experiment whose runs are done is not done for other images.
+    stages = [Stage("run", recipe)]
+    assert launch.run(stages, tmp_path, replace(machine, data_dir=str(pictures))) == {}
+    with pytest.raises(BnewError, match=r"run holds a run on other images \(train: other sizes"):
+        launch.run(stages, tmp_path, replace(machine, data_dir=str(dark)))
 
 
 # No images

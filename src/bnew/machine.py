@@ -26,7 +26,8 @@ class Machine:
     """Where the data is, and what computes."""
 
     data_dir: str | None = None
-    """Folder of the data sets; None: data, and to evaluate a run the folder that it was trained with."""
+    """Folder of the data sets, or of one's own images; None: data, and to evaluate a run the folder that it
+    was trained with."""
     device: str = "auto"
     """cpu, cuda, mps or auto."""
     devices: int = 1
@@ -47,7 +48,8 @@ class Machine:
     save_every: int = 1000
     """Save every so many steps too; 0 is at the end of each epoch only."""
     force: bool = False
-    """Go on with a run that was begun with another recipe, other code, or another way to compute."""
+    """Go on with a run that was begun with another recipe, other code, other images, or another way to
+    compute."""
     quiet: bool = False
     """Show no progress."""
 
