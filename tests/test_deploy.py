@@ -77,7 +77,7 @@ def changed(path: Path, tmp_path: Path, tensor: str, change: Callable[[Any], Any
     array = np.frombuffer(bytes(data[begin:end]), {"U32": "<u4", "F32": "<f4"}[entry["dtype"]])
     data[begin:end] = change(array.copy()).tobytes()
     copy = tmp_path / "changed.bnew"
-    copy.write_bytes(resealed(data))
+    copy.write_bytes(resealed(bytes(data)))
     return copy
 
 
