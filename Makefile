@@ -35,6 +35,7 @@ bench: .venv/engine
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/kernels.py
 	$(BIN)/python benchmarks/engine.py
+	$(BIN)/python benchmarks/load.py
 
 # The engine's tests with the address and undefined-behaviour sanitizers of GCC.
 sanitize: .venv/ready

@@ -9,6 +9,7 @@ import json
 import resource
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from bnew_engine import EngineError, load
@@ -98,21 +99,21 @@ def groups_that_do_not_fit() -> Network:
     return network
 
 
-def pools(size: list[int], **fields: object) -> Network:
-    network = Network((1, *fields.pop("image", (1024, 1024))))  # type: ignore[misc]
+def pools(image: list[int], **fields: Any) -> Network:
+    network = Network((1, *image))
     for _ in range(60):
-        network.node("max_pool", "input", **{"dilation": [1, 1], "size": size, **fields})
+        network.node("max_pool", "input", stride=[1, 1], dilation=[1, 1], size=image, **fields)
     return network
 
 
 @case
 def pools_with_large_windows() -> Network:
-    return pools([1024, 1024], kernel=[1024, 1024], stride=[1, 1], padding=[512] * 4)
+    return pools([1024, 1024], kernel=[1025, 1025], padding=[512] * 4)
 
 
 @case
 def pools_of_tall_images() -> Network:
-    return pools([WIDE, 1], kernel=[1, 1], stride=[1, 1], padding=[0] * 4, image=(WIDE, 1))
+    return pools([WIDE, 1], kernel=[1, 1], padding=[0] * 4)
 
 
 @case

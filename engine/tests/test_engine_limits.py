@@ -109,12 +109,12 @@ def test_memory_is_limited() -> None:
         load(network.bytes(), max_bytes=megabyte)
     with pytest.raises(EngineError, match=r"what its nodes hold, up to node 0 .'n0'., would take 0 MiB"):
         load(network.bytes(), max_bytes=1000)
-    x = np.zeros((1, 16, 512, 512), np.float32)
-    assert model(x).shape == (1, 16)
+    image = np.zeros((1, 16, 512, 512), np.float32)
+    assert model(image).shape == (1, 16)
     with pytest.raises(
         EngineError, match=r"the values of the network would take .. MiB of memory: the limit is"
     ):
-        model.values(x)  # type: ignore[arg-type]
+        model.values(image)
 
 
 def test_profile_is_limited() -> None:

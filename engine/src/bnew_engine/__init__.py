@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,15 +62,15 @@ def register_peak(isa: str, seconds: float = 0.2) -> float:
 
 def load(
     file: str | os.PathLike[str] | bytes | bytearray | memoryview,
-    threads: int = 1,
+    threads: SupportsIndex = 1,
     isa: str | None = None,
-    max_macs: int | None = None,
-    max_bytes: int | None = None,
+    max_macs: SupportsIndex | None = None,
+    max_bytes: SupportsIndex | None = None,
 ) -> Model:
     """Read a packed network.
 
     Args:
-        file: the name of a ``.bnew`` file, or its content as bytes. A name is never bytes: see ``fsdecode``.
+        file: the name of a ``.bnew`` file, or its content as bytes. A name is not bytes: ``os.fsdecode`` it.
         threads: how many threads compute side by side.
         isa: one of :func:`isas`, to force it.
         max_macs: the most work that an image may take, in real multiply-accumulates. None: what the file's
@@ -184,18 +184,18 @@ class Model:
             raise EngineError("signs is empty")
         return np.concatenate(parts).astype(np.int32)
 
-    def profile(self, image: NDArray[Any], repeats: int = 100) -> list[StageTime]:
+    def profile(self, image: NDArray[Any], repeats: SupportsIndex = 100) -> list[StageTime]:
         """Median time of each stage for one image (1, C, H, W) of float32.
 
         Raises:
             EngineError: another shape or type, no repeats, or so many that all of them take more than the
                 ``max_macs`` of :func:`load`.
         """
-        repeats = _whole("repeats", repeats, 2**31 - 1)
+        count = _whole("repeats", repeats, 2**31 - 1)
         image = self._floats(image, self.input_shape)
         if len(image) != 1:
             raise EngineError(f"image has shape {image.shape}: give one image")
-        return [StageTime(*row) for row in self._engine.profile(image, repeats)]
+        return [StageTime(*row) for row in self._engine.profile(image, count)]
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
