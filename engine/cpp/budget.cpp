@@ -12,7 +12,10 @@ constexpr int64_t kLargestLimit = int64_t{1} << 60;  // below, sums of sizes are
 // together with up to fifteen zeros, and computed with them, as real numbers though it be a bit. Work is
 // allowed twice that. A byte of the file counts as a weight does: a node without weights has its description.
 constexpr double kBaseMacs = 1LL << 31, kMacsPerUnitPlace = 32, kMostMacs = 1LL << 46;
-constexpr double kBaseBytes = 64 * kMiB, kBytesPerUnit = 64, kBytesPerNumber = 1024, kMostBytes = 1LL << 34;
+constexpr double kBaseBytes = 64 * kMiB, kBytesPerUnit = 64, kMostBytes = 1LL << 34;
+// A run may keep values for the input's numbers, and whole images of the results of each layer: two numbers for
+// each output channel, which has 36 units or more.
+constexpr double kBytesPerNumber = 1024, kBytesPerUnitPlace = 0.125;
 
 std::string whole(double number) { return std::to_string(static_cast<int64_t>(std::min(number, 9e18))); }
 
@@ -37,7 +40,8 @@ void Budget::set_input(int64_t channels, int64_t height, int64_t width) {
     if (!macs_given_)
         most_macs_ = std::min(kBaseMacs + kMacsPerUnitPlace * units_ * places, kMostMacs);
     if (!bytes_given_)
-        most_run_ = std::min(most_kept_ + kBytesPerNumber * static_cast<double>(channels) * places, kMostBytes);
+        most_run_ = std::min(most_kept_ + (kBytesPerNumber * static_cast<double>(channels) +
+                                           kBytesPerUnitPlace * units_) * places, kMostBytes);
 }
 
 void Budget::keep(double bytes, const std::string& what) {
