@@ -325,7 +325,7 @@ def test_bench(engine: Any, cli: Any, packed: Path, run: Run, monkeypatch: pytes
     rows = bench(packed, threads=2, batch=3, seconds=0.001).rows
     assert [(row.threads, row.batch) for row in rows] == [(1, 1), (1, 3), (2, 1), (2, 3)]
     assert all(row.seconds > 0 for row in rows)
-    monkeypatch.setattr("bnew.engine.bench", lambda *args: bench(packed, 1, 2, args[3], seconds=0))
+    monkeypatch.setattr("bnew.engine.bench", lambda *args, **_: bench(packed, 1, 2, args[3], seconds=0))
     code, out, _ = cli("bench", packed)
     assert code == 0
     assert "images a second" in out
@@ -334,6 +334,18 @@ def test_bench(engine: Any, cli: Any, packed: Path, run: Run, monkeypatch: pytes
     code, out, _ = cli("bench", packed, "--run", run.path)
     assert code == 0
     assert "PyTorch" in out
+
+
+def test_limits_on_the_command_line(engine: Any, cli: Any, packed: Path, run: Run, tmp_path: Path) -> None:
+    image = tmp_path / "image.png"
+    Image.new("RGB", (32, 32)).save(image)
+    for words in (("predict", packed, image), ("bench", packed), ("verify", packed, run.path)):
+        for option in ("--max-macs", "--max-bytes"):
+            code, _, err = cli(*words, option, 1)
+            assert code == 2
+            assert f"give a larger {option} if you trust it" in err
+    code, *_ = cli("predict", packed, image, "--max-macs", 10**12, "--max-bytes", 10**9)
+    assert code == 0
 
 
 MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {

@@ -21,11 +21,13 @@ from bnew.errors import BnewError, NumericalError
 from bnew.packed import read_packed
 from bnew.report import write_report
 from bnew.sizes import summary
-from bnew.text import printable
+from bnew.text import CONTROLS, printable
 
 HOSTILE = "\x1b[31m\nred\u202e<script>alert(1)</script>|\x9b\u2028[bold]"
 SHOWN = r"\x1b[31m\nred\u202e<script>alert(1)</script>|\x9b\u2028[bold]"
-UNSEEN = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ud800-\udfff\ufeff]")
+UNSEEN = re.compile(
+    "[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]"
+)
 
 
 def test_printable() -> None:
@@ -35,6 +37,36 @@ def test_printable() -> None:
     plain = "Katze, été, 猫, \U0001f408, a b, 10\u202fpm, C:\\new, \u05d7\u05ea\u05d5\u05dc"
     assert printable(plain) == plain
     assert printable(Path("a\n")) == r"a\n"
+
+
+def test_engine_and_package_escape_the_same() -> None:
+    engine = pytest.importorskip("bnew_engine")
+    named = [0x1F, 0x7F, 0x85, 0x9F, 0x200E, 0x200F, 0x2028, 0x2029, *range(0x202A, 0x202F), 0xFEFF]
+    controls = {code for first, last in CONTROLS for code in range(first, last + 1)}
+    assert controls.issuperset([*named, *range(0x20), *range(0x2066, 0x206A)])
+    # No part of a file's name.
+    codes = [code for code in range(1, 0x11000) if code != ord("/") and not 0xD800 <= code < 0xE000]
+    for first in range(0, len(codes), 60):
+        some = codes[first : first + 60]
+        text = "".join(map(chr, some))
+        with pytest.raises(engine.EngineError) as caught:
+            engine.load(f"/{text}")
+        shown = "".join(
+            (f"\\x{c:02x}" if c < 0x80 else f"\\u{c:04x}") if c in controls else chr(c) for c in some
+        )
+        assert str(caught.value).startswith(f"/{shown}: ")
+        assert printable(text) == "".join(
+            chr(c).encode("unicode_escape").decode() if c in controls else chr(c) for c in some
+        )
+
+
+def test_joiners_are_part_of_words() -> None:
+    for word in (
+        "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
+        "\u0915\u094d\u200d\u0937",
+        "\U0001f469\u200d\U0001f52c",
+    ):
+        assert printable(word) == word
 
 
 @pytest.mark.parametrize("kind", [BnewError, NumericalError])

@@ -122,7 +122,8 @@ NB_MODULE(_engine, m) {
         .def_prop_ro("classes", &bnew::Model::classes)
         .def_prop_ro("graph", &bnew::Model::graph)
         .def_prop_ro("normalises", &bnew::Model::normalises)
-        .def_prop_ro("checksum", &bnew::Model::checksum);
+        .def_prop_ro("checksum", &bnew::Model::checksum)
+        .def_prop_ro("macs", &bnew::Model::macs);
 
     m.def(
         "checksum",

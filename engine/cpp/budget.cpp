@@ -8,18 +8,21 @@ namespace {
 constexpr double kMiB = 1 << 20;
 constexpr int64_t kLargestLimit = int64_t{1} << 60;  // below, sums of sizes are exact
 
-// Small networks never meet a limit. Each byte of the file may be used a few times for each place of the
-// image: four for a real weight, and a weight in a group may be laid together with three zeros. A file may
-// take room for its weights many times: a binary weight in a group becomes a real one.
-constexpr double kBaseMacs = 1LL << 31, kMacsPerBytePlace = 4, kMostMacs = 1LL << 44;
-constexpr double kBaseBytes = 64 * kMiB, kBytesPerByte = 64, kBytesPerNumber = 1024, kMostBytes = 1LL << 34;
+// Small networks never meet a limit. A weight is used once for each place of the image; in a group it is laid
+// together with up to fifteen zeros, and computed with them, as real numbers though it be a bit. Work is
+// allowed twice that. A byte of the file counts as a weight does: a node without weights has its description.
+constexpr double kBaseMacs = 1LL << 31, kMacsPerUnitPlace = 32, kMostMacs = 1LL << 46;
+constexpr double kBaseBytes = 64 * kMiB, kBytesPerUnit = 64, kMostBytes = 1LL << 34;
+// A run may keep values for the input's numbers, and whole images of the results of each layer: two numbers for
+// each output channel, which has 36 units or more.
+constexpr double kBytesPerNumber = 1024, kBytesPerUnitPlace = 0.125;
 
 std::string whole(double number) { return std::to_string(static_cast<int64_t>(std::min(number, 9e18))); }
 
 }  // namespace
 
-Budget::Budget(const Limits& limits, uint64_t file_bytes)
-    : file_bytes_(static_cast<double>(file_bytes)),
+Budget::Budget(const Limits& limits, uint64_t file_bytes, uint64_t weights)
+    : units_(static_cast<double>(file_bytes) + static_cast<double>(weights)),
       most_macs_(static_cast<double>(limits.max_macs)),
       most_kept_(static_cast<double>(limits.max_bytes)),
       most_run_(most_kept_),
@@ -29,15 +32,16 @@ Budget::Budget(const Limits& limits, uint64_t file_bytes)
         if (limit < 0 || limit > kLargestLimit) throw Error("a limit must be from 0 to 2 to the power of 60");
     if (!macs_given_) most_macs_ = kBaseMacs;
     if (!bytes_given_)
-        most_kept_ = most_run_ = std::min(kBaseBytes + kBytesPerByte * file_bytes_, kMostBytes);
+        most_kept_ = most_run_ = std::min(kBaseBytes + kBytesPerUnit * units_, kMostBytes);
 }
 
 void Budget::set_input(int64_t channels, int64_t height, int64_t width) {
     const double places = static_cast<double>(height) * static_cast<double>(width);
     if (!macs_given_)
-        most_macs_ = std::min(kBaseMacs + kMacsPerBytePlace * file_bytes_ * places, kMostMacs);
+        most_macs_ = std::min(kBaseMacs + kMacsPerUnitPlace * units_ * places, kMostMacs);
     if (!bytes_given_)
-        most_run_ = std::min(most_kept_ + kBytesPerNumber * static_cast<double>(channels) * places, kMostBytes);
+        most_run_ = std::min(most_kept_ + (kBytesPerNumber * static_cast<double>(channels) +
+                                           kBytesPerUnitPlace * units_) * places, kMostBytes);
 }
 
 void Budget::keep(double bytes, const std::string& what) {
@@ -45,7 +49,7 @@ void Budget::keep(double bytes, const std::string& what) {
     if (kept_ > most_kept_)
         throw Error(what + " would take " + whole(kept_ / kMiB) + " MiB of memory: the limit" +
                     (bytes_given_ ? " is " : ", by the file's size, is ") + whole(most_kept_ / kMiB) +
-                    " MiB; load it with a larger max_bytes if you trust it");
+                    " MiB; give a larger max_bytes if you trust it");
 }
 
 void Budget::work(double macs, const std::string& what) {
@@ -54,22 +58,14 @@ void Budget::work(double macs, const std::string& what) {
         throw Error(what + " would take " + whole(macs_ / 1e6) +
                     " million multiply-accumulates for an image: the limit" +
                     (macs_given_ ? " is " : ", by the file's size and its input's shape, is ") +
-                    whole(most_macs_ / 1e6) + " million; load it with a larger max_macs if you trust it");
+                    whole(most_macs_ / 1e6) + " million; give a larger max_macs if you trust it");
 }
 
 void Budget::check_run(double bytes, const std::string& what) const {
     if (bytes > most_run_)
         throw Error(what + " would take " + whole(bytes / kMiB) + " MiB of memory: the limit" +
                     (bytes_given_ ? " is " : ", by the file's size and its input's shape, is ") +
-                    whole(most_run_ / kMiB) + " MiB; load it with a larger max_bytes if you trust it");
-}
-
-void Budget::check_repeats(int64_t repeats) const {
-    const double most = std::max(1.0, most_macs_ / std::max(macs_, 1.0));
-    if (static_cast<double>(repeats) > most)
-        throw Error("repeats is " + std::to_string(repeats) + ", but an image takes " + whole(macs_ / 1e6) +
-                    " million multiply-accumulates and the limit is " + whole(most_macs_ / 1e6) +
-                    " million: ask for at most " + whole(most));
+                    whole(most_run_ / kMiB) + " MiB; give a larger max_bytes if you trust it");
 }
 
 Budget Budget::fresh() const {

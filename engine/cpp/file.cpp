@@ -163,6 +163,13 @@ void File::read_tensors(const Json& header, uint64_t data_begin) {
         throw Error(std::string("it goes on behind its last tensor, or ends before: ") + kNotOne);
 }
 
+uint64_t File::weights() const {
+    uint64_t sum = 0;  // each tensor lies in the file: no overflow
+    for (const auto& [name, tensor] : tensors_)
+        sum += static_cast<uint64_t>(tensor.count) * (tensor.dtype == Dtype::u32 ? 32 : 1);
+    return sum;
+}
+
 const Tensor& File::tensor(const std::string& name) const {
     const auto found = tensors_.find(name);
     if (found == tensors_.end()) throw Error("it has no tensor " + quote(name));

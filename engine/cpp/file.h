@@ -48,6 +48,8 @@ public:
     // CRC-32 of the content, where its own digits count as zeros.
     uint32_t checksum() const { return checksum_; }
     uint64_t size() const { return content_.size(); }
+    // Of all tensors: a bit is one, and so is a real number.
+    uint64_t weights() const;
 
 private:
     void read_tensors(const Json& header, uint64_t data_begin);

@@ -480,7 +480,7 @@ Model::Model(std::span<const uint8_t> content, int threads, const std::string& i
     const Kernels& kernels = choose_kernels(instruction_set);
     try {
         const File file(content);
-        Budget budget(limits, file.size());
+        Budget budget(limits, file.size(), file.weights());
         Graph graph = Graph::read(file, budget);
         impl_ = std::make_unique<Impl>(std::move(graph), kernels, threads, budget);
         impl_->json = file.graph();
@@ -506,6 +506,7 @@ const std::vector<std::string>& Model::classes() const { return impl_->graph.cla
 const std::string& Model::graph() const { return impl_->json; }
 bool Model::normalises() const { return !impl_->graph.mean.empty(); }
 uint32_t Model::checksum() const { return impl_->checksum; }
+double Model::macs() const { return impl_->budget.macs(); }
 
 void Model::run(const float* images, size_t count, float* results) const {
     impl_->run(images, count, results);
@@ -576,7 +577,6 @@ NamedValue Model::convolve(const std::string& name, const float* signs, const Di
 
 std::vector<StageTime> Model::profile(const float* image, int repeats) const {
     using Clock = std::chrono::steady_clock;
-    impl_->budget.check_repeats(repeats);
     std::vector<std::vector<double>> times(impl_->plan.stages.size() + 1);
     const bool split = impl_->splits();
     const Impl::Lease lease(*impl_, split);

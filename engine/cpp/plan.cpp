@@ -148,10 +148,10 @@ private:
                     // well.
                     stage.op = Op::conv;
                     stage.inputs = {to_real(node)};
-                    make_real(stage, node, signs_of(node));
+                    make_real(stage, node);
                 }
                 break;
-            case Op::conv: make_real(stage, node, node.weights); break;
+            case Op::conv: make_real(stage, node); break;
             case Op::max_pool:
             case Op::avg_pool:
             case Op::adaptive_avg_pool: make_pool(stage, node); break;
@@ -328,9 +328,10 @@ private:
         const double filled = static_cast<double>(round_up(conv.channels_out, kGroup));
         const Shape lanes{static_cast<int>(filled), node.shape.height, node.shape.width};
         work(lanes, static_cast<double>(window_words(conv)), node.name);  // 64 binary ones count as one
-        take(static_cast<double>(kernels_.binary_bytes(conv)) +
-                 (8.0 * static_cast<double>(window_words(conv)) + 4.0 * conv.taps) * conv.channels_out,
-             node.name);
+        take(static_cast<double>(kernels_.binary_bytes(conv)), node.name);
+        const double while_made =
+            (8.0 * static_cast<double>(window_words(conv)) + 4.0 * conv.taps) * conv.channels_out;
+        take(while_made, node.name);
 
         const int64_t words = window_words(conv),
                       row = static_cast<int64_t>(node.words.size()) / conv.channels_out;
@@ -360,6 +361,7 @@ private:
         kernels_.pack_binary(conv, windows.data(), stage.weights.data());
         conv.weights = stage.weights.data();
         set_base(stage, node, in, ones);
+        budget_.give_back(while_made);
     }
 
     // With v the taps inside the image and b those in the border, where the input's bits are clear:
@@ -406,24 +408,8 @@ private:
         conv.column_classes = static_cast<int>(columns.size());
     }
 
-    // Binary weights as real ±1, in the order of a real convolution's.
-    std::vector<float> signs_of(const Node& node) {
-        const Shape& in = plan_.values[static_cast<size_t>(node.inputs[0])].shape;
-        const int64_t channels = in.channels / node.groups, taps = int64_t{node.kernel_y} * node.kernel_x;
-        const int64_t row = static_cast<int64_t>(node.words.size()) / node.shape.channels;
-        take(4.0 * node.shape.channels * static_cast<double>(channels * taps), node.name);
-        std::vector<float> signs(static_cast<size_t>(node.shape.channels * channels * taps));
-        for (int64_t o = 0; o < node.shape.channels; ++o)
-            for (int64_t tap = 0; tap < taps; ++tap)
-                for (int64_t c = 0; c < channels; ++c) {
-                    const int64_t i = tap * channels + c;
-                    const bool set = node.words[static_cast<size_t>(o * row + i / 32)] >> i % 32 & 1;
-                    signs[static_cast<size_t>((o * channels + c) * taps + tap)] = set ? 1.0f : -1.0f;
-                }
-        return signs;
-    }
-
-    void make_real(Stage& stage, const Node& node, const std::vector<float>& weights) {
+    // Binary weights too, as real ±1.
+    void make_real(Stage& stage, const Node& node) {
         const Shape& in = plan_.values[static_cast<size_t>(node.inputs[0])].shape;
         RealConv& conv = stage.conv;
         conv.window = window_of(node);
@@ -445,6 +431,12 @@ private:
         work({static_cast<int>(std::min<int64_t>(lanes, 1 << 30)), node.shape.height, node.shape.width},
              1.0 * conv.channels_in * static_cast<double>(taps), node.name);
         take(4.0 * static_cast<double>(lanes) * conv.channels_in * static_cast<double>(taps), node.name);
+        const int64_t row = static_cast<int64_t>(node.words.size()) / node.shape.channels;
+        const auto weight = [&](int64_t o, int64_t c, int64_t tap) {
+            if (node.op == Op::conv) return node.weights[static_cast<size_t>((o * own_in + c) * taps + tap)];
+            const int64_t i = tap * own_in + c;
+            return node.words[static_cast<size_t>(o * row + i / 32)] >> i % 32 & 1 ? 1.0f : -1.0f;
+        };
         Aligned<float> packed(static_cast<size_t>(lanes * conv.channels_in * taps));
         for (int64_t o = 0; o < node.shape.channels; ++o) {
             const int64_t group = conv.depthwise ? 0 : o / conv.channels_out;
@@ -456,7 +448,7 @@ private:
                 for (int64_t tap = 0; tap < taps; ++tap)
                     packed[static_cast<size_t>(
                         ((vector * taps + tap) * conv.channels_in + first + c) * kGroup + within % kGroup)] =
-                        weights[static_cast<size_t>((o * own_in + c) * taps + tap)];
+                        weight(o, c, tap);
         }
         conv.weights = stage.numbers.emplace_back(std::move(packed)).data();
     }

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
+#include <iterator>
+#include <utility>
 
 #include "include/bnew_engine.h"
 
@@ -18,10 +20,16 @@ uint32_t code_of(std::string_view character) {
     return code;
 }
 
-// What moves the cursor, ends the line or turns the direction of writing.
+// Controls (C0, DEL, C1), ends of lines, what turns the direction of writing, and the byte order mark: the
+// list in src/bnew/text.py. The joiners U+200C and U+200D stay: Persian, Hindi and emoji need them.
+constexpr std::pair<uint32_t, uint32_t> kControls[] = {
+    {0x0000, 0x001F}, {0x007F, 0x009F}, {0x061C, 0x061C}, {0x200E, 0x200F},
+    {0x2028, 0x202E}, {0x2066, 0x2069}, {0xFEFF, 0xFEFF},
+};
+
 bool is_control(uint32_t code) {
-    return code < 0x20 || (code >= 0x7F && code < 0xA0) || code == 0x061C || code == 0x200E ||
-           code == 0x200F || (code >= 0x2028 && code <= 0x202E) || (code >= 0x2066 && code <= 0x2069);
+    return std::any_of(std::begin(kControls), std::end(kControls),
+                       [&](const auto& range) { return range.first <= code && code <= range.second; });
 }
 
 std::string escape(uint32_t code, bool is_byte) {

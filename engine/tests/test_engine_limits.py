@@ -79,7 +79,7 @@ def one_convolution(shape: tuple[int, int, int], weight: Any, **fields: Any) -> 
 )
 def test_work_is_counted_as_it_is_done(content: bytes, macs: int) -> None:
     assert load(content, max_macs=macs).profile(np.zeros((1, *load(content).input_shape), np.float32), 1)
-    with pytest.raises(EngineError, match="the limit is 0 million; load it with a larger max_macs"):
+    with pytest.raises(EngineError, match="the limit is 0 million; give a larger max_macs"):
         load(content, max_macs=macs - 1)
 
 
@@ -117,17 +117,86 @@ def test_memory_is_limited() -> None:
         model.values(image)
 
 
-def test_profile_is_limited() -> None:
+def test_repeats_have_a_limit_of_their_own() -> None:
     content = one_convolution((16, 64, 64), np.ones((16, 16, 3, 3), np.float32))
     image = np.zeros((1, 16, 64, 64), np.float32)
-    model = load(content, max_macs=10**8)
-    assert len(model.profile(image, 10)) == 2
+    model = load(content, max_macs=10**7)
+    assert len(model.profile(image)) == len(model.profile(image, 11)) == 2
     with pytest.raises(
-        EngineError, match=r"repeats is 11, but an image takes 9 million .*: ask for at most 10"
+        EngineError,
+        match=r"repeats is 2147483647, but an image takes 9 million .*: ask for at most 30108758$",
     ):
-        model.profile(image, 11)
-    with pytest.raises(EngineError, match=r"repeats is 100000, but an image takes"):
-        load(content).profile(image, 10**5)
+        model.profile(image, 2**31 - 1)
+
+
+class Work:
+    """Stands for an engine whose images take so many multiply-accumulates; keeps what it is asked for."""
+
+    input = (1, 1, 1)
+
+    def __init__(self, macs: float) -> None:
+        self.macs = macs
+        self.repeats: list[int] = []
+
+    def profile(self, image: Any, repeats: int) -> list[Any]:
+        """Computes nothing."""
+        self.repeats.append(repeats)
+        return []
+
+
+@pytest.mark.parametrize(
+    ("macs", "repeats"), [(0.0, 100), (2.0**33, 100), (2.0**35, 32), (2.0**40, 1), (2.0**50, 1)]
+)
+def test_large_networks_are_repeated_less_often(macs: float, repeats: int) -> None:
+    model = load(one_convolution((1, 1, 1), np.ones((1, 1, 1, 1), np.float32)))
+    work = Work(macs)
+    model._engine = work  # type: ignore[assignment]
+    model.profile(np.zeros((1, 1, 1, 1), np.float32))
+    assert work.repeats == [repeats]
+
+
+def binary_layers(
+    channels: int, groups: int, layers: int, shape: tuple[int, int, int], kernel: int = 3
+) -> Network:
+    """Binary convolutions one after the other, in groups, each with a scale and a shortcut."""
+    network = Network(shape)
+    random = np.random.default_rng(0)
+    x = network.conv("input", quarters(random, channels, shape[0], 1, 1))
+    for _ in range(layers):
+        weight = signs(random, channels, channels // groups, kernel, kernel)
+        scale = {"scale": network.tensor(np.ones(channels))}
+        padding = [kernel // 2] * 4
+        x = network.conv(
+            network.bits(x), weight, binary=True, groups=groups, padding=padding, then=[scale, {"add": x}]
+        )
+    return network
+
+
+@pytest.mark.parametrize("groups", [2, 8, 16, 32, 64, 128])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_binary_groups_are_within_the_limits(groups: int, kernel: int) -> None:
+    """Widths from one channel, which is depthwise, to half of them; the narrow ones are computed with zeros."""
+    content = binary_layers(128, groups, 3, (3, 512, 512), kernel).bytes()
+    assert load(content).input_shape == (3, 512, 512)
+
+
+def test_many_binary_weights_in_groups_are_within_the_limits() -> None:
+    """19 million: as real numbers they take 300 MB, with the zeros between them."""
+    network = Network((4096, 1, 1))
+    weight = np.ones((4096, 512, 3, 3), np.float32)
+    network.conv(network.bits("input"), weight, binary=True, groups=8, padding=[1] * 4)
+    network.conv(network.bits("input"), weight[:, :2], binary=True, groups=2048, padding=[1] * 4)
+    assert load(network.bytes()).input_shape == (4096, 1, 1)
+
+
+def test_memory_for_a_while_is_given_back() -> None:
+    """Each layer needs as much again while it is laid, and no two at the same time."""
+    layers = 20
+    network = Network((1024, 1, 1))
+    for _ in range(layers):
+        network.conv(network.bits("input"), np.ones((1024, 1024, 1, 1), np.float32), binary=True)
+    kept = layers * 1024 * 1024 // 8
+    load(network.bytes(), max_bytes=int(3.5 * kept))
 
 
 def test_large_networks_are_within_the_limits() -> None:

@@ -26,6 +26,7 @@ from bnew.errors import (
     is_out_of_memory,
     lookup,
 )
+from bnew.limits import Limits
 from bnew.machine import Machine, is_first_process
 from bnew.recipes import CIFAR10, EXPERIMENTS, FIRST_PHASES, IMAGENET, TORCHVISION, Recipe
 from bnew.text import printable
@@ -287,7 +288,13 @@ def info(file: Positional[Path], /) -> int:
     return 0
 
 
-def verify(file: Positional[Path], run: Positional[Path], /, data_dir: str | None = None) -> int:
+def verify(
+    file: Positional[Path],
+    run: Positional[Path],
+    /,
+    limits: Annotated[Limits, tyro.conf.arg(name="")],
+    data_dir: str | None = None,
+) -> int:
     """Check a packed file against its run in PyTorch; exit code 1 if it is not the same network.
 
     Binary layers have to give the same integers for the same signs, and a sign may differ only where its
@@ -297,12 +304,13 @@ def verify(file: Positional[Path], run: Positional[Path], /, data_dir: str | Non
     Args:
         file: the packed file.
         run: the folder of the run that it was packed from, named as for `bnew pack`.
+        limits: what the file may ask for.
         data_dir: folder of the images, named as for `bnew eval`; by default those of the run.
     """
     from bnew.groups import best_run
     from bnew.verify import verify_run
 
-    found = verify_run(file, best_run(run), Machine(data_dir=data_dir, device="cpu"))
+    found = verify_run(file, best_run(run), Machine(data_dir=data_dir, device="cpu"), limits)
     _show(found)
     return 1 if found.problems else 0
 
@@ -326,26 +334,41 @@ def export(run: Positional[Path], file: Positional[Path], /, data_dir: str | Non
     return 0
 
 
-def predict(file: Positional[Path], images: Positional[tuple[Path, ...]], /, top: int = 5) -> int:
+def predict(
+    file: Positional[Path],
+    images: Positional[tuple[Path, ...]],
+    /,
+    limits: Annotated[Limits, tyro.conf.arg(name="")],
+    top: int = 5,
+) -> int:
     """The likeliest classes of images, by a packed file.
 
     Args:
         file: the packed file.
         images: image files, or folders of them.
+        limits: what the file may ask for.
         top: how many classes.
     """
     from bnew.engine import predict as predictions
 
-    for prediction in predictions(file, images, top):
+    for prediction in predictions(file, images, top, limits=limits):
         print(prediction)
     return 0
 
 
-def bench(file: Positional[Path], /, threads: int = 0, batch: int = 64, run: Path | None = None) -> int:
+def bench(
+    file: Positional[Path],
+    /,
+    limits: Annotated[Limits, tyro.conf.arg(name="")],
+    threads: int = 0,
+    batch: int = 64,
+    run: Path | None = None,
+) -> int:
     """How fast a packed file runs: one image and a batch, on one thread and on several.
 
     Args:
         file: the packed file.
+        limits: what the file may ask for.
         threads: how many several are; 0 is one a core.
         batch: how many images a batch has.
         run: the run that it was packed from, to be timed in PyTorch beside it, in turns.
@@ -360,7 +383,7 @@ def bench(file: Positional[Path], /, threads: int = 0, batch: int = 64, run: Pat
 
         packed = read_packed(file)
         model = load_model(best_run(run), packed.output_shape[0], packed.input_shape[0])
-    _show(measure(file, threads, batch, model))
+    _show(measure(file, threads, batch, model, limits=limits))
     return 0
 
 

@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from rich.table import Table
 
 from bnew.errors import BnewError
 from bnew.images import read_image
+from bnew.limits import BY_SIZE, Limits
 from bnew.machine import cores
 from bnew.packed import PackedFile, read_packed
 from bnew.text import printable
@@ -30,20 +31,26 @@ Array = npt.NDArray[Any]
 
 @contextmanager
 def engine_errors() -> Iterator[None]:
-    """Inside, what the engine refuses is a :class:`BnewError`."""
+    """Inside, what the engine refuses is a :class:`BnewError`, with limits named as on the command line."""
     from bnew_engine import EngineError
 
     try:
         yield
     except EngineError as error:
-        raise BnewError(str(error)) from error
+        message = str(error)
+        for option in fields(Limits):
+            message = message.replace(
+                f"give a larger {option.name}", f"give a larger --{option.name.replace('_', '-')}"
+            )
+        raise BnewError(message) from error
 
 
-def load_engine(path: str | Path, threads: int = 1) -> Model:
+def load_engine(path: str | Path, threads: int = 1, limits: Limits = BY_SIZE) -> Model:
     """The packed network, ready to run.
 
     Raises:
-        BnewError: the engine is not installed; the file is missing, damaged or of another version.
+        BnewError: the engine is not installed; the file is missing, damaged or of another version, or asks
+            for more than the limits.
     """
     try:
         import bnew_engine
@@ -53,7 +60,7 @@ def load_engine(path: str | Path, threads: int = 1) -> Model:
             "in a checkout of bnew"
         ) from None
     with engine_errors():
-        return bnew_engine.load(path, threads=threads)
+        return bnew_engine.load(path, threads, max_macs=limits.max_macs, max_bytes=limits.max_bytes)
 
 
 # What a prediction's line says of its shares, by their kind.
@@ -82,7 +89,13 @@ class Prediction:
         return printable(f"{self.path}: {shares}{_SAID[self.kind]}")
 
 
-def predict(file: str | Path, images: Iterable[Path], top: int = 5, threads: int = 1) -> Iterator[Prediction]:
+def predict(
+    file: str | Path,
+    images: Iterable[Path],
+    top: int = 5,
+    threads: int = 1,
+    limits: Limits = BY_SIZE,
+) -> Iterator[Prediction]:
     """What a packed network takes each image for; one after the other, as they are read.
 
     An image is scaled until it just covers the network's input, or what the file says in its place, and its
@@ -96,7 +109,7 @@ def predict(file: str | Path, images: Iterable[Path], top: int = 5, threads: int
     images = _files(images)
     if top < 1:
         raise BnewError(f"top is {top}: give 1 or more")
-    model = load_engine(file, threads)
+    model = load_engine(file, threads, limits)
     channels, *size = model.input_shape
     modes = {1: "L", 3: "RGB"}
     if channels not in modes:
@@ -187,6 +200,7 @@ def bench(
     batch: int = 64,
     model: nn.Module | None = None,
     seconds: float = 1.0,
+    limits: Limits = BY_SIZE,
 ) -> Timings:
     """Median time for one image and for a batch, on one thread and on several.
 
@@ -196,6 +210,7 @@ def bench(
         batch: how many images a batch has.
         model: the same network in PyTorch, to be timed beside it, in turns.
         seconds: about how long each size is measured.
+        limits: the most that the file may ask for.
 
     Raises:
         BnewError: see :func:`load_engine`; an impossible number.
@@ -204,7 +219,7 @@ def bench(
         raise BnewError(f"threads is {threads} and batch {batch}: give 0 (one a core) or more, and 1 or more")
     rows = []
     for count in sorted({1, threads or cores()}):
-        packed = load_engine(file, count)
+        packed = load_engine(file, count, limits)
         for size in sorted({1, batch}):
             x = np.random.default_rng(0).standard_normal((size, *packed.input_shape), np.float32)
             contenders: dict[str, Callable[[], object]] = {f"bnew-engine, {packed.isa}": partial(packed, x)}

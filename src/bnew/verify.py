@@ -23,6 +23,7 @@ from bnew.engine import engine_errors, load_engine
 from bnew.errors import BnewError
 from bnew.evaluate import load_run
 from bnew.layers import BinaryConv2d, BinaryLinear, RSign
+from bnew.limits import BY_SIZE, Limits
 from bnew.machine import Machine, cores
 from bnew.packed import read_packed
 from bnew.results import Run
@@ -92,13 +93,13 @@ class Verification:
         return Group(layers, whole, *verdict)
 
 
-def verify_run(file: str | Path, run: Run, machine: Machine) -> Verification:
+def verify_run(file: str | Path, run: Run, machine: Machine, limits: Limits = BY_SIZE) -> Verification:
     """:func:`verify` a packed file against the best weights of the run that it was packed from.
 
     Raises:
         BnewError: no such run; see :func:`verify`.
     """
-    return verify(file, *load_run(run, machine))
+    return verify(file, *load_run(run, machine), limits=limits)
 
 
 def most_disagreements(share: float, images: int) -> float:
@@ -108,7 +109,9 @@ def most_disagreements(share: float, images: int) -> float:
 
 
 @torch.no_grad()
-def verify(file: str | Path, model: nn.Module, data: Dataset, sample: int = 16) -> Verification:
+def verify(
+    file: str | Path, model: nn.Module, data: Dataset, sample: int = 16, limits: Limits = BY_SIZE
+) -> Verification:
     """Compare a packed file with the network that it was packed from.
 
     Layer by layer on the first ``sample`` test images, and as a whole on all of them. It is a problem if
@@ -129,12 +132,13 @@ def verify(file: str | Path, model: nn.Module, data: Dataset, sample: int = 16) 
         model: with the weights that were packed; on the CPU, in eval mode.
         data: whose test images to use.
         sample: how many of them are compared layer by layer.
+        limits: the most that the file may ask for.
 
     Raises:
         BnewError: the engine is missing, or the file is of another network or other data.
     """
     packed = read_packed(file)
-    engine = load_engine(file, cores())
+    engine = load_engine(file, cores(), limits)
     if engine.input_shape != data.image_size or (engine.classes or data.classes) != data.classes:
         raise BnewError(
             f"{file} takes images of {engine.input_shape} and has {packed.output_shape[0]} classes, but "

@@ -78,6 +78,7 @@ public:
     const std::string& graph() const;  // JSON, see docs/format.md
     bool normalises() const;           // whether the file says how bytes become input
     uint32_t checksum() const;         // of the file, see docs/format.md
+    double macs() const;               // work of an image as Limits counts it
 
     // Computes `count` images, NCHW. May be called by several threads at once. Throws if a number is not
     // finite.

@@ -184,18 +184,36 @@ class Model:
             raise EngineError("signs is empty")
         return np.concatenate(parts).astype(np.int32)
 
-    def profile(self, image: NDArray[Any], repeats: SupportsIndex = 100) -> list[StageTime]:
+    def profile(self, image: NDArray[Any], repeats: SupportsIndex | None = None) -> list[StageTime]:
         """Median time of each stage for one image (1, C, H, W) of float32.
 
+        Args:
+            image: the image.
+            repeats: how often it is computed. None: 100 times, or fewer, at least once, if these would take
+                more than 2⁴⁰ multiply-accumulates: about a minute.
+
         Raises:
-            EngineError: another shape or type, no repeats, or so many that all of them take more than the
-                ``max_macs`` of :func:`load`.
+            EngineError: another shape or type, no repeats, or more than one that together take more than
+                2⁴⁸ multiply-accumulates.
         """
-        count = _whole("repeats", repeats, 2**31 - 1)
+        count = self._repeats(repeats)
         image = self._floats(image, self.input_shape)
         if len(image) != 1:
             raise EngineError(f"image has shape {image.shape}: give one image")
         return [StageTime(*row) for row in self._engine.profile(image, count)]
+
+    def _repeats(self, repeats: SupportsIndex | None) -> int:
+        macs = max(1, int(self._engine.macs))
+        if repeats is None:
+            return max(1, min(_PROFILE_REPEATS, _PROFILE_MACS // macs))
+        count = _whole("repeats", repeats, 2**31 - 1)
+        most = max(1, _MOST_PROFILE_MACS // macs)
+        if count > most:
+            raise EngineError(
+                f"repeats is {count}, but an image takes {macs // 10**6} million multiply-accumulates: ask "
+                f"for at most {most}"
+            )
+        return count
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -243,6 +261,7 @@ class Model:
 
 
 _LARGEST_LIMIT = 2**60
+_PROFILE_REPEATS, _PROFILE_MACS, _MOST_PROFILE_MACS = 100, 2**40, 2**48
 
 
 def _whole(name: str, value: object, most: int) -> int:
