@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -41,19 +42,47 @@ class Network(nn.Module):
         self.border = BinaryConv2d(3, 4, (2, 1), padding=(1, 0), bias=False)  # of 6 signs, or 3 at the edge
         self.single = nn.Conv2d(4, 4, 1, groups=4, bias=False)
         self.norm, self.norm2 = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
-        self.prelu = nn.PReLU(4)
-        self.vector = nn.Parameter(torch.randn(4, 1, 1))
+        self.prelu, self.prelu2 = nn.PReLU(4, -0.1), nn.PReLU(4, -0.1)
+        self.vector, self.vector2 = (nn.Parameter(torch.randn(4, 1, 1)) for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([function(self, x).flatten(1) for function in self.functions], 1)
+        parts = {name: Once(part) for name, part in self.named_children()}
+        m = SimpleNamespace(vector=self.vector, vector2=self.vector2, **parts)
+        return torch.cat([function(m, x).flatten(1) for function in self.functions], 1)
+
+
+class Once:
+    """A layer that makes the same of the same tensor: a graph of fewer nodes is read in less time."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        self.layer = layer
+        self.made: dict[Tensor, Tensor] = {}
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if x not in self.made:
+            self.made[x] = self.layer(x)
+        return self.made[x]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.layer, name)
+
+
+MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]  # CIFAR-10's
+LATTICE = np.array([1 / (255 * np.array(STD)), -np.array(MEAN) / STD])
 
 
 def network(*functions: Function) -> nn.Module:
     return trained(Network(functions)).eval()
 
 
-def signed(sign: Callable[[Tensor], Tensor], function: Function) -> Function:
-    return lambda m, x: sign(function(m, x))
+def signed(function: Function, *signs: Callable[[Tensor], Tensor]) -> Function:
+    """All ``signs`` of what the function makes, which is computed once: reading it takes its time."""
+
+    def all_signs(m: Any, x: Tensor) -> Tensor:
+        value = function(m, x)
+        return torch.cat([sign(value) for sign in signs], 1)
+
+    return all_signs
 
 
 def whole_norm(m: Any, mean: float) -> nn.BatchNorm2d:
@@ -63,6 +92,12 @@ def whole_norm(m: Any, mean: float) -> nn.BatchNorm2d:
     norm.running_var = m.norm.running_var
     return norm
 
+
+def centred(weight: Tensor) -> Tensor:
+    return weight - weight.mean((2, 3), keepdim=True)
+
+
+SOBEL = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]]).repeat(1, 3, 1, 1)
 
 ZEROS: dict[str, Function] = {
     "binary convolution": lambda m, x: m.even(m.stem(x)),
@@ -100,6 +135,12 @@ ZEROS: dict[str, Function] = {
     "window in the padding": lambda m, x: F.conv2d(x, m.stem.weight, padding=3),
     "whole weights": lambda m, x: F.conv2d(m.stem(x).sign(), (m.real.weight * 20).round()),
     "weights on a grid": lambda m, x: F.conv2d(m.stem(x).sign(), 0.1 * (m.real.weight * 20).round()),
+    "whole weights on the image": lambda m, x: F.conv2d(x, m.stem.weight.sign()),
+    "Sobel": lambda m, x: F.conv2d(x, SOBEL),
+    "Sobel of a layer": lambda m, x: F.conv2d(m.stem(x), SOBEL[:, :1].repeat(4, 1, 1, 1), groups=4),
+    "real weights of sum 0": lambda m, x: F.conv2d(x, centred(m.stem.weight)),
+    "linear layer of sum 0": lambda m, x: F.linear(x.flatten(1), SOBEL.flatten(1).repeat(1, 4)),
+    "sum and difference of relu": lambda m, x: (lambda a, b: a + b - (a - b))(m.stem(x), m.other(x).relu()),
     "sigmoid of a sum at 1/2": lambda m, x: m.even(m.stem(x)).sigmoid() - 0.5,
 }  # fmt: skip
 
@@ -112,6 +153,16 @@ NO_ZEROS: dict[str, Function] = {
     "odd sum less an even number": lambda m, x: m.odd(x) - 2,
     "pool of odd numbers of signs": lambda m, x: F.avg_pool2d(m.stem(x).sign(), 3),
     "three sums": lambda m, x: m.odd(x) + m.odd(-x) + m.odd(x * x - 1),
+    "whole weights and batch norm": lambda m, x: m.norm(
+        F.conv2d(m.stem(x).sign(), (m.real.weight * 20).round())
+    ),
+    "whole weights on the image and batch norm": lambda m, x: m.norm(F.conv2d(x, m.stem.weight.sign())),
+    "whole weights on the image and a bias": lambda m, x: F.conv2d(x, m.stem.weight.sign(), m.stem.bias),
+    "trained weights on the image": lambda m, x: F.conv2d(x, m.stem.weight),
+    "weights of sum 0 and a bias": lambda m, x: F.conv2d(x, centred(m.stem.weight), m.stem.bias),
+    "two leaky slopes": lambda m, x: (lambda y: m.prelu(y) + m.prelu2(y))(m.stem(x)),
+    "slopes of other channels": lambda m, x: (lambda y: y * m.vector - y * m.vector2)(m.stem(x)),
+    "sum and difference": lambda m, x: (lambda a, b: (a + b) - (a - b))(m.stem(x), m.other(x)),
     "shortcut": lambda m, x: m.stem(x) + m.norm(m.even(m.other(x))),
     "shortcut after relu": lambda m, x: m.stem(x).relu() + m.norm(m.even(m.other(x))),
     "two branches": lambda m, x: m.norm(m.even(m.stem(x))) + m.norm2(m.even(m.other(x))),
@@ -140,7 +191,7 @@ USES: dict[str, Function] = {
     "op adaptive_avg_pool": lambda m, x: x.mean((2, 3)),
     "op concat": lambda m, x: torch.cat([x, m.stem(x)], 1),
     "op flatten": lambda m, x: x.flatten(1),
-    "op softmax": lambda m, x: x.softmax(1),
+    "op softmax": lambda m, x: m.stem(x).softmax(1),
     "op scale": lambda m, x: x * 2,
     "op shift": lambda m, x: x + 1,
     "op add": lambda m, x: m.stem(x) + m.other(x),
@@ -162,7 +213,7 @@ def path(tmp_path: Path) -> Path:
 def values() -> dict[str, Value]:
     """What each of the functions is in the packed file, by its name."""
     functions = ZEROS | NO_ZEROS | USES
-    output = read(network(*functions.values()), torch.randn(1, 3, 6, 6), {**OPERATORS, **LAYERS})
+    output = read(network(*functions.values()), torch.randn(1, 3, 6, 6), {**OPERATORS, **LAYERS}, LATTICE)
     return dict(zip(functions, output.inputs, strict=True))
 
 
@@ -207,17 +258,17 @@ def test_comparisons_are_right_at_zeros(path: Path) -> None:
     x = torch.randn(16, 3, 6, 6)
     for what in EXACT:
         assert (network(ZEROS[what])(x) == 0).any(), what
-    model = network(*(signed(sign, ZEROS[what]) for what in EXACT for sign in DECIDED.values()))
+    model = network(*(signed(ZEROS[what], *DECIDED.values()) for what in EXACT))
     bnew.pack(model, x, path)
     expected = model(x).detach().numpy()
     np.testing.assert_array_equal(Reference(path)(x.numpy()).reshape(expected.shape), expected)
 
 
 def test_sign_without_zeros_is_packed(path: Path) -> None:
-    x = torch.randn(16, 3, 6, 6)
+    x = normalised(torch.randint(0, 256, (16, 3, 6, 6)))
     for what, function in NO_ZEROS.items():
         assert (network(function)(x) != 0).all(), what
-    model = network(*(signed(torch.sign, function) for function in NO_ZEROS.values()))
+    model = network(*(signed(function, torch.sign) for function in NO_ZEROS.values()))
     bnew.pack(model, x, path)
     expected = model(x).detach().numpy()
     result = Reference(path)(x.numpy()).reshape(expected.shape)
@@ -235,6 +286,78 @@ def test_black_is_zero_where_the_mean_is(path: Path) -> None:
         bnew.pack(model, x, path, mean=[0] * 3, std=[0.2] * 3)
     with pytest.raises(BnewError, match="its input may be exactly 0"):
         bnew.pack(Sign(), x, path, mean=[0.45, 51 / 255, 0.45], std=[0.2] * 3)
+
+
+def normalised(levels: Tensor, mean: Any = MEAN, std: Any = STD) -> Tensor:
+    """Bytes as a network is given them."""
+    mean, std = (torch.tensor(numbers)[:, None, None] for numbers in (mean, std))
+    return (levels / 255 - mean) / std
+
+
+WHITE, HALF = torch.full((1, 3, 6, 6), 255), [0.5] * 3
+PM = torch.randn(8, 3, 4, 4, generator=torch.Generator().manual_seed(0)).sign()
+
+# Weights or a function, mean and std, and levels of which they make exact zeros.
+PIXELS: dict[str, tuple[Callable[[Tensor], Tensor], list[float], list[float], Tensor]] = {
+    "one level": (lambda x: x, [128 / 255] * 3, [1.0] * 3, WHITE - 127),
+    "white": (lambda x: x - 1, HALF, HALF, WHITE),
+    "signs as weights": (lambda x: F.conv2d(x, PM), HALF, HALF, WHITE),
+    "signs as weights, and a bias": (lambda x: F.conv2d(x, PM, PM[:, 0, 0, 0] * 2), HALF, HALF, WHITE),
+    "Sobel": (lambda x: F.conv2d(x, SOBEL), MEAN, STD, WHITE - 200),
+    "mean of four": (
+        lambda x: F.avg_pool2d(x, 2),
+        HALF,
+        HALF,
+        127 + torch.arange(36).view(6, 6) % 2 + 0 * WHITE,
+    ),
+}
+
+
+@pytest.mark.parametrize("what", PIXELS)
+def test_images_are_bytes(what: str, path: Path) -> None:
+    """torch.sign of their exact zeros is refused; bnew's own sign of the same is +1."""
+    function, mean, std, levels = PIXELS[what]
+    x = normalised(levels, mean, std)
+    assert (function(x) == 0).any()
+    for known in ({"mean": mean, "std": std}, {}):
+        with pytest.raises(BnewError, match="its input may be exactly 0, "):
+            bnew.pack(Applied(lambda x: function(x).sign()), x, path, **known)
+        bnew.pack(Applied(lambda x: bnew.sign(function(x))), x, path, **known)
+        expected = bnew.sign(function(x)).numpy()
+        np.testing.assert_array_equal(Reference(path)(x.numpy()).reshape(expected.shape), expected)
+
+
+def test_without_mean_and_std_the_image_may_be_anything(path: Path) -> None:
+    x = torch.randn(4, 3, 6, 6)
+    for bias in (False, True):
+        model = trained(nn.Sequential(nn.Conv2d(3, 4, 3, bias=bias), Sign()))
+        bnew.pack(model, x, path)
+        expected = model(x).detach().numpy()
+        np.testing.assert_array_equal(Reference(path)(x.numpy()).reshape(expected.shape), expected)
+    with pytest.raises(BnewError, match=r"cannot tell whether its input may be .* or give mean and std"):
+        bnew.pack(Applied(lambda x: (x * 2 + 0.3).sign()), x, path)
+
+
+def test_the_usual_flow_is_packed(path: Path) -> None:
+    """A first layer of real weights, or of signs, then batch norm and torch.sign."""
+    x = normalised(torch.randint(0, 256, (4, 3, 6, 6)))
+    for binary in (False, True):
+        first = nn.Conv2d(3, 4, 3, bias=False)
+        model = trained(nn.Sequential(first, nn.BatchNorm2d(4), Sign())).eval()
+        if binary:
+            first.weight.data.sign_()
+        bnew.pack(model, x, path, mean=MEAN, std=STD)
+        expected = model(x).detach().numpy()
+        np.testing.assert_array_equal(Reference(path)(x.numpy()).reshape(expected.shape), expected)
+
+
+class Applied(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
 
 
 class Sign(nn.Module):
@@ -264,7 +387,7 @@ def test_sign_after_an_operator_that_says_nothing_is_refused(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delitem(HELD, "conv")
-    with pytest.raises(BnewError, match="its input may be exactly 0"):
+    with pytest.raises(BnewError, match="bnew cannot tell whether its input may be exactly 0"):
         bnew.pack(network(lambda m, x: m.stem(x).sign()), torch.randn(1, 3, 6, 6), path)
 
 

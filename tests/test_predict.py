@@ -121,6 +121,20 @@ def test_other_outputs_are_refused(model: nn.Module, message: str, red: Path, tm
     assert "\n" not in str(caught.value)
 
 
+def test_the_file_is_read_once(red: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What replaces it after it was loaded says nothing of the network that runs."""
+    file = packed(ends_with(nn.Sigmoid()), tmp_path / "m.bnew")
+    (expected,) = predict(file, [red])
+
+    def replaced(path: Path, threads: int) -> object:
+        model = load_engine(path, threads)
+        packed(ends_with(nn.Softmax(1)), file)
+        return model
+
+    monkeypatch.setattr("bnew.engine.load_engine", replaced)
+    assert list(predict(file, [red])) == [expected]
+
+
 def test_the_input_itself_is_numbers(tmp_path: Path) -> None:
     assert read_packed(packed(nn.Identity(), tmp_path / "m.bnew")).ending == "numbers"
 

@@ -19,7 +19,7 @@ from bnew.errors import BnewError
 from bnew.images import read_image
 from bnew.limits import BY_SIZE, Limits
 from bnew.machine import cores
-from bnew.packed import PackedFile, read_packed
+from bnew.packed import PackedFile
 from bnew.text import printable
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def predict(
     modes = {1: "L", 3: "RGB"}
     if channels not in modes:
         raise BnewError(f"the network takes {channels} channels, but images have 1 or 3")
-    kind = _kind(read_packed(file))
+    kind = _kind(PackedFile(Path(file), model.graph, tensors={}, header_bytes=0))  # of what has been loaded
     for path in images:
         image = read_image(path, modes[channels], (size[0], size[1]), model.graph["input"].get("resize"))
         with engine_errors():

@@ -46,8 +46,8 @@ def pack(
     linear layer is binary if its input comes from a sign and its weights are of one magnitude per output
     channel, whatever its class. A sign may be written as ``torch.sign``, ``torch.where`` or a comparison,
     with or without the straight-through trick ``(out − y).detach() + y``. A packed sign is +1 at exactly 0,
-    as bnew's own is. ``torch.sign`` is 0 there, and is **refused where its input holds zeros by
-    construction**, as after relu; a value that is 0 by chance is packed as +1.
+    as bnew's own is. ``torch.sign`` is 0 there, and is refused where its input may be exactly 0 by
+    construction, as after relu, or where bnew cannot tell; a value that is 0 by chance is packed as +1.
 
     Batch norms become a scale and a shift per channel; the magnitude of binary weights goes into the scale
     that follows. Results equal those of the model to float32 rounding, which may turn a sign whose input is 0
@@ -82,7 +82,7 @@ def pack(
             "for a network of vectors"
         )
     normalisation = _normalisation(mean, std, example_input.shape[1])
-    output = read(model, example_input, {**OPERATORS, **LAYERS}, zero=_has_zeros(normalisation))
+    output = read(model, example_input, {**OPERATORS, **LAYERS}, zero=_lattice(normalisation))
     graph = Graph(output)
     image: dict[str, Any] = {"name": Graph.INPUT, "shape": list(graph.shape), **normalisation}
     if resize is not None:
@@ -159,10 +159,14 @@ def _normalisation(
     return numbers
 
 
-def _has_zeros(normalisation: Mapping[str, Sequence[float]]) -> npt.NDArray[np.bool_]:
-    """Whether a byte b is 0 as (b / 255 − mean) / std, for each channel; black is, if the mean is 0."""
-    levels = 255 * np.array(normalisation.get("mean", [-1.0]))
-    return np.asarray((levels >= 0) & (levels <= 255) & (np.abs(levels - np.rint(levels)) <= 1e-6 * levels))
+def _lattice(normalisation: Mapping[str, Sequence[float]]) -> npt.NDArray[Any]:
+    """(2, C), step and offset of bytes as (b / 255 − mean) / std; a number where these are not known."""
+    if not normalisation:
+        return np.array(False)
+    step = 1 / (255 * np.array(normalisation["std"]))
+    level = 255 * np.array(normalisation["mean"])
+    near = np.rint(level)  # of a byte divided by 255 in float32, for one
+    return np.array([step, -step * np.where(np.abs(level - near) <= 1e-6 * np.abs(level), near, level)])
 
 
 def _floats(name: str, numbers: Sequence[float], channels: int) -> list[float]:

@@ -9,7 +9,8 @@ are held. An operator that is not in it may give any number, 0 as well.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
-from functools import reduce
+from dataclasses import replace
+from functools import partial, reduce
 from itertools import product
 
 import numpy as np
@@ -19,21 +20,24 @@ import torch.nn.functional as F
 from bnew.packing.exported import Array, Numbers, Value, ancestors
 from bnew.packing.pieces import (
     ANY,
+    ROUNDING,
     WIDEST,
     Held,
     Piece,
-    Slopes,
     anything,
     common_step,
-    hull,
+    either,
     is_whole,
     itself,
     mixed,
+    of_channels,
     only_where,
     pieced,
     plus,
     step_product,
+    summed,
     tiled,
+    times,
 )  # fmt: skip
 
 
@@ -42,7 +46,15 @@ def held(value: Value, known: MutableMapping[Value, Held]) -> Held:
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         for each in ancestors(value, known):
             inputs = [known[needed] for needed in each.inputs if not needed.constant]
-            known[each] = HELD.get(each.op, anything)(each, *inputs)
+            if each.op == "add" and all(term in known for term in each.terms):
+                # In (a + b) − (a − b), a has cancelled out.
+                inputs = [
+                    _scaled(term, known[term], np.array([n])) for term, n in each.terms.items()
+                ] or inputs
+            found = HELD.get(each.op, anything)(each, *inputs)
+            if any(of.unknown for of in inputs) and np.any(found.at_any):
+                found = replace(found, unknown=True)
+            known[each] = found
     return known[value]
 
 
@@ -54,16 +66,7 @@ def _scaled(value: Value, x: Held, numbers: Numbers | None = None) -> Held:
     kept = np.where(factors == 0, np.nan, factors)  # what is multiplied by 0 is held at 0
     pieces: list[Piece] = [(step * np.abs(kept), offset * kept) for step, offset in x.pieces]
     pieces.append((0.0, only_where(factors == 0)))
-    return pieced(value, pieces, _times(x.slopes, factors.min(), factors.max()))
-
-
-def _times(slopes: Slopes, low: float, high: float) -> Slopes:
-    """Slopes times any factor from ``low`` to ``high``."""
-    ends = [
-        [slope * factor if factor else 0.0 for slope in of for factor in (low, high)]
-        for of in slopes.values()
-    ]
-    return {root: (min(of), max(of)) for root, of in zip(slopes, ends, strict=True)}
+    return pieced(value, pieces, times(x.slopes, factors))
 
 
 def _shifted(value: Value, x: Held, numbers: Numbers | None = None) -> Held:
@@ -78,7 +81,8 @@ def _clamped(value: Value, x: Held, limits: Sequence[float | None] | None = None
     ]
     if x.varies:
         pieces += [(0.0, limit) for limit in (low, high) if limit is not None]
-    return pieced(value, pieces, hull(x.slopes, dict.fromkeys(x.slopes, (0.0, 0.0))))
+    closed = {root: np.zeros((1, *ranges.shape[1:])) for root, ranges in x.slopes.items()}
+    return pieced(value, pieces, either(x.slopes, closed))
 
 
 def _prelu(value: Value, x: Held) -> Held:
@@ -86,7 +90,7 @@ def _prelu(value: Value, x: Held) -> Held:
     positive = Held(x.steps, np.where(single & (x.offsets < 0), np.nan, x.offsets), x.slopes)
     negative = Held(x.steps, np.where(single & (x.offsets >= 0), np.nan, x.offsets), x.slopes)
     below = _scaled(value, negative)
-    return pieced(value, [*positive.pieces, *below.pieces], hull(x.slopes, below.slopes))
+    return pieced(value, [*positive.pieces, *below.pieces], either(x.slopes, below.slopes))
 
 
 def _sigmoid(value: Value, x: Held) -> Held:
@@ -95,7 +99,7 @@ def _sigmoid(value: Value, x: Held) -> Held:
         (step, np.where(step == 0, 1 / (1 + np.exp(-offset)), only_where(np.isinf(step))))
         for step, offset in x.pieces
     ]
-    return pieced(value, [*pieces, (0.0, only_where(x.at_zero, 0.5))], itself(value))
+    return pieced(value, [*pieces, (0.0, only_where(x.known_at_zero, 0.5))], itself(value))
 
 
 def _hard_sigmoid(value: Value, x: Held) -> Held:
@@ -111,17 +115,17 @@ def _choice(value: Value, x: Held) -> Held:
     return pieced(value, [(0.0, numbers) for numbers in value.numbers], {})
 
 
-def _added(value: Value, x: Held, y: Held) -> Held:
-    x, y = (tiled(part, value.shape[0]) for part in (x, y))
-    slopes = hull(x.slopes, y.slopes)
-    for root in x.slopes.keys() & y.slopes.keys():
-        (low, high), (low2, high2) = x.slopes[root], y.slopes[root]
-        slopes[root] = (low + low2, high + high2)
-        if low + low2 <= 0 <= high + high2:
-            return anything(value, x, y)
+def _added(value: Value, *terms: Held) -> Held:
+    return reduce(partial(_sum, value), (tiled(term, value.shape[0]) for term in terms))
+
+
+def _sum(value: Value, x: Held, y: Held) -> Held:
+    slopes, cancels = summed(x.slopes, y.slopes)
+    if cancels:
+        return anything(value)
     pieces: list[Piece] = [(common_step(s, t), plus(a, b)) for (s, a), (t, b) in product(x.pieces, y.pieces)]
     # Of two steps without a common one, such as those of two batch norms, only 0 + 0 is no coincidence.
-    pieces.append((0.0, only_where(x.at_zero & y.at_zero)))
+    pieces.append((0.0, only_where(x.known_at_zero & y.known_at_zero)))
     return pieced(value, pieces, slopes | itself(value))
 
 
@@ -131,11 +135,13 @@ def _multiplied(value: Value, x: Held, y: Held) -> Held:
         (reduce(common_step, (step_product(s, b), step_product(t, a), step_product(s, t))), a * b)
         for (s, a), (t, b) in product(x.pieces, y.pieces)
     ]
-    pieces.append((0.0, only_where(x.at_zero | y.at_zero)))
+    pieces.append((0.0, only_where(x.known_at_zero | y.known_at_zero)))
+    pieces.append((ANY, only_where(x.at_any | y.at_any)))
     if not (x.pieces or y.pieces):
         return pieced(value, pieces, itself(value))
     # Where one is held, the product follows the other.
-    unbounded = dict.fromkeys([*x.slopes, *y.slopes], (-np.inf, np.inf))
+    every = np.stack([np.full(value.shape[0], limit) for limit in (-np.inf, np.inf)])[None]
+    unbounded = dict.fromkeys([*x.slopes, *y.slopes], every)
     return pieced(value, pieces, unbounded | itself(value))
 
 
@@ -143,8 +149,14 @@ def _multiplied(value: Value, x: Held, y: Held) -> Held:
 
 
 def _input(value: Value) -> Held:
-    """Images are continuous, except for channels in which bytes of one kind, such as black, are exactly 0."""
-    return pieced(value, [(0.0, only_where(value.fields["zero"]))], itself(value))
+    """Bytes b as (b / 255 − mean) / std, whose step and offset (2, C) ``zero`` is where these are known.
+
+    Else any number, but not an unknown one: sums with weights that do not fit together are continuous.
+    """
+    lattice = np.asarray(value.fields["zero"])
+    if lattice.ndim < 2:
+        return replace(anything(value), unknown=False)
+    return pieced(value, [(lattice[0], lattice[1])], {})
 
 
 def _max_pool(value: Value, x: Held) -> Held:
@@ -157,6 +169,7 @@ def _bits(value: Value, x: Held) -> Held:
 
 def _concat(value: Value, *parts: Held) -> Held:
     pieces: list[Piece] = []
+    slopes: list[dict[Value, Array]] = []
     start = 0
     for part in parts:
         stop = start + part.steps.shape[1]
@@ -164,13 +177,17 @@ def _concat(value: Value, *parts: Held) -> Held:
             wide = np.full((2, value.shape[0]), np.nan)
             wide[:, start:stop] = row
             pieces.append((wide[0], wide[1]))
+        slopes.append({})
+        for root, ranges in part.slopes.items():
+            slopes[-1][root] = np.zeros((len(ranges), 2, value.shape[0]))
+            slopes[-1][root][..., start:stop] = ranges
         start = stop
-    return pieced(value, pieces, hull(*(part.slopes for part in parts)))
+    return pieced(value, pieces, either(*slopes))
 
 
 def _flatten(value: Value, x: Held) -> Held:
-    places = value.shape[0] // x.steps.shape[1]
-    return Held(np.repeat(x.steps, places, axis=1), np.repeat(x.offsets, places, axis=1), x.slopes)
+    channels = x.steps.shape[1]
+    return of_channels(x, np.repeat(np.arange(channels), value.shape[0] // channels))
 
 
 def _softmax(value: Value, x: Held) -> Held:
@@ -205,7 +222,7 @@ def _adaptive_avg_pool(value: Value, x: Held) -> Held:
 
 def _averaged(value: Value, x: Held, windows: Iterable[tuple[int, int]]) -> Held:
     """Sums of n values divided by d, for every window (n, d)."""
-    pieces: list[Piece] = [(0.0, only_where(x.at_zero))]
+    pieces: list[Piece] = [(0.0, only_where(x.known_at_zero))]
     if x.pieces:
         step, offset = mixed(x.pieces)
         groups: list[Piece] = [(step, offset)]
@@ -218,40 +235,83 @@ def _averaged(value: Value, x: Held, windows: Iterable[tuple[int, int]]) -> Held
 
 
 def _conv(value: Value, x: Held) -> Held:
-    """Held at 0 where all that it sums up is 0, or where it sums up nothing.
+    """Held where sums of held numbers are, and at 0 where they are by themselves.
 
-    Sums of other held numbers are no coincidence if the weights are multiples of one number; these are not
-    followed further.
+    These are where all that it sums up is 0, or where it sums up nothing; and in places of one colour, where
+    the weights of that colour sum to 0. With weights that are no multiples of one number, all other sums are
+    coincidences.
     """
     assert value.weight is not None
     (before,) = value.inputs
+    weight = value.weight.astype(np.float64)
     top, left, bottom, right = value.fields["padding"]
-    used = torch.from_numpy((value.weight != 0).astype(np.float32))
+
+    def sums(channels: Array, weights: Array) -> Array:
+        """(C_out, places), of a number per channel."""
+        plane = torch.from_numpy(channels.astype(np.float64))[None, :, None, None].expand(1, *before.shape)
+        plane = F.pad(plane, (left, right, top, bottom))
+        options = {name: value.fields[name] for name in ("stride", "dilation", "groups")}
+        return np.asarray(F.conv2d(plane, torch.from_numpy(weights), **options)[0].flatten(1).numpy())
 
     def uses(channels: Array) -> Array:
         """(C_out, places): whether it sums up one of these channels there."""
-        plane = torch.from_numpy(channels.astype(np.float32))[None, :, None, None].expand(1, *before.shape)
-        plane = F.pad(plane, (left, right, top, bottom))
-        options = {name: value.fields[name] for name in ("stride", "dilation", "groups")}
-        return np.asarray(F.conv2d(plane, used, **options)[0].flatten(1).numpy() > 0)
+        return np.asarray(sums(channels, (weight != 0).astype(np.float64)) > 0)
 
-    zero = ~uses(~x.at_zero)
-    known = np.all(np.isnan(x.offsets) | ((x.steps == 0) & (x.offsets == 0)), axis=0)
-    others = uses(~known) & ~uses(~x.anywhere)
-    unknown = np.any(others, axis=1) & (
-        _are_multiples(value.weight) | np.any(uses(np.any(np.isinf(x.steps), axis=0)), axis=1)
+    zero = np.any(~uses(~x.known_at_zero), axis=1) | _balanced(value, x)
+    pieces: list[Piece] = [(0.0, only_where(zero))]
+    if x.unknown:
+        pieces.append((ANY, only_where(np.any(uses(x.at_any), axis=1))))
+    unit = _units(weight)
+    only_zero = np.all(np.isnan(x.offsets) | ((x.steps == 0) & (x.offsets == 0)), axis=0)
+    if np.isnan(unit).all() or only_zero.all():
+        return pieced(value, pieces, itself(value))
+    step, offset = mixed(x.pieces)
+    step = np.where(x.anywhere & np.isnan(step), ANY, np.nan_to_num(step, posinf=ANY))
+    step = unit * np.repeat(_common_steps(step, value.fields["groups"]), len(unit) // value.fields["groups"])
+    places = uses(~only_zero) & ~uses(~x.anywhere)
+    pieces.append((0.0, only_where(np.isnan(step) & ~np.isnan(unit) & np.any(places, axis=1))))
+    offsets = np.where(places, sums(np.nan_to_num(offset), weight), np.nan)
+    pieces += [(step, each) for each in np.unique(np.round(offsets / unit[:, None], 9), axis=1).T * unit]
+    return pieced(value, pieces, itself(value))
+
+
+def _balanced(value: Value, x: Held) -> Array:
+    """(C_out), whether the weights sum to 0 for each channel, or over channels that are held alike.
+
+    The latter is what makes 0 of gray, and of an image that was flattened.
+    """
+    assert value.weight is not None
+    groups, outputs = value.fields["groups"], len(value.weight)
+    weight = value.weight.astype(np.float64).reshape(outputs, value.weight.shape[1], -1)
+    alike = np.arange(x.steps.shape[1])
+    if np.any(x.steps > 0):
+        columns = np.nan_to_num(np.concatenate([x.steps, x.offsets]), nan=-1.0, posinf=ANY)
+        kinds = np.unique(columns, axis=1, return_inverse=True)[1].reshape(-1)
+        alike = np.where(np.any(x.steps > 0, axis=0), kinds, len(alike) + alike)
+    balanced = np.zeros(outputs, bool)
+    for own, rows in zip(alike.reshape(groups, -1), np.split(np.arange(outputs), groups), strict=True):
+        member = (own[:, None] == np.unique(own)).astype(np.float64)  # (C_in / groups, kinds)
+        total, size = (part.sum(2) @ member for part in (weight[rows], np.abs(weight[rows])))
+        balanced[rows] = np.all(np.abs(total) <= 4 * ROUNDING * size, axis=1)
+    return balanced
+
+
+def _common_steps(steps: Array, groups: int) -> Array:
+    """(groups), the step of sums over the channels of each group."""
+    return np.array(
+        [reduce(common_step, np.unique(own)[:, None])[0] for own in steps.reshape(groups, -1)], np.float64
     )
-    return pieced(value, [(0.0, only_where(np.any(zero, axis=1))), (ANY, only_where(unknown))], itself(value))
 
 
-def _are_multiples(weights: Array) -> Array:
-    """(C_out), whether the greatest weights of a row are multiples of one number."""
-    rows = np.sort(np.abs(weights.reshape(len(weights), -1).astype(np.float64)))[:, -32:]
+def _units(weights: Array) -> Array:
+    """(C_out), the number of which the greatest weights of a row are multiples; NaN if there is none."""
+    rows = np.sort(np.abs(weights.reshape(len(weights), -1)))[:, -32:]
     shares = rows / rows[:, -1:]
-    fits = np.zeros(len(rows), bool)
-    for times in range(1, WIDEST + 1):
-        fits |= np.all((rows == 0) | is_whole(shares * times), axis=1)
-    return fits
+    units = np.full(len(rows), np.nan)
+    for parts in range(WIDEST, 0, -1):
+        fits = np.all((rows == 0) | is_whole(shares * parts), axis=1)
+        units = np.where(fits & (rows[:, -1] > 0), rows[:, -1] / parts, units)
+    return units
 
 
 def _binary_conv(value: Value, _: Held) -> Held:

@@ -14,6 +14,7 @@ import torch
 
 from bnew.packing.exported import Numbers, Operand, Operation, Refused, Shape, Table, Value
 from bnew.packing.held import held
+from bnew.packing.pieces import Held
 from bnew.packing.spatial import SPATIAL
 
 
@@ -156,12 +157,17 @@ def _fits(shape: Shape, result: Shape) -> bool:
 def _sign(op: Operation, x: Value) -> Value:
     if x.op == "choice":  # the sign of one of two numbers
         return op.make("choice", *x.inputs, numbers=np.sign(x.numbers), shape=x.shape)
-    if _at_zero(op, x):
-        raise Refused(
-            "its input may be exactly 0, as after relu or in a sum of signs, where torch.sign is 0 but a bit "
-            "is +1 or -1; compare with >= or > instead"
-        )
-    return op.make("choice", x, numbers=np.array([[1.0], [-1.0]]))
+    found = _held(op, x)
+    zero = "its input may be exactly 0"
+    if np.any(found.known_at_zero):
+        why = f"{zero}, as pixels, sums of signs or what follows a relu may"
+        advice = "compare with >= or > instead"
+    elif np.any(found.at_any):
+        why = f"bnew cannot tell whether {zero}"
+        advice = "compare with >= or > instead, or give mean and std if it is made of the image's own numbers"
+    else:
+        return op.make("choice", x, numbers=np.array([[1.0], [-1.0]]))
+    raise Refused(f"{why}, where torch.sign is 0 but a bit is +1 or -1; {advice}")
 
 
 def _compare(join: Callable[[Any, Any], Any], strict: bool, high: int) -> Callable[..., Value]:
@@ -199,14 +205,14 @@ def _of_same(op: Operation, a: Value, b: Value) -> Value:
     (x,), (y,) = a.inputs, b.inputs
     if y.fields.get("opposite_of") is not x and x.fields.get("opposite_of") is not y:
         return b
-    if _at_zero(op, x):
+    if np.any(_held(op, x).at_zero):
         return b
     return op.make("choice", x, numbers=b.numbers[::-1], shape=b.shape)
 
 
-def _at_zero(op: Operation, value: Value) -> bool:
-    """Whether the value may be exactly 0, and not by a coincidence of roundings."""
-    return bool(held(value, op.once(("held",), dict)).at_zero.any())
+def _held(op: Operation, value: Value) -> Held:
+    """At which numbers the value is held, and not by a coincidence of roundings."""
+    return held(value, op.once(("held",), dict))
 
 
 def _not(op: Operation, x: Value) -> Value:

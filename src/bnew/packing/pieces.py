@@ -12,12 +12,14 @@ import numpy as np
 from bnew.packing.exported import Array, Value
 
 Piece: TypeAlias = tuple[Array | float, Array | float]  # step and offset, a number or one per channel
-Slopes: TypeAlias = Mapping[Value, tuple[float, float]]
+Slopes: TypeAlias = Mapping[Value, Array]  # of (S, 2, C): least and greatest of each of S ranges
 
 ANY = np.inf  # a step: any number
 WIDEST = 256  # a quotient of whole numbers up to this is no coincidence
-_ROUNDING = 2.0**-24  # of float32, relative
+ROUNDING = 2.0**-24  # of float32, relative
+_MOST_ROUNDING = 1e-4  # of a step: beyond it, every number would be near a multiple of a fine step
 _MOST_PIECES = 64
+_MOST_SLOPES = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,12 +30,18 @@ class Held:
     number, an infinite one is any number, and an offset of NaN says that the channel has no such piece.
 
     ``slopes`` names the values that this one follows in a straight line wherever it is not held, with the
-    least and the greatest slope. Two that follow the same one may cancel each other, such as x and relu(−x).
+    ranges of the slope, channel by channel: x and 0.1 x of a leaky ReLU are two ranges of one number each. A
+    channel that does not follow a value has slope 0. Two that follow the same one may cancel each other, such
+    as x and relu(−x).
+
+    ``unknown`` says that any number stands for what an operator does not say, and not for pixels of images
+    whose mean and std are not known.
     """
 
     steps: Array  # (P, C)
     offsets: Array  # (P, C)
     slopes: Slopes = field(default_factory=dict)
+    unknown: bool = False
 
     @property
     def pieces(self) -> list[tuple[Array, Array]]:
@@ -47,12 +55,23 @@ class Held:
 
     @property
     def at_zero(self) -> Array:
-        """(C), whether a channel is held at 0."""
+        """(C), whether a channel is held at 0, or at any number."""
+        return self.known_at_zero | self.at_any
+
+    @property
+    def known_at_zero(self) -> Array:
+        """(C), whether a channel is held at 0 by a piece that is not any number."""
         with np.errstate(divide="ignore", invalid="ignore"):
             multiple = self.offsets / self.steps
-            whole = np.abs(multiple - np.rint(multiple)) <= _ROUNDING * np.abs(multiple)
-        zero = np.where(self.steps == 0, self.offsets == 0, whole | np.isinf(self.steps))
+            tolerance = np.minimum(ROUNDING * np.abs(multiple), _MOST_ROUNDING)
+            whole = (np.abs(multiple - np.rint(multiple)) <= tolerance) & ~np.isinf(self.steps)
+        zero = np.where(self.steps == 0, self.offsets == 0, whole)
         return np.asarray(np.any(zero & ~np.isnan(self.offsets), axis=0))
+
+    @property
+    def at_any(self) -> Array:
+        """(C), whether a channel may be any number."""
+        return np.asarray(np.any(np.isinf(self.steps), axis=0))
 
     @property
     def varies(self) -> bool:
@@ -81,15 +100,50 @@ def only_where(condition: Array, number: float = 0.0) -> Array:
     return np.where(condition, number, np.nan)
 
 
-def itself(value: Value) -> dict[Value, tuple[float, float]]:
+def itself(value: Value) -> dict[Value, Array]:
     """The slopes of a value that follows no other in a straight line."""
-    return {value: (1.0, 1.0)}
+    return {value: np.ones((1, 2, value.shape[0]))}
+
+
+def times(slopes: Slopes, factors: Array) -> dict[Value, Array]:
+    """Slopes times a factor per channel."""
+    kept = np.where(factors == 0, np.nan, factors)  # 0 · ∞ is 0 here
+    return {
+        root: np.sort(np.nan_to_num(ranges * kept, nan=0, posinf=np.inf, neginf=-np.inf), axis=1)
+        for root, ranges in slopes.items()
+    }
+
+
+def either(*slopes: Slopes) -> dict[Value, Array]:
+    """The ranges of all."""
+    roots = dict.fromkeys(root for of in slopes for root in of)
+    return {root: _few(np.concatenate([of[root] for of in slopes if root in of])) for root in roots}
+
+
+def summed(x: Slopes, y: Slopes) -> tuple[dict[Value, Array], bool]:
+    """The slopes of a sum, and whether two may cancel each other in one of them."""
+    slopes, cancels = {**x, **y}, False
+    for root in x.keys() & y.keys():
+        a, b = x[root][:, None], y[root][None]
+        total = a + b
+        both = np.any(a != 0, axis=2) & np.any(b != 0, axis=2)
+        cancels |= bool(np.any(both & (total[:, :, 0] <= 0) & (total[:, :, 1] >= 0)))
+        slopes[root] = _few(total.reshape(-1, *total.shape[2:]))
+    return slopes, cancels
+
+
+def _few(ranges: Array) -> Array:
+    """Each range once; a single one that covers all if there are too many."""
+    ranges = np.unique(ranges, axis=0)
+    if len(ranges) <= _MOST_SLOPES:
+        return ranges
+    return np.stack([ranges[:, 0].min(0), ranges[:, 1].max(0)])[None]
 
 
 def plus(a: Array | float, b: Array | float) -> Array:
     """a + b; exactly 0 where they cancel but for float32's rounding."""
     total = np.asarray(a + b)
-    return np.where(np.abs(total) <= _ROUNDING * np.maximum(np.abs(a), np.abs(b)), 0.0, total)
+    return np.where(np.abs(total) <= ROUNDING * np.maximum(np.abs(a), np.abs(b)), 0.0, total)
 
 
 def step_product(a: Array | float, b: Array | float) -> Array:
@@ -111,7 +165,7 @@ def common_step(a: Array, b: Array) -> Array:
 def is_whole(numbers: Array) -> Array:
     """Whether they are 1, 2, 3 … but for rounding."""
     near = np.rint(numbers)
-    return np.asarray((near >= 1) & (np.abs(numbers - near) <= 4 * _ROUNDING * near))
+    return np.asarray((near >= 1) & (np.abs(numbers - near) <= 4 * ROUNDING * near))
 
 
 def mixed(pieces: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
@@ -124,19 +178,17 @@ def mixed(pieces: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
 
 def tiled(x: Held, channels: int) -> Held:
     """Channels modulo, as the file joins values."""
-    times = (1, channels // x.steps.shape[1])
-    return Held(np.tile(x.steps, times), np.tile(x.offsets, times), x.slopes)
+    copies = channels // x.steps.shape[1]
+    return of_channels(x, np.tile(np.arange(x.steps.shape[1]), copies))
 
 
-def hull(*slopes: Slopes) -> dict[Value, tuple[float, float]]:
-    """The least and the greatest slope of all."""
-    roots = {root: [of[root] for of in slopes if root in of] for of in slopes for root in of}
-    return {
-        root: (min(low for low, _ in all_), max(high for _, high in all_)) for root, all_ in roots.items()
-    }
+def of_channels(x: Held, channels: Array) -> Held:
+    """Channels of ``x``, by their numbers."""
+    slopes = {root: ranges[..., channels] for root, ranges in x.slopes.items()}
+    return Held(x.steps[:, channels], x.offsets[:, channels], slopes)
 
 
 def anything(value: Value, *_: Held) -> Held:
     """What is not known: any number, 0 as well."""
     channels = (1, value.shape[0])
-    return Held(np.full(channels, ANY), np.zeros(channels), itself(value))
+    return Held(np.full(channels, ANY), np.zeros(channels), itself(value), unknown=True)
