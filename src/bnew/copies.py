@@ -31,8 +31,8 @@ SIDE = 32  # pixels of the rendition by which pictures are compared
 # mean square. Photographs of 224 pixels and more are within after JPEG at quality 30 and after scaling by 0.5
 # to 2; most of 64 pixels at quality 75.
 NEAR = 0.1
-# An image with more near ones in its class than this shows a scene that was taken many times, as a fixed camera
-# does. Its pictures are different ones.
+# An image with more near ones in its class than this shows a scene that was taken many times, as by a fixed
+# camera. Its pictures are different ones.
 SCENE = 8
 CANDIDATES, COARSE = 16, 8  # so many are compared, the nearest on 8×8 pixels
 CHUNK = 512  # images that are compared at once
@@ -82,17 +82,22 @@ class Pictures:
         found = []
         for chunk in torch.from_numpy(images).split(CHUNK):
             # d² less a term that is the same for all members
-            distances = torch.addmm(squares, self._coarse(chunk), coarse.T, alpha=-2)
-            nearest = distances.topk(min(CANDIDATES, len(members)), largest=False).indices
+            ours = self._coarse(chunk)
+            distances = torch.addmm(squares, ours, coarse.T, alpha=-2)
             a = self._fine(chunk)
-            contrast = _contrast(a)
+            limit = NEAR * _contrast(a)
+            # Averages of (SIDE / COARSE)² pixels differ no more than these do; 1 % is for rounding.
+            bound = 1.01 * (limit * COARSE / SIDE).square() - (1 - 1e-5) * ours.square().sum(1)
+            distances, nearest = distances.topk(min(CANDIDATES, len(members)), largest=False)
             count, hits = torch.zeros(2, len(chunk), dtype=torch.int64)
-            for column in nearest.T:
-                b = self._fine(everything[column])
-                near = (a - b).norm(dim=1) < NEAR * torch.minimum(contrast, _contrast(b))
-                near &= everything[column] != chunk
-                count += near
-                hits += near & wanted[column]
+            for distance, column in zip(distances.T, nearest.T, strict=True):
+                rows = (distance <= bound).nonzero().flatten()
+                other = column[rows]
+                b = self._fine(everything[other])
+                near = (a[rows] - b).norm(dim=1) < torch.minimum(limit[rows], NEAR * _contrast(b))
+                near &= everything[other] != chunk[rows]
+                count[rows] += near
+                hits[rows] += near & wanted[other]
             found.append((hits > 0) & (count <= SCENE))
         return torch.cat(found).numpy()
 

@@ -8,8 +8,8 @@ below 1/5, val a tenth of the others: those below 0.28, or below 1/10 where ther
 that has none there gives its image with the next larger u.
 
 An image that is a copy of one that is further from being tested, of the same class, goes where that is
-(:mod:`bnew.copies`): from test to val or train, from val to train. Where this would leave a class without test
-or val images, only equal pixels count as copies in that class, with a warning.
+(:mod:`bnew.copies`): from test to val or train, from val to train. Where this would leave a class without
+test or val images, only equal pixels count as copies in that class, with a warning.
 
 So a new image changes nothing for the others, except for the few of a class of its own and for its copies:
 those may move from test to val or from val to train, never back. What was trained on is thus never tested on
