@@ -22,6 +22,7 @@ from bnew.copies import SIDE, Copies, Mask, Numbers, Pictures, SameFiles
 from bnew.errors import BnewError
 from bnew.folders import flattened, list_folder
 from bnew.holdout import hold_out, hold_out_by_name, position
+from bnew.memory import Split
 
 PARTS = ("test", "val")
 ORDER = {"test": 0, "val": 1, "train": 2}
@@ -202,8 +203,8 @@ def test_cifar_is_divided_as_it_was_fetched(monkeypatch: pytest.MonkeyPatch, tmp
     images = (number.view(-1, 1, 1, 1) // torch.tensor([1, 256, 1]).view(1, 3, 1, 1) % 256).byte()
     names = tuple(map(str, range(10)))
     fetched = {
-        "train": data.Split(images.expand(-1, -1, 1, 1), number % 10),
-        "test": data.Split(images[:7], number[:7] % 10),
+        "train": Split(images.expand(-1, -1, 1, 1), number % 10),
+        "test": Split(images[:7], number[:7] % 10),
     }
     source = replace(data.DATASETS["cifar10"], fetch=lambda folder, download: data._Parts(names, fetched))
     monkeypatch.setitem(data.DATASETS, "cifar10", source)
@@ -324,7 +325,12 @@ def test_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / name).write_bytes(value)
     read: list[str] = []
     digest = copies.file_digest
-    monkeypatch.setattr(copies, "file_digest", lambda path: read.append(path.decode()[-1]) or digest(path))
+
+    def seen(path: bytes) -> bytes:
+        read.append(path.decode()[-1])
+        return digest(path)
+
+    monkeypatch.setattr(copies, "file_digest", seen)
     paths = [str(tmp_path / name).encode() for name in content]
     labels = np.array([0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0])
     for workers in (1, 3):
@@ -332,7 +338,7 @@ def test_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert found.tolist() == [True, False, True, False, True, False]
     assert sorted(set(read)) == ["A", "C", "E", "a", "b", "c", "e"]
     with pytest.raises(BnewError, match=r"cannot be read \(.*gone"):
-        SameFiles([*paths, str(tmp_path / "gone").encode()], np.zeros(12), 1).near(
+        SameFiles([*paths, str(tmp_path / "gone").encode()], np.zeros(12, np.int64), 1).near(
             np.arange(6), np.arange(6, 12)
         )
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import bnew
 from bnew import BnewError
-from bnew.engine import Prediction, predict
+from bnew.engine import Prediction, load_engine, predict
 from bnew.packed import read_packed
 
 pytest.importorskip("bnew_engine")

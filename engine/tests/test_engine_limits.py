@@ -175,7 +175,7 @@ def binary_layers(
 @pytest.mark.parametrize("groups", [2, 8, 16, 32, 64, 128])
 @pytest.mark.parametrize("kernel", [1, 3])
 def test_binary_groups_are_within_the_limits(groups: int, kernel: int) -> None:
-    """Widths from one channel, which is depthwise, to half of them; the narrow ones are computed with zeros."""
+    """From one channel a group, which is depthwise, to half of them; narrow ones are computed with zeros."""
     content = binary_layers(128, groups, 3, (3, 512, 512), kernel).bytes()
     assert load(content).input_shape == (3, 512, 512)
 

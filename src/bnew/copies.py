@@ -80,7 +80,7 @@ class Pictures:
         coarse = self._coarse(everything)
         squares = coarse.square().sum(1)
         found = []
-        for chunk in torch.from_numpy(images).split(CHUNK):
+        for chunk in _chunks(torch.from_numpy(images)):
             # d² less a term that is the same for all members
             ours = self._coarse(chunk)
             distances = torch.addmm(squares, ours, coarse.T, alpha=-2)
@@ -105,14 +105,20 @@ class Pictures:
         return self.renditions[images].float().sub_(128).flatten(1)
 
     def _coarse(self, images: Tensor) -> Tensor:
-        parts = images.split(CHUNK)
         return torch.cat(
-            [F.avg_pool2d(self.renditions[part].float() - 128, SIDE // COARSE).flatten(1) for part in parts]
+            [
+                F.avg_pool2d(self.renditions[chunk].float() - 128, SIDE // COARSE).flatten(1)
+                for chunk in _chunks(images)
+            ]
         )
 
 
+def _chunks(images: Tensor) -> tuple[Tensor, ...]:
+    return images.split(CHUNK)  # type: ignore[no-any-return, no-untyped-call]
+
+
 def _contrast(x: Tensor) -> Tensor:
-    return (x - x.mean(1, keepdim=True)).norm(dim=1)
+    return (x - x.mean(1, keepdim=True)).norm(dim=1)  # type: ignore[no-any-return]
 
 
 # ---------------------------------------------------------------------- files
