@@ -463,7 +463,9 @@ def test_what_is_recorded(unbroken: dict[str, Run], method: str) -> None:
 
 def test_the_cost_of_freezing(tmp_path: Path) -> None:
     """A push too weak to move any weight is phase 1, so that gives the accuracy just before freezing."""
-    recipe = RECIPE.replace(epochs=2, freeze=0.5, method_options={"strength": 1e-9})
+    recipe = RECIPE.replace(
+        epochs=2, freeze=0.5, method_options={"strength": 1e-9}, binary_lr=1.0
+    ).published()
     run = train(recipe, tmp_path / "bnew", MACHINE)
     real = train(recipe.replace(method="clip", method_options={}, freeze=1), tmp_path / "clip", MACHINE)
     before, after = (float(r.rows()[0]["val_accuracy"]) for r in (real, run))
