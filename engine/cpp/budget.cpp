@@ -13,8 +13,8 @@ constexpr int64_t kLargestLimit = int64_t{1} << 60;  // below, sums of sizes are
 // allowed twice that. A byte of the file counts as a weight does: a node without weights has its description.
 constexpr double kBaseMacs = 1LL << 31, kMacsPerUnitPlace = 32, kMostMacs = 1LL << 46;
 constexpr double kBaseBytes = 64 * kMiB, kBytesPerUnit = 64, kMostBytes = 1LL << 34;
-// A run may keep values for the input's numbers, and whole images of the results of each layer: two numbers for
-// each output channel, which has 36 units or more.
+// A run may keep values for the input's numbers, and whole images of each layer's results: two numbers
+// for each output channel, which has 36 units or more.
 constexpr double kBytesPerNumber = 1024, kBytesPerUnitPlace = 0.125;
 
 std::string whole(double number) { return std::to_string(static_cast<int64_t>(std::min(number, 9e18))); }
