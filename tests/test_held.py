@@ -269,7 +269,7 @@ def test_sign_without_zeros_is_packed(path: Path) -> None:
     for what, function in NO_ZEROS.items():
         assert (network(function)(x) != 0).all(), what
     model = network(*(signed(function, torch.sign) for function in NO_ZEROS.values()))
-    bnew.pack(model, x, path)
+    bnew.pack(model, x, path, mean=MEAN, std=STD)
     expected = model(x).detach().numpy()
     result = Reference(path)(x.numpy()).reshape(expected.shape)
     assert (result != expected).mean() < 1e-4  # rounding may turn a sign
