@@ -112,6 +112,10 @@ def test_one_output_is_the_probability_of_its_class(red: Path, tmp_path: Path) -
         (ends_with(nn.Softmax(1), Function(lambda x: 100 * x)), "probabilities that were scaled, shifted"),
         (ends_with(nn.Sigmoid(), Function(lambda x: 1 - x)), "probabilities that were scaled, shifted"),
         (maps(nn.Softmax(1), nn.Flatten()), "probabilities that were .* joined"),
+        (
+            ends_with(Function(lambda x: torch.cat([x.softmax(1), (2 * x).softmax(1)], 1))),
+            "probabilities that were .* joined",
+        ),
     ],
 )
 def test_other_outputs_are_refused(model: nn.Module, message: str, red: Path, tmp_path: Path) -> None:

@@ -104,37 +104,14 @@ class PackedFile:
         """What the output is: of a ``softmax``; of a ``sigmoid``, each number between 0 and 1 by itself;
         ``altered``, if a scale or a shift follows one of these; or ``numbers`` of any size.
         """
-        return self._ending(self.graph["output"])
-
-    def _ending(self, value: str) -> str:
-        node = next((node for node in self.graph["nodes"] if node.get("output") == value), None)
-        if node is None:
-            return "numbers"
-        altered = False
-        for kind, of in reversed(list(_steps(node))):
-            if kind in ("sigmoid", "hard_sigmoid"):
-                return "altered" if altered else "sigmoid"
-            if kind in ("scale", "shift"):
-                altered = True
-            elif kind != "clamp" or None in of or not 0 <= of[0] <= of[1] <= 1:
-                return "numbers"
-        before = self._ending_before(node)
-        return "altered" if altered and before != "numbers" else before
-
-    def _ending_before(self, node: Mapping[str, Any]) -> str:
-        """That of what a node's operator gives."""
-        if node["op"] == "softmax":
-            return "softmax"
-        inputs = node["inputs"] if node["op"] == "concat" else [node["input"]]
-        endings = {self._ending(name) for name in inputs}
-        keeps = {"identity", "flatten", "concat", "max_pool", "avg_pool", "adaptive_avg_pool"}
-        if len(endings) > 1 or node["op"] not in keeps:
-            return "numbers"
-        # A softmax over the channels of one place stays one only while the channels stay together.
-        together = node["op"] in ("identity", "adaptive_avg_pool") or self._read[1][inputs[0]][1:] == (1, 1)
-        if endings == {"softmax"} and not (together and len(inputs) == 1):
-            return "altered"
-        return endings.pop()
+        endings: dict[str, str] = {}
+        for node in self.graph["nodes"]:
+            if "output" in node:
+                names = node["inputs"] if node["op"] == "concat" else [node["input"]]
+                inputs = {endings.get(name, "numbers") for name in names}
+                vectors = len(names) == 1 and self._read[1][names[0]][1:] == (1, 1)
+                endings[node["output"]] = _ending(node, inputs, vectors)
+        return endings.get(self.graph["output"], "numbers")
 
     @property
     def half(self) -> bool:
@@ -282,6 +259,32 @@ def _text(name: Any) -> str:
     if not isinstance(name, str):
         raise TypeError(f"{name!r} is no name")
     return name
+
+
+def _ending(node: Mapping[str, Any], inputs: set[str], vectors: bool) -> str:
+    """:attr:`PackedFile.ending` of a node's result, from those of its ``inputs``."""
+    altered = False
+    for kind, of in reversed(list(_steps(node))):
+        if kind in ("sigmoid", "hard_sigmoid"):
+            return "altered" if altered else "sigmoid"
+        if kind in ("scale", "shift"):
+            altered = True
+        elif kind != "clamp" or None in of or not 0 <= of[0] <= of[1] <= 1:
+            return "numbers"
+    result = _ending_of_operator(node["op"], inputs, vectors)
+    return "altered" if altered and result != "numbers" else result
+
+
+def _ending_of_operator(op: str, inputs: set[str], vectors: bool) -> str:
+    if op == "softmax":
+        return "softmax"
+    keeps = ("identity", "flatten", "concat", "max_pool", "avg_pool", "adaptive_avg_pool")
+    if len(inputs) > 1 or op not in keeps:
+        return "numbers"
+    (before,) = inputs
+    # Of several places, or pooled otherwise than by means, the shares of all classes no longer sum to 1.
+    whole = vectors or op in ("identity", "adaptive_avg_pool")
+    return "altered" if before == "softmax" and not whole else before
 
 
 def _steps(node: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
