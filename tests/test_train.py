@@ -536,7 +536,7 @@ def test_what_a_method_chose_is_said_stored_and_used(
         {"strength": 12.0, "reg": 12 / 19, "ramp": 1.0, "fill": None, "binary_lr": 2.0}
     )
     assert rates == [{1.0, 8.0}, {1.0, 2.0}]
-    assert "bnew, 18 steps: strength 35, reg 4.24, ramp 4, fill 0.54, binary_lr 8" in caplog.text
+    assert "bnew, 18 steps: strength 35, reg 4.249, ramp 4, fill 0.54, binary_lr 8" in caplog.text
 
 
 # Another recipe, other code
