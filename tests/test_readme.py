@@ -60,7 +60,7 @@ def test_your_own_network(
     def evaluate(model: nn.Module) -> None:
         assert not model.training
         accuracies.append(float((model(loader.x).argmax(1) == loader.y).float().mean()))
-        magnitudes.append({m for w in bnew.binary_parameters(model) for m in w.abs().unique().tolist()})
+        magnitudes.append({m for w in bnew.binary_parameters(model) for m in torch.unique(w.abs()).tolist()})
 
     names: dict[str, Any] = {"loader": loader, "evaluate": evaluate}
     with warnings.catch_warnings():
