@@ -130,8 +130,8 @@ def test_the_file_is_read_once(red: Path, tmp_path: Path, monkeypatch: pytest.Mo
     file = packed(ends_with(nn.Sigmoid()), tmp_path / "m.bnew")
     (expected,) = predict(file, [red])
 
-    def replaced(path: Path, threads: int) -> object:
-        model = load_engine(path, threads)
+    def replaced(path: Path, *options: Any) -> object:
+        model = load_engine(path, *options)
         packed(ends_with(nn.Softmax(1)), file)
         return model
 
