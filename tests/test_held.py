@@ -310,12 +310,7 @@ PIXELS: dict[str, tuple[Callable[[Tensor], Tensor], list[float], list[float], Te
         WHITE,
     ),
     "Sobel": (lambda x: F.conv2d(x, SOBEL), MEAN, STD, WHITE - 200),
-    "mean of four": (
-        lambda x: F.avg_pool2d(x, 2),
-        HALF,
-        HALF,
-        127 + torch.arange(36).view(6, 6) % 2 + 0 * WHITE,
-    ),
+    "mean of four": (lambda x: F.avg_pool2d(x, 2), [128 / 255] * 3, [1.0] * 3, WHITE - 127),
 }
 
 
