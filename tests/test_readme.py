@@ -42,8 +42,11 @@ class Loader:
 
 
 def small_resnet(num_classes: int) -> ResNet:
-    """ResNet-18's stages with one block each."""
-    return ResNet(BasicBlock, [1, 1, 1, 1], num_classes=num_classes)
+    """The first two stages of ResNet-18, with one block each."""
+    model = ResNet(BasicBlock, [1, 1, 1, 1])
+    model.layer3 = model.layer4 = nn.Identity()  # type: ignore[assignment]
+    model.fc = nn.Linear(128, num_classes)
+    return model
 
 
 def test_your_own_network(
@@ -80,7 +83,7 @@ def test_your_own_network(
     assert "layer1.0.conv1" in out
     assert "BNEW(strength=9" in out
 
-    # Started again it has nothing left to do; without the last file, phase 2 runs again, and ends the same.
+    # Started again it has nothing left to do.
     ended = {name: value.clone() for name, value in model.state_dict().items()}
     exec(TRAINING, names)
     assert loader.epochs == 18

@@ -35,8 +35,6 @@ from bnew.streaming import Files, StreamedDataset
 
 logger = logging.getLogger("bnew")
 
-MODES = {1: "L", 3: "RGB"}  # PIL's, by the number of channels
-
 
 def load_data(recipe: Recipe, machine: Machine, download: bool = True) -> Dataset:
     """The recipe's data set."""
@@ -239,13 +237,14 @@ def _load_folder(
     options: dict[str, Any] = {
         "name": name, "classes": preparation.classes, "mean": preparation.mean, "std": preparation.std,
     }  # fmt: skip
-    channels, height, width = preparation.size
-    if DATASETS[name].streamed:
+    _, height, width = preparation.size
+    source = DATASETS[name]
+    if source.streamed:
         names, labels = flattened(by_class)
         files = Files(root, np.array([os.fsencode(path) for path in names]), numbers[labels])
         options |= {"splits": {split: files}, "max_broken": machine.max_broken}
         return StreamedDataset(**options, side=height, workers=machine.readers)
-    read, _ = read_folder(root, {split: by_class}, MODES[channels], (height, width), machine.readers)
+    read, _ = read_folder(root, {split: by_class}, source.mode, (height, width), machine.readers)
     images, of = read[split]
     whole = Split(images, torch.from_numpy(numbers)[of])
     options |= dict.fromkeys(("train", "val", "test"), whole[torch.arange(0)]) | {split: whole}
