@@ -15,7 +15,7 @@ from test_methods import STEPS, Net, Training, assert_same, every_method, flat, 
 from torch import Tensor, nn
 
 from bnew.errors import BnewError
-from bnew.layers import BinaryLinear, binary_parameters
+from bnew.layers import BinaryLinear, binary_parameters, hard_sign
 from bnew.methods import BNEW, METHODS, STE, Binarizer, BinaryMirrorDescent, Bop, create_method
 
 LATENT = ("ste", "bmd")
@@ -381,3 +381,14 @@ def test_a_model_that_is_moved_takes_its_method_with_it() -> None:
         optimizer.step()
         (own,) = next(v for k, v in method.state_dict().items() if k in ("latent", "momentum"))
         assert own.dtype == torch.float64
+
+
+def test_frozen_again_after_other_weights_were_loaded() -> None:
+    """What was set after freezing is signed too: no weight that counts as binary stays real."""
+    layer = BinaryLinear(8, 4)
+    method = STE(binary_parameters(layer))
+    method.freeze(warn=False)
+    real = torch.linspace(-1, 1, 32).view(4, 8)
+    layer.load_state_dict({"weight": real}, strict=False)
+    method.freeze()
+    assert torch.equal(layer.weight, hard_sign(real))

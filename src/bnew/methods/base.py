@@ -293,6 +293,7 @@ class Binarizer(Measures):
                 costs accuracy. A loop that freezes on purpose passes False.
         """
         if self.frozen:
+            self._take_in()
             return
         values = self.values()
         if warn and self.ends_binary:
