@@ -270,6 +270,81 @@ def test_a_state_from_before_attach_is_none_to_continue_from() -> None:
         assert again.step == 0
 
 
+@every_method
+def test_a_state_from_before_attach_after_steps_is_refused(name: str) -> None:
+    """The method's own state goes on from those steps."""
+    state = make_method(name, Training(name).weights).state_dict()
+    training = Training(name).run(0, 3)
+    with pytest.raises(BnewError, match="before attach"):
+        training.method.load_state_dict(state)
+    assert training.method.step == 3
+
+
+@every_method
+def test_a_state_of_the_first_version_that_saved_none_of_started(name: str) -> None:
+    whole = Training(name).run(0, 5)
+    state = whole.method.state_dict()
+    del state["started"]
+    other = Training(name, seed=9)
+    other.method.load_state_dict(state)
+    assert other.method.step == 5
+    if name in LATENT:
+        assert flat(other.copies()) == flat(whole.copies())
+
+
+def test_only_weights_that_were_set_start_again() -> None:
+    """One of a tensor: the others of a late mirror descent keep latent weights that x does not show."""
+    method = Training("bmd").run(0, 30).method
+    latent = method.state_dict()["latent"][0].clone()
+    x = method.params[0].detach().clone()
+    changed = x.clone().view(-1)
+    changed[3] = -changed[3]
+    set_by_data(method.params[0], changed.view_as(x))
+    after = method.state_dict()["latent"][0].view(-1)
+    assert float(torch.tanh(method.schedule()["beta"] * after[3])) == pytest.approx(float(changed[3]))
+    kept = [i for i in range(x.numel()) if i != 3]
+    assert torch.equal(after[kept], latent.view(-1)[kept])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_signs_that_are_set_late_in_mirror_descent(dtype: torch.dtype) -> None:
+    """β is 1e35 then, and a latent weight below what the type can say."""
+    weight = nn.Parameter(torch.linspace(-1, 1, 30, dtype=torch.float64).view(5, 6).to(dtype))
+    method = BinaryMirrorDescent([weight], 10, beta_end=1e35).attach(torch.optim.SGD([weight], lr=0.0))
+    for _ in range(10):
+        method.before_step()
+        method.after_step()
+    turned = -weight.detach().clone()
+    set_by_copy(weight, turned)
+    assert torch.equal(torch.cat(method.values()) >= 0, turned >= 0)
+    assert torch.equal(weight.detach(), turned)
+
+
+@pytest.mark.parametrize("name", ["ste", "bmd", "bop"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_one_sign_of_a_large_layer_is_seen(name: str, dtype: torch.dtype) -> None:
+    """Also two that leave the sum the same, and in both layouts of memory."""
+    torch.manual_seed(0)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        start = torch.randn(32, 256, 3, 3).sign().to(dtype).contiguous(memory_format=layout)
+        weight = nn.Parameter(start.clone())
+        optimizer = torch.optim.SGD([weight], lr=0.0)
+        method = create_method(name, [weight], 100).attach(optimizer)
+        weight.grad = torch.zeros_like(weight)
+        optimizer.step()
+        binary = start.clone()
+        for position in [(0, 0, 0, 0), (31, 255, 2, 2), (7, 100, 1, 1), (8, 101, 1, 2)]:
+            binary[position] *= -1
+            set_by_data(weight, binary)
+            with method.binarized():
+                assert torch.equal(weight.detach(), binary)
+        one, other = (binary[5] == 1).nonzero()[0].tolist(), (binary[5] == -1).nonzero()[0].tolist()
+        binary[(5, *one)], binary[(5, *other)] = -1, 1
+        set_by_data(weight, binary)
+        with method.binarized():
+            assert torch.equal(weight.detach(), binary)
+
+
 def test_weights_are_filled_once() -> None:
     """Not again where BNEW is attached after its state was loaded, or to another optimizer."""
     weight = nn.Parameter(torch.full((2, 2), 0.1))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bnew.errors import BnewError
 from bnew.methods.measures import Measures
 from bnew.methods.ride import Ride
-from bnew.methods.values import binary_value, flags, holds
+from bnew.methods.values import binary_value, changed, differs, fingerprints
 
 
 class Binarizer(Measures):
@@ -40,8 +40,8 @@ class Binarizer(Measures):
     """
 
     needs_total_steps = False
-    # Whether the weights are to be binary when the run ends.
-    ends_binary = False
+    # Whether a parameter must hold a function of the method's state (``_forward_value``) between two steps.
+    shows = False
 
     def __init__(
         self, params: Iterable[nn.Parameter], total_steps: int | None = None, *, scale: bool = False
@@ -74,6 +74,8 @@ class Binarizer(Measures):
         self._overflow = False
         self._grad_scale = 1.0
         self._last_signs: list[Tensor] | None = None
+        # Fingerprints of the parameters as the method left them; None: they are not known.
+        self._left: list[Tensor] | None = None
 
     def __repr__(self) -> str:
         """The method with what it chose: ``BNEW(strength=9.29, ramp=3.76, ...)``."""
@@ -97,12 +99,12 @@ class Binarizer(Measures):
     def _values(self) -> list[Tensor]:
         return [p.detach() for p in self.params]
 
-    def _forward_value(self, index: int) -> Tensor | None:
-        """What parameter ``index`` must hold between two steps; None: whatever it holds is right."""
-        return None
+    def _forward_value(self, index: int) -> Tensor:
+        """What parameter ``index`` must hold between two steps, in a method that ``shows``."""
+        return self.params[index].detach()
 
-    def _restart(self, index: int) -> None:
-        """Start the method's own copy of parameter ``index`` from what the parameter holds."""
+    def _restart(self, index: int, where: Tensor) -> None:
+        """Start the method's own copy of parameter ``index`` from what the parameter holds there."""
 
     def _state(self) -> dict[str, list[Tensor]]:
         """Tensors of the method's own, by name, one of each for every parameter; none by default."""
@@ -161,6 +163,7 @@ class Binarizer(Measures):
                 self._take_in()
             else:
                 self._start()
+                self._leave()
         self._started = True
         return self
 
@@ -209,6 +212,7 @@ class Binarizer(Measures):
         self.step += 1
         if not self.frozen:
             self._show()
+            self._leave()
             if self._counted and self.step == self.total_steps + 1:
                 warnings.warn(
                     f"{type(self).__name__} has taken more steps than its total_steps of {self.total_steps}: "
@@ -219,7 +223,7 @@ class Binarizer(Measures):
     @torch.no_grad()
     def undo_step(self) -> None:
         """Take back what :meth:`before_step` did, where the optimizer's step failed after it."""
-        self._correct()
+        self._correct_all()
 
     @property
     def progress(self) -> float:
@@ -228,18 +232,22 @@ class Binarizer(Measures):
 
     # ------------------------------------------------------------------ weights set from outside
 
-    def _due(self, index: int) -> Tensor | None:
-        """What parameter ``index`` must hold: when frozen a binary value, else the method's."""
-        p = self.params[index].detach()
-        return binary_value(p, self.scale) if self.frozen else self._forward_value(index)
+    @property
+    def _checked(self) -> bool:
+        """Whether what the parameters must hold is known: a function of the state, or binary when frozen."""
+        return self.frozen or self.shows
 
-    def _differing(self) -> list[int]:
-        """The parameters that do not hold what they must, more than rounding explains."""
-        same: dict[int, Tensor] = {}
-        for index, p in enumerate(self.params):
-            if (due := self._due(index)) is not None:
-                same[index] = holds(p, due)
-        return [index for index, held in zip(same, flags(list(same.values())), strict=True) if not held]
+    def _leave(self) -> None:
+        """Note what the parameters hold now, so that a change from outside is seen."""
+        self._left = fingerprints(self.params) if self._checked else None
+
+    def _set_outside(self) -> list[int]:
+        """The parameters that may not hold what the method left."""
+        if not self._checked:
+            return []
+        if self._left is None:
+            return list(range(len(self.params)))
+        return changed(self._left, fingerprints(self.params))
 
     @torch.no_grad()
     def _take_in(self) -> None:
@@ -248,16 +256,31 @@ class Binarizer(Measures):
             return
         for tensors in self._state().values():  # where the model has been moved; once frozen there are none
             tensors[:] = [t.to(p) for t, p in zip(tensors, self.params, strict=not self.frozen)]
-        if set_outside := self._differing():
-            for index in set_outside if not self.frozen else ():
-                self._restart(index)
-            self._correct()
+        if set_outside := self._set_outside():
+            for index in set_outside:
+                self._correct(index, restart=not self.frozen)
+            self._leave()
 
-    def _correct(self) -> None:
-        """Put what they must hold into the parameters that do not hold it."""
-        for index in self._differing():
-            if (due := self._due(index)) is not None:
-                self.params[index].copy_(due)
+    def _correct(self, index: int, *, restart: bool = False) -> None:
+        """Make parameter ``index`` hold what it must, after a restart from what was set where it does not."""
+        p = self.params[index]
+        where = differs(p, self._due(index))
+        if where.any() and restart:
+            self._restart(index, where)
+            where = differs(p, self._due(index))
+            p.copy_(torch.where(where, self._due(index), p))  # what it shows already stays to the last bit
+        elif where.any():
+            p.copy_(self._due(index))
+
+    def _correct_all(self) -> None:
+        for index in range(len(self.params)) if self._checked else ():
+            self._correct(index)
+        self._leave()
+
+    def _due(self, index: int) -> Tensor:
+        """What parameter ``index`` must hold: when frozen a binary value, else the method's."""
+        p = self.params[index].detach()
+        return binary_value(p, self.scale) if self.frozen else self._forward_value(index)
 
     # ------------------------------------------------------------------ binary values
 
@@ -282,7 +305,7 @@ class Binarizer(Measures):
             self._inside = outer
             with torch.no_grad():
                 for p, real in zip(self.params, held, strict=True):
-                    if not self.frozen and holds(p, binary_value(real, self.scale)):
+                    if not (self.frozen or differs(p, binary_value(real, self.scale)).any()):
                         p.copy_(real)
 
     def freeze(self, *, warn: bool = True) -> None:
@@ -296,12 +319,13 @@ class Binarizer(Measures):
             self._take_in()
             return
         values = self.values()
-        if warn and self.ends_binary:
+        if warn:
             self._warn_unless_arrived()
         self._set_binary(values)
         self.frozen = self._started = True
         for tensors in self._state().values():
             tensors.clear()
+        self._leave()
 
     @torch.no_grad()
     def _set_binary(self, values: list[Tensor]) -> None:
@@ -337,16 +361,21 @@ class Binarizer(Measures):
             raise BnewError(f"this state is not one of {type(self).__name__}, but of {state.get('method')}")
         if state["shapes"] != self._shapes():
             raise BnewError("this state does not fit the weights to binarize: it is of another model")
+        started = state.get("started", True)
+        if self.step and not started:
+            raise BnewError(
+                "this state is from before attach(), but the method has taken steps: make a new one"
+            )
         self.step, self.frozen = state["step"], state["frozen"]
         device = self.params[0].device if self.params else None
         self._last_signs = state["last_signs"] and [s.to(device) for s in state["last_signs"]]
-        if not state["started"]:
+        if not started:
             return  # there is nothing yet to continue from
         self._started = True
         for name, tensors in self._state().items():
             # Once frozen there are none.
             tensors[:] = [t.clone().to(p) for t, p in zip(state[name], self.params, strict=not self.frozen)]
-        self._correct()
+        self._correct_all()
 
     def _shapes(self) -> list[list[int]]:
         return [list(p.shape) for p in self.params]

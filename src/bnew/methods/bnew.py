@@ -64,7 +64,6 @@ class BNEW(Binarizer):
     """
 
     needs_total_steps = True
-    ends_binary = True
 
     def __init__(
         self,

@@ -48,7 +48,7 @@ class Bop(Binarizer):
     """
 
     needs_total_steps = True
-    ends_binary = True
+    shows = True
 
     def __init__(
         self,

@@ -13,9 +13,11 @@ from bnew.methods.base import Binarizer
 class Latent(Binarizer):
     """The optimizer moves a latent copy w of the weights; the parameter holds a function of it between steps.
 
-    A subclass says which function (``_forward_value``), and how a latent copy starts from weights that were
-    set from outside (``_restart``).
+    A subclass says which function (``_forward_value``), and its inverse (``_latent_of``) for weights that are
+    set from outside.
     """
+
+    shows = True
 
     def __init__(
         self, params: Iterable[nn.Parameter], total_steps: int | None = None, *, scale: bool = False
@@ -39,6 +41,14 @@ class Latent(Binarizer):
 
     def _forward_value(self, index: int) -> Tensor:
         raise NotImplementedError
+
+    def _latent_of(self, shown: Tensor) -> Tensor:
+        """A latent copy whose function is ``shown``, a parameter."""
+        return shown
+
+    def _restart(self, index: int, where: Tensor) -> None:
+        latent = self.latent[index]
+        torch.where(where, self._latent_of(self.params[index].detach()), latent, out=latent)
 
     def _state(self) -> dict[str, list[Tensor]]:
         return {"latent": self.latent}

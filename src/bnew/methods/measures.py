@@ -29,9 +29,8 @@ class Measures:
 
     def _magnitudes(self) -> list[Tensor]:
         """|w| of each layer, or 1 where the weights are binary permanently (whatever the scale)."""
-        if self.frozen:
-            return [torch.ones_like(p) for p in self.params]
-        return [value.abs() for value in self.values()]
+        values = self.values()
+        return [torch.ones_like(v) if self.frozen else v.abs() for v in values]
 
     @torch.no_grad()
     def layer_distances(self) -> list[float]:

@@ -34,7 +34,6 @@ class BinaryMirrorDescent(Latent):
     """
 
     needs_total_steps = True
-    ends_binary = True
 
     def __init__(
         self,
@@ -62,7 +61,10 @@ class BinaryMirrorDescent(Latent):
     def _forward_value(self, index: int) -> Tensor:
         return (self.latent[index] * self.schedule()["beta"]).tanh_()
 
-    def _restart(self, index: int) -> None:
-        x = self.params[index].detach()
-        below_one = 1 - torch.finfo(x.dtype).eps
-        torch.div(x.clamp(-below_one, below_one).atanh_(), self.schedule()["beta"], out=self.latent[index])
+    def _latent_of(self, shown: Tensor) -> Tensor:
+        rounding = torch.finfo(shown.dtype)
+        below_one = 1 - rounding.eps
+        latent = shown.clamp(-below_one, below_one).atanh_() / self.schedule()["beta"]
+        # A number too small for the type keeps its sign.
+        least = torch.full_like(shown, rounding.tiny * rounding.eps).copysign_(shown)
+        return torch.where((latent == 0) & (shown != 0), least, latent)

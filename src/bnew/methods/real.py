@@ -21,4 +21,9 @@ class Real(Binarizer):
     @contextmanager
     def binarized(self) -> Iterator[None]:
         """Leaves the weights as they are."""
+        self._take_in()
         yield
+
+    def _warn_unless_arrived(self) -> None:
+        if not self.scale:  # with it, fine-tuning starts like this
+            super()._warn_unless_arrived()

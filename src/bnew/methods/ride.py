@@ -8,10 +8,9 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
 
 from bnew.errors import BnewError
-from bnew.methods.values import flags
+from bnew.methods.values import changed, fingerprints
 
 if TYPE_CHECKING:
     from bnew.methods.base import Binarizer
@@ -86,16 +85,16 @@ class _Closure:
     ) -> None:
         self.closure, self.method, self.optimizer = closure, method, optimizer
         self.called = False
-        self.left = _fingerprints(method.params)
+        self.left = fingerprints(method.params)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.called:
             raise _several_times(self.optimizer)
         self.called = True
-        found = _fingerprints(self.method.params)
+        found = fingerprints(self.method.params)
         loss = self.closure(*args, **kwargs)
         # Only now, as it makes an accelerator wait.
-        if any(flags([_other(a, b) for a, b in zip(self.left, found, strict=True)])):
+        if changed(self.left, found):
             raise BnewError(
                 f"{type(self.optimizer).__name__} changes the weights before it calls its closure, which no "
                 "method can follow: attach to the optimizer that this one steps (base_optimizer, in SAM)"
@@ -120,13 +119,3 @@ def _several_times(optimizer: torch.optim.Optimizer) -> BnewError:
         f"{type(optimizer).__name__} evaluates the loss several times per step, with other weights each, "
         "which binary weights do not allow: use an optimizer such as Adam or SGD"
     )
-
-
-@torch.no_grad()
-def _fingerprints(params: list[nn.Parameter]) -> list[Tensor]:
-    """A number per tensor, the same only if what it holds is."""
-    return list(torch._foreach_norm([p.detach() for p in params])) if params else []
-
-
-def _other(a: Tensor, b: Tensor) -> Tensor:
-    return (a != b) & ~(a.isnan() & b.isnan())

@@ -23,8 +23,6 @@ class STE(Latent):
         scale: binary values are ± mean|w| of the output channel.
     """
 
-    ends_binary = True
-
     def _after(self) -> None:
         super()._after()
         clip_(self.latent)
@@ -34,6 +32,3 @@ class STE(Latent):
 
     def _forward_value(self, index: int) -> Tensor:
         return binary_value(self.latent[index], self.scale)
-
-    def _restart(self, index: int) -> None:
-        self.latent[index].copy_(self.params[index])
