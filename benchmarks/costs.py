@@ -42,12 +42,14 @@ def give_gradients(model: nn.Module) -> None:
 # ---------------------------------------------------------------------- time
 
 
-def step_seconds(name: str, model_name: str, repeats: int) -> list[float]:
+def step_seconds(name: str, model_name: str, repeats: int, *, frozen: bool = False) -> list[float]:
     """Times of all that method ``name`` does around one optimizer step, caches cold."""
     model = create_model(model_name)
     give_gradients(model)
     gradients = [(p, p.grad) for p in model.parameters()]
     _, method = attach(name, model)
+    if frozen:
+        method.freeze(warn=False)
     scratch = torch.zeros(SCRATCH_BYTES, dtype=torch.uint8)
     times = []
     for _ in range(repeats):

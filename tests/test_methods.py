@@ -23,7 +23,7 @@ from bnew.errors import BnewError
 from bnew.layers import BinaryConv2d, BinaryLinear, binary_parameters, real_parameters
 from bnew.methods import BNEW, METHODS, STE, Binarizer, BinaryMirrorDescent, Bop, Clip, create_method
 from bnew.models import create_model
-from bnew.recipes import CIFAR10
+from bnew.recipes import CIFAR10, IMAGENET
 
 SHAPES = ((3, 2, 3, 3), (5, 7), (1, 4, 1, 1))
 STEPS, FREEZE_AT = 40, 32
@@ -202,16 +202,22 @@ def test_the_settings_follow_the_length_of_the_run() -> None:
         assert method.ramp == pytest.approx(recipe.method_options["ramp"])
         assert method.fill == recipe.method_options.get("fill")
         assert method.binary_lr == pytest.approx(recipe.binary_lr)
-        if epochs < 1000:
-            assert method.strength == pytest.approx(recipe.method_options["strength"], rel=0.01)
-        else:
-            assert method.strength == pytest.approx(35)
-            assert (method.ramp, method.fill) == (1, None)
+        assert method.strength == pytest.approx(recipe.method_options["strength"])
+    assert BNEW(weight, 352_000).settings == pytest.approx(
+        {"strength": 35.2, "reg": 35.2 / 352_001, "ramp": 1, "fill": None, "binary_lr": 1}
+    )
     assert BNEW(weight, 4224).settings == pytest.approx(
         {"strength": 9.29, "reg": 9.29 / (2 * 4224 / 4.77), "ramp": 3.77, "fill": 0.54, "binary_lr": 5.87},
         rel=0.01,
     )
     assert "strength=9.2" in repr(BNEW(weight, 4224))
+    # ImageNet's, whose weights are signed with a scale and never frozen.
+    for factor in (0.02, 1.0):
+        recipe = IMAGENET.phase2["bnew"].scaled(factor)
+        method = BNEW(weight, recipe.epochs * 5824, scale=True)
+        assert method.strength == pytest.approx(recipe.method_options["strength"], rel=1e-3)
+        assert method.ramp == pytest.approx(recipe.method_options["ramp"], rel=1e-3)
+        assert (method.fill, method.binary_lr) == (None, 1)
     # Bop's.
     short, long = (Bop(weight, steps) for steps in (352, 704_000))
     assert (short.gamma, short.tau) == pytest.approx((1e-4 * 1000**0.5, 1e-8 * 1000**0.9))
@@ -319,7 +325,7 @@ def test_freezing_at_the_end_is_silent() -> None:
     for name in ("ste", "bop"):
         assert said(ended(name).method.freeze) == []
         assert said(ended(name, scale=True).method.freeze) == []
-    weight = nn.Parameter(torch.rand(4, 4))
+    weight = nn.Parameter(torch.linspace(0.1, 1, 16).view(4, 4))
     method = BNEW([weight], 10).attach(torch.optim.SGD([weight], lr=0.1))
     for _ in range(10):
         weight.grad = torch.zeros_like(weight)
@@ -664,12 +670,19 @@ def test_weights_missing_from_the_optimizer(name: str) -> None:
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [
-        (BNEW, {"strength": 0.0}, "strength must be positive"),
-        (BNEW, {"reg": -1e-4}, "reg must be positive"),
+        (BNEW, {"strength": 0.0}, "BNEW's strength is .*, but must be a number above 0"),
+        (BNEW, {"reg": -1e-4}, "BNEW's reg is -0.0001"),
         (BNEW, {"ramp": 0.0}, "ramp is 0.0"),
-        (BNEW, {"fill": 0.0}, r"fill is 0.0, but must be in \(0, 1\]"),
+        (BNEW, {"fill": 0.0}, "fill is 0.0, but must be a number above 0 and at most 1"),
         (BNEW, {"fill": 1.5}, "fill is 1.5"),
-        (BNEW, {"strength": float("nan")}, "strength must be positive"),
+        (BNEW, {"fill": "x"}, "fill is 'x'"),
+        (BNEW, {"ramp": "x"}, "ramp is 'x'"),
+        (BNEW, {"reg": "1e-4"}, "reg is '1e-4'"),
+        (BNEW, {"strength": True}, "strength is True"),
+        (BNEW, {"freeze_at": None}, "freeze_at is None"),
+        (BNEW, {"freeze_at": 0.0}, "freeze_at is 0.0"),
+        (Bop, {"tau": "small"}, "tau is 'small'"),
+        (BNEW, {"strength": float("nan")}, "BNEW's strength is .*, but must be a number above 0"),
         (BNEW, {"strength": 35.0, "reg": 1e-4}, "give one of them"),
         (BinaryMirrorDescent, {"beta_end": 0.99}, "at least 1"),
         (BinaryMirrorDescent, {"beta_end": float("nan")}, "at least 1"),

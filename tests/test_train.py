@@ -530,13 +530,13 @@ def test_what_a_method_chose_is_said_stored_and_used(
     by_rule = BNEW([nn.Parameter(torch.ones(1, 1))], 3 * STEPS, freeze_at=2 / 3).settings
     assert run.environment["method"] == by_rule
     assert by_rule == pytest.approx(
-        {"strength": 35.0, "reg": by_rule["reg"], "ramp": 4.0, "fill": 0.54, "binary_lr": 8.0}
+        {"strength": 35.2, "reg": by_rule["reg"], "ramp": 4.0, "fill": 0.54, "binary_lr": 8.0}
     )
     assert other.environment["method"] == pytest.approx(
         {"strength": 12.0, "reg": 12 / 19, "ramp": 1.0, "fill": None, "binary_lr": 2.0}
     )
     assert rates == [{1.0, 8.0}, {1.0, 2.0}]
-    assert "bnew, 18 steps: strength 35, reg 4.249, ramp 4, fill 0.54, binary_lr 8" in caplog.text
+    assert "bnew, 18 steps: strength 35.2, reg 4.273, ramp 4, fill 0.54, binary_lr 8" in caplog.text
 
 
 # Another recipe, other code

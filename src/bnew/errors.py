@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import errno
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -65,6 +66,22 @@ def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:
     if name not in table:
         raise unknown(kind, name, table)
     return table[name]
+
+
+def as_number(
+    name: str, value: Any, *, least: float = -math.inf, above: float = -math.inf, most: float = math.inf
+) -> float:
+    """``value`` if it is a finite number, at least ``least``, above ``above`` and at most ``most``.
+
+    Raises:
+        BnewError: it is not; ``name`` says whose it is.
+    """
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if is_number and least <= value <= most and value > above:
+        return float(value)
+    limits = ((least, "at least"), (above, "above"), (most, "at most"))
+    allowed = " and ".join(f"{word} {limit:g}" for limit, word in limits if math.isfinite(limit))
+    raise BnewError(f"{name} is {value!r}, but must be a number{' ' * bool(allowed)}{allowed}")
 
 
 def check_options(kind: str, make: Callable[..., Any], options: Iterable[str]) -> None:

@@ -10,16 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bnew.errors import BnewError, lookup, unknown
-from bnew.short_runs import (
-    STRENGTH,
-    least_strength,
-    scale_binary_lr,
-    scale_fill,
-    scale_gamma,
-    scale_ramp,
-    scale_strength,
-    scale_tau,
-)
+from bnew.short_runs import CIFAR_PUSH, IMAGENET_PUSH, published_push, scale_gamma, scale_ramp, scale_tau
 
 # The rate's course: recipe and share of the run that is done, in [0, 1) → factor on the rate.
 SCHEDULES: dict[str, Callable[[Recipe, float], float]] = {
@@ -37,7 +28,9 @@ OPTIMIZERS = ("adam", "sgd")
 DECAYED = ("all", "convolutions")
 # BNEW's options that follow from the length of the run: what stands for that, and what is published.
 BY_LENGTH: dict[str, Any] = {"strength": None, "ramp": None, "fill": "by length"}
-PUBLISHED: dict[str, Any] = {"strength": STRENGTH, "ramp": 1.0, "fill": None}
+PUBLISHED: dict[str, Any] = {"strength": CIFAR_PUSH.strength, "ramp": 1.0, "fill": None}
+# The strength of a recipe that says none, from a version that did not choose it by the length of the run.
+EARLIER_STRENGTH = 35.0
 # The data sets that are a folder of images of any kind.
 OWN_IMAGES = ("folder", "imagenet")
 # A teacher that comes with its weights: this and the name of a network of torchvision.
@@ -232,9 +225,12 @@ class Recipe:
         for name in data:
             if name not in fields:
                 raise unknown("field of a recipe", name, fields)
-        recipe = cls(**data).published()
+        recipe = cls(**data)
         if recipe.method != "bnew":
             return recipe
+        if not {"strength", "reg"} & set(recipe.method_options):
+            recipe = recipe.replace(method_options={"strength": EARLIER_STRENGTH, **recipe.method_options})
+        recipe = recipe.published()
         given = {k: v for k, v in recipe.method_options.items() if k not in BY_LENGTH or v != BY_LENGTH[k]}
         return recipe.replace(method_options=given)
 
@@ -249,20 +245,16 @@ def _scale_bnew(recipe: Recipe, factor: float) -> dict[str, Any]:
     options = recipe.method_options
     if "reg" in options:
         return {"method_options": {**options, "reg": options["reg"] * factor**-0.7}}
-    strength = options.get("strength", STRENGTH)
+    published = published_push(bool(options.get("scale")), 1.0 if recipe.freeze == 1 else recipe.freeze_at)
     ramp = scale_ramp(factor, options.get("ramp", 1.0))
-    pushed: dict[str, Any] = {**options, "ramp": ramp}
-    if options.get("scale") and recipe.freeze == 1:
-        # ImageNet's: the long run's own steps take weights most of the way to where they are signed, a short
-        # one's do not.
-        least = least_strength(ramp, recipe.freeze_at)
-        pushed["strength"] = least + (strength - least) * min(factor, 1.0) ** 0.3
-        return {"method_options": pushed}
-    pushed["strength"] = scale_strength(factor, ramp, recipe.freeze_at, strength)
-    if fill := scale_fill(factor):
-        pushed.setdefault("fill", fill)
+    strength = published.scale_strength(factor, ramp, recipe.freeze_at, options.get("strength"))
+    scaled = {**options, "ramp": ramp, "strength": strength}
+    if fill := published.scale_fill(factor):
+        scaled.setdefault("fill", fill)
+    if not published.to_one:
+        return {"method_options": scaled}
     binary_lr = 1.0 if recipe.binary_lr is None else recipe.binary_lr
-    return {"method_options": pushed, "binary_lr": scale_binary_lr(factor, binary_lr)}
+    return {"method_options": scaled, "binary_lr": published.scale_binary_lr(factor, binary_lr)}
 
 
 def _scale_bop(recipe: Recipe, factor: float) -> dict[str, Any]:
@@ -322,8 +314,7 @@ CIFAR10 = Experiment(
     teacher=_WIDERESNET22,
     phase1=Recipe(method="clip", epochs=200),
     phase2={
-        # λ = 1e-4 over 1000 epochs of 352 steps.
-        "bnew": Recipe(method="bnew", method_options={"strength": 35.2}, epochs=1000),
+        "bnew": Recipe(method="bnew", method_options={"strength": CIFAR_PUSH.strength}, epochs=1000),
         "ste": Recipe(method="ste", epochs=1000),
         # β grows by 1.01 an epoch.
         "bmd": Recipe(method="bmd", method_options={"beta_end": 1.01**1000}, epochs=1000),
@@ -339,10 +330,10 @@ IMAGENET = Experiment(
         method="real", epochs=128, batch_size=256, lr=1.25e-3, weight_decay=1e-5, decayed="convolutions"
     ),
     phase2={
-        # λ = 1e-6 over 401 epochs of 5,824 steps. Weights that are not at ±1 then are signed with a scale.
+        # Weights that are not at ±1 then are signed with a scale.
         "bnew": _REACTNET_A.replace(
             method="bnew",
-            method_options={"strength": 1e-6 * (401 * 5824 + 1), "fill": None, "scale": True},
+            method_options={"strength": IMAGENET_PUSH.strength, "fill": None, "scale": True},
             freeze=1.0,
             epochs=401,
             batch_size=220,

@@ -6,22 +6,22 @@ A run is ``factor`` times as long as the one that its settings are for.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 # CIFAR's published phase 2: 1000 epochs of 352 steps.
 PUBLISHED_STEPS = 352_000
 
-# BNEW's published push, the push that takes nearly all weights to ±1, the latest ramp, the mean magnitude of
-# the weights that the published phase 2 starts from, and the highest rate of binary weights.
-STRENGTH = 35.0
+# The push that takes nearly all weights to ±1, the latest ramp, the mean magnitude of the weights that
+# CIFAR's published phase 2 starts from, and the highest rate of binary weights.
 LEAST_PUSH = 9.0
 MOST_RAMP = 4.0
 FILL = 0.54
 MOST_BINARY_LR = 8.0
 
 
-def share_of_published(total_steps: int) -> float:
+def share_of_published(total_steps: int, published: int = PUBLISHED_STEPS) -> float:
     """The factor of a run of ``total_steps``; 1 for all that are longer than the published one."""
-    return min(total_steps / PUBLISHED_STEPS, 1.0)
+    return min(total_steps / published, 1.0)
 
 
 def scale_ramp(factor: float, ramp: float = 1.0) -> float:
@@ -38,19 +38,46 @@ def least_strength(ramp: float, freeze_at: float = 1.0) -> float:
     return round(LEAST_PUSH / math.pow(freeze_at, ramp + 1), 1)
 
 
-def scale_strength(factor: float, ramp: float, freeze_at: float = 1.0, strength: float = STRENGTH) -> float:
-    """``strength · factor^0.3``, but no less than :func:`least_strength`, unless what is given is."""
-    return max(strength * math.pow(factor, 0.3), min(strength, least_strength(ramp, freeze_at)))
+@dataclass(frozen=True)
+class Published:
+    """A published push of BNEW, and what becomes of it in a run that is ``factor`` times as long."""
+
+    steps: int
+    strength: float
+    to_one: bool
+    """Whether it takes the weights to ±1; else they are signed with a scale at the end."""
+
+    def scale_strength(
+        self, factor: float, ramp: float, freeze_at: float = 1.0, strength: float | None = None
+    ) -> float:
+        """``strength · factor^0.3``, but no less than :func:`least_strength`, unless what is given is.
+
+        Where the weights are signed with a scale, ``least + (strength − least) · factor^0.3``: the long run's
+        own steps take them most of the way, a short one's do not.
+        """
+        strength = self.strength if strength is None else strength
+        least = least_strength(ramp, freeze_at)
+        if not self.to_one:
+            return least + (strength - least) * math.pow(min(factor, 1.0), 0.3)
+        return max(strength * math.pow(factor, 0.3), min(strength, least))
+
+    def scale_fill(self, factor: float) -> float | None:
+        """0.54 in a short run, whose phase 1 is short too and leaves small weights; None in a long one."""
+        return FILL if self.to_one and factor < 1 else None
+
+    def scale_binary_lr(self, factor: float, binary_lr: float = 1.0) -> float:
+        """``binary_lr · factor^−0.4``, at most 8: weights that fill [−1, 1] take larger steps to turn."""
+        return _grown(binary_lr, math.pow(factor, -0.4), MOST_BINARY_LR) if self.to_one else binary_lr
 
 
-def scale_fill(factor: float) -> float | None:
-    """0.54 in a short run, whose phase 1 is short too and leaves small weights; None in a long one."""
-    return FILL if factor < 1 else None
+# λ = 1e-4 over CIFAR's 1000 epochs, and λ = 1e-6 over ImageNet's 401 of 5,824 steps: Σ 2 λ_t = λ (T + 1).
+CIFAR_PUSH = Published(PUBLISHED_STEPS, round(1e-4 * (PUBLISHED_STEPS + 1), 3), to_one=True)
+IMAGENET_PUSH = Published(401 * 5824, 1e-6 * (401 * 5824 + 1), to_one=False)
 
 
-def scale_binary_lr(factor: float, binary_lr: float = 1.0) -> float:
-    """``binary_lr · factor^−0.4``, at most 8: weights that fill [−1, 1] take larger steps to change sign."""
-    return _grown(binary_lr, math.pow(factor, -0.4), MOST_BINARY_LR)
+def published_push(scale: bool, freeze_at: float) -> Published:
+    """ImageNet's for weights that are signed with a scale and never frozen, else CIFAR's."""
+    return IMAGENET_PUSH if scale and freeze_at == 1 else CIFAR_PUSH
 
 
 def scale_gamma(factor: float, gamma: float = 1e-4) -> float:

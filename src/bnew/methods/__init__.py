@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
 
-from bnew.errors import BnewError, check_options, lookup
+from bnew.errors import check_options, lookup
 from bnew.methods.base import Binarizer
 from bnew.methods.bnew import BNEW
 from bnew.methods.bop import Bop
@@ -40,10 +39,6 @@ def create_method(
         return Binarizer([], total_steps)
     method = lookup("method", name, METHODS)
     check_options(f"method {name}", method, options)
-    optional = {k for k, v in inspect.signature(method).parameters.items() if "None" in str(v.annotation)}
-    for option, value in options.items():
-        if not (isinstance(value, int | float) or (value is None and option in optional)):
-            raise BnewError(f"method {name}: {option} is {value!r}, but must be a number, or True or False")
     return method(params, total_steps, **options)
 
 

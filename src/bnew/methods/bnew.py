@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from bnew.errors import BnewError
+from bnew.errors import BnewError, as_number
 from bnew.methods.base import Binarizer
 from bnew.methods.clip import clip_
-from bnew.short_runs import scale_binary_lr, scale_fill, scale_ramp, scale_strength, share_of_published
+from bnew.short_runs import published_push, scale_ramp, share_of_published
 
 
 def push_(weights: list[Tensor], reg: float) -> None:
@@ -39,10 +38,11 @@ class BNEW(Binarizer):
     :meth:`freeze` costs nothing. No state but the step.
 
     What is not given follows from the length of the run, f = T / 352,000 (bnew.short_runs): the published
-    settings for CIFAR from f = 1 on (strength 35, which is λ = 1e-4 over 352,000 steps; ramp 1; weights as
+    settings for CIFAR from f = 1 on (strength 35.2, which is λ = 1e-4 over 352,000 steps; ramp 1; weights as
     they are); in a shorter run a later push, weights that fill [−1, 1] at the start, and a higher rate for
     them, which :attr:`binary_lr` says and :meth:`param_groups` follows. What is given means what it says,
-    each for itself; with ``reg`` all else is as published too.
+    each for itself; with ``reg`` all else is as published too. With ``scale`` and no freezing the settings
+    are ImageNet's: f = T / 2,335,424, strength 2.34, and no fill nor other rate in a short run.
 
     Args:
         params: the weights to binarize.
@@ -59,7 +59,7 @@ class BNEW(Binarizer):
         scale: binary values are ± mean|w| (in ImageNet's fine-tuning).
 
     Raises:
-        BnewError: both ``strength`` and ``reg`` given, a number that is not positive, or ``fill`` or
+        BnewError: both ``strength`` and ``reg`` given, what is no positive number, or ``fill`` or
             ``freeze_at`` above 1.
     """
 
@@ -78,28 +78,24 @@ class BNEW(Binarizer):
         scale: bool = False,
     ) -> None:
         super().__init__(params, total_steps, scale=scale)
-        factor = share_of_published(self.total_steps) if reg is None else 1.0
-        if ramp is None:
-            ramp = scale_ramp(factor)
-        if fill == "by length":
-            fill = scale_fill(factor)
-        if not (ramp > 0 and math.isfinite(ramp)):
-            raise BnewError(f"BNEW's ramp is {ramp}, but must be a positive number")
-        for name, share in (("fill", fill), ("freeze_at", freeze_at)):
-            if not (share is None or 0 < share <= 1):
-                raise BnewError(f"BNEW's {name} is {share}, but must be in (0, 1]")
         if strength is not None and reg is not None:
             raise BnewError("strength and reg are two ways to say the same: give one of them")
+        freeze_at = as_number("BNEW's freeze_at", freeze_at, above=0, most=1)
+        published = published_push(scale, freeze_at)
+        factor = 1.0 if reg is not None else share_of_published(self.total_steps, published.steps)
+        ramp = as_number("BNEW's ramp", scale_ramp(factor) if ramp is None else ramp, above=0)
+        if fill == "by length":
+            fill = published.scale_fill(factor)
         shares = torch.arange(1, self.total_steps + 1, dtype=torch.float64) / self.total_steps
         pushes = 2 * (shares**ramp).sum().item()
-        given = "strength" if reg is None else "reg"
         if reg is None:
-            reg = (scale_strength(factor, ramp, freeze_at) if strength is None else strength) / pushes
-        if not reg > 0:
-            raise BnewError(f"BNEW's {given} must be positive")
-        self.reg, self.ramp, self.fill = reg, ramp, fill
-        self.strength = reg * pushes
-        self._binary_lr = scale_binary_lr(factor)
+            strength = published.scale_strength(factor, ramp, freeze_at) if strength is None else strength
+            reg = as_number("BNEW's strength", strength, above=0) / pushes
+        self.reg = as_number("BNEW's reg", reg, above=0)
+        self.ramp = ramp
+        self.fill = None if fill is None else as_number("BNEW's fill", fill, above=0, most=1)
+        self.strength = self.reg * pushes
+        self._binary_lr = published.scale_binary_lr(factor)
 
     @property
     def settings(self) -> dict[str, float | None]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from bnew.errors import BnewError
+from bnew.errors import as_number
 from bnew.methods.base import Binarizer
 from bnew.methods.values import binary_value
 from bnew.short_runs import scale_gamma, scale_tau, share_of_published
@@ -63,11 +63,8 @@ class Bop(Binarizer):
         factor = share_of_published(self.total_steps)
         gamma = scale_gamma(factor) if gamma is None else gamma
         tau = scale_tau(factor) if tau is None else tau
-        if not 0 < gamma <= 1:
-            raise BnewError(f"Bop's gamma is {gamma}, but must be in (0, 1]")
-        if not tau >= 0:
-            raise BnewError(f"Bop's tau is {tau}, but must not be negative")
-        self.gamma, self.tau = gamma, tau
+        self.gamma = as_number("Bop's gamma", gamma, above=0, most=1)
+        self.tau = as_number("Bop's tau", tau, least=0)
         self.momentum: list[Tensor] = []
 
     @property

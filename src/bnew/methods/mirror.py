@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from bnew.errors import BnewError
+from bnew.errors import as_number
 from bnew.methods.latent import Latent
 
 
@@ -30,7 +30,7 @@ class BinaryMirrorDescent(Latent):
         scale: binary values are ± mean|x| of the output channel.
 
     Raises:
-        BnewError: ``beta_end`` below 1.
+        BnewError: ``beta_end`` below 1, as β grows from 1.
     """
 
     needs_total_steps = True
@@ -44,9 +44,7 @@ class BinaryMirrorDescent(Latent):
         scale: bool = False,
     ) -> None:
         super().__init__(params, total_steps, scale=scale)
-        if not beta_end >= 1:
-            raise BnewError(f"beta_end is {beta_end}, but β grows from 1: it must be at least 1")
-        self.beta_end = beta_end
+        self.beta_end = as_number("BinaryMirrorDescent's beta_end", beta_end, least=1)
 
     @property
     def settings(self) -> dict[str, float | None]:
