@@ -25,7 +25,7 @@ from bnew.results import Run
 from bnew.train import _Training, train
 
 # Three epochs, frozen after two; saved in mid-epoch too.
-BNEW = RECIPE.replace(epochs=3, freeze=0.7)
+BNEW = RECIPE.replace(epochs=3, freeze=0.7, method_options={"strength": 35.0})
 STE = BNEW.replace(method="ste", optimizer="sgd")
 OFTEN = replace(MACHINE, save_every=4)
 

@@ -248,6 +248,53 @@ def test_a_state_is_loaded_in_any_order(
     assert resumed.method.step == STEPS
 
 
+@every_method
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("order", ["model, optimizer", "optimizer, model"])
+def test_the_state_travels_with_the_optimizer(name: str, frozen: bool, order: str) -> None:
+    """Whoever saves model and optimizer, as everyone's loop does, loses nothing."""
+    whole = Training(name).run(0, 20, freeze_at=15 if frozen else STEPS)
+    file = io.BytesIO()
+    torch.save({"params": [*whole.weights, whole.real], "optimizer": whole.optimizer.state_dict()}, file)
+    file.seek(0)
+    state = torch.load(file, weights_only=True)
+    resumed = Training(name, seed=9)
+    for part in order.split(", "):
+        if part == "optimizer":
+            resumed.optimizer.load_state_dict(state["optimizer"])
+            continue
+        for p, value in zip((*resumed.weights, resumed.real), state["params"], strict=True):
+            set_by_copy(p, value)
+    assert "bnew" in state["optimizer"]  # what was loaded is as it was
+    assert_same(whole, resumed)
+    assert resumed.method.frozen == frozen
+    whole.run(20, freeze_at=STEPS)
+    resumed.run(20, freeze_at=STEPS)
+    assert_same(whole, resumed)
+
+
+@every_method
+def test_an_optimizer_without_a_method_saves_and_loads_as_ever(name: str) -> None:
+    """Also an old checkpoint, whose method's state is beside it, and after detach()."""
+    whole = Training(name).run(0, 20)
+    state = copy.deepcopy(whole.optimizer.state_dict())
+    method = state.pop("bnew")
+    resumed = Training(name, seed=9)
+    for p, value in zip((*resumed.weights, resumed.real), (*whole.weights, whole.real), strict=True):
+        set_by_copy(p, value.detach())
+    resumed.optimizer.load_state_dict(state)
+    resumed.method.load_state_dict(method)
+    assert_same(whole.run(20), resumed.run(20))
+    whole.method.detach()
+    assert "bnew" not in whole.optimizer.state_dict()
+
+
+def test_the_state_of_another_method_is_refused() -> None:
+    state = Training("ste").run(0, 3).optimizer.state_dict()
+    with pytest.raises(BnewError, match="not one of BNEW, but of STE"):
+        Training("bnew").optimizer.load_state_dict(state)
+
+
 @pytest.mark.parametrize("name", LATENT)
 def test_a_loaded_state_puts_its_weights_into_the_model(name: str) -> None:
     """Where the model's own are not loaded at all."""

@@ -40,6 +40,7 @@ from bnew.fitting import check_state
 from bnew.layers import binary_parameters, named_binary_parameters
 from bnew.machine import Machine, conditions, environment, is_first_process, make_fabric
 from bnew.methods import create_method
+from bnew.methods.ride import STATE
 from bnew.recipes import Recipe
 from bnew.recording import Recorder, layer_rows, recorder
 from bnew.results import Run, sha256_of, write_atomically, write_json
@@ -420,10 +421,11 @@ class _Training:
 
     def _state(self, meter: Tensor, broken: dict[str, str]) -> dict[str, Any]:
         """All that a resumed run needs, with the sums and the broken images of all processes."""
+        optimizer = dict(self.optimizer.state_dict())
         return {
             "model": dict(self._module.state_dict()),
-            "optimizer": self.optimizer.state_dict(),
-            "method": self.method.state_dict(),
+            "method": optimizer.pop(STATE),
+            "optimizer": optimizer,
             "step": self.step,
             "meter": meter,
             "best": self.best,
@@ -467,8 +469,9 @@ class _Training:
         self._module.load_state_dict(state["model"])
         # The settings are those of the recipe, not of what was saved.
         settings = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": settings})
-        self.method.load_state_dict(state["method"])
+        self.optimizer.load_state_dict(
+            {"state": state["optimizer"]["state"], "param_groups": settings, STATE: state["method"]}
+        )
         self.step, self.best, self.best_sha256 = state["step"], state["best"], state["best_sha256"]
         self.at_freezing, self.last_val_accuracy = state["at_freezing"], state["last_val_accuracy"]
         self.seconds, self.epoch_seconds, self.epoch_waited = state["seconds"]

@@ -27,7 +27,8 @@ class Binarizer(Measures):
     ``_state``. This class itself leaves the weights alone, which is how a real network (a teacher) is
     trained.
 
-    A copied or unpickled method rides on no optimizer: :meth:`attach` continues from its state.
+    Its state is in the optimizer's ``state_dict()``, so whoever saves model and optimizer has it saved too. A
+    copied or unpickled method rides on no optimizer: :meth:`attach` continues from its state.
 
     Args:
         params: the weights to binarize, from :func:`bnew.binary_parameters`.
@@ -336,7 +337,7 @@ class Binarizer(Measures):
     # ------------------------------------------------------------------ state
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs beside the parameters themselves."""
+        """All that a resumed run needs beside the parameters; ``optimizer.state_dict()`` has it too."""
         self._take_in()
         return {
             "method": type(self).__name__,

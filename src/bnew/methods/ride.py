@@ -16,12 +16,19 @@ if TYPE_CHECKING:
     from bnew.methods.base import Binarizer
 
 
+# The method's state in that of its optimizer.
+STATE = "bnew"
+
+
 class Ride:
     """The hooks of ``method`` in ``optimizer``, until :meth:`end`.
 
     Without a closure the gradients are there when a step begins, and so is the method's turn. With one they
     are there when the closure has returned, and its forward pass needs the weights as they are between steps:
     the method's turn is then within the step, at the end of the closure.
+
+    The method's state is in the optimizer's ``state_dict()``, under ``STATE``, and restored by its
+    ``load_state_dict()``.
 
     Raises:
         BnewError: an optimizer that calls its closure several times per step.
@@ -37,7 +44,11 @@ class Ride:
         self.hooks = (
             optimizer.register_step_pre_hook(self._before),
             optimizer.register_step_post_hook(self._after),
+            optimizer.register_state_dict_post_hook(self._add_state),
+            optimizer.register_load_state_dict_pre_hook(self._take_state),
+            optimizer.register_load_state_dict_post_hook(self._load_state),
         )
+        self.taken: dict[str, Any] | None = None
 
     def end(self) -> None:
         """Take the hooks out of the optimizer."""
@@ -75,6 +86,18 @@ class Ride:
             )
         self.closure = None
         self.method.after_step()
+
+    def _add_state(self, _: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+        state[STATE] = self.method.state_dict()
+
+    def _take_state(self, _: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+        """Out of ``state``, a copy, which other classes of optimizers may read as a whole."""
+        self.taken = state.pop(STATE, None)  # none in a checkpoint of an optimizer without a method
+
+    def _load_state(self, _: torch.optim.Optimizer) -> None:
+        if self.taken is not None:
+            self.method.load_state_dict(self.taken)
+            self.taken = None
 
 
 class _Closure:
