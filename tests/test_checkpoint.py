@@ -25,8 +25,9 @@ from bnew.results import Run
 from bnew.train import _Training, train
 
 # Three epochs, frozen after two; saved in mid-epoch too.
-BNEW = RECIPE.replace(epochs=3, freeze=0.7)
-STE = BNEW.replace(method="ste", optimizer="sgd")
+STE = RECIPE.replace(epochs=3, freeze=0.7, method="ste", optimizer="sgd")
+# With this strength the second epoch is better than the first.
+BNEW = RECIPE.replace(epochs=3, freeze=0.7, method_options={"strength": 35.0})
 OFTEN = replace(MACHINE, save_every=4)
 
 
@@ -132,10 +133,9 @@ def test_both_checkpoints_are_damaged(stopped: Run) -> None:
 
 def test_from_the_one_before_where_the_best_weights_were_of_a_later_epoch(tmp_path: Path) -> None:
     """Its own best weights are there too, should the later epoch not be the better one this time."""
-    better = BNEW.replace(method_options={"strength": 35.0})  # the second epoch is
-    unbroken = train(better, tmp_path / "unbroken", MACHINE)
+    unbroken = train(BNEW, tmp_path / "unbroken", MACHINE)
     with at_step(2 * STEPS + 1, crash), pytest.raises(Crash):
-        train(better, tmp_path / "run", MACHINE)
+        train(BNEW, tmp_path / "run", MACHINE)
     run = Run(tmp_path / "run")
     first, second = read_checkpoint(run.previous), read_checkpoint(run.last)
     assert first["best"]["epoch"] < second["best"]["epoch"]
@@ -143,9 +143,9 @@ def test_from_the_one_before_where_the_best_weights_were_of_a_later_epoch(tmp_pa
     assert run.best_of(second["best_sha256"]) == run.best
     run.last.unlink()
     with at_step(STEPS + 1, crash), pytest.raises(Crash):
-        train(better, run.path, MACHINE)
+        train(BNEW, run.path, MACHINE)
     assert run.best_of(first["best_sha256"]) == run.best
-    assert outcome(train(better, run.path, MACHINE)) == outcome(unbroken)
+    assert outcome(train(BNEW, run.path, MACHINE)) == outcome(unbroken)
 
 
 @pytest.mark.parametrize(
