@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from bnew.layers import binary_parameters
 from bnew.methods import Binarizer, create_method
 from bnew.models import create_model
-from bnew.recipes import Recipe
-from bnew.train import make_optimizer
+from bnew.recipe import Recipe
+from bnew.training.optimizers import make_optimizer
 
 TOTAL_STEPS = 100_000
 # More than any cache holds: between two measurements it drives the weights out, as a network does.

@@ -28,9 +28,9 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from bnew.data import load
-from bnew.machine import cpu_name
-from bnew.streaming import MEAN, STD, StreamedBatches, StreamedDataset, _Reader
+from bnew.data.sources import load
+from bnew.data.streaming import MEAN, STD, StreamedBatches, StreamedDataset, _Reader
+from bnew.training.provenance import cpu_name
 from comparing import spread, table
 
 SIDE, BATCH = 224, 50

@@ -28,7 +28,8 @@ from torch import nn
 
 import bnew
 from bnew.layers import binary_parameters, hard_sign
-from bnew.machine import Machine, environment, make_fabric
+from bnew.training.machine import Machine, make_fabric
+from bnew.training.provenance import environment
 from comparing import in_turns, spread, table
 
 Run = Callable[[], object]

@@ -28,7 +28,8 @@ import tyro
 
 import bnew
 from bnew.layers import BinaryConv2d, hard_sign
-from bnew.machine import Machine, environment, make_fabric
+from bnew.training.machine import Machine, make_fabric
+from bnew.training.provenance import environment
 from comparing import seconds, table
 
 GIGA = 1e9

@@ -18,8 +18,9 @@ import tyro
 from bnew_engine import _engine
 
 import bnew
-from bnew.machine import Machine, environment, make_fabric
-from bnew.packed import read_packed
+from bnew.packing.file import read_packed
+from bnew.training.machine import Machine, make_fabric
+from bnew.training.provenance import environment
 from comparing import in_turns, spread, table
 from engine import binary_model
 

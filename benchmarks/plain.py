@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from bnew.memory import MemoryDataset, Split
+from bnew.data.in_memory import MemoryDataset, Split
 
 
 class Sign(nn.Module):

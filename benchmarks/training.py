@@ -29,15 +29,17 @@ from PIL import Image
 from torch import Tensor
 
 import plain
+from bnew.data.in_memory import MemoryBatches, MemoryDataset, Split
+from bnew.experiments.published import CIFAR10
 from bnew.layers import binary_parameters
-from bnew.machine import Machine, environment, make_fabric
-from bnew.memory import MemoryBatches, MemoryDataset, Split
 from bnew.methods import BNEW, METHODS
 from bnew.models import create_model
-from bnew.recipes import CIFAR10
-from bnew.results import Run
-from bnew.run_data import load_data
-from bnew.train import _Training, make_optimizer
+from bnew.results.run import Run
+from bnew.training.loop import _Training
+from bnew.training.machine import Machine, make_fabric
+from bnew.training.optimizers import make_optimizer
+from bnew.training.provenance import environment
+from bnew.training.run_data import load_data
 from comparing import seconds, spread, table
 from costs import count_memory, measure_peak_growth, step_seconds
 

@@ -15,10 +15,10 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from bnew.machine import Machine
-from bnew.recipes import Recipe
-from bnew.results import Run
-from bnew.train import _Training, train
+from bnew.recipe import Recipe
+from bnew.results.run import Run
+from bnew.training.loop import _Training, train
+from bnew.training.machine import Machine
 
 MACHINE = Machine(device="cpu", compile=False, quiet=True)
 # 1,295 images for training, so 6 steps an epoch, the last one smaller.
@@ -84,7 +84,7 @@ def train_until_killed(
 def kill_at_step(recipe: Recipe, path: Path, machine: Machine, step: int) -> list[int]:
     """Train in another process, which ``kill -9`` ends in the middle of ``step``; what it had started."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["bnew.train"])
+    context.set_forkserver_preload(["bnew.training.loop"])
     said, says = context.Pipe(duplex=False)
     process = context.Process(target=train_until_killed, args=(recipe, path, machine, step, says))
     process.start()

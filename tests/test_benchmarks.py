@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import plain
-from bnew.memory import Augmentation, MemoryDataset, Split
+from bnew.data.in_memory import Augmentation, MemoryDataset, Split
 from bnew.methods import METHODS
 from bnew.models import create_model
 from costs import count_memory

@@ -16,13 +16,13 @@ import pytest
 import torch
 from helpers import MACHINE, RECIPE, STEPS, Crash, at_step, crash, outcome
 
-from bnew.checkpoint import MARK, Unusable, read_checkpoint, write_checkpoint
 from bnew.errors import BnewError
-from bnew.evaluate import evaluate_run
 from bnew.methods.base import Binarizer
-from bnew.recipes import Recipe
-from bnew.results import Run
-from bnew.train import _Training, train
+from bnew.recipe import Recipe
+from bnew.results.run import Run
+from bnew.training.checkpoint import MARK, Unusable, read_checkpoint, write_checkpoint
+from bnew.training.evaluation import evaluate_run
+from bnew.training.loop import _Training, train
 
 # Three epochs, frozen after two; saved in mid-epoch too.
 STE = RECIPE.replace(epochs=3, freeze=0.7, method="ste", optimizer="sgd")
@@ -333,7 +333,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_restored(
 ) -> None:
     edit, said = MISFITS[what]
     change(stopped, edit)
-    monkeypatch.setattr("bnew.train._Training._restore", lambda *_: pytest.fail("restored"))
+    monkeypatch.setattr("bnew.training.loop._Training._restore", lambda *_: pytest.fail("restored"))
     with pytest.raises(
         BnewError, match=rf"last\.pt does not fit this run: .*{said}.*delete it to continue from"
     ):

@@ -16,13 +16,13 @@ from PIL import Image
 
 from bnew import __version__
 from bnew.cli import COMMANDS, NAMES, main
-from bnew.data import DATASETS
-from bnew.experiments import STEPS
+from bnew.convert.summary import summary
+from bnew.data.sources import DATASETS
+from bnew.experiments.plan import STEPS
+from bnew.experiments.published import EXPERIMENTS
 from bnew.methods import METHODS
 from bnew.models import MODELS, create_model, list_models
-from bnew.recipes import EXPERIMENTS
-from bnew.results import Run
-from bnew.sizes import summary
+from bnew.results.run import Run
 
 TRAIN = "train --data digits --model birealnet8 --batch-size 256 --epochs 1 --device cpu --quiet --out"
 
@@ -215,7 +215,7 @@ def test_reproduce_where_nothing_succeeds(bnew: Cli, tmp_path: Path) -> None:
 def test_a_signal_outside_training(
     bnew: Cli, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
-    monkeypatch.setattr("bnew.launch.run", lambda *_: signal.raise_signal(number))
+    monkeypatch.setattr("bnew.experiments.launch.run", lambda *_: signal.raise_signal(number))
     code, _, err = bnew("reproduce cifar10")
     assert (code, err) == (130, "bnew: stopped: start the same command again to go on\n")
 
@@ -268,7 +268,7 @@ def test_out_of_memory(sentence: Callable[..., str], tmp_path: Path) -> None:
 def test_out_of_memory_elsewhere(
     sentence: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bnew.report.write_report", lambda *_: torch.empty(10**15))
+    monkeypatch.setattr("bnew.results.report.write_report", lambda *_: torch.empty(10**15))
     assert "there is not enough memory (" in sentence("report", tmp_path)
 
 

@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision import datasets
 
-from bnew import data
+from bnew.data import sources as data
+from bnew.data.in_memory import Augmentation, MemoryBatches, MemoryDataset, Split, crop_and_flip
 from bnew.errors import BnewError
-from bnew.memory import Augmentation, MemoryBatches, MemoryDataset, Split, crop_and_flip
 
 
 def write_images(folder: Path, count: int, size: tuple[int, int] = (8, 8), mode: str = "RGB") -> None:

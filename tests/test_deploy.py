@@ -24,16 +24,16 @@ from torchvision.transforms.v2 import functional as transforms
 import bnew
 from bnew import BnewError, create_model, summary
 from bnew.cli import main
-from bnew.engine import bench, predict
-from bnew.evaluate import load_run
-from bnew.images import read_image
-from bnew.memory import MemoryDataset
-from bnew.onnx_export import export_onnx
-from bnew.packed import PackedFile, read_packed, sealed
-from bnew.packing import pack_run
-from bnew.results import Run
-from bnew.train import train
-from bnew.verify import Verification, most_disagreements, verify
+from bnew.data.images import read_image
+from bnew.data.in_memory import MemoryDataset
+from bnew.deploy.inference import bench, predict
+from bnew.deploy.onnx import export_onnx
+from bnew.deploy.pack_run import pack_run
+from bnew.deploy.verify import Verification, most_disagreements, verify
+from bnew.packing.file import PackedFile, read_packed, sealed
+from bnew.results.run import Run
+from bnew.training.evaluation import load_run
+from bnew.training.loop import train
 
 
 @pytest.fixture(scope="session")
@@ -325,12 +325,14 @@ def test_bench(engine: Any, cli: Any, packed: Path, run: Run, monkeypatch: pytes
     rows = bench(packed, threads=2, batch=3, seconds=0.001).rows
     assert [(row.threads, row.batch) for row in rows] == [(1, 1), (1, 3), (2, 1), (2, 3)]
     assert all(row.seconds > 0 for row in rows)
-    monkeypatch.setattr("bnew.engine.bench", lambda *args, **_: bench(packed, 1, 2, args[3], seconds=0))
+    monkeypatch.setattr(
+        "bnew.deploy.inference.bench", lambda *args, **_: bench(packed, 1, 2, args[3], seconds=0)
+    )
     code, out, _ = cli("bench", packed)
     assert code == 0
     assert "images a second" in out
     assert engine.isa() in out
-    monkeypatch.setattr("bnew.run_data.load_data", None)  # a network is all it takes
+    monkeypatch.setattr("bnew.training.run_data.load_data", None)  # a network is all it takes
     code, out, _ = cli("bench", packed, "--run", run.path)
     assert code == 0
     assert "PyTorch" in out

@@ -19,14 +19,14 @@ from helpers import MACHINE, RECIPE, STEPS, at_step, outcome, send
 from test_data import make_folder
 from torch import nn
 
-from bnew.data import load_in_memory
-from bnew.distributed import TotalBatchNorm, synchronize_batch_norm
+from bnew.data.sources import load_in_memory
 from bnew.errors import BnewError, Interrupted
-from bnew.evaluate import evaluate_run
-from bnew.machine import Machine, make_fabric
-from bnew.recipes import Recipe
-from bnew.results import Run
-from bnew.train import train
+from bnew.recipe import Recipe
+from bnew.results.run import Run
+from bnew.training.distributed import TotalBatchNorm, synchronize_batch_norm
+from bnew.training.evaluation import evaluate_run
+from bnew.training.loop import train
+from bnew.training.machine import Machine, make_fabric
 
 
 def two_processes(
@@ -62,7 +62,7 @@ TWO = "train --data digits --model birealnet8 --method bnew --epochs 2 --batch-s
 # Four steps from look to look; the second process alone does something in the middle of a step.
 SECOND = """
 from helpers import at_step, fill_with_nan, send
-import bnew.train
+import bnew.training.loop
 bnew.train.CHECK_EVERY = 4
 at_step({step}, lambda training: training.fabric.global_rank and {action}(training)).__enter__()
 """
@@ -89,7 +89,7 @@ def test_two_processes_make_one_run(of_two: Run) -> None:
 def test_two_processes_evaluate_each_image_once(of_two: Run, tmp_path: Path) -> None:
     seen, left = tmp_path / "seen", tmp_path / "left"
     count = f"""
-from bnew.evaluate import Meter
+from bnew.training.evaluation import Meter
 def update(self, loss, logits, labels, update=Meter.update):
     update(self, loss, logits, labels)
     print(len(labels), file=open({str(seen)!r}, "a"))
@@ -156,7 +156,7 @@ def test_an_error_of_both_processes_is_said_once(tmp_path: Path, launcher: tuple
 @pytest.mark.parametrize("rank", [0, 1])
 def test_an_error_of_one_of_two_processes_is_heard(tmp_path: Path, rank: int) -> None:
     alone = f"""
-import bnew.distributed
+import bnew.training.distributed
 bnew.distributed.ALIKE = bnew.distributed.GRACE = 1
 from helpers import at_step, crash_with
 from bnew.errors import BnewError
@@ -270,7 +270,9 @@ def test_synchronizing_keeps_names_and_values() -> None:
 
 def test_parts_of_a_batch_have_its_gradient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without batch norm, which sees a part at a time."""
-    monkeypatch.setattr("bnew.train.build_model", lambda *_: nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
+    monkeypatch.setattr(
+        "bnew.training.loop.build_model", lambda *_: nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    )
     recipe = RECIPE.replace(method=None, epochs=2)
     whole = train(recipe, tmp_path / "whole", MACHINE).rows()
     parts = train(recipe, tmp_path / "parts", replace(MACHINE, accumulate=3)).rows()
@@ -289,7 +291,9 @@ def test_parts_of_a_batch_in_two_processes(tmp_path: Path, monkeypatch: pytest.M
     """Shares of 128 and 127 images, in four parts each, have the gradient of the whole batch."""
     words = "train --data digits --epochs 2 --batch-size 255 --lr 0.01 --out"
     two_processes(tmp_path, f"{words} {tmp_path / 'two'} --accumulate 4 --precision 64-true", LINEAR)
-    monkeypatch.setattr("bnew.train.build_model", lambda *_: nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
+    monkeypatch.setattr(
+        "bnew.training.loop.build_model", lambda *_: nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    )
     recipe = RECIPE.replace(model="birealnet20", method=None, epochs=2, batch_size=255)
     one = train(recipe, tmp_path / "one", replace(MACHINE, precision="64-true")).rows()
     for row, expected in zip(Run(tmp_path / "two").rows(), one, strict=True):
@@ -322,7 +326,7 @@ def test_the_second_process_waits_for_the_first_ones_report(
     slow = """
 import time, bnew.distributed, bnew.experiments, bnew.launch, bnew.report, bnew.results
 bnew.distributed.GRACE = 3
-from bnew.machine import Machine, make_fabric
+from bnew.training.machine import Machine, make_fabric
 bnew.launch.run = lambda *_: make_fabric(Machine(device="cpu", devices=2)) and {"a": "it failed"}
 bnew.results.Run.done = True
 def write_report(runs, out):

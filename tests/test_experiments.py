@@ -13,12 +13,13 @@ import pytest
 import torch
 from helpers import MACHINE, RECIPE, STEPS, kill_at_step, train_until_killed
 
-from bnew import launch
 from bnew.errors import BnewError
-from bnew.experiments import ABLATIONS, Stage, plan
-from bnew.machine import Machine
-from bnew.recipes import EXPERIMENTS
-from bnew.results import Run, write_json
+from bnew.experiments import launch
+from bnew.experiments.plan import ABLATIONS, Stage, plan
+from bnew.experiments.published import EXPERIMENTS
+from bnew.files import write_json
+from bnew.results.run import Run
+from bnew.training.machine import Machine
 
 METHODS = ("bnew", "ste", "bmd", "bop")
 

@@ -17,11 +17,11 @@ from PIL import Image
 from test_data import make_folder
 from test_streaming import opened
 
-from bnew import data
-from bnew.batches import Dataset
+from bnew.data import sources as data
+from bnew.data.batches import Dataset
+from bnew.data.fingerprint import differences, retouched, short
+from bnew.data.in_memory import Split
 from bnew.errors import BnewError
-from bnew.fingerprint import differences, retouched, short
-from bnew.memory import Split
 
 PARTS = ("train", "val", "test")
 

@@ -12,10 +12,10 @@ from PIL import Image, features
 from test_data import make_folder
 from test_streaming import opened
 
-from bnew import data
+from bnew.data import sources as data
+from bnew.data.image_folder import list_folder
+from bnew.data.images import suffixes
 from bnew.errors import BnewError
-from bnew.folders import list_folder
-from bnew.images import suffixes
 
 PARTS = ("train", "val", "test")
 
@@ -125,7 +125,7 @@ def test_every_kind_that_pillow_reads(tmp_path: Path, caplog: pytest.LogCaptureF
 def test_what_is_left_out_is_said_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bnew.folders.suffixes", lambda: suffixes() - {".heic", ".avif"})
+    monkeypatch.setattr("bnew.data.image_folder.suffixes", lambda: suffixes() - {".heic", ".avif"})
     make_folder(tmp_path, PARTS, 2)
     for path in (
         "train/ant/a.HEIC", "train/bee/b/c.heic", "val/bee/d.heic", "test/ant/e.avif", "train/bee/f.txt",
@@ -150,7 +150,7 @@ def test_nothing_is_said_where_nothing_is_left_out(tmp_path: Path, caplog: pytes
 
 
 def test_a_class_of_images_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bnew.folders.suffixes", lambda: suffixes() - {".heic"})
+    monkeypatch.setattr("bnew.data.image_folder.suffixes", lambda: suffixes() - {".heic"})
     make_folder(tmp_path, PARTS, 2)
     for i in range(2):
         os.rename(tmp_path / "val" / "bee" / f"00{i}.png", tmp_path / "val" / "bee" / f"00{i}.heic")

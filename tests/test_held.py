@@ -20,11 +20,11 @@ from torch import Tensor, nn
 import bnew
 from bnew import BinaryConv2d, BnewError
 from bnew.packing import fusion
-from bnew.packing.exported import Value, read
 from bnew.packing.held import HELD, held
-from bnew.packing.layers import LAYERS
-from bnew.packing.operators import OPERATORS
+from bnew.packing.lowering import OPERATORS
 from bnew.packing.pieces import Held
+from bnew.packing.reading import Value, read
+from bnew.packing.weights import LAYERS
 
 Function = Callable[[Any, Tensor], Tensor]
 

@@ -17,12 +17,13 @@ from test_data import make_folder, rows
 from test_streaming import opened
 from torch import Tensor
 
-from bnew import copies, data
-from bnew.copies import SIDE, Copies, Mask, Numbers, Pictures, SameFiles
+from bnew.data import copies
+from bnew.data import sources as data
+from bnew.data.copies import SIDE, Copies, Mask, Numbers, Pictures, SameFiles
+from bnew.data.holdout import hold_out, hold_out_by_name, position
+from bnew.data.image_folder import flattened, list_folder
+from bnew.data.in_memory import Split
 from bnew.errors import BnewError
-from bnew.folders import flattened, list_folder
-from bnew.holdout import hold_out, hold_out_by_name, position
-from bnew.memory import Split
 
 PARTS = ("test", "val")
 ORDER = {"test": 0, "val": 1, "train": 2}

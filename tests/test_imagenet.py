@@ -16,16 +16,17 @@ from torch import nn
 from torchvision.models import ResNet34_Weights, resnet34
 
 from bnew.errors import BnewError
-from bnew.evaluate import load_teacher
-from bnew.experiments import plan
-from bnew.groups import best_run
+from bnew.experiments.plan import plan
+from bnew.experiments.published import IMAGENET
 from bnew.layers import binary_parameters
 from bnew.methods import create_method
 from bnew.models import create_model
-from bnew.packed import read_packed
-from bnew.recipes import IMAGENET, Recipe
-from bnew.results import Run
-from bnew.train import make_optimizer
+from bnew.packing.file import read_packed
+from bnew.recipe import Recipe
+from bnew.results.groups import best_run
+from bnew.results.run import Run
+from bnew.training.evaluation import load_teacher
+from bnew.training.optimizers import make_optimizer
 
 __all__ = ["bnew"]  # a fixture
 
@@ -204,14 +205,14 @@ def test_all_steps_on_a_small_folder(bnew: Cli, tmp_path: Path) -> None:
     assert "69.4" not in out  # what was published on ImageNet is not beside other images
     run = Run(tmp_path / "out" / "distilled" / "bnew-finetune" / "seed0")
     assert run.summary["last_val_accuracy"] <= run.summary["val_accuracy"]
-    from bnew.evaluate import load_model
+    from bnew.training.evaluation import load_model
 
     for weight in binary_parameters(load_model(run, 2, 3)):
         sizes = weight.detach().abs().flatten(1)
         assert torch.equal(sizes, sizes[:, :1].expand_as(sizes))
         assert not torch.equal(sizes, torch.ones_like(sizes))
 
-    from bnew.engine import predict
+    from bnew.deploy.inference import predict
 
     code, out, _ = bnew(f"pack {tmp_path / 'out'} {tmp_path / 'model.bnew'}")
     assert code == 0

@@ -11,10 +11,10 @@ import numpy.typing as npt
 import pytest
 from PIL import ExifTags, Image, ImageMode, features
 
-from bnew import data
+from bnew.data import sources as data
+from bnew.data.images import MODES, _high_byte, _integers, is_turned, read_image, suffixes
+from bnew.data.streaming import read
 from bnew.errors import BnewError
-from bnew.images import MODES, _high_byte, _integers, is_turned, read_image, suffixes
-from bnew.streaming import read
 
 SIXTEEN = np.array([[0, 0x00FF, 0x0100, 0x2000, 0x20FF, 0x7FFF], [0x8000, 0xE000, 0xE0FF, 0xFF00, 0xFFFF, 1]])
 EIGHT = np.array([[0, 0, 1, 32, 32, 127], [128, 224, 224, 255, 255, 0]])
@@ -117,7 +117,7 @@ def test_integers_and_real_numbers_are_refused_by_name(tmp_path: Path) -> None:
 
 def test_an_unknown_mode_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.new("L", (1, 1)).save(tmp_path / "a.png")
-    monkeypatch.setattr("bnew.images.MODES", {})
+    monkeypatch.setattr("bnew.data.images.MODES", {})
     with pytest.raises(BnewError, match=r"a\.png' has pixels of PIL's mode L, which is not known: save it"):
         read_image(tmp_path / "a.png", "RGB")
 
@@ -405,7 +405,7 @@ def test_avif_and_heic(tmp_path: Path, kind: str) -> None:
 
 
 def test_a_plugin_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bnew.images.suffixes", frozenset)
+    monkeypatch.setattr("bnew.data.images.suffixes", frozenset)
     (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic")
     with pytest.raises(BnewError, match=r"a\.heic': install pillow-heif$"):
         read_image(tmp_path / "a.heic", "RGB")

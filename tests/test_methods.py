@@ -20,10 +20,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_leaves
 
 from bnew.errors import BnewError
+from bnew.experiments.published import CIFAR10, IMAGENET
 from bnew.layers import BinaryConv2d, BinaryLinear, binary_parameters, real_parameters
 from bnew.methods import BNEW, METHODS, STE, Binarizer, BinaryMirrorDescent, Bop, Clip, create_method
 from bnew.models import create_model
-from bnew.recipes import CIFAR10, IMAGENET
 
 SHAPES = ((3, 2, 3, 3), (5, 7), (1, 4, 1, 1))
 STEPS, FREEZE_AT = 40, 32

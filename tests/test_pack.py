@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 import bnew
 from bnew import BinaryConv2d, BinaryLinear, BnewError, binary_parameters, create_model, summary
-from bnew.packing.layers import magnitudes
+from bnew.packing.weights import magnitudes
 
 # Where it is installed, it has to agree as well.
 bnew_engine: Any = import_module("bnew_engine") if find_spec("bnew_engine") else None

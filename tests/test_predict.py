@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 import bnew
 from bnew import BnewError
-from bnew.engine import Prediction, load_engine, predict
-from bnew.packed import read_packed
+from bnew.deploy.inference import Prediction, load_engine, predict
+from bnew.packing.file import read_packed
 
 pytest.importorskip("bnew_engine")
 
@@ -135,7 +135,7 @@ def test_the_file_is_read_once(red: Path, tmp_path: Path, monkeypatch: pytest.Mo
         packed(ends_with(nn.Softmax(1)), file)
         return model
 
-    monkeypatch.setattr("bnew.engine.load_engine", replaced)
+    monkeypatch.setattr("bnew.deploy.inference.load_engine", replaced)
     assert list(predict(file, [red])) == [expected]
 
 

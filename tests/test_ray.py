@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 from helpers import MACHINE, RECIPE, outcome
 
-from bnew import launch
 from bnew.errors import BnewError
-from bnew.experiments import Stage
-from bnew.results import Run
-from bnew.train import train
+from bnew.experiments import launch
+from bnew.experiments.launch_ray import share_of_a_machine
+from bnew.experiments.plan import Stage
+from bnew.results.run import Run
+from bnew.training.loop import train
 
 pytest.importorskip("ray")
 
@@ -94,7 +95,7 @@ def test_stages_wait_for_each_other_and_survive_a_kill(tmp_path: Path) -> None:
 def test_a_share_that_some_machine_has(
     nodes: list[dict[str, float]], workers: int, device: str, expected: tuple[int, bool]
 ) -> None:
-    assert launch._share_of_a_machine(nodes, workers, device) == expected
+    assert share_of_a_machine(nodes, workers, device) == expected
 
 
 def test_no_cluster_there(tmp_path: Path) -> None:

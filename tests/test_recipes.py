@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bnew.errors import BnewError
-from bnew.recipes import CIFAR10, IMAGENET, Recipe
+from bnew.experiments.published import CIFAR10, IMAGENET
+from bnew.recipe import Recipe
 from bnew.short_runs import FILL, LEAST_PUSH, MOST_RAMP
 
 # More than the defaults: every kind of value that a recipe can hold.

@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 
+from bnew.data.preparation import Preparation
 from bnew.errors import BnewError
-from bnew.groups import find_runs, group_by_recipe
-from bnew.pictures import _spread, pictures
-from bnew.preparation import Preparation
-from bnew.recipes import Recipe
-from bnew.report import table, write_report
-from bnew.results import Run, write_json
+from bnew.files import write_json
+from bnew.recipe import Recipe
+from bnew.results.groups import find_runs, group_by_recipe
+from bnew.results.pictures import _spread, pictures
+from bnew.results.report import table, write_report
+from bnew.results.run import Run
 
 EPOCHS = 3
 

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from bnew.errors import BnewError
-from bnew.groups import Group, best_run, find_runs, group_by_recipe
-from bnew.recipes import Recipe
-from bnew.results import Run, write_atomically, write_json
+from bnew.files import write_atomically, write_json
+from bnew.recipe import Recipe
+from bnew.results.groups import Group, best_run, find_runs, group_by_recipe
+from bnew.results.run import Run
 
 
 def make_run(path: Path, recipe: Recipe | None = None, **summary: Any) -> Run:

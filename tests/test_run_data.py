@@ -17,25 +17,25 @@ import torch
 from helpers import MACHINE, RECIPE, at_step, send
 from PIL import Image
 
-from bnew import launch
 from bnew.cli import main
-from bnew.engine import predict
+from bnew.data.holdout import HELD_OUT, RULE, hold_out
+from bnew.data.in_memory import MemoryDataset
+from bnew.data.preparation import Preparation
+from bnew.data.streaming import open_folder
+from bnew.deploy.inference import predict
+from bnew.deploy.onnx import export_run
+from bnew.deploy.pack_run import pack_run
+from bnew.deploy.verify import verify_run
 from bnew.errors import BnewError, Interrupted
-from bnew.evaluate import evaluate_run, load_run, load_teacher
-from bnew.experiments import Stage
-from bnew.holdout import HELD_OUT, RULE, hold_out
-from bnew.machine import Machine
-from bnew.memory import MemoryDataset
-from bnew.onnx_export import export_run
-from bnew.packed import read_packed
-from bnew.packing import pack_run
-from bnew.preparation import Preparation
-from bnew.recipes import Recipe
-from bnew.results import Run
-from bnew.run_data import load_data, load_run_data
-from bnew.streaming import open_folder
-from bnew.train import train
-from bnew.verify import verify_run
+from bnew.experiments import launch
+from bnew.experiments.plan import Stage
+from bnew.packing.file import read_packed
+from bnew.recipe import Recipe
+from bnew.results.run import Run
+from bnew.training.evaluation import evaluate_run, load_run, load_teacher
+from bnew.training.loop import train
+from bnew.training.machine import Machine
+from bnew.training.run_data import load_data, load_run_data
 
 CLASSES = ("ant", "bee", "cow")
 FOLDER = RECIPE.replace(data="folder", method="ste", epochs=6, batch_size=20, lr=0.01)
@@ -322,7 +322,7 @@ def test_export_is_checked_on_the_images_that_are_named(
     without_data: Run, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     used: list[torch.Tensor] = []
-    monkeypatch.setattr("bnew.onnx_export.export_onnx", lambda model, images, path: used.append(images))
+    monkeypatch.setattr("bnew.deploy.onnx.export_onnx", lambda model, images, path: used.append(images))
     export_run(without_data, tmp_path / "model.onnx", at(pictures / "test"))
     own, _ = next(iter(load_data(FOLDER, at(pictures)).batches("test", train=False).epoch(0)))
     assert torch.equal(used[0], own)
@@ -377,8 +377,8 @@ def test_a_run_that_held_out_by_count_is_never_tested_on_what_it_was_trained_on(
     recipe = FOLDER.replace(data=name, image_size=8, epochs=2)
     machine = replace(at(folder), decode_threads=1)
     with monkeypatch.context() as before:
-        before.setattr("bnew.data.hold_out_by_name", by_count)
-        before.setattr("bnew.streaming.hold_out_by_name", by_count)
+        before.setattr("bnew.data.sources.hold_out_by_name", by_count)
+        before.setattr("bnew.data.streaming.hold_out_by_name", by_count)
         trained = train(recipe, tmp_path / "trained", machine)
         with pytest.raises(Interrupted), at_step(2, send(2)):
             train(recipe, tmp_path / "stopped", machine)
@@ -429,7 +429,7 @@ def add_a_picture(folder: Path, dark: Path) -> Path:
 
 def forget() -> None:
     """Of what this process has read of folders."""
-    from bnew import data as module
+    from bnew.data import sources as module
 
     module._load.cache_clear()
     open_folder.cache_clear()
@@ -534,9 +534,9 @@ def test_an_unfinished_run_is_said(
 ) -> None:
     pytest.importorskip("bnew_engine")
     monkeypatch.setattr(
-        "bnew.engine.bench", lambda *args: "measured"
+        "bnew.deploy.inference.bench", lambda *args: "measured"
     )  # what takes time and is not in question
-    monkeypatch.setattr("bnew.onnx_export.export_onnx", lambda model, images, path: path.touch())
+    monkeypatch.setattr("bnew.deploy.onnx.export_onnx", lambda model, images, path: path.touch())
     names = {"RUN": str(unfinished.path), "FILE": str(packed), "NEW": str(tmp_path / "new")}
     warnings(caplog)
     with pytest.raises(SystemExit) as ended:

@@ -19,15 +19,15 @@ from test_data import make_folder, write_images
 from torch import Tensor
 from torchvision.transforms import v2
 
-from bnew import streaming
-from bnew.batches import Batches
-from bnew.data import load
+from bnew.data import streaming
+from bnew.data.batches import Batches
+from bnew.data.sources import load
+from bnew.data.streaming import StreamedDataset, lighting, read
 from bnew.errors import BnewError
-from bnew.machine import Machine
-from bnew.recipes import Recipe
-from bnew.results import Run
-from bnew.streaming import StreamedDataset, lighting, read
-from bnew.train import train
+from bnew.recipe import Recipe
+from bnew.results.run import Run
+from bnew.training.loop import train
+from bnew.training.machine import Machine
 
 SIDE = 16
 MACHINE = Machine(device="cpu", compile=False, quiet=True, decode_threads=1)
@@ -295,7 +295,7 @@ def test_an_error_in_reading_is_no_death(folder: Path, monkeypatch: pytest.Monke
 
 
 def test_readers_are_shared_among_devices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bnew.machine.cores", lambda: 64)
+    monkeypatch.setattr("bnew.process.cores", lambda: 64)
     assert Machine().readers == 64
     assert Machine(devices=4).readers == 16
     assert Machine(devices=4, decode_threads=3).readers == 3

@@ -16,11 +16,11 @@ from torch import nn
 
 import bnew
 from bnew.cli import main
-from bnew.convert import Plan, PlannedLayer
+from bnew.convert.binarize import Plan, PlannedLayer
+from bnew.convert.summary import summary
 from bnew.errors import BnewError, NumericalError
-from bnew.packed import read_packed
-from bnew.report import write_report
-from bnew.sizes import summary
+from bnew.packing.file import read_packed
+from bnew.results.report import write_report
 from bnew.text import CONTROLS, printable
 
 HOSTILE = "\x1b[31m\nred\u202e<script>alert(1)</script>|\x9b\u2028[bold]"

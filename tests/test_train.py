@@ -39,17 +39,19 @@ from tensorboard.backend.event_processing import event_accumulator  # type: igno
 from test_data import make_folder
 from torch import Tensor, nn
 
-from bnew.data import load_in_memory
-from bnew.display import display
+from bnew.data.in_memory import MemoryBatches
+from bnew.data.sources import load_in_memory
 from bnew.errors import BnewError, Interrupted, NumericalError
-from bnew.evaluate import Meter, build_model, evaluate, evaluate_run, load_model, load_weights
+from bnew.files import write_json
 from bnew.layers import binary_parameters
-from bnew.machine import DECIDING, Machine, conditions, make_fabric
-from bnew.memory import MemoryBatches
-from bnew.methods import BNEW
-from bnew.models import create_model
-from bnew.results import Run, write_json
-from bnew.train import _Training, train
+from bnew.methods import BNEW, METHODS
+from bnew.models import MODELS, create_model
+from bnew.results.run import Run
+from bnew.training.evaluation import Meter, build_model, evaluate, evaluate_run, load_model, load_weights
+from bnew.training.loop import _Training, train
+from bnew.training.machine import Machine, make_fabric
+from bnew.training.progress import display
+from bnew.training.provenance import BYSTANDERS, code_hash, conditions, used_modules
 
 # Four epochs, frozen after two: every method, optimizer and schedule.
 RECIPES = {
@@ -551,8 +553,8 @@ def test_a_run_does_not_go_on_with_other_code(
     recipe = RECIPES["bnew"]
     with at_step(STEPS, crash), pytest.raises(Crash):
         train(recipe, tmp_path, MACHINE)
-    now = conditions(MACHINE)
-    monkeypatch.setattr("bnew.train.conditions", lambda _: now | {"bnew.layers": "0123456789ab"})
+    now = conditions(recipe, MACHINE)
+    monkeypatch.setattr("bnew.training.loop.conditions", lambda *_: now | {"bnew.layers": "0123456789ab"})
     said = f"bnew.layers is '{now['bnew.layers']}' there and '0123456789ab' here"
     with pytest.raises(BnewError, match=rf"holds a run under other conditions \({said}\): .* --force"):
         train(recipe, tmp_path, MACHINE)
@@ -616,14 +618,43 @@ def test_the_code_that_decides_is_all_there_is() -> None:
     """Every module that training loads either decides its outcome or is named here."""
     script = "import sys, bnew.train; print(*(name for name in sys.modules if name.startswith('bnew.')))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    loaded = {name.split(".")[1] for name in done.stdout.split()}
+    loaded = {name.removeprefix("bnew.") for name in done.stdout.split()}
     bystanders = {
-        "display", "errors", "fingerprint", "machine", "preparation", "recording", "results", "signals",
-        "text",
-    }  # fmt: skip
-    assert loaded - bystanders == set(DECIDING)
+        "errors", "experiments", "files", "lazy", "process", "results", "results.run", "text", "train",
+    } | {"data", "methods", "models", "training"}  # fmt: skip
+    used = set().union(
+        *(used_modules(RECIPE.replace(method=name, method_options={})) for name in (None, *METHODS)),
+        *(used_modules(RECIPE.replace(model=name)) for name in MODELS),
+    )
+    assert loaded - bystanders - set(BYSTANDERS) == used
     settings = {"torch", "torchvision", "precision", "batch_norm_parts"}
-    assert set(conditions(MACHINE)) == {f"bnew.{name}" for name in DECIDING} | settings
+    found = conditions(RECIPE, MACHINE)
+    assert set(found) == {f"bnew.{name}" for name in used_modules(RECIPE)} | settings
+
+
+def test_code_that_a_run_does_not_use_does_not_decide_it() -> None:
+    ste, bop = (set(used_modules(RECIPE.replace(method=name))) for name in ("ste", "bop"))
+    assert "methods.ste" in ste - bop
+    assert "methods.bop" in bop - ste
+    assert "methods.base" in ste & bop
+    reactnet = set(used_modules(RECIPE.replace(model="reactnet_a")))
+    assert {"models.reactnet", "models.birealnet"} <= reactnet
+    assert "models.wideresnet" not in reactnet
+
+
+@pytest.mark.parametrize(
+    ("other", "same"),
+    [
+        ('"""Other text."""\n\n# A comment.\ndef f(x):\n    """More."""\n    return x + 1\n', True),
+        ("def f(x): return (x + 1)", True),
+        ("def f(x):\n    return x + 2\n", False),
+        ('def f(x):\n    "no docstring" + x\n    return x + 1\n', False),
+    ],
+)
+def test_a_comment_is_not_other_code(tmp_path: Path, other: str, same: bool) -> None:
+    (tmp_path / "a.py").write_text('def f(x):\n    """Adds 1."""\n    return x + 1\n')
+    (tmp_path / "b.py").write_text(other)
+    assert (code_hash(tmp_path / "a.py") == code_hash(tmp_path / "b.py")) == same
 
 
 # Machines

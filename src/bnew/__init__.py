@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from bnew.lazy import fetched
 
 __version__ = "0.1.0"
 
@@ -23,7 +24,7 @@ _NAMES = {
     "real_parameters": "bnew.layers",
     "sign": "bnew.layers",
     "binarize": "bnew.convert",
-    "summary": "bnew.sizes",
+    "summary": "bnew.convert",
     "pack": "bnew.packing",
     "create_model": "bnew.models",
     "list_models": "bnew.models",
@@ -43,6 +44,7 @@ if TYPE_CHECKING:  # `as` is how a type checker knows that a name is public
     from bnew import results as results
     from bnew import train as train
     from bnew.convert import binarize as binarize
+    from bnew.convert import summary as summary
     from bnew.errors import BnewError as BnewError
     from bnew.layers import BinaryConv2d as BinaryConv2d
     from bnew.layers import BinaryLinear as BinaryLinear
@@ -56,17 +58,9 @@ if TYPE_CHECKING:  # `as` is how a type checker knows that a name is public
     from bnew.models import create_model as create_model
     from bnew.models import list_models as list_models
     from bnew.packing import pack as pack
-    from bnew.sizes import summary as summary
 
 
-def __getattr__(name: str) -> Any:
-    if name in _NAMES:
-        value = getattr(importlib.import_module(_NAMES[name]), name)
-        globals()[name] = value
-        return value
-    if name in _MODULES:
-        return importlib.import_module(f"bnew.{name}")
-    raise AttributeError(f"module 'bnew' has no attribute '{name}'")
+__getattr__ = fetched(__name__, _NAMES, _MODULES)
 
 
 def __dir__() -> list[str]:

@@ -17,6 +17,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
 
 from bnew import __version__
+from bnew.deploy.limits import Limits
 from bnew.errors import (
     BnewError,
     Interrupted,
@@ -26,10 +27,11 @@ from bnew.errors import (
     is_out_of_memory,
     lookup,
 )
-from bnew.limits import Limits
-from bnew.machine import Machine, is_first_process
-from bnew.recipes import CIFAR10, EXPERIMENTS, FIRST_PHASES, IMAGENET, TORCHVISION, Recipe
+from bnew.experiments.published import CIFAR10, EXPERIMENTS, IMAGENET
+from bnew.process import is_first_process
+from bnew.recipe import FIRST_PHASES, TORCHVISION, Recipe
 from bnew.text import printable
+from bnew.training.machine import Machine
 
 logger = logging.getLogger("bnew")
 
@@ -104,9 +106,10 @@ def reproduce(
         launcher: where the runs are started: local, or ray for a cluster of Ray, or Ray on this machine.
         address: of the Ray cluster; by default this machine alone.
     """
-    from bnew import experiments, launch
-    from bnew.report import write_report
-    from bnew.results import Run
+    from bnew.experiments import launch
+    from bnew.experiments import plan as experiments
+    from bnew.results.report import write_report
+    from bnew.results.run import Run
 
     if model is not None:
         lookup("model", model, dict.fromkeys(NAMES["models"]))
@@ -158,7 +161,7 @@ def train(
         machine: where to compute.
         out: the run's folder.
     """
-    from bnew.train import train as fit
+    from bnew.training.loop import train as fit
 
     # On the command line other runs are named from here, in a recipe from the run's own folder.
     links = {"init": recipe.init, "teacher": recipe.teacher}
@@ -196,8 +199,8 @@ def evaluate(
         machine: where to compute.
         split: which images.
     """
-    from bnew.evaluate import evaluate_run
-    from bnew.groups import best_run
+    from bnew.results.groups import best_run
+    from bnew.training.evaluation import evaluate_run
 
     best = best_run(run)
     result = evaluate_run(best, machine, split)
@@ -225,8 +228,8 @@ def summary(
         in_channels: 1 for greyscale, 3 for colour.
         num_classes: how many classes.
     """
+    from bnew.convert.summary import summary as summarize
     from bnew.models import create_model
-    from bnew.sizes import summary as summarize
 
     network = create_model(model, in_channels=in_channels, num_classes=num_classes)
     print(summarize(network, (in_channels, image_size, image_size)))  # in full, however narrow the terminal
@@ -248,7 +251,7 @@ def report(runs: Positional[tuple[Path, ...]], /, out: Path = Path(".")) -> int:
         runs: folders of runs, or folders above them.
         out: where to write report.md and report.html.
     """
-    from bnew.report import write_report
+    from bnew.results.report import write_report
 
     for path in write_report(runs, out):
         print(printable(path))
@@ -266,8 +269,8 @@ def pack(
         half: store real numbers as float16, in half the space.
         data_dir: folder of the data sets, for a run of an earlier version alone; others need no images.
     """
-    from bnew.groups import best_run
-    from bnew.packing import pack_run
+    from bnew.deploy.pack_run import pack_run
+    from bnew.results.groups import best_run
 
     best = best_run(run)
     packed = pack_run(best, file, Machine(data_dir=data_dir, device="cpu"), half=half)
@@ -282,7 +285,7 @@ def info(file: Positional[Path], /) -> int:
     Args:
         file: the packed file.
     """
-    from bnew.packed import read_packed
+    from bnew.packing.file import read_packed
 
     _show(read_packed(file))
     return 0
@@ -307,8 +310,8 @@ def verify(
         limits: what the file may ask for.
         data_dir: folder of the images, named as for `bnew eval`; by default those of the run.
     """
-    from bnew.groups import best_run
-    from bnew.verify import verify_run
+    from bnew.deploy.verify import verify_run
+    from bnew.results.groups import best_run
 
     found = verify_run(file, best_run(run), Machine(data_dir=data_dir, device="cpu"), limits)
     _show(found)
@@ -324,8 +327,8 @@ def export(run: Positional[Path], file: Positional[Path], /, data_dir: str | Non
         data_dir: folder of images to check the file on, named as for `bnew eval`; by default those of the
             run, or generated ones where there are none.
     """
-    from bnew.groups import best_run
-    from bnew.onnx_export import export_run
+    from bnew.deploy.onnx import export_run
+    from bnew.results.groups import best_run
 
     check = export_run(best_run(run), file, Machine(data_dir=data_dir, device="cpu"))
     print(printable(f"{file}: {file.stat().st_size:,} bytes"))
@@ -349,7 +352,7 @@ def predict(
         limits: what the file may ask for.
         top: how many classes.
     """
-    from bnew.engine import predict as predictions
+    from bnew.deploy.inference import predict as predictions
 
     for prediction in predictions(file, images, top, limits=limits):
         print(prediction)
@@ -373,13 +376,13 @@ def bench(
         batch: how many images a batch has.
         run: the run that it was packed from, to be timed in PyTorch beside it, in turns.
     """
-    from bnew.engine import bench as measure
+    from bnew.deploy.inference import bench as measure
 
     model = None
     if run is not None:
-        from bnew.evaluate import load_model
-        from bnew.groups import best_run
-        from bnew.packed import read_packed
+        from bnew.packing.file import read_packed
+        from bnew.results.groups import best_run
+        from bnew.training.evaluation import load_model
 
         packed = read_packed(file)
         model = load_model(best_run(run), packed.output_shape[0], packed.input_shape[0])
@@ -500,14 +503,14 @@ def _run_together(words: Sequence[str]) -> int:
     except BnewError as error:
         if os.environ.get("WORLD_SIZE", "1") == "1":
             raise
-        from bnew.distributed import say_once
+        from bnew.training.distributed import say_once
 
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, as soon as another one has ended
         code, alike = 2, False
         if not say_once(printable(f"bnew: error: {error}")):
             return code  # the others may wait for this one, and disconnecting for them
     if "torch" in sys.modules:  # else it was not needed, and takes seconds to load
-        from bnew.distributed import disconnect, leave_together
+        from bnew.training.distributed import disconnect, leave_together
 
         if alike:
             leave_together()

@@ -11,7 +11,7 @@ from collections.abc import Container, Sequence
 from itertools import chain, count
 from typing import Any
 
-from bnew.packing.exported import Array, Shape, Value, reachable
+from bnew.packing.reading import Array, Shape, Value, reachable
 
 STEPS = frozenset(["scale", "shift", "add", "multiply", "prelu", "clamp", "sigmoid", "hard_sigmoid", "sign"])
 

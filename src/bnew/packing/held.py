@@ -17,7 +17,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from bnew.packing.exported import Array, Numbers, Value, ancestors
 from bnew.packing.pieces import (
     ANY,
     ROUNDING,
@@ -39,6 +38,7 @@ from bnew.packing.pieces import (
     tiled,
     times,
 )  # fmt: skip
+from bnew.packing.reading import Array, Numbers, Value, ancestors
 
 
 def held(value: Value, known: MutableMapping[Value, Held]) -> Held:

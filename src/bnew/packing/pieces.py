@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from bnew.packing.exported import Array, Value
+from bnew.packing.reading import Array, Value
 
 Piece: TypeAlias = tuple[Array | float, Array | float]  # step and offset, a number or one per channel
 Slopes: TypeAlias = Mapping[Value, Array]  # of (S, 2, C): least and greatest of each of S ranges

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bnew.packing.exported import Operation, Refused, Table, Value
+from bnew.packing.reading import Operation, Refused, Table, Value
 
 
 def on_images(lower: Callable[..., Value]) -> Callable[..., Value]:

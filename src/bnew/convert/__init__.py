@@ -1,0 +1,10 @@
+"""A user's network gets binary layers, and a summary says what is binary in a network and what it weighs.
+
+:func:`binarize` reads the network's graph (``tracing``) to know what each layer's input is. May import
+layers.
+"""
+
+from bnew.convert.binarize import Plan, binarize
+from bnew.convert.summary import summary
+
+__all__ = ["Plan", "binarize", "summary"]

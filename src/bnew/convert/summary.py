@@ -1,0 +1,156 @@
+"""What is binary in a network, and what it weighs."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd
+
+from bnew.convert.tracing import is_layer
+from bnew.errors import BnewError
+from bnew.layers import named_binary_parameters
+from bnew.text import printable
+
+
+@dataclass(frozen=True)
+class LayerSummary:
+    """One module of a :class:`Summary`; the fields' units are in :func:`summary`."""
+
+    name: str
+    kind: str
+    binary_parameters: int
+    real_parameters: int
+    float_bytes: int
+    packed_bytes: int
+    binary_macs: int
+    real_macs: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What :func:`summary` returns: a row per module that has parameters; prints as a table."""
+
+    rows: tuple[LayerSummary, ...]
+
+    @property
+    def total(self) -> LayerSummary:
+        """The sums of all rows."""
+        columns = list(zip(*(astuple(row)[2:] for row in self.rows), strict=True))
+        return LayerSummary("total", "", *(sum(column) for column in columns or [()] * 6))
+
+    def __rich__(self) -> Table:
+        table = Table()
+        for title in (
+            "layer",
+            "is",
+            "binary",
+            "real",
+            "float bytes",
+            "packed bytes",
+            "binary MACs",
+            "real MACs",
+        ):
+            table.add_column(title, justify="left" if title in ("layer", "is") else "right")
+        for row in (*self.rows, self.total):
+            name, kind, *numbers = astuple(row)
+            if row.name == "total":
+                table.add_section()
+            table.add_row(*(Text(printable(word)) for word in (name, kind)), *(f"{n:,}" for n in numbers))
+        return table
+
+    def __str__(self) -> str:
+        return as_text(self.__rich__())
+
+
+def summary(model: nn.Module, input_size: Sequence[int]) -> Summary:
+    """Parameters, sizes and multiply-accumulates of a network, by module.
+
+    * Binary parameters are the weights of binary layers, whatever their values; all others are real.
+      A parameter of two modules counts once.
+    * Float bytes: 4 per parameter. Packed bytes: 4 per real parameter; a bit per binary weight, each
+      output channel filled up to whole 32-bit words. Running statistics of batch norms count in neither:
+      they are folded into the two real numbers per channel that do count.
+    * MACs: multiply-accumulates of convolutions and linear layers for one input, by a pass over zeros in
+      eval mode. Those of a binary layer are binary. Attention's own products are not counted.
+
+    The model is left as it was, on its device and in its training modes.
+
+    Args:
+        model: any module.
+        input_size: (C, H, W), or (N, C, H, W), where N does not matter; (C,) or (N, C) for a network of
+            linear layers.
+
+    Raises:
+        BnewError: ``input_size`` is no such size, or the model does not take it.
+    """
+    if len(input_size) not in (1, 2, 3, 4) or any(type(n) is not int or n < 1 for n in input_size):
+        raise BnewError(f"input_size is {input_size!r}, but must be like (3, 32, 32) or (1, 3, 32, 32)")
+    sample = tuple(input_size[1:] if len(input_size) in (2, 4) else input_size)
+    macs = _macs(model, sample)
+    binary = {id(weight) for _, weight in named_binary_parameters(model)}
+    seen = set[int]()
+    rows = []
+    for name, module in model.named_modules():
+        own = [p for p in module.parameters(recurse=False) if id(p) not in seen]
+        seen.update(map(id, own))
+        if not own:
+            continue
+        weights = [p for p in own if id(p) in binary]
+        n_binary = sum(p.numel() for p in weights)
+        n_real = sum(p.numel() for p in own) - n_binary
+        words = sum(len(p) * -(-p[0].numel() // 32) for p in weights)
+        row = LayerSummary(
+            name=name,
+            kind=type(module).__name__,
+            binary_parameters=n_binary,
+            real_parameters=n_real,
+            float_bytes=4 * (n_binary + n_real),
+            packed_bytes=4 * (words + n_real),
+            binary_macs=macs[module] if weights else 0,
+            real_macs=0 if weights else macs[module],
+        )
+        rows.append(row)
+    return Summary(tuple(rows))
+
+
+def _macs(model: nn.Module, sample: tuple[int, ...]) -> Counter[nn.Module]:
+    """Multiply-accumulates of each convolution and linear layer for one input of size ``sample``."""
+    macs = Counter[nn.Module]()
+
+    def count(layer: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
+        # Every value of the output takes one output channel's weights; in a transposed convolution,
+        # every value of the input is spread by one input channel's.
+        values = args[0] if isinstance(layer, _ConvTransposeNd) else output
+        macs[layer] += values.numel() * layer.weight[0].numel()
+
+    training = {module: module.training for module in model.modules()}
+    hooks = [m.register_forward_hook(count) for m in model.modules() if is_layer(m)]
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(()))
+    try:
+        with torch.no_grad():
+            model.eval()(like.new_zeros(1, *sample))
+    except Exception as error:  # whatever a model of a user's own raises
+        raise BnewError(f"{type(model).__name__} does not take an input of size {sample}: {error}") from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, mode in training.items():
+            module.training = mode
+    return macs
+
+
+def as_text(table: Table) -> str:
+    """The table as plain text."""
+    console = Console(file=io.StringIO(), width=140)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get().rstrip()

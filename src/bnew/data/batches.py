@@ -1,0 +1,162 @@
+"""What training sees of a data set: its batches, the same whatever the number of processes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bnew.data.fingerprint import Fingerprint
+from bnew.data.preparation import Preparation
+from bnew.errors import BnewError
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Dataset(ABC):
+    """A data set. ``mean`` and ``std`` are per channel, of pixel values in [0, 1]."""
+
+    name: str
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    max_broken: int = 0
+    """How many broken images to go on without, where images are read when they are needed."""
+    broken: dict[str, str] = field(default_factory=dict)
+    """Paths of the broken images that were met, and why each cannot be read."""
+    held_out: tuple[str, ...] = ()
+    """The splits whose images were held out of train by their names, see :mod:`bnew.data.holdout`."""
+
+    def add_broken(self, found: Mapping[str, str]) -> None:
+        """Count broken images that are not counted yet.
+
+        Raises:
+            BnewError: there are more than ``max_broken``.
+        """
+        for path, why in found.items():
+            if path not in self.broken and len(self.broken) >= self.max_broken:
+                raise BnewError(
+                    f"the image '{path}' is broken ({why}), and {self.max_broken} before it: repair or "
+                    f"remove them, or let --max-broken be more than {self.max_broken}"
+                )
+            self.broken[path] = why
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.classes)
+
+    @property
+    def in_channels(self) -> int:
+        """1 for greyscale, 3 for colour."""
+        return self.image_size[0]
+
+    @property
+    @abstractmethod
+    def image_size(self) -> tuple[int, int, int]:
+        """(C, H, W) of every image as the network sees it."""
+
+    @property
+    def resize(self) -> tuple[int, int] | None:
+        """Height and width that an image is to cover before its centre is taken, if not those above."""
+        return None
+
+    @property
+    def preparation(self) -> Preparation:
+        """How an image becomes what the network sees."""
+        return Preparation(self.classes, self.image_size, self.mean, self.std, self.resize)
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> Fingerprint:
+        """Which images these are, see :mod:`bnew.data.fingerprint`; found out when it is first asked for."""
+
+    @abstractmethod
+    def batches(self, split: str, batch_size: int | None = None, **options: Any) -> Batches:
+        """Batches of ``split`` (train, val or test), with :class:`Batches`' options.
+
+        Without ``batch_size``, batches are of a size that suits evaluation.
+
+        Raises:
+            BnewError: unknown split, or see :class:`Batches`.
+        """
+
+
+class Batches(ABC):
+    """The batches of a split: x, float32 normalised (n, C, H, W), and y, int64 (n,), on ``device``.
+
+    With ``train``, every epoch has its own order and augmentation. They depend on (``seed``, epoch) alone:
+    not on earlier epochs, on threads or on the number of processes. Otherwise the images come once each,
+    in order and unchanged.
+
+    ``batch_size`` is the total over ``world_size`` processes. Process ``rank`` gets every
+    ``world_size``-th image of each batch from its ``rank``-th on, so all processes make the same number
+    of steps; in evaluation a share of the last batch may be empty.
+
+    Raises:
+        BnewError: ``batch_size`` is not positive, or a training batch has fewer images than processes.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        count: int,
+        batch_size: int,
+        *,
+        device: str | torch.device = "cpu",
+        train: bool,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if batch_size < 1:
+            raise BnewError(f"batch size is {batch_size}: give 1 or more")
+        self.count, self.batch_size, self.device = count, batch_size, torch.device(device)
+        self.train, self.seed, self.rank, self.world_size = train, seed, rank, world_size
+        smallest = self.size(len(self) - 1)
+        if train and smallest < world_size:
+            raise BnewError(
+                f"a batch of {smallest} images is too few for {world_size} processes: change the batch size"
+            )
+        # (v / 255 − mean) / std = v · scale + shift
+        mean, std = (torch.tensor(v, device=self.device).view(-1, 1, 1) for v in (dataset.mean, dataset.std))
+        self.scale, self.shift = 1 / (255 * std), -mean / std
+
+    def __len__(self) -> int:
+        """Batches an epoch; the last one may be smaller."""
+        return -(-self.count // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return self.epoch(0)
+
+    @abstractmethod
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of ``epoch`` (from 0), from number ``start`` on."""
+
+    def size(self, batch: int) -> int:
+        """How many images batch number ``batch`` has in all processes together."""
+        return min(self.batch_size, self.count - batch * self.batch_size)
+
+    def generator(self, epoch: int) -> torch.Generator:
+        """The source of an epoch's random numbers."""
+        # torch's CPU generator uses 32 bits of its seed: SeedSequence mixes the two numbers into them.
+        mixed = np.random.SeedSequence((self.seed, epoch)).generate_state(1)[0]
+        return torch.Generator().manual_seed(int(mixed))
+
+    def order(self, generator: torch.Generator) -> Tensor:
+        """The numbers of the images, in the order of an epoch."""
+        return torch.randperm(self.count, generator=generator) if self.train else torch.arange(self.count)
+
+    def shares(self, start: int) -> Iterator[slice]:
+        """What of the order each batch from number ``start`` on has for this process."""
+        for batch in range(start, len(self)):
+            first = batch * self.batch_size
+            yield slice(first + self.rank, first + self.size(batch), self.world_size)
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """Bytes (n, C, H, W) as the network takes them."""
+        return images.float().mul_(self.scale).add_(self.shift)

@@ -1,0 +1,121 @@
+"""A data set held in memory as bytes: its batches are cropped and flipped as whole tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bnew.data.batches import Batches, Dataset
+from bnew.data.fingerprint import Fingerprint, class_names, digest
+from bnew.errors import lookup
+
+EVAL_BATCH_SIZE = 500
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images, uint8 (N, C, H, W), and their labels, int64 (N,)."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: Tensor) -> Split:
+        return Split(self.images[index], self.labels[index])
+
+    def fingerprint(self) -> dict[str, Any]:
+        """The split's entry in a :data:`bnew.data.fingerprint.Fingerprint`."""
+        shape = str(tuple(self.images.shape)).encode()
+        pixels, labels = (tensor.contiguous().numpy().data for tensor in (self.images, self.labels))
+        return {"images": len(self), "contents": digest((shape, pixels, labels))}
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Of training images: pad by ``padding`` black pixels, crop at random; ``flip`` half of them."""
+
+    padding: int
+    flip: bool
+
+
+@dataclass(frozen=True, eq=False)
+class MemoryDataset(Dataset):
+    """All images of a data set, which are of one size."""
+
+    train: Split
+    val: Split
+    test: Split
+    augmentation: Augmentation
+
+    @property
+    def image_size(self) -> tuple[int, int, int]:
+        """(C, H, W) of every image."""
+        channels, height, width = self.train.images.shape[1:]
+        return channels, height, width
+
+    @cached_property
+    def fingerprint(self) -> Fingerprint:
+        """See :attr:`bnew.data.batches.Dataset.fingerprint`."""
+        splits = {"train": self.train, "val": self.val, "test": self.test}
+        return {"classes": class_names(self.classes)} | {
+            name: split.fingerprint() for name, split in splits.items()
+        }
+
+    def batches(self, split: str, batch_size: int | None = None, **options: Any) -> MemoryBatches:
+        """See :meth:`bnew.data.batches.Dataset.batches`."""
+        images = lookup("split", split, {"train": self.train, "val": self.val, "test": self.test})
+        return MemoryBatches(images, self, batch_size or EVAL_BATCH_SIZE, **options)
+
+
+class MemoryBatches(Batches):
+    """See :class:`Batches`. With ``train``, the images are cropped at random and flipped."""
+
+    def __init__(self, split: Split, dataset: MemoryDataset, batch_size: int, **options: Any) -> None:
+        super().__init__(dataset, len(split), batch_size, **options)
+        self.split, self.augmentation = split, dataset.augmentation
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of ``epoch`` (from 0), from number ``start`` on."""
+        generator = self.generator(epoch)
+        order = self.order(generator)
+        if self.train:
+            offsets, flips = self._draw(generator)
+        for share in self.shares(start):
+            # index_select is many times faster than images[index] on a CPU.
+            images = self.split.images.index_select(0, order[share]).to(self.device, non_blocking=True)
+            labels = self.split.labels[order[share]].to(self.device, non_blocking=True)
+            if self.train:
+                images = crop_and_flip(images, offsets[share], flips[share], self.augmentation.padding)
+            yield self.normalised(images), labels
+
+    def _draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """All crops and flips of an epoch, at once, so that a run can go on in the middle of it."""
+        places = 2 * self.augmentation.padding + 1
+        offsets = torch.randint(places, (self.count, 2), generator=generator)
+        flips = torch.randint(1 + self.augmentation.flip, (self.count,), generator=generator).bool()
+        return offsets.to(self.device), flips.to(self.device)
+
+
+def crop_and_flip(images: Tensor, offsets: Tensor, flips: Tensor, padding: int) -> Tensor:
+    """Zero-pad all sides by ``padding``, crop every image at its own offset to its old size, then flip.
+
+    ``images`` (N, C, H, W); ``offsets`` int64 (N, 2), the crop's top row and left column, 0..2·padding;
+    ``flips`` bool (N,), left to right. Returns (N, C, H, W).
+    """
+    n, channels, height, width = images.shape
+    padded = F.pad(images, (padding,) * 4)
+    rows = offsets[:, :1] + torch.arange(height, device=images.device)
+    columns = offsets[:, 1:] + torch.arange(width, device=images.device)
+    columns = torch.where(flips[:, None], columns.flip(1), columns)
+    # Where each pixel comes from in its flattened padded channel, the same for all channels of an image.
+    source = rows[:, :, None] * padded.shape[3] + columns[:, None, :]
+    index = source.view(n, 1, height * width).expand(n, channels, height * width)
+    return padded.flatten(2).gather(2, index).view_as(images)

@@ -1,0 +1,410 @@
+"""A folder of images that are read when they are needed, as ImageNet is: too many to be held in memory.
+
+Other processes decode the files, crop and flip; lighting noise and normalisation are one multiplication and
+one addition on whole batches, on the training device.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchvision.transforms import v2
+
+from bnew.data.batches import Batches, Dataset
+from bnew.data.copies import SameFiles, file_digest, map_files
+from bnew.data.fingerprint import Fingerprint, class_names, digest
+from bnew.data.holdout import hold_out_by_name
+from bnew.data.image_folder import ByClass, flattened, list_folder
+from bnew.data.images import MOST_PIXELS, is_turned, read_image
+from bnew.errors import BnewError, first_line, lookup
+from bnew.process import is_first_process
+
+logger = logging.getLogger("bnew")
+
+EVAL_BATCH_SIZE = 64  # of each process
+# How DataLoader says that one of its processes is gone.
+_DEATHS = ("exited unexpectedly", "is killed by signal")
+SAMPLE = 64  # files of a split whose contents a fingerprint has, about
+READ_AHEAD, MOST_AHEAD = 3, 32  # batches that each reading process, and about all of them, are ahead
+
+# ImageNet's, of pixel values in [0, 1].
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# The share of a validation image's shorter side that is cropped: 224 of 256 pixels.
+CENTRE = 224 / 256
+# Lighting noise (AlexNet, NeurIPS 2012): along the principal components of ImageNet's colours (a column
+# each), in proportion to their eigenvalues, of pixel values in [0, 1].
+LIGHTING = 0.1
+EIGENVALUES = torch.tensor((0.2175, 0.0188, 0.0045))
+EIGENVECTORS = torch.tensor(
+    ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
+)
+
+
+@dataclass(frozen=True)
+class Files:
+    """Image files and their labels, as two arrays: reading processes share them and copy nothing."""
+
+    root: Path
+    names: npt.NDArray[np.bytes_]
+    """Paths below ``root``, as the file system encodes them."""
+    labels: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: npt.NDArray[np.int64]) -> Files:
+        return Files(self.root, self.names[index], self.labels[index])
+
+    def path(self, index: int) -> Path:
+        """Where image number ``index`` is."""
+        return self.root / os.fsdecode(bytes(self.names[index]))
+
+    @property
+    def paths(self) -> list[bytes]:
+        """Where all images are."""
+        root = os.path.join(os.fsencode(self.root), b"")
+        return [root + name for name in self.names.tolist()]
+
+    def fingerprint(self, workers: int = 1) -> dict[str, Any]:
+        """The entry of these files in a :data:`bnew.data.fingerprint.Fingerprint`; ``workers`` threads look.
+
+        Raises:
+            BnewError: a file that was listed is no longer there, or cannot be read.
+        """
+        paths = self.paths
+        try:
+            states = np.array(map_files(_size_and_time, paths, workers), "<i8").reshape(-1, 2)
+            sample = map_files(file_digest, paths[:: max(1, len(paths) // SAMPLE)], workers)
+        except OSError as error:
+            raise BnewError(f"the data folder has changed ({error}): start again") from error
+        return {
+            "images": len(self),
+            "names": digest(self.names.tolist()),
+            "sizes": digest([states[:, 0].tobytes()]),
+            "sample": digest(sample),
+            "times": digest([states[:, 1].tobytes()]),
+        }
+
+
+def _size_and_time(path: bytes) -> tuple[int, int]:
+    state = os.stat(path)
+    return state.st_size, int(state.st_mtime)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class StreamedDataset(Dataset):
+    """Images in files. Training takes random crops of ``side``² pixels, validation the centre."""
+
+    splits: dict[str, Files]
+    side: int
+    workers: int
+
+    @property
+    def image_size(self) -> tuple[int, int, int]:
+        """(3, side, side)."""
+        return 3, self.side, self.side
+
+    @property
+    def resize(self) -> tuple[int, int]:
+        """See :attr:`bnew.data.batches.Dataset.resize`."""
+        return (covered(self.side),) * 2
+
+    @cached_property
+    def fingerprint(self) -> Fingerprint:
+        """See :attr:`bnew.data.batches.Dataset.fingerprint`."""
+        return {"classes": class_names(self.classes)} | {
+            name: files.fingerprint(self.workers) for name, files in self.splits.items()
+        }
+
+    def batches(self, split: str, batch_size: int | None = None, **options: Any) -> StreamedBatches:
+        """See :meth:`bnew.data.batches.Dataset.batches`."""
+        files = lookup("split", split, self.splits)
+        size = batch_size or EVAL_BATCH_SIZE * options.get("world_size", 1)
+        return StreamedBatches(files, self, size, **options)
+
+
+@lru_cache(maxsize=4)
+def open_folder(name: str, root: Path, side: int, workers: int, max_broken: int) -> StreamedDataset:
+    """The image folder ``root`` with train and, if possible, val and test; images are listed, not read.
+
+    Without val, a tenth of the training images is held out by name (:mod:`bnew.data.holdout`), where only
+    files of the same bytes count as copies; without test, val serves as the test set.
+
+    Raises:
+        BnewError: a folder is missing or empty, or the parts' classes differ.
+    """
+    classes, listed = list_folder(root)
+    splits = {part: _files(root, by_class) for part, by_class in listed.items()}
+    if "val" not in splits:
+        train = splits["train"]
+        names, labels = flattened(listed["train"])
+        copies = SameFiles(train.paths, labels, workers)
+        held = hold_out_by_name(names, labels, classes, copies, ["val"])
+        splits |= {part: train[index] for part, index in held.items()}
+    splits.setdefault("test", splits["val"])
+    if is_first_process():
+        sizes = f"{len(splits['train']):,} images to train on, {len(splits['val']):,} to validate"
+        held_out = "" if "val" in listed else " (a tenth, held out, as there is no folder val)"
+        tested = "" if splits["test"] is splits["val"] else f", {len(splits['test']):,} to test"
+        logger.info("%s: %d classes; %s%s%s", root, len(classes), sizes, held_out, tested)
+    return StreamedDataset(
+        name=name,
+        classes=classes,
+        mean=MEAN,
+        std=STD,
+        splits=splits,
+        side=side,
+        workers=workers,
+        max_broken=max_broken,
+        held_out=tuple(part for part in ("val", "test") if part not in listed) if "val" not in listed else (),
+    )
+
+
+def _files(root: Path, by_class: ByClass) -> Files:
+    names, labels = flattened(by_class)
+    return Files(root, np.array([os.fsencode(name) for name in names]), labels)
+
+
+# ---------------------------------------------------------------------- in the reading processes
+
+
+def read(path: Path) -> Tensor:
+    """An image file as bytes (3, H, W), in colour whatever it holds.
+
+    Raises:
+        BnewError: it is broken.
+        OSError: it cannot be read at all.
+    """
+    content = path.read_bytes()
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
+        if height * width > MOST_PIXELS:
+            raise ValueError("it is huge, or its header damaged")
+        if colours not in ("YCbCr", "Gray", "RGB") or is_turned(content):
+            raise ValueError("Pillow converts or turns it")
+        # The same pixels as Pillow's, in two thirds of the time.
+        pixels = simplejpeg.decode_jpeg(content, fastdct=False, fastupsample=False)
+    except ValueError:  # or of another format, or broken: Pillow says
+        pixels = read_image(path, "RGB").copy()
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def training_transform(side: int) -> v2.Transform:
+    """A random part of 8 to 100 % of the image, scaled to ``side``², and flipped half of the time."""
+    return v2.Compose(
+        [v2.RandomResizedCrop(side, scale=(0.08, 1.0), antialias=True), v2.RandomHorizontalFlip()]
+    )
+
+
+def covered(side: int) -> int:
+    """The pixels that a validation image's shorter side is scaled to, of which ``side`` are taken."""
+    return round(side / CENTRE)
+
+
+def validation_transform(side: int) -> v2.Transform:
+    """The centre of ``side``² pixels of the image, whose shorter side is scaled to 256/224 of that."""
+    return v2.Compose([v2.Resize(covered(side), antialias=True), v2.CenterCrop(side)])
+
+
+def lighting() -> Tensor:
+    """What one image's lighting adds to its red, green and blue, of pixel values in [0, 1]: (3,)."""
+    return EIGENVECTORS @ (EIGENVALUES * torch.randn(3) * LIGHTING)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What a reading process sends: bytes (n, 3, H, W), labels (n,), lighting (n, 3), and broken images.
+
+    ``failed`` says why the files could not be read, if so: an error there would come with a traceback.
+    """
+
+    images: Tensor
+    labels: Tensor
+    noise: Tensor
+    broken: list[tuple[int, str]]
+    failed: str = ""
+
+    def pin_memory(self) -> _Batch:
+        """The same where a GPU can fetch it; called by DataLoader."""
+        return replace(self, images=self.images.pin_memory(), labels=self.labels.pin_memory())
+
+
+class _Reader(torch.utils.data.Dataset[_Batch]):
+    """Reads whole batches: (epoch, numbers of images) → :class:`_Batch`."""
+
+    def __init__(self, files: Files, side: int, train: bool, seed: int, max_broken: int) -> None:
+        self.files, self.train, self.seed, self.max_broken = files, train, seed, max_broken
+        self.side = side
+        self.transform = (training_transform if train else validation_transform)(side)
+
+    def __getitem__(self, batch: tuple[int, Sequence[int]]) -> _Batch:
+        epoch, indices = batch
+        images = torch.empty((len(indices), 3, self.side, self.side), dtype=torch.uint8)
+        labels, noise = torch.empty(len(indices), dtype=torch.int64), torch.zeros(len(indices), 3)
+        broken: list[tuple[int, str]] = []
+        count = 0
+        for index in indices:
+            try:
+                image, label = self._read(index, broken)
+            except OSError as error:
+                return _Batch(images[:0], labels[:0], noise[:0], broken, str(error))
+            if image is None:
+                continue
+            # An image's random numbers depend on nothing else, so neither on the number of processes.
+            seed = np.random.SeedSequence((self.seed, epoch, index)).generate_state(1)[0]
+            torch.default_generator.manual_seed(int(seed))
+            images[count] = self.transform(image)
+            labels[count] = label
+            if self.train:
+                noise[count] = lighting()
+            count += 1
+        return _Batch(images[:count], labels[:count], noise[:count], broken)
+
+    def _read(self, index: int, broken: list[tuple[int, str]]) -> tuple[Tensor | None, int]:
+        """The image and its label; of a broken one, the next that is whole if it is to train on."""
+        for number in range(index, index + self.max_broken + 1):
+            number %= len(self.files)
+            try:
+                return read(self.files.path(number)), int(self.files.labels[number])
+            except BnewError as error:
+                broken.append((number, str(error)))
+            if not self.train:
+                break
+        return None, 0
+
+
+class _Plan:
+    """The batches that DataLoader is to ask for; exchanged for those of another epoch between two passes."""
+
+    def __init__(self) -> None:
+        self.batches: list[tuple[int, Sequence[int]]] = []
+
+    def __iter__(self) -> Iterator[tuple[int, Sequence[int]]]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+# ---------------------------------------------------------------------- in the training process
+
+
+class StreamedBatches(Batches):
+    """See :class:`Batches`. A broken image is left out; in training, the next whole one takes its place.
+
+    When a reading process dies, another reads its batch; when that happens twice in one place, it is an
+    error.
+    """
+
+    def __init__(self, files: Files, dataset: StreamedDataset, batch_size: int, **options: Any) -> None:
+        super().__init__(dataset, len(files), batch_size, **options)
+        self.files, self.dataset = files, dataset
+        self._plan = _Plan()
+        self._loader: DataLoader[_Batch] | None = None
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of ``epoch`` (from 0), from number ``start`` on."""
+        order = self.order(self.generator(epoch)).numpy()
+        planned = [(epoch, order[share].tolist()) for share in self.shares(start)]
+        done, died_at = 0, -1
+        while done < len(planned):
+            self._plan.batches = planned[done:]
+            try:
+                for batch in self._read():
+                    done += 1
+                    yield self._on_device(batch)
+            except RuntimeError as error:
+                if not any(word in str(error) for word in _DEATHS):
+                    raise
+                self._loader = None
+                if died_at == done:
+                    raise BnewError(
+                        f"the processes that read images died twice at one place ({first_line(error)}): is "
+                        "there memory enough, shared memory (/dev/shm) too? fewer of them (--decode-threads) "
+                        "take less"
+                    ) from error
+                died_at = done
+                logger.warning("a process that reads images died (%s): starting others", error)
+
+    def _read(self) -> Iterator[_Batch]:
+        if self._loader is None:
+            reader = _Reader(self.files, self.dataset.side, self.train, self.seed, self.dataset.max_broken)
+            self._loader = DataLoader(
+                reader,
+                sampler=self._plan,
+                batch_size=None,
+                num_workers=self.dataset.workers,
+                prefetch_factor=max(1, min(READ_AHEAD, MOST_AHEAD // self.dataset.workers)),
+                persistent_workers=self.train,
+                pin_memory=self.device.type == "cuda",
+                worker_init_fn=_end_with_parent,
+            )
+        with _sigchld_kept():
+            batches = iter(self._loader)
+        yield from batches
+
+    def _on_device(self, batch: _Batch) -> tuple[Tensor, Tensor]:
+        if batch.failed:
+            raise BnewError(f"images cannot be read ({batch.failed}): when they can, start again to go on")
+        for index, why in batch.broken:
+            path, broken = str(self.files.path(index)), self.dataset.broken
+            if path not in broken:
+                self.dataset.add_broken({path: why})
+                logger.warning(
+                    "left out: '%s' (%s), the broken image number %d of this process, of at most %d in all",
+                    path, why, len(broken), self.dataset.max_broken,
+                )  # fmt: skip
+        images, labels, noise = (
+            t.to(self.device, non_blocking=True) for t in (batch.images, batch.labels, batch.noise)
+        )
+        x = self.normalised(images)
+        if self.train:
+            x += (noise * (255 * self.scale.view(-1))).view(-1, 3, 1, 1)
+        return x, labels
+
+
+def _end_with_parent(_: int) -> None:
+    """Have this reading process end when the one that it reads for is gone, even by SIGKILL.
+
+    DataLoader watches the process that forked it, which may be a server that lives as long as its children.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+@contextmanager
+def _sigchld_kept() -> Iterator[None]:
+    """Inside, DataLoader may not have a reading process's death raise an error just anywhere.
+
+    It finds out by itself when it waits for a batch, which is where one can do something about it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    usual = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, usual)

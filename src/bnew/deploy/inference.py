@@ -1,0 +1,262 @@
+"""Packed networks at work: ``bnew_engine`` behind the command line."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from rich.table import Table
+
+from bnew.data.images import read_image
+from bnew.deploy.limits import BY_SIZE, Limits
+from bnew.errors import BnewError
+from bnew.packing.file import PackedFile
+from bnew.process import cores
+from bnew.text import printable
+
+if TYPE_CHECKING:
+    from bnew_engine import Model
+    from torch import nn
+
+Array = npt.NDArray[Any]
+
+
+@contextmanager
+def engine_errors() -> Iterator[None]:
+    """Inside, what the engine refuses is a :class:`BnewError`, with limits named as on the command line."""
+    from bnew_engine import EngineError
+
+    try:
+        yield
+    except EngineError as error:
+        message = str(error)
+        for option in fields(Limits):
+            message = message.replace(
+                f"give a larger {option.name}", f"give a larger --{option.name.replace('_', '-')}"
+            )
+        raise BnewError(message) from error
+
+
+def load_engine(path: str | Path, threads: int = 1, limits: Limits = BY_SIZE) -> Model:
+    """The packed network, ready to run.
+
+    Raises:
+        BnewError: the engine is not installed; the file is missing, damaged or of another version, or asks
+            for more than the limits.
+    """
+    try:
+        import bnew_engine
+    except ImportError as error:
+        raise BnewError(
+            f"packed networks run with bnew-engine, which is not installed ({error}): pip install ./engine "
+            "in a checkout of bnew"
+        ) from None
+    with engine_errors():
+        return bnew_engine.load(path, threads, max_macs=limits.max_macs, max_bytes=limits.max_bytes)
+
+
+# What a prediction's line says of its shares, by their kind.
+_SAID = {
+    "softmax": "",
+    "sigmoid": " (independent probabilities)",
+    "logistic": " (an independent probability: the logistic function of the one output)",
+}
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """An image's likeliest classes with their probabilities, the likeliest first.
+
+    ``kind`` says what these are: ``softmax``, which sum to 1, taken here or by the network itself;
+    ``sigmoid``, independent of each other, by the network itself; ``logistic``, 1 / (1 + exp(−v)) of the
+    network's one output v, the probability of its one class.
+    """
+
+    path: Path
+    classes: tuple[tuple[str, float], ...]
+    kind: str = "softmax"
+
+    def __str__(self) -> str:
+        shares = ", ".join(f"{name} {share:.1%}" for name, share in self.classes)
+        return printable(f"{self.path}: {shares}{_SAID[self.kind]}")
+
+
+def predict(
+    file: str | Path,
+    images: Iterable[Path],
+    top: int = 5,
+    threads: int = 1,
+    limits: Limits = BY_SIZE,
+) -> Iterator[Prediction]:
+    """What a packed network takes each image for; one after the other, as they are read.
+
+    An image is scaled until it just covers the network's input, or what the file says in its place, and its
+    centre is taken, as in validation. A folder stands for all images in it and in the folders there, by name.
+
+    Raises:
+        BnewError: see :func:`load_engine`; no image, or one that cannot be read; a network without mean and
+            std, that takes neither 1 nor 3 channels, or whose output is no probability of classes; ``top`` is
+            below 1.
+    """
+    images = _files(images)
+    if top < 1:
+        raise BnewError(f"top is {top}: give 1 or more")
+    model = load_engine(file, threads, limits)
+    channels, *size = model.input_shape
+    modes = {1: "L", 3: "RGB"}
+    if channels not in modes:
+        raise BnewError(f"the network takes {channels} channels, but images have 1 or 3")
+    kind = _kind(PackedFile(Path(file), model.graph, tensors={}, header_bytes=0))  # of what has been loaded
+    for path in images:
+        image = read_image(path, modes[channels], (size[0], size[1]), model.graph["input"].get("resize"))
+        with engine_errors():
+            result = np.ravel(model(image[None])).astype(np.float64)
+        shares = _shares(result, kind)
+        names = model.classes or tuple(f"class {i}" for i in range(len(shares)))
+        best = np.argsort(-shares, kind="stable")[:top]
+        yield Prediction(path, tuple((names[i], float(shares[i])) for i in best), kind.removeprefix("own "))
+
+
+def _files(images: Iterable[Path]) -> list[Path]:
+    """The images, and those in the folders among them."""
+    files = []
+    for path in images:
+        if path.is_dir():
+            from bnew.data.image_folder import list_images
+
+            files += list_images(path)
+        else:
+            files.append(path)
+    if not files:
+        raise BnewError("no image was named: give one or more image files, or a folder of them")
+    return files
+
+
+def _kind(packed: PackedFile) -> str:
+    """What the shares are, see :class:`Prediction`; ``own softmax`` if the network takes it itself."""
+    outputs, height, width = packed.output_shape
+    if (height, width) != (1, 1):
+        raise BnewError(
+            f"the output of '{packed.path}' is an image of {outputs}×{height}×{width} numbers, and no "
+            "classes: run it with bnew_engine.load"
+        )
+    kinds = {"softmax": "own softmax", "sigmoid": "sigmoid"}
+    kinds["numbers"] = "logistic" if outputs == 1 else "softmax"
+    if packed.ending not in kinds:
+        raise BnewError(
+            f"the output of '{packed.path}' is made of probabilities that were scaled, shifted or joined, "
+            "and what it means is not in the file: run it with bnew_engine.load"
+        )
+    return kinds[packed.ending]
+
+
+def _shares(result: Array, kind: str) -> Array:
+    """Probabilities of the classes from the network's output (C)."""
+    if kind == "softmax":
+        exponentials = np.exp(result - result.max())
+        return np.asarray(exponentials / exponentials.sum())
+    if kind == "logistic":
+        return np.asarray(0.5 + 0.5 * np.tanh(result / 2))  # 1 / (1 + exp(−v)), without overflow
+    return result
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Median seconds for a batch of so many images on so many threads."""
+
+    runtime: str
+    threads: int
+    batch: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Timings:
+    """What :func:`bench` measures; prints as a table."""
+
+    rows: tuple[Timing, ...]
+
+    def __rich__(self) -> Table:
+        table = Table("", "threads", "images at once", "median ms", "images a second")
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for row in self.rows:
+            milliseconds, rate = f"{row.seconds * 1e3:.3f}", f"{row.batch / row.seconds:,.0f}"
+            table.add_row(row.runtime, str(row.threads), str(row.batch), milliseconds, rate)
+        return table
+
+
+def bench(
+    file: str | Path,
+    threads: int = 0,
+    batch: int = 64,
+    model: nn.Module | None = None,
+    seconds: float = 1.0,
+    limits: Limits = BY_SIZE,
+) -> Timings:
+    """Median time for one image and for a batch, on one thread and on several.
+
+    Args:
+        file: the packed network.
+        threads: how many several are; 0 is one a core.
+        batch: how many images a batch has.
+        model: the same network in PyTorch, to be timed beside it, in turns.
+        seconds: about how long each size is measured.
+        limits: the most that the file may ask for.
+
+    Raises:
+        BnewError: see :func:`load_engine`; an impossible number.
+    """
+    if threads < 0 or batch < 1:
+        raise BnewError(f"threads is {threads} and batch {batch}: give 0 (one a core) or more, and 1 or more")
+    rows = []
+    for count in sorted({1, threads or cores()}):
+        packed = load_engine(file, count, limits)
+        for size in sorted({1, batch}):
+            x = np.random.default_rng(0).standard_normal((size, *packed.input_shape), np.float32)
+            contenders: dict[str, Callable[[], object]] = {f"bnew-engine, {packed.isa}": partial(packed, x)}
+            if model is not None:
+                contenders["PyTorch"] = _in_torch(model, x, count)
+            for name, median in _medians(contenders, seconds).items():
+                rows.append(Timing(name, count, size, median))
+    return Timings(tuple(rows))
+
+
+def _in_torch(model: nn.Module, x: Array, threads: int) -> Callable[[], object]:
+    import torch
+
+    images = torch.from_numpy(x)
+
+    def run() -> None:
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+        with torch.inference_mode():
+            model(images)
+
+    return run
+
+
+def _medians(contenders: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, float]:
+    """Median seconds of a call of each, in turns of many calls.
+
+    A turn's first call does not count: threads have to be woken, and those of the one before fall asleep.
+    """
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    end = time.perf_counter() + seconds
+    while not all(times.values()) or time.perf_counter() < end:
+        for name, run in contenders.items():
+            run()
+            turn = time.perf_counter() + min(seconds, 0.05)
+            while not times[name] or time.perf_counter() < turn:
+                begin = time.perf_counter()
+                run()
+                times[name].append(time.perf_counter() - begin)
+    return {name: statistics.median(calls) for name, calls in times.items()}

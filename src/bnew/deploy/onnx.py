@@ -1,0 +1,141 @@
+"""An ordinary ONNX graph of a trained network, for those who need another runtime.
+
+Signs and ±1 weights are float32 in it, so that it is neither small nor fast: it only computes the same.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bnew.data.preparation import Preparation
+from bnew.errors import BnewError
+from bnew.files import write_atomically
+from bnew.results.run import Run
+from bnew.training.evaluation import load_model
+from bnew.training.machine import Machine
+from bnew.training.run_data import load_run_data, preparation_of
+
+logger = logging.getLogger("bnew")
+
+GENERATED = 100  # images to check a graph on, where there are no others
+
+
+@dataclass(frozen=True)
+class OnnxCheck:
+    """How far ONNX Runtime's logits are from PyTorch's, and to what share of images both give one class."""
+
+    images: int
+    kind: str
+    """What images they are: test or generated."""
+    max_difference: float
+    median_difference: float
+    agreement: float
+
+    @property
+    def agrees(self) -> bool:
+        """Whether at least 99 % of the images get the same class: rounding may turn a sign over."""
+        return self.agreement >= 0.99
+
+    def __str__(self) -> str:
+        return (
+            f"ONNX Runtime gives {self.agreement:.2%} of {self.images:,} {self.kind} images PyTorch's class; "
+            f"logits differ by {self.median_difference:.2g} in the median, {self.max_difference:.2g} at most"
+        )
+
+
+def export_run(run: Run, path: str | Path, machine: Machine) -> OnnxCheck | None:
+    """:func:`export_onnx` the best weights of a run, checked on a batch of test images.
+
+    Where these cannot be had, and ``machine`` names no folder, it is checked on generated ones.
+
+    Raises:
+        BnewError: no such run, or it cannot be exported.
+    """
+    prepared = preparation_of(run, machine)
+    model = load_model(run, prepared.num_classes, prepared.size[0])
+    try:
+        data = load_run_data(run, machine, download=False)
+        images, _ = next(iter(data.batches("test", train=False).epoch(0)))
+    except BnewError as error:
+        if machine.data_dir is not None:
+            raise
+        logger.warning("checking on generated images, as those of the run cannot be had: %s", error)
+        return export_onnx(model, _generated(prepared), path, kind="generated")
+    return export_onnx(model, images, path)
+
+
+def _generated(prepared: Preparation) -> Tensor:
+    """Random pixels, the same each time, as the network takes them: (N, C, H, W)."""
+    pixels = torch.rand(GENERATED, *prepared.size, generator=torch.Generator().manual_seed(0))
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (prepared.mean, prepared.std))
+    return (pixels - mean) / std
+
+
+def export_onnx(model: nn.Module, images: Tensor, path: str | Path, kind: str = "test") -> OnnxCheck | None:
+    """Write the network, for any number of images, and run it on ``images`` (N, C, H, W).
+
+    The model has to be in eval mode, on the CPU. ``kind`` is what the check calls the images.
+
+    Returns:
+        What ONNX Runtime makes of it; None where that is not installed.
+
+    Raises:
+        BnewError: the exporter is not installed or fails; the file cannot be written or run, or does not give
+            the network's results. Then nothing is written.
+    """
+    try:
+        import onnxscript  # noqa: F401  (torch.onnx needs it, and says so late)
+    except ImportError as error:
+        raise BnewError(f"exporting needs onnx and onnxscript ({error}): pip install 'bnew[onnx]'") from None
+    try:
+        program = torch.onnx.export(
+            model,
+            (images[:2],),
+            dynamo=True,
+            verbose=False,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+        )
+        assert program is not None
+    except Exception as error:  # the exporter's errors have no common base
+        raise BnewError(f"{type(model).__name__} cannot be exported: {error}") from error
+    check = None
+
+    def write(beside: Path) -> None:
+        nonlocal check
+        program.save(beside, external_data=False)
+        check = _check(model, images, beside, kind)
+        if check and not check.agrees:
+            raise BnewError(f"the ONNX graph is not the network, and {path} is not written: {check}")
+
+    write_atomically(Path(path), write)
+    return check
+
+
+@torch.no_grad()
+def _check(model: nn.Module, images: Tensor, path: Path, kind: str) -> OnnxCheck | None:
+    try:
+        import onnxruntime
+    except ImportError:
+        return None
+    try:
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        (logits,) = session.run(["logits"], {"images": np.ascontiguousarray(images.numpy())})
+    except Exception as error:  # ONNX Runtime's own
+        raise BnewError(f"ONNX Runtime does not run the graph: {error}") from error
+    expected = model(images).numpy()
+    difference = np.abs(logits - expected)
+    return OnnxCheck(
+        images=len(images),
+        kind=kind,
+        max_difference=float(difference.max()),
+        median_difference=float(np.median(difference)),
+        agreement=float((logits.argmax(1) == expected.argmax(1)).mean()),
+    )

@@ -1,0 +1,43 @@
+"""A run's best weights become a packed file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from bnew.errors import BnewError
+from bnew.layers import binary_parameters
+from bnew.packing import PackedFile, pack
+from bnew.results.run import Run
+from bnew.training.evaluation import load_model
+from bnew.training.machine import Machine
+from bnew.training.run_data import preparation_of
+
+
+def pack_run(run: Run, path: str | Path, machine: Machine, *, half: bool = False) -> PackedFile:
+    """:func:`pack` the best weights of a run, for images that are prepared as its own were.
+
+    No image is needed, except of a run of an earlier version, which does not say how they were prepared.
+
+    Raises:
+        BnewError: no such run, or it cannot be packed.
+    """
+    prepared = preparation_of(run, machine)
+    model = load_model(run, prepared.num_classes, prepared.size[0])
+    if not run.recipe.ends_binary and binary_parameters(model):
+        which = f"phase 1 (--method {run.recipe.method})" if run.recipe.method else "no method"
+        raise BnewError(
+            f"{run.path} is a run of {which}, whose weights are real: pack one of phase 2 that starts from "
+            f"it, such as of bnew train --method bnew --init {run.path}"
+        )
+    return pack(
+        model,
+        torch.zeros(1, *prepared.size),
+        path,
+        mean=prepared.mean,
+        std=prepared.std,
+        resize=prepared.resize,
+        classes=prepared.classes,
+        half=half,
+    )

@@ -1,0 +1,278 @@
+"""Is a packed file the network that was trained? Against PyTorch, on the data set's real images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor, nn
+
+from bnew.data.batches import Dataset
+from bnew.deploy.inference import engine_errors, load_engine
+from bnew.deploy.limits import BY_SIZE, Limits
+from bnew.errors import BnewError
+from bnew.layers import BinaryConv2d, BinaryLinear, RSign
+from bnew.packing.file import read_packed
+from bnew.process import cores
+from bnew.results.run import Run
+from bnew.text import printable
+from bnew.training.evaluation import load_run
+from bnew.training.machine import Machine
+
+if TYPE_CHECKING:
+    from bnew_engine import Model
+
+Array = npt.NDArray[Any]
+
+# How far rounding may move a real value, as a share of its layer's typical size: real numbers stored as
+# float32 and as float16.
+_ROUNDING = {False: 1e-4, True: 5e-2}
+# The share of images whose class may change by it.
+_DISAGREEMENT = {False: 0.01, True: 0.05}
+
+
+@dataclass(frozen=True)
+class LayerCheck:
+    """A binary layer.
+
+    ``integers``: results compared, from the very signs that PyTorch feeds it; ``wrong`` of them differ.
+    ``signs``: signs that go into it in a run of the whole network; ``flipped`` of them differ.
+    """
+
+    name: str
+    integers: int
+    wrong: int
+    signs: int
+    flipped: int
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What :func:`verify` finds; prints as tables. ``problems`` is empty if all is well."""
+
+    layers: tuple[LayerCheck, ...]
+    sample: int
+    unflipped: int  # images of the sample without a flipped sign, whose logits are compared strictly
+    images: int
+    hits: tuple[int, int]  # of PyTorch and of the packed network
+    disagreements: int
+    max_difference: float
+    median_difference: float
+    problems: tuple[str, ...]
+
+    def __rich__(self) -> Group:
+        layers = Table(title=f"binary layers, {self.sample} images")
+        for title in ("layer", "integers", "wrong", "signs", "flipped by rounding"):
+            layers.add_column(title, justify="left" if title == "layer" else "right")
+        for layer in self.layers:
+            numbers = (layer.integers, layer.wrong, layer.signs, layer.flipped)
+            layers.add_row(Text(printable(layer.name)), *(f"{number:,}" for number in numbers))
+        whole = Table(title=f"the whole network, {self.images:,} images")
+        for title in ("", "PyTorch", "packed"):
+            whole.add_column(title, justify="right" if title else "left")
+        whole.add_row("accuracy", *(f"{hits / self.images:.2%}" for hits in self.hits))
+        whole.add_row("same class", "", f"{1 - self.disagreements / self.images:.2%}")
+        whole.add_row("logits differ by, median", "", f"{self.median_difference:.2g}")
+        whole.add_row("logits differ by, at most", "", f"{self.max_difference:.2g}")
+        whole.add_row(
+            "logits compared strictly", "", f"{self.unflipped} of {self.sample} images: no flipped sign"
+        )
+        verdict = [Text(printable(f"wrong: {problem}")) for problem in self.problems] or [
+            Text("the file is the network")
+        ]
+        return Group(layers, whole, *verdict)
+
+
+def verify_run(file: str | Path, run: Run, machine: Machine, limits: Limits = BY_SIZE) -> Verification:
+    """:func:`verify` a packed file against the best weights of the run that it was packed from.
+
+    Raises:
+        BnewError: no such run; see :func:`verify`.
+    """
+    return verify(file, *load_run(run, machine), limits=limits)
+
+
+def most_disagreements(share: float, images: int) -> float:
+    """How many of ``images`` may get another class where a ``share`` does: three standard deviations more."""
+    expected = share * images
+    return max(1.0, expected + 3 * math.sqrt(expected))
+
+
+@torch.no_grad()
+def verify(
+    file: str | Path, model: nn.Module, data: Dataset, sample: int = 16, limits: Limits = BY_SIZE
+) -> Verification:
+    """Compare a packed file with the network that it was packed from.
+
+    Layer by layer on the first ``sample`` test images, and as a whole on all of them. It is a problem if
+
+    * a binary layer gives another integer than PyTorch, fed the same signs;
+    * a sign is flipped that rounding cannot flip. Sums are rounded in another order in the packed network, so
+      that a value near 0 may get another sign, and what comes after it then differs too. So in each image,
+      the first layer with flipped signs may have them only where the value is less than 0.0001 of the
+      layer's root mean square (0.05 if real numbers are stored as float16);
+    * logits of an image without any flipped sign differ by more than that share of the logits' root mean
+      square;
+    * more images get another class than a share p of 1 % (5 % with float16) explains, which of n images are
+      p n + 3 √(p n); or, d images having another class, the numbers of correct ones differ by more than 3 √d.
+      Both allow three standard deviations.
+
+    Args:
+        file: the packed file.
+        model: with the weights that were packed; on the CPU, in eval mode.
+        data: whose test images to use.
+        sample: how many of them are compared layer by layer.
+        limits: the most that the file may ask for.
+
+    Raises:
+        BnewError: the engine is missing, or the file is of another network or other data.
+    """
+    packed = read_packed(file)
+    engine = load_engine(file, cores(), limits)
+    if engine.input_shape != data.image_size or (engine.classes or data.classes) != data.classes:
+        raise BnewError(
+            f"{file} takes images of {engine.input_shape} and has {packed.output_shape[0]} classes, but "
+            f"{data.name} has {data.image_size} and {data.num_classes}: give the run that it was packed from"
+        )
+    image = packed.graph["input"]
+    if "mean" in image and (image["mean"], image["std"]) != (list(data.mean), list(data.std)):
+        raise BnewError(
+            f"{file} normalises images by mean {image['mean']} and std {image['std']}, but {data.name} has "
+            f"{list(data.mean)} and {list(data.std)}: pack the run again"
+        )
+    tolerance = _ROUNDING[packed.half]
+    batches = data.batches("test", train=False)
+    images = next(iter(batches.epoch(0)))[0][:sample]
+    layers, unflipped, problems = _compare_layers(engine, model, images, tolerance)
+
+    logits, theirs, labels = [], [], []
+    for x, y in batches.epoch(0):
+        logits.append(model(x).numpy())
+        theirs.append(_run(engine, x))
+        labels.append(y.numpy())
+    ours, other, truth = map(np.concatenate, (logits, theirs, labels))
+    difference = np.abs(ours - other)
+    classes, other_classes = ours.argmax(1), other.argmax(1)
+    hits = int((classes == truth).sum()), int((other_classes == truth).sum())
+    disagreements = int((classes != other_classes).sum())
+    share = _DISAGREEMENT[packed.half]
+    if disagreements > most_disagreements(share, len(truth)):
+        problems.append(
+            f"{disagreements:,} of {len(truth):,} images get another class, more than {share:.0%} explains"
+        )
+    if abs(hits[0] - hits[1]) > 3 * disagreements**0.5:
+        problems.append(
+            f"{hits[0]:,} images are right with PyTorch and {hits[1]:,} packed: more than by chance"
+        )
+    return Verification(
+        layers=tuple(layers),
+        sample=len(images),
+        unflipped=unflipped,
+        images=len(truth),
+        hits=hits,
+        disagreements=disagreements,
+        max_difference=float(difference.max()),
+        median_difference=float(np.median(difference)),
+        problems=tuple(problems),
+    )
+
+
+def _run(engine: Model, x: Tensor) -> Array:
+    with engine_errors():
+        result: Array = engine(np.ascontiguousarray(x.numpy()))
+    return result
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What a binary layer saw in PyTorch: values before the sign, signs, and the integers they make."""
+
+    values: Array
+    signs: Array
+    integers: Array
+
+
+@contextmanager
+def _watching(model: nn.Module) -> Iterator[dict[str, _Seen]]:
+    """Inside, what each binary layer sees in a call of ``model``, in the order in which they are called."""
+    seen: dict[str, _Seen] = {}
+    hooks = []
+
+    def watch(name: str, layer: BinaryConv2d | BinaryLinear) -> None:
+        def hook(activation: nn.Module, args: tuple[Tensor, ...], signs: Tensor) -> None:
+            values = args[0]
+            if isinstance(activation, RSign) and activation.shift is not None:
+                values = values + activation.shift.view(-1, *(1,) * (values.dim() - 2))
+            weight = torch.where(layer.weight >= 0, 1.0, -1.0)
+            if isinstance(layer, BinaryConv2d):
+                integers = layer._conv_forward(signs, weight, None)
+            else:
+                integers = F.linear(signs, weight)
+            seen[name] = _Seen(*(_image(t) for t in (values, signs, integers)))
+
+        hooks.append(layer.activation.register_forward_hook(hook))
+
+    for name, module in model.named_modules():
+        if isinstance(module, BinaryConv2d | BinaryLinear):
+            watch(name, module)
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _image(x: Tensor) -> Array:
+    """(N, C, H, W), also of a vector."""
+    return x.reshape(*x.shape, *(1,) * (4 - x.dim())).contiguous().numpy()
+
+
+def _compare_layers(
+    engine: Model, model: nn.Module, images: Tensor, tolerance: float
+) -> tuple[list[LayerCheck], int, list[str]]:
+    """Every binary layer, how many images have no flipped sign, and what is wrong."""
+    with _watching(model) as seen:
+        logits = model(images).numpy()
+    nodes: Mapping[str, Any] = {n["name"]: n for n in engine.graph["nodes"] if n["op"] == "binary_conv"}
+    if nodes.keys() != seen.keys():
+        name = min(nodes.keys() ^ seen.keys())
+        raise BnewError(
+            f"only one of the file and the network has a binary layer '{name}': give the run that the file "
+            "was packed from"
+        )
+    with engine_errors():
+        values = engine.values(np.ascontiguousarray(images.numpy()))
+    layers, problems = [], []
+    same = np.ones(len(images), bool)  # images without a flipped sign so far
+    for name, layer in seen.items():
+        with engine_errors():
+            wrong = int(np.count_nonzero(engine.convolve(name, layer.signs) != layer.integers))
+        flipped = values[nodes[name]["input"]] != layer.signs
+        if wrong:
+            problems.append(f"layer '{name}' gives {wrong:,} other integers than PyTorch for the same signs")
+        first = flipped & same[:, None, None, None]
+        size = float(np.sqrt(np.mean(np.square(layer.values))))
+        far = np.count_nonzero(np.abs(layer.values[first]) > tolerance * size)
+        if far:
+            problems.append(f"layer '{name}' gets {far:,} other signs where rounding cannot be the reason")
+        same &= ~flipped.any((1, 2, 3))
+        layers.append(
+            LayerCheck(name, layer.integers.size, wrong, layer.signs.size, int(np.count_nonzero(flipped)))
+        )
+    difference = np.abs(_run(engine, images)[same] - logits[same])
+    if difference.size and difference.max() > tolerance * np.sqrt(np.mean(np.square(logits))):
+        problems.append(
+            f"logits of an image without a flipped sign differ by {difference.max():.2g}: more than rounding"
+        )
+    return layers, int(same.sum()), problems

@@ -1,0 +1,251 @@
+"""Running the stages of an experiment: on this machine, in several processes at once, or on a Ray cluster."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from bnew.errors import BnewError, Interrupted, NumericalError, lookup
+from bnew.experiments.plan import Stage
+from bnew.process import cores, is_first_process, under_torchrun
+from bnew.recipe import OWN_IMAGES
+from bnew.results.run import Run
+from bnew.training.machine import Machine
+
+logger = logging.getLogger("bnew")
+
+
+def run(
+    stages: Sequence[Stage],
+    out: str | Path,
+    machine: Machine,
+    workers: int = 1,
+    launcher: str = "local",
+    address: str | None = None,
+) -> dict[str, str]:
+    """Run ``stages`` below ``out``, up to ``workers`` side by side, each with a share of the cores.
+
+    Each stage is a process of its own, so that one that dies takes no other with it. On several devices, it
+    is all of these processes together, and stages come one after the other. Stages already done are not run
+    again. Returns why each of those that did not finish did not, by name; empty if all are done.
+
+    Args:
+        stages: each after those that it needs.
+        out: the experiment's folder; on a cluster, all machines have to see it, and the data.
+        machine: where to compute.
+        workers: see above.
+        launcher: one of LAUNCHERS.
+        address: of the Ray cluster; None: this machine alone.
+
+    Raises:
+        BnewError: a stage's folder holds a run with another recipe or on other images; a stage needs one
+            that is neither planned nor done; no workers; options that do not go together.
+        KeyboardInterrupt, Interrupted: once every running stage has saved where it was.
+        ProcessLost: of several processes, another one is gone.
+    """
+    launch = lookup("launcher", launcher, LAUNCHERS)
+    if workers < 1:
+        raise BnewError(f"workers is {workers}: give 1 or more")
+    if address is not None and launcher != "ray":
+        raise BnewError("an address is that of a Ray cluster: add --launcher ray")
+    if machine.devices > 1 or under_torchrun():
+        if workers > 1 or launcher != "local":
+            raise BnewError(
+                "several devices train one run together: --workers and --launcher ray are for runs of one"
+            )
+        launch = _here
+    out = Path(out)
+    done = {stage.name for stage in stages if _is_done(stage, out, machine)}
+    planned = {stage.name for stage in stages}
+    for stage in stages:
+        for need in stage.needs:
+            if need not in planned and not Run(out / need).done:
+                raise BnewError(
+                    f"{stage.name} starts from {need}, which is not done in {out}: run that step too"
+                )
+    for stage in stages:
+        if stage.name in done and stage.recipe.data in OWN_IMAGES:
+            from bnew.training.run_data import check_finished
+
+            check_finished(Run(out / stage.name), machine)
+    waiting = [stage for stage in stages if stage.name not in done]
+    if is_first_process():
+        logger.info("%d of %d runs are done already", len(done), len(stages))
+    if not waiting:
+        return {}
+    _check_inputs(waiting[0], out, machine)
+    return launch(waiting, out, machine, workers, address)
+
+
+def _check_inputs(stage: Stage, out: Path, machine: Machine) -> None:
+    """Check what every stage on ImageNet needs, so that a mistake is not found by one after the other.
+
+    Raises:
+        BnewError: there are no images, or no teacher.
+    """
+    if stage.recipe.data != "imagenet":
+        return
+    from bnew.training.evaluation import load_teacher
+    from bnew.training.run_data import load_data
+
+    data = load_data(stage.recipe, machine)
+    if stage.recipe.teacher is not None:
+        load_teacher(stage.recipe.teacher, Run(out / stage.name), data)
+
+
+def _is_done(stage: Stage, out: Path, machine: Machine) -> bool:
+    """Whether ``stage`` has been run, with this recipe.
+
+    Raises:
+        BnewError: its folder holds a run with another recipe.
+    """
+    run = Run(out / stage.name)
+    if run.done or not machine.force:  # else the run itself will say what differs
+        run.check(stage.recipe)
+    return run.done
+
+
+def lost_to(stage: Stage, failed: dict[str, str]) -> str | None:
+    """Why ``stage`` cannot be run, if one that it needs has failed."""
+    return next((f"{need} did not finish" for need in stage.needs if need in failed), None)
+
+
+def say(name: str, out: Path, why: str | None) -> None:
+    """Log how a stage ended."""
+    """Log how a stage ended."""
+    if why is not None:
+        logger.error("%s: %s", name, why)
+    else:
+        accuracy = Run(out / name).summary["test_accuracy"]
+        logger.info("%s: done, test accuracy %.2f %%", name, 100 * accuracy)
+
+
+def train_stage(stage: Stage, out: Path, machine: Machine, threads: int) -> str | None:
+    """In the stage's own process: train, and say in one sentence what went wrong, if anything did."""
+    import torch
+
+    from bnew.training.loop import train
+
+    logging.basicConfig(level=logging.INFO, format=f"{stage.name}: %(message)s")
+    torch.set_num_threads(threads)
+    machine = replace(machine, decode_threads=machine.decode_threads or threads)
+    try:
+        train(stage.recipe, out / stage.name, machine)
+    except BnewError as error:
+        return str(error)
+    except Interrupted:  # it depends on who started the stage what that means
+        raise
+    except KeyboardInterrupt:
+        return "stopped before its first step or after its last"
+    except Exception as error:
+        traceback.print_exc()
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+# ---------------------------------------------------------------------- this machine
+
+
+def _locally(
+    stages: Sequence[Stage], out: Path, machine: Machine, workers: int, address: str | None
+) -> dict[str, str]:
+    """In processes side by side on this machine."""
+    if workers > 1:  # several displays would write over each other
+        machine = replace(machine, quiet=True)
+    waiting = {stage.name: stage for stage in stages}
+    failed: dict[str, str] = {}
+    running: dict[str, tuple[BaseProcess, Any]] = {}
+    threads = max(1, cores() // workers)
+    # Each stage is forked from a server that has loaded torch once, and has no threads yet.
+    context: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+    if sys.platform == "linux":
+        context.set_forkserver_preload(["bnew.training.loop"])
+    try:
+        while waiting or running:
+            for stage in list(waiting.values()):
+                if lost := lost_to(stage, failed):
+                    failed[stage.name] = lost
+                    del waiting[stage.name]
+                elif len(running) < workers and not any(n in waiting or n in running for n in stage.needs):
+                    del waiting[stage.name]
+                    said, says = context.Pipe(duplex=False)
+                    process = context.Process(target=_run_stage, args=(stage, out, machine, threads, says))
+                    process.start()
+                    says.close()
+                    running[stage.name] = process, said
+                    logger.info("%s: started", stage.name)
+            if running:  # waiting for nothing would never end
+                wait([process.sentinel for process, _ in running.values()])
+            for name, (process, said) in list(running.items()):
+                if process.exitcode is None:
+                    continue
+                del running[name]
+                if process.exitcode:
+                    try:
+                        failed[name] = said.recv()
+                    except EOFError:  # it had no time to say why
+                        failed[name] = f"its process died with exit code {process.exitcode}"
+                say(name, out, failed.get(name))
+    except KeyboardInterrupt:
+        for process, _ in running.values():
+            process.terminate()
+        for process, _ in running.values():
+            process.join()
+        raise
+    return failed
+
+
+def _run_stage(stage: Stage, out: Path, machine: Machine, threads: int, says: Any) -> None:
+    try:
+        why = train_stage(stage, out, machine, threads)
+    except Interrupted as error:
+        why = str(error)
+    if why is not None:
+        with suppress(OSError):  # the process that started this one may be gone: the same signal came to both
+            says.send(why)
+        sys.exit(1)
+
+
+def _here(
+    stages: Sequence[Stage], out: Path, machine: Machine, workers: int, address: str | None
+) -> dict[str, str]:
+    """One after the other in this process, which is one of several that do the same."""
+    from bnew.training.loop import train
+
+    failed: dict[str, str] = {}
+    for stage in stages:
+        lost = lost_to(stage, failed)
+        if lost is None:
+            try:
+                train(stage.recipe, out / stage.name, machine)
+            except NumericalError as error:  # all processes have it; another error one alone may have
+                lost = str(error)
+        if lost is not None:
+            failed[stage.name] = lost
+        if is_first_process():
+            say(stage.name, out, lost)
+    return failed
+
+
+def _on_ray(
+    stages: Sequence[Stage], out: Path, machine: Machine, workers: int, address: str | None
+) -> dict[str, str]:
+    """As tasks of Ray, which is loaded for this alone."""
+    from bnew.experiments.launch_ray import on_ray
+
+    return on_ray(stages, out, machine, workers, address)
+
+
+LAUNCHERS: dict[str, Callable[[Sequence[Stage], Path, Machine, int, str | None], dict[str, str]]] = {
+    "local": _locally,
+    "ray": _on_ray,
+}

@@ -1,0 +1,109 @@
+"""The published settings."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from bnew.recipe import STEP1, TORCHVISION, Recipe
+from bnew.short_runs import CIFAR_PUSH, IMAGENET_PUSH
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The recipes of an experiment: teacher, phase 1, phase 2 by each method, and perhaps fine-tuning."""
+
+    teacher: Recipe | str
+    """To train, or a network of torchvision that comes with its weights."""
+    phase1: Recipe
+    phase2: Mapping[str, Recipe]
+    finetune: Mapping[str, Recipe] = field(default_factory=dict)
+    """What follows phase 2 by a method: its weights are frozen from the start."""
+    first: str = "clip"
+    """The name of phase 1 in the folder of runs."""
+
+    def replace(self, **changes: Any) -> Experiment:
+        """The experiment with some fields changed in every recipe."""
+
+        def teacher(recipe: Recipe | str) -> Recipe | str:
+            kept = {k: v for k, v in changes.items() if k not in ("model", "model_options")}
+            return recipe if isinstance(recipe, str) else recipe.replace(**kept)
+
+        return dataclasses.replace(
+            self,
+            teacher=teacher(self.teacher),
+            phase1=self.phase1.replace(**changes),
+            phase2={name: recipe.replace(**changes) for name, recipe in self.phase2.items()},
+            finetune={name: recipe.replace(**changes) for name, recipe in self.finetune.items()},
+        )
+
+
+_WIDERESNET22 = Recipe(
+    model="wideresnet22",
+    epochs=200,
+    optimizer="sgd",
+    lr=1.0,
+    momentum=0.9,
+    weight_decay=1e-4,
+    schedule="step",
+)
+CIFAR10 = Experiment(
+    teacher=_WIDERESNET22,
+    phase1=Recipe(method="clip", epochs=200),
+    phase2={
+        "bnew": Recipe(method="bnew", method_options={"strength": CIFAR_PUSH.strength}, epochs=1000),
+        "ste": Recipe(method="ste", epochs=1000),
+        # β grows by 1.01 an epoch.
+        "bmd": Recipe(method="bmd", method_options={"beta_end": 1.01**1000}, epochs=1000),
+        "bop": Recipe(method="bop", method_options={"gamma": 1e-4, "tau": 1e-8}, epochs=1000),
+    },
+).replace(binary_lr=1.0)
+
+_REACTNET_A = Recipe(data="imagenet", model="reactnet_a", image_size=224, schedule="linear_by_epoch")
+IMAGENET = Experiment(
+    teacher=TORCHVISION + "resnet34",
+    first=STEP1,
+    phase1=_REACTNET_A.replace(
+        method="real", epochs=128, batch_size=256, lr=1.25e-3, weight_decay=1e-5, decayed="convolutions"
+    ),
+    phase2={
+        # Weights that are not at ±1 then are signed with a scale.
+        "bnew": _REACTNET_A.replace(
+            method="bnew",
+            method_options={"strength": IMAGENET_PUSH.strength, "fill": None, "scale": True},
+            freeze=1.0,
+            epochs=401,
+            batch_size=220,
+            lr=1e-3,
+        ),
+        "ste": _REACTNET_A.replace(
+            method="ste", method_options={"scale": True}, epochs=128, batch_size=256, lr=1.25e-3
+        ),
+    },
+    finetune={
+        "bnew": _REACTNET_A.replace(
+            method="real", method_options={"scale": True}, freeze=0.0, epochs=200, batch_size=220, lr=1e-3
+        )
+    },
+).replace(binary_lr=1.0)
+
+
+# A first look in minutes: scikit-learn's digits, 8×8, 1,295 of them for training: 21 steps an epoch.
+DIGITS = Experiment(
+    teacher=_WIDERESNET22.scaled(0.075).replace(lr=0.1),  # 1.0 is too much for 300 steps
+    phase1=CIFAR10.phase1.scaled(0.075),
+    phase2={
+        name: recipe.with_steps(epochs=20, factor=(20 * 21) / (1000 * 352))
+        for name, recipe in CIFAR10.phase2.items()
+    },
+).replace(data="digits", model="birealnet8", batch_size=64)
+
+# By the names that `bnew reproduce` takes.
+EXPERIMENTS: dict[str, Experiment] = {
+    "cifar10": CIFAR10,
+    "cifar100": CIFAR10.replace(data="cifar100"),
+    "digits": DIGITS,
+    "imagenet": IMAGENET,
+}

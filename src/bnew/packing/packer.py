@@ -1,0 +1,187 @@
+"""A trained network becomes a packed file: binary weights as bits, the rest as real numbers, one graph."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor, nn
+
+from bnew.errors import BnewError
+from bnew.files import write_atomically
+from bnew.packing.file import VERSION, PackedFile, read_packed, sealed
+from bnew.packing.fusion import Graph
+from bnew.packing.lowering import OPERATORS
+from bnew.packing.reading import read
+from bnew.packing.weights import LAYERS
+
+_log = logging.getLogger(__name__)
+
+_DTYPES = {"uint32": "U32", "float32": "F32", "float16": "F16"}
+
+
+def pack(
+    model: nn.Module,
+    example_input: Tensor,
+    path: str | Path,
+    *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    resize: tuple[int, int] | None = None,
+    classes: Sequence[str] | None = None,
+    half: bool = False,
+) -> PackedFile:
+    """Write a trained network as a packed file (docs/format.md), which ``bnew_engine.load`` runs.
+
+    Any model, not only one of bnew: its graph is read by ``torch.export``, in eval mode. A convolution or a
+    linear layer is binary if its input comes from a sign and its weights are of one magnitude per output
+    channel, whatever its class. A sign may be written as ``torch.sign``, ``torch.where`` or a comparison,
+    with or without the straight-through trick ``(out − y).detach() + y``. A packed sign is +1 at exactly 0,
+    as bnew's own is. ``torch.sign`` is 0 there, and is refused where its input may be exactly 0 by
+    construction, as after relu, or where bnew cannot tell; a value that is 0 by chance is packed as +1.
+
+    Batch norms become a scale and a shift per channel; the magnitude of binary weights goes into the scale
+    that follows. Results equal those of the model to float32 rounding, which may turn a sign whose input is 0
+    except for rounding.
+
+    The file is written whole or not at all; the model is left as it was.
+
+    Args:
+        model: trained, its binary weights at ±1 (or ± a magnitude per output channel).
+        example_input: images as the model takes them, (N, C, H, W), or vectors (N, C); only the shape counts.
+        path: of the file to write.
+        mean, std: per channel, of pixel values in [0, 1], so that the file can take images of bytes.
+        resize: height and width that an image file is scaled to cover before its centre of the input's size
+            is taken; None: the input's size.
+        classes: names of the outputs.
+        half: real numbers as float16, in half the space; they are rounded.
+
+    Returns:
+        What the file holds; prints as a table.
+
+    Raises:
+        BnewError: what the model does has no place in the file (names operator, layer and line), its binary
+            weights are not binary, or an argument does not fit the model.
+    """
+    if not isinstance(example_input, Tensor) or not example_input.is_floating_point():
+        raise BnewError(
+            "the example input is no tensor of floating-point numbers: packing needs a batch of images"
+        )
+    if example_input.dim() not in (2, 4) or 0 in example_input.shape:
+        raise BnewError(
+            f"the example input has shape {tuple(example_input.shape)}, but must be (N, C, H, W), or (N, C) "
+            "for a network of vectors"
+        )
+    normalisation = _normalisation(mean, std, example_input.shape[1])
+    output = read(model, example_input, {**OPERATORS, **LAYERS}, zero=_lattice(normalisation))
+    graph = Graph(output)
+    image: dict[str, Any] = {"name": Graph.INPUT, "shape": list(graph.shape), **normalisation}
+    if resize is not None:
+        if min(resize[0] - graph.shape[1], resize[1] - graph.shape[2]) < 0:
+            raise BnewError(f"resize is {tuple(resize)}, but must cover the input, {tuple(graph.shape[1:])}")
+        image["resize"] = list(resize)
+    description: dict[str, Any] = {"input": image}
+    if classes is not None:
+        if len(classes) != output.shape[0]:
+            raise BnewError(
+                f"there are {len(classes)} class names, but the model has {output.shape[0]} outputs"
+            )
+        description["classes"] = list(map(str, classes))
+        for name in description["classes"]:
+            if not name.isascii() and not _is_utf8(name):
+                raise BnewError(f"the class name {name!a} cannot be written as UTF-8")
+    description |= {"nodes": graph.nodes, "output": graph.output}
+    tensors = {name: _stored(name, array, half) for name, array in graph.tensors.items()}
+    content = _container(description, tensors)
+    write_atomically(Path(path), lambda beside: beside.write_bytes(content))
+    return read_packed(path)
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _normalisation(
+    mean: Sequence[float] | None, std: Sequence[float] | None, channels: int
+) -> dict[str, list[float]]:
+    """``mean`` and ``std`` as the file has them; empty without."""
+    if (mean is None) != (std is None):
+        raise BnewError("mean and std belong together: give both or neither")
+    if mean is None or std is None:
+        return {}
+    numbers = {"mean": _floats("mean", mean, channels), "std": _floats("std", std, channels)}
+    if min(numbers["std"]) <= 0:
+        raise BnewError(f"std is {list(std)}, but must be positive")
+    return numbers
+
+
+def _lattice(normalisation: Mapping[str, Sequence[float]]) -> npt.NDArray[Any]:
+    """(2, C), step and offset of bytes as (b / 255 − mean) / std; a number where these are not known."""
+    if not normalisation:
+        return np.array(False)
+    step = 1 / (255 * np.array(normalisation["std"]))
+    level = 255 * np.array(normalisation["mean"])
+    near = np.rint(level)  # of a byte divided by 255 in float32, for one
+    return np.array([step, -step * np.where(np.abs(level - near) <= 1e-6 * np.abs(level), near, level)])
+
+
+def _floats(name: str, numbers: Sequence[float], channels: int) -> list[float]:
+    values = [float(number) for number in numbers]
+    if len(values) != channels or not all(map(math.isfinite, values)):
+        raise BnewError(f"{name} is {values}, but must be one number for each of {channels} channels")
+    return values
+
+
+def _stored(name: str, array: npt.NDArray[Any], half: bool) -> npt.NDArray[Any]:
+    """The array as the file holds it."""
+    if array.dtype == np.uint32:
+        return array
+    if not np.isfinite(array).all():
+        raise BnewError(f"'{name}' holds NaN or infinite numbers: pack a network that has been trained well")
+    with np.errstate(over="ignore"):
+        stored = array.astype(np.float16 if half else np.float32)
+    if not np.isfinite(stored).all():
+        largest = np.abs(array).max()
+        raise BnewError(
+            f"'{name}' goes up to {largest:.3g}, too large for {stored.dtype}: pack it without half"
+        )
+    lost = int(np.count_nonzero((stored == 0) & (array != 0)))
+    if lost:
+        _log.warning("%d of the %d numbers of '%s' become 0 in %s", lost, array.size, name, stored.dtype)
+    return stored
+
+
+def _container(graph: Mapping[str, Any], tensors: Mapping[str, npt.NDArray[Any]]) -> bytes:
+    """The bytes of the file. Whole words come first, so that every tensor is aligned to its own size."""
+    ordered = sorted(tensors.items(), key=lambda item: -item[1].itemsize)
+    header: dict[str, Any] = {
+        "__metadata__": {
+            "format": "bnew",
+            "version": VERSION,
+            "crc32": "0" * 8,
+            "graph": json.dumps(graph, ensure_ascii=False, allow_nan=False, separators=(",", ":")),
+        }
+    }
+    data = []
+    end = 0
+    for name, array in ordered:
+        data.append(array.astype(array.dtype.newbyteorder("<")).tobytes())
+        begin, end = end, end + len(data[-1])
+        header[name] = {
+            "dtype": _DTYPES[array.dtype.name],
+            "shape": list(array.shape),
+            "data_offsets": [begin, end],
+        }
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return sealed(b"".join([len(text).to_bytes(8, "little"), text, *data]))

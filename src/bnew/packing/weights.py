@@ -1,0 +1,170 @@
+"""Layers with weights: which of them are binary, and what batch norm becomes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bnew.layers import BinaryConv2d, BinaryLinear
+from bnew.packing.lowering import scaled, shifted
+from bnew.packing.reading import Array, Numbers, Operation, Refused, Table, Value
+from bnew.packing.spatial import on_images, pair, sides
+
+_log = logging.getLogger("bnew")
+
+
+def _batch_norm(
+    op: Operation,
+    x: Value,
+    weight: Value | None,
+    bias: Value | None,
+    mean: Value,
+    variance: Value,
+    momentum: float,
+    eps: float,
+) -> Value:
+    if not all(value is None or value.constant for value in (weight, bias, mean, variance)):
+        raise Refused("its numbers depend on the input")
+
+    def fold() -> tuple[Numbers, Numbers]:
+        # γ (v − μ) / √(σ² + ε) + β = s v + (β − μ s) with s = γ / √(σ² + ε)
+        mu, var = _array(mean), _array(variance)
+        gamma = np.ones_like(mu) if weight is None else _array(weight)
+        beta = np.zeros_like(mu) if bias is None else _array(bias)
+        scale = gamma / np.sqrt(var + eps)
+        return scale, beta - mu * scale
+
+    scale, shift = op.once(("norm", weight, bias, mean, variance, eps), fold)
+    return shifted(op, scaled(op, op.real(x), scale), shift)
+
+
+def _linear(op: Operation, x: Value, weight: Value, bias: Value | None = None) -> Value:
+    if op.rank != 2:
+        raise Refused("a linear layer is packed only for vectors (N, C)")
+    return _layer(op, x, weight, bias, stride=[1, 1], padding=[0] * 4, dilation=[1, 1], groups=1)
+
+
+def _conv(
+    op: Operation,
+    x: Value,
+    weight: Value,
+    bias: Value | None = None,
+    stride: Sequence[int] = (1,),
+    padding: str | Sequence[int] = (0,),
+    dilation: Sequence[int] = (1,),
+    groups: int = 1,
+) -> Value:
+    if padding == "same":
+        total = [d * (k - 1) for d, k in zip(pair(dilation), weight.tensor.shape[2:], strict=True)]
+        around = [n // 2 for n in total] + [n - n // 2 for n in total]
+    else:
+        around = [0] * 4 if isinstance(padding, str) else sides(padding)
+    return _layer(
+        op, x, weight, bias, stride=pair(stride), padding=around, dilation=pair(dilation), groups=groups
+    )
+
+
+def _convolution(
+    op: Operation,
+    x: Value,
+    weight: Value,
+    bias: Value | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+) -> Value:
+    if transposed:
+        raise Refused("a transposed convolution is not packed")
+    return _conv(op, x, weight, bias, stride, padding, dilation, groups)
+
+
+LAYERS: Table = {
+    "_native_batch_norm_legit_no_training": _batch_norm,
+    "linear": _linear,
+    "conv2d": on_images(_conv),
+    "convolution": on_images(_convolution),
+}
+
+
+def _layer(
+    op: Operation, x: Value, weight: Value, bias: Value | None, padding: list[int], **fields: Any
+) -> Value:
+    """A convolution; binary if its input comes from a sign and its weights are ±m, m per output channel."""
+    if x.constant or not weight.constant or (bias is not None and not bias.constant):
+        raise Refused("its weights depend on the input")
+    if "padding" in x.fields and x.op == "refused":
+        padding = [a + b for a, b in zip(padding, x.fields["padding"], strict=True)]
+        (x,) = x.inputs
+    weights: Array = op.once(("weights", weight), lambda: _weights(weight))
+    sizes = {"channels": [x.shape[0], len(weights)], "kernel": list(weights.shape[2:])}
+    fields = {**sizes, **fields, "padding": padding}
+    meant = isinstance(op.module, BinaryConv2d | BinaryLinear)
+    bits = op.bits(x)
+    magnitude: Numbers | None = None
+    if meant or bits is not None:
+        magnitude = op.once(("magnitude", weight), lambda: magnitudes(weights))
+    if meant and magnitude is None:
+        least, most = np.abs(weights).min(), np.abs(weights).max()
+        raise Refused(
+            f"the weights of this {type(op.module).__name__} are not of one magnitude per output channel "
+            f"(they go from {least:.3g} to {most:.3g}): freeze() the method first, or pack a run's best "
+            "weights"
+        )
+    if bits is not None and magnitude is not None:
+        zeros = np.count_nonzero(weights == 0)
+        if zeros:
+            raise Refused(f"{zeros} of its binary weights are 0, but a bit is +1 or −1: replace them")
+        source, factor = bits
+        words = op.once(("words", weight), lambda: pack_bits(weights))
+        value = op.make("binary_conv", source, weight=words, **fields)
+        if np.any(magnitude * factor != 1):
+            value = op.make("scale", value, numbers=magnitude * factor, magnitude=True)
+    else:
+        if bits is not None:
+            _log.warning(
+                "%s: its input is a sign, but its weights have several magnitudes: a real layer", op.place
+            )
+        elif meant:
+            _log.warning("%s: its input is not a sign: a real layer", op.place)
+        value = op.make("conv", op.real(x), weight=weights, **fields)
+    return value if bias is None else shifted(op, value, op.once(("bias", bias), lambda: _array(bias)))
+
+
+def _array(value: Value) -> Numbers:
+    return np.asarray(value.tensor.detach().double().cpu().numpy())
+
+
+def _weights(value: Value) -> Array:
+    """(C_out, C_in / groups, kh, kw), also of a linear layer."""
+    tensor = value.tensor.detach().float().cpu()
+    return np.asarray(tensor.reshape(*tensor.shape, *(1,) * (4 - tensor.ndim)).numpy())
+
+
+def magnitudes(weights: Array) -> Numbers | None:
+    """m (C_out) with every weight of output channel o at m[o], −m[o] or 0; None if there are none such.
+
+    They are equal to a relative 1e-5, and to an absolute 3e-7 where that is more: weights that were computed
+    as (out − y) + y have been rounded so.
+    """
+    rows = np.abs(weights.reshape(len(weights), -1).astype(np.float64))
+    zero = rows == 0
+    mean = rows.sum(1) / np.maximum((~zero).sum(1), 1)
+    tolerance = np.maximum(1e-5 * mean, np.minimum(3e-7, 1e-3 * mean))
+    if not np.all(zero | (np.abs(rows - mean[:, None]) <= tolerance[:, None])):
+        return None
+    return np.where(np.abs(mean - 1) < 1e-6, 1, mean)
+
+
+def pack_bits(weights: Array) -> npt.NDArray[np.uint32]:
+    """Signs of weights (C_out, C_in / groups, kh, kw) as the file's words (C_out, ⌈K / 32⌉)."""
+    rows = weights.transpose(0, 2, 3, 1).reshape(len(weights), -1) >= 0
+    bits = np.zeros((len(rows), -(-rows.shape[1] // 32) * 32), bool)
+    bits[:, : rows.shape[1]] = rows
+    return np.packbits(bits, axis=1, bitorder="little").view("<u4").astype(np.uint32)

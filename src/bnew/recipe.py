@@ -1,0 +1,270 @@
+"""A training run as frozen data, and the published settings."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from bnew.errors import BnewError, lookup, unknown
+from bnew.short_runs import CIFAR_PUSH, published_push, scale_gamma, scale_ramp, scale_tau
+
+# The rate's course: recipe and share of the run that is done, in [0, 1) → factor on the rate.
+SCHEDULES: dict[str, Callable[[Recipe, float], float]] = {
+    "linear": lambda _, progress: 1 - progress,
+    # The same from epoch to epoch: 1 − e / E all through epoch e.
+    "linear_by_epoch": lambda recipe, progress: (
+        1 - math.floor(progress * recipe.epochs + 1e-6) / recipe.epochs
+    ),
+    "cosine": lambda _, progress: (1 + math.cos(math.pi * progress)) / 2,
+    "step": lambda recipe, progress: 0.1 ** sum(progress >= m for m in recipe.milestones),
+    "constant": lambda _, progress: 1.0,
+}
+OPTIMIZERS = ("adam", "sgd")
+# What weight decay is for.
+DECAYED = ("all", "convolutions")
+# BNEW's options that follow from the length of the run: what stands for that, and what is published.
+BY_LENGTH: dict[str, Any] = {"strength": None, "ramp": None, "fill": "by length"}
+PUBLISHED: dict[str, Any] = {"strength": CIFAR_PUSH.strength, "ramp": 1.0, "fill": None}
+# The strength of a recipe that says none, from a version that did not choose it by the length of the run.
+EARLIER_STRENGTH = 35.0
+# The data sets that are a folder of images of any kind.
+OWN_IMAGES = ("folder", "imagenet")
+# A teacher that comes with its weights: this and the name of a network of torchvision.
+TORCHVISION = "torchvision:"
+# Names of folders in ImageNet's experiment: of step 1, and what follows the method's in those of fine-tuning.
+STEP1, FINETUNED = "step1", "-finetune"
+# Field of a recipe → its type, least and greatest value.
+LIMITS: dict[str, tuple[type, float, float]] = {
+    "epochs": (int, 1, math.inf),
+    "batch_size": (int, 1, math.inf),
+    "image_size": (int, 1, math.inf),
+    "seed": (int, 0, 2**32 - 1),
+    "lr": (float, 0, math.inf),
+    "binary_lr": (float, 0, math.inf),
+    "momentum": (float, 0, 1),
+    "weight_decay": (float, 0, math.inf),
+    "freeze": (float, 0, 1),
+}
+OPTIONAL = ("image_size", "freeze", "binary_lr")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides the outcome of one run.
+
+    ``init`` and ``teacher`` name other runs by their folders, relative to this run's folder, so that an
+    experiment can be moved as a whole.
+
+    Raises:
+        BnewError: an impossible value, naming the field, the value and what is allowed.
+    """
+
+    data: str = "cifar10"
+    model: str = "birealnet20"
+    model_options: Mapping[str, Any] = field(default_factory=dict)
+    method: str | None = None
+    """A name from METHODS, or None for an ordinary network (a teacher)."""
+    method_options: Mapping[str, Any] = field(default_factory=dict)
+    epochs: int = 200
+    batch_size: int = 128
+    optimizer: str = "adam"
+    lr: float = 0.01
+    binary_lr: float | None = None
+    """Times the rate, for the binary weights; None: as the method says for a run of this length."""
+    momentum: float = 0.9
+    """Of sgd, which is Nesterov's; Adam has its own betas."""
+    weight_decay: float = 0.0
+    decayed: str = "all"
+    """What weight decay is for: all parameters, or the weights of convolutions alone."""
+    schedule: str = "linear"
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    """Shares of the run after which the step schedule divides the rate by ten."""
+    freeze: float | None = None
+    """Share of the epochs after which the binary weights are frozen; 0: from the start; 1: never; None: as
+    published."""
+    init: str | None = None
+    """Run whose best checkpoint is the start."""
+    teacher: str | None = None
+    """Run whose best checkpoint teaches, or torchvision:NAME for a network of torchvision with its weights
+    for ImageNet: the loss is then distillation, without labels."""
+    image_size: int | None = None
+    """Side of the images of a folder of one's own, or of ImageNet's crops, in pixels."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, (kind, low, high) in LIMITS.items():
+            value = getattr(self, name)
+            if value is None and name in OPTIONAL:
+                continue
+            if type(value) not in (int, kind) or not low <= value <= high or math.isinf(value):
+                what = "a whole number" if kind is int else "a number"
+                limit = f"at least {low}" if math.isinf(high) else f"between {low} and {high}"
+                raise BnewError(f"{name} is {value!r}, but must be {what} {limit}")
+        for name in ("data", "model", "optimizer", "schedule", "decayed"):
+            if not isinstance(getattr(self, name), str):
+                raise BnewError(f"{name} is {getattr(self, name)!r}, but must be a name")
+        for name in ("model_options", "method_options"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise BnewError(f"{name} is {getattr(self, name)!r}, but must be options by name")
+        if self.method is None and self.method_options:
+            raise BnewError(
+                f"there are options of a method ({', '.join(self.method_options)}), but no method"
+            )
+        if not all(isinstance(m, int | float) and 0 <= m <= 1 for m in self.milestones):
+            raise BnewError(f"milestones are {self.milestones!r}, but must be shares of the run, from 0 to 1")
+        for name in ("lr", "binary_lr"):
+            if getattr(self, name) == 0:
+                raise BnewError(f"{name} is 0: nothing would be learnt; give a positive number")
+        lookup("schedule", self.schedule, SCHEDULES)
+        lookup("optimizer", self.optimizer, dict.fromkeys(OPTIMIZERS))
+        lookup("choice of what decays", self.decayed, dict.fromkeys(DECAYED))
+        object.__setattr__(self, "milestones", tuple(self.milestones))
+
+    def lr_at(self, progress: float) -> float:
+        """The rate when a share ``progress`` in [0, 1) of all steps is done."""
+        return self.lr * SCHEDULES[self.schedule](self, progress)
+
+    @property
+    def freeze_epoch(self) -> int:
+        """The epoch, from 0, at whose start the binary weights are frozen; ``epochs`` if never.
+
+        However short the run, at least one epoch comes after freezing, and one before, unless they are frozen
+        from the start.
+        """
+        share = FREEZE.get(self.method or "", 1.0) if self.freeze is None else self.freeze
+        if share == 0:
+            return 0
+        if share == 1 or self.epochs == 1:
+            return self.epochs
+        return min(max(math.floor(share * self.epochs), 1), self.epochs - 1)
+
+    @property
+    def freeze_at(self) -> float:
+        """The share of the run after which the binary weights are frozen; 1 if never, or from the start."""
+        return self.freeze_epoch / self.epochs or 1.0
+
+    @property
+    def method_arguments(self) -> dict[str, Any]:
+        """The method's options, with what it needs to know of the run."""
+        return {**({"freeze_at": self.freeze_at} if self.method == "bnew" else {}), **self.method_options}
+
+    @property
+    def ends_binary(self) -> bool:
+        """Whether the run's best checkpoint has binary weights."""
+        return self.freeze_epoch < self.epochs or self.method not in (None, *FIRST_PHASES)
+
+    def scaled(self, factor: float) -> Recipe:
+        """The same run, ``factor`` times as long, with every schedule in proportion.
+
+        Rates, freezing, λ and β follow the share of the run that is done, so they need nothing; what is
+        counted in steps follows :data:`SCALING`.
+
+        Raises:
+            BnewError: ``factor`` is not positive, or leaves no epoch.
+        """
+        if not (factor > 0 and math.isfinite(factor)):
+            raise BnewError(f"the scale of the epochs is {factor}, but must be a positive number")
+        epochs = round(self.epochs * factor)
+        if not epochs:
+            raise BnewError(
+                f"{self.epochs} epochs of {self.method or 'a teacher'} times {factor} leave none: give "
+                f"--epochs-scale at least {math.ceil(1e5 / self.epochs) / 1e5:g}, which is one epoch"
+            )
+        return self.with_steps(epochs, epochs / self.epochs)
+
+    def with_steps(self, epochs: int, factor: float) -> Recipe:
+        """The same run in ``epochs`` epochs that have, in all, ``factor`` times as many steps."""
+        recipe = self.replace(epochs=epochs)
+        if self.method not in SCALING:
+            return recipe
+        return recipe.replace(**SCALING[self.method](recipe, factor))
+
+    def published(self) -> Recipe:
+        """The same, but what it does not say is as published, whatever the number of steps."""
+        if self.method != "bnew":
+            return self
+        published = dict(PUBLISHED)
+        if "reg" in self.method_options:  # in place of the strength
+            del published["strength"]
+        return self.replace(method_options={**published, **self.method_options})
+
+    def replace(self, **changes: Any) -> Recipe:
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON, which says also what BNEW chooses by the length of the run."""
+        data = dataclasses.asdict(self)
+        if self.method == "bnew":
+            data["method_options"] = {**BY_LENGTH, **data["method_options"]}
+        return data
+
+    def meaning(self) -> dict[str, Any]:
+        """:meth:`to_dict` in a form that is equal for two recipes of the same run."""
+        if self.method == "bnew" and "reg" not in self.method_options:
+            return self.to_dict()
+        # Nothing follows from the length.
+        binary_lr = 1.0 if self.binary_lr is None else self.binary_lr
+        return self.published().replace(binary_lr=binary_lr).to_dict()
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
+        """The recipe of :meth:`to_dict`'s result.
+
+        Options of BNEW that ``data`` lacks are as published: an earlier version wrote it, which did not
+        choose any by the length of the run.
+
+        Raises:
+            BnewError: an unknown field or an impossible value.
+        """
+        fields = typing.get_type_hints(cls)
+        for name in data:
+            if name not in fields:
+                raise unknown("field of a recipe", name, fields)
+        recipe = cls(**data)
+        if recipe.method != "bnew":
+            return recipe
+        if not {"strength", "reg"} & set(recipe.method_options):
+            recipe = recipe.replace(method_options={"strength": EARLIER_STRENGTH, **recipe.method_options})
+        recipe = recipe.published()
+        given = {k: v for k, v in recipe.method_options.items() if k not in BY_LENGTH or v != BY_LENGTH[k]}
+        return recipe.replace(method_options=given)
+
+
+# The methods of phase 1, whose weights are to stay real.
+FIRST_PHASES = ("clip", "real")
+# The methods whose weights are real until they are frozen, and the published share of the epochs before.
+FREEZE = {"bnew": 0.98, "bmd": 0.98}
+
+
+def _scale_bnew(recipe: Recipe, factor: float) -> dict[str, Any]:
+    options = recipe.method_options
+    if "reg" in options:
+        return {"method_options": {**options, "reg": options["reg"] * factor**-0.7}}
+    published = published_push(bool(options.get("scale")), 1.0 if recipe.freeze == 1 else recipe.freeze_at)
+    ramp = scale_ramp(factor, options.get("ramp", 1.0))
+    strength = published.scale_strength(factor, ramp, recipe.freeze_at, options.get("strength"))
+    scaled = {**options, "ramp": ramp, "strength": strength}
+    if fill := published.scale_fill(factor):
+        scaled.setdefault("fill", fill)
+    if not published.to_one:
+        return {"method_options": scaled}
+    binary_lr = 1.0 if recipe.binary_lr is None else recipe.binary_lr
+    return {"method_options": scaled, "binary_lr": published.scale_binary_lr(factor, binary_lr)}
+
+
+def _scale_bop(recipe: Recipe, factor: float) -> dict[str, Any]:
+    gamma, tau = recipe.method_options.get("gamma", 1e-4), recipe.method_options.get("tau", 1e-8)
+    scaled = {"gamma": scale_gamma(factor, gamma), "tau": scale_tau(factor, tau)}
+    return {"method_options": {**recipe.method_options, **scaled}}
+
+
+# A recipe that has got `factor` times as many steps → what else changes in it; docs/methods.md explains each.
+SCALING: dict[str, Callable[[Recipe, float], dict[str, Any]]] = {
+    "bnew": _scale_bnew,
+    "bop": _scale_bop,
+}

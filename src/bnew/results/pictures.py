@@ -1,0 +1,297 @@
+"""Pictures of results, as SVG: no torch, no training."""
+
+from __future__ import annotations
+
+import io
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from bnew.results.groups import Group
+from bnew.results.run import Run
+from bnew.text import printable
+
+# Method → label and colour, in the order of tables and legends. The colours can be told apart by the
+# colour-blind, and read on white and on black.
+METHODS: dict[str | None, tuple[str, str]] = {
+    None: ("real network", "#a0793d"),
+    "real": ("real weights", "#495057"),
+    "clip": ("phase 1 (clip)", "#868e96"),
+    "bnew": ("BNEW", "#e8590c"),
+    "ste": ("STE", "#1c7ed6"),
+    "bmd": ("BMD", "#2b9a66"),
+    "bop": ("Bop", "#ae3ec9"),
+}
+OTHER = "#767676"
+
+
+def label(group: Group) -> str:
+    """What a person calls the group: its method, and its folder where that says more."""
+    recipe = group.recipe
+    label = METHODS[recipe.method][0] if recipe.method in METHODS else str(recipe.method)
+    if recipe.freeze_epoch == 0:
+        label = "weights frozen"
+    return printable(label if group.name in (recipe.method, recipe.model) else f"{label} ({group.name})")
+
+
+def color_of(group: Group) -> str:
+    """The colour of the group's method."""
+    return METHODS.get(group.recipe.method, ("", OTHER))[1]
+
+
+# ---------------------------------------------------------------------- reading the tables
+
+
+def _numbers(run: Run, table: str) -> dict[int, dict[str, float]]:
+    """Epoch → column → value: the finite values in those rows of ``table`` that are whole."""
+    rows: dict[int, dict[str, float]] = {}
+    for row in run.rows(table):
+        if None in row.values():  # a kill cut it short
+            continue
+        values = {name: value for name, text in row.items() if (value := _finite(text)) is not None}
+        if "epoch" in values:
+            rows[int(values.pop("epoch"))] = values
+    return rows
+
+
+def _finite(text: object) -> float | None:
+    try:
+        value = float(str(text))
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+@dataclass(frozen=True)
+class _Curve:
+    """A value over the epochs, counted from 1: mean, least and greatest over the runs that have it then."""
+
+    epochs: list[int]
+    mean: list[float]
+    low: list[float]
+    high: list[float]
+
+
+def _curve(group: Group, key: str) -> _Curve:
+    by_epoch: dict[int, list[float]] = {}
+    for run in group.runs:
+        for epoch, values in _numbers(run, "metrics").items():
+            if key in values:
+                by_epoch.setdefault(epoch + 1, []).append(values[key])
+    points = sorted(by_epoch.items())
+    return _Curve(
+        [epoch for epoch, _ in points],
+        [statistics.fmean(values) for _, values in points],
+        [min(values) for _, values in points],
+        [max(values) for _, values in points],
+    )
+
+
+# ---------------------------------------------------------------------- the pictures
+
+# Grey that reads on white and on black; in the page it becomes the text's own colour.
+INK = "#767676"
+STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans", "Verdana"],
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "text.parse_math": False,  # a folder's name may have a $
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "bnew",  # the same results give the same file
+}
+WIDTH = 5.4
+LINES = ("-", "--", ":", "-.")
+RIDGES = 6
+DISTANCE_FLOOR = 1e-4
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An SVG, and what it shows."""
+
+    kind: str
+    caption: str
+    svg: str
+
+
+def pictures(groups: Sequence[Group]) -> list[Picture]:
+    """The pictures of groups that share data set, model and variant; those without data are left out."""
+    binarized = [group for group in groups if group.recipe.method is not None]
+    made = (_accuracy(groups), _distance(binarized), _histograms(binarized))
+    return [picture for picture in made if picture is not None]
+
+
+def _accuracy(groups: Sequence[Group]) -> Picture | None:
+    curves = _curves(groups, "val_accuracy")
+    if not curves:
+        return None
+
+    def draw(figure: Figure) -> None:
+        ax = figure.subplots()
+        _draw_curves(ax, curves, scale=100)
+        # The first few epochs would squeeze all the others into a strip.
+        means = sorted(100 * value for _, curve in curves for value in curve.mean)
+        bottom, top = means[len(means) // 20], means[-1]
+        margin = 0.08 * (top - bottom) or 1
+        ax.set_ylim(bottom - margin, top + margin)
+        ax.set_ylabel("validation accuracy, %")
+        _label_ends(ax, curves, scale=100)
+
+    caption = f"Validation accuracy by epoch. {_who(curves)} The lowest twentieth may lie below the frame."
+    return Picture("accuracy", caption, _svg(draw, 3.4))
+
+
+def _distance(groups: Sequence[Group]) -> Picture | None:
+    curves = _curves(groups, "distance")
+    if not curves:
+        return None
+
+    def draw(figure: Figure) -> None:
+        ax = figure.subplots()
+        ax.set_yscale("symlog", linthresh=DISTANCE_FLOOR, linscale=0.4)
+        _draw_curves(ax, curves)
+        ax.set_ylim(-DISTANCE_FLOOR / 4, 1.4)
+        ticks = [0, *(10.0**i for i in range(round(math.log10(DISTANCE_FLOOR)), 1))]
+        ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+        ax.set_ylabel("mean distance to ±1")
+        _label_ends(ax, curves)
+
+    caption = (
+        f"Mean distance of the binary layers' weights to ±1 by epoch: of the real values whose signs they "
+        f"are, where a method keeps such. {_who(curves)} Logarithmic, but linear below {DISTANCE_FLOOR:g}."
+    )
+    return Picture("distance", caption, _svg(draw, 3.4))
+
+
+def _histograms(groups: Sequence[Group]) -> Picture | None:
+    shown = [(group, shares) for group in groups if (shares := _shares(group.runs[0]))]
+    if not shown:
+        return None
+    columns = min(2, len(shown))
+    lines = math.ceil(len(shown) / columns)
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots(lines, columns, squeeze=False, sharex=True).flatten()
+        for ax, (group, shares) in zip(axes, shown, strict=False):
+            _draw_ridges(ax, shares, color_of(group))
+            ax.set_title(label(group), color=color_of(group), fontsize=10, loc="left")
+            if ax.get_subplotspec().is_first_col():
+                ax.set_ylabel("epoch")
+        for ax in axes[len(shown) :]:
+            ax.remove()
+
+    caption = (
+        "Where the weights of the binary layers are, as they move to ±1: one line an epoch, the first on "
+        "top; heights are square roots of the shares, for the ends not to hide the middle. "
+        f"The first run of each method ({_seeds([group.runs[0] for group, _ in shown])})."
+    )
+    return Picture("weights", caption, _svg(draw, 0.4 + 2.5 * lines))
+
+
+def _svg(draw: Callable[[Figure], None], height: float) -> str:
+    """What ``draw`` draws, as an SVG element without prologue or metadata."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        draw(figure)
+        file = io.StringIO()
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(file, format="svg", transparent=True, metadata=nothing)
+    svg = file.getvalue()
+    return svg[svg.index("<svg") :]
+
+
+def _curves(groups: Sequence[Group], key: str) -> list[tuple[Group, _Curve]]:
+    """The curves of those groups that have any."""
+    return [(group, curve) for group in groups if (curve := _curve(group, key)).epochs]
+
+
+def _who(curves: Sequence[tuple[Group, _Curve]]) -> str:
+    """What line and band are, in words."""
+    if all(len(group.runs) == 1 for group, _ in curves):
+        return f"One run each ({_seeds([group.runs[0] for group, _ in curves])})."
+    return "Line: mean over the seeds; band: from the lowest to the highest of them."
+
+
+def _seeds(runs: Sequence[Run]) -> str:
+    seeds = sorted({run.recipe.seed for run in runs})
+    return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+
+
+def _draw_curves(ax: Axes, curves: Sequence[tuple[Group, _Curve]], scale: float = 1.0) -> None:
+    """A line a group, with a band over its runs; a second line of a colour is dashed, and so on."""
+    colors = [color_of(group) for group, _ in curves]
+    for i, (color, (_, curve)) in enumerate(zip(colors, curves, strict=True)):
+        mean, low, high = ([scale * v for v in values] for values in (curve.mean, curve.low, curve.high))
+        style = LINES[colors[:i].count(color) % len(LINES)]
+        ax.plot(curve.epochs, mean, style, color=color, lw=1.6, marker="o" if len(mean) == 1 else None)
+        ax.fill_between(curve.epochs, low, high, color=color, alpha=0.2, lw=0)
+    ax.set_xlabel("epoch")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.margins(x=0.01)
+    ax.grid(axis="y", color=INK, alpha=0.2, lw=0.6)
+
+
+def _label_ends(ax: Axes, curves: Sequence[tuple[Group, _Curve]], scale: float = 1.0) -> None:
+    """Write each group's label at the right, as near to its line's last height as the others allow."""
+    to_fraction = ax.transData + ax.transAxes.inverted()
+    heights = [to_fraction.transform((curve.epochs[-1], scale * curve.mean[-1]))[1] for _, curve in curves]
+    for (group, _), y in zip(curves, _spread(heights, gap=0.08), strict=True):
+        ax.text(1.02, y, label(group), color=color_of(group), transform=ax.transAxes, va="center")
+
+
+def _spread(heights: Sequence[float], gap: float) -> list[float]:
+    """The heights, moved up and then down so that any two are ``gap`` apart and none is above 1."""
+    order = sorted(range(len(heights)), key=lambda i: heights[i])
+    spread = list(heights)
+    below = -gap
+    for i in order:
+        below = spread[i] = max(spread[i], below + gap)
+    above = 1 + gap
+    for i in reversed(order):
+        above = spread[i] = min(spread[i], above - gap)
+    return spread
+
+
+def _shares(run: Run) -> dict[int, list[float]]:
+    """Epoch, from 1 → share of the weights in each bin of [-1, 1], of at most RIDGES epochs spread evenly."""
+    counts = {
+        epoch + 1: [row[f"bin{i}"] for i in range(len(row))]
+        for epoch, row in _numbers(run, "histogram").items()
+        if set(row) == {f"bin{i}" for i in range(len(row))} and sum(row.values()) > 0
+    }
+    epochs = sorted(counts)
+    chosen = sorted(
+        {epochs[round(i * (len(epochs) - 1) / (RIDGES - 1))] for i in range(RIDGES)} if epochs else ()
+    )
+    return {epoch: [n / sum(counts[epoch]) for n in counts[epoch]] for epoch in chosen}
+
+
+def _draw_ridges(ax: Axes, shares: dict[int, list[float]], color: str) -> None:
+    """The histograms one below the other, each over its epoch's number."""
+    epochs = list(shares)
+    for i, epoch in enumerate(epochs):
+        base = -0.75 * i
+        heights = [base + math.sqrt(share) for share in shares[epoch]]
+        edges = [-1 + 2 * j / len(heights) for j in range(len(heights) + 1)]
+        ax.stairs(heights, edges, baseline=base, fill=True, fc=to_rgba(color, 0.35), ec=color, lw=0.9)
+    ax.set_yticks([-0.75 * i for i in range(len(epochs))], [str(epoch) for epoch in epochs])
+    ax.tick_params(axis="y", length=0)
+    ax.tick_params(axis="x", labelbottom=True)
+    ax.spines["left"].set_visible(False)
+    ax.set_xticks([-1, 0, 1], ["−1", "0", "1"])
+    ax.set_xlabel("weight")

@@ -1,0 +1,363 @@
+"""A run's folder: what is written while it trains, and what is read from it afterwards.
+
+recipe.json        the recipe
+environment.json   versions, machine, commit, folder of the data sets
+data.json          how its images are prepared, and which images they are
+metrics.csv        one row an epoch
+layers.csv         one row an epoch and binary layer
+histogram.csv      one row an epoch: how many weights in each of 40 equal bins of [-1, 1]
+events.*           the same for TensorBoard
+last.pt            the whole state, to resume from; it carries a checksum
+previous.pt        the same, of the save before, should last.pt be damaged or deleted
+best.safetensors   the weights of the best epoch, at the values that were validated
+previous_best.safetensors  those of the best epoch before, which previous.pt may belong to
+summary.json       the outcome; it is there when the run is done
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from bnew.data.fingerprint import Fingerprint, differences, retouched, short
+from bnew.data.preparation import Preparation
+from bnew.errors import BnewError
+from bnew.files import sha256_of, write_atomically, write_json, write_rows
+from bnew.process import is_first_process
+from bnew.recipe import OWN_IMAGES, Recipe
+
+logger = logging.getLogger("bnew")
+
+TABLES = ("metrics", "layers", "histogram")
+# What write_atomically leaves when it is killed, of the files that only the holder of a run's lock writes.
+LEFTOVER = re.compile(
+    rf"\.((last|previous)\.pt|(previous_)?best\.safetensors|({'|'.join(TABLES)})\.csv|(recipe|environment|data|summary)\.json)\.\d+"
+)
+
+
+class Run:
+    """The folder of one run; nothing is read or made until it is asked for."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint to resume from."""
+        return self.path / "last.pt"
+
+    @property
+    def previous(self) -> Path:
+        """The checkpoint before :attr:`last`."""
+        return self.path / "previous.pt"
+
+    @property
+    def newest(self) -> Path | None:
+        """The checkpoint to resume from: :attr:`last`, or :attr:`previous` where there is no last one."""
+        return next((path for path in (self.last, self.previous) if path.exists()), None)
+
+    @property
+    def best(self) -> Path:
+        """The weights of the best epoch."""
+        return self.path / "best.safetensors"
+
+    @property
+    def previous_best(self) -> Path:
+        """The weights of the best epoch before, which a checkpoint may still belong to."""
+        return self.path / "previous_best.safetensors"
+
+    def best_of(self, sha256: str) -> Path | None:
+        """Which file holds the best weights with this checksum: :attr:`best`, the one before, or none."""
+        return next((path for path in (self.best, self.previous_best) if sha256_of(path) == sha256), None)
+
+    def take_best(self, sha256: str) -> None:
+        """Let :attr:`best` be the weights with this checksum, which :meth:`best_of` found."""
+        if self.best_of(sha256) == self.previous_best:
+            os.replace(self.previous_best, self.best)
+
+    @property
+    def done(self) -> bool:
+        """Whether the run has ended and been tested."""
+        return (self.path / "summary.json").is_file()
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The run's recipe.
+
+        Raises:
+            BnewError: there is no run here.
+        """
+        return Recipe.from_dict(self._read("recipe.json"))
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """The outcome: accuracies and losses as shares and nats, seconds, steps.
+
+        Raises:
+            BnewError: the run is not done.
+        """
+        return self._read("summary.json")
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """Versions and machine that the run last ran with."""
+        return self._read("environment.json")
+
+    @property
+    def data_dir(self) -> str | None:
+        """The folder of data sets that the run last used, if that is recorded."""
+        return self._recorded().get("data_dir")
+
+    @property
+    def preparation(self) -> Preparation | None:
+        """How its images are prepared; None of a run that an earlier version of bnew began.
+
+        Raises:
+            BnewError: data.json is damaged.
+        """
+        found = self._data.get("preparation")
+        try:
+            return None if found is None else Preparation.from_dict(found)
+        except BnewError as error:
+            raise self._damaged(error) from None
+
+    @property
+    def fingerprint(self) -> Fingerprint | None:
+        """Which images it is trained on; None of a run that an earlier version of bnew began.
+
+        Raises:
+            BnewError: data.json is damaged.
+        """
+        found = self._data.get("fingerprint")
+        if found is None:
+            return None
+        if not isinstance(found, dict) or not all(isinstance(part, dict) for part in found.values()):
+            raise self._damaged(f"the fingerprint is {found!r:.200}")
+        return found
+
+    @property
+    def hold_out(self) -> dict[str, Any] | None:
+        """See :func:`bnew.training.run_data.hold_out_of`; None of a run that an earlier version began.
+
+        Raises:
+            BnewError: data.json is damaged.
+        """
+        found = self._data.get("hold_out")
+        if found is not None and not isinstance(found, dict):
+            raise self._damaged(f"hold_out is {found!r:.200}")
+        return found
+
+    @property
+    def data_id(self) -> str:
+        """What tells its images from those of other runs: a hash of them or, if that is unknown, a folder."""
+        if self.fingerprint is not None:
+            return short(self.fingerprint)
+        return (self.data_dir or "") if self.recipe.data in OWN_IMAGES else ""
+
+    @property
+    def _data(self) -> dict[str, Any]:
+        return self._read("data.json") if (self.path / "data.json").is_file() else {}
+
+    def _damaged(self, why: object) -> BnewError:
+        return BnewError(
+            f"{self.path / 'data.json'} is damaged ({why}): put its backup there, or delete it and use the "
+            "run on the images that it was trained on alone"
+        )
+
+    def progress(self) -> str:
+        """How far the run has come, such as "epoch 3 of 12"."""
+        ended = [int(row["epoch"]) + 1 for row in self.rows() if (row.get("epoch") or "").isdigit()]
+        return f"epoch {max(ended, default=0)} of {self.recipe.epochs}"
+
+    def _recorded(self) -> dict[str, Any]:
+        """:attr:`environment`, or nothing where there is none, as when a run was killed at its beginning."""
+        return self.environment if (self.path / "environment.json").is_file() else {}
+
+    def _read(self, name: str) -> dict[str, Any]:
+        try:
+            data = json.loads((self.path / name).read_text())
+        except (FileNotFoundError, NotADirectoryError):
+            why = "this is not the folder of a run"
+            if name == "summary.json":
+                why = f"the run is not done ({self.progress()})" if self.begun else "the run is not done"
+            if not self.path.is_dir():
+                why = (
+                    "that is a file, no folder of a run" if self.path.exists() else "there is no such folder"
+                )
+            raise BnewError(f"{self.path} has no {name}: {why}") from None
+        except ValueError as error:
+            raise BnewError(
+                f"{self.path / name} is not JSON ({error}): delete it and start the run again"
+            ) from None
+        if not isinstance(data, dict):
+            raise BnewError(f"{self.path / name} does not hold an object: delete it and start the run again")
+        return data
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for this process; what a killed one left half written is removed.
+
+        A folder in which nothing was begun is left as it was found, or removed if it was made here.
+
+        Raises:
+            BnewError: another process holds it.
+        """
+        made = [path for path in (self.path, *self.path.parents) if not path.exists()]
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / ".lock", timeout=0)
+            lock.acquire()
+            if not (self.path / ".lock").exists():  # whoever held it has just removed it
+                raise Timeout(lock.lock_file)
+            for path in self.path.iterdir():
+                if LEFTOVER.fullmatch(path.name):
+                    path.unlink()
+        except Timeout:
+            raise BnewError(
+                f"another process is training {self.path}: wait for it, or choose another folder"
+            ) from None
+        except OSError as error:
+            raise BnewError(f"could not write in {self.path}: {error}; choose another folder") from None
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # a folder that is not empty stays
+                if os.listdir(self.path) == [".lock"]:
+                    (self.path / ".lock").unlink()
+                    for path in made:
+                        path.rmdir()
+            lock.release()
+
+    def begin(
+        self,
+        recipe: Recipe,
+        environment: Mapping[str, Any],
+        preparation: Preparation | None = None,
+        fingerprint: Fingerprint | None = None,
+        hold_out: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Record recipe, environment and data; of a run begun with others, what was different then."""
+        changes = self.changes(recipe, environment.get("conditions"))
+        if fingerprint is not None:
+            changes += [f"data: {difference}" for difference in self.data_changes(fingerprint)]
+        forced = [*self._recorded().get("forced", []), *changes]
+        write_json(self.path / "recipe.json", recipe.to_dict())
+        if preparation is not None:
+            data = {
+                "preparation": preparation.to_dict(), "fingerprint": fingerprint, "hold_out": hold_out
+            }  # fmt: skip
+            write_json(self.path / "data.json", data)
+        write_json(
+            self.path / "environment.json", {**environment, "forced": forced} if forced else environment
+        )
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a run here, done or not."""
+        return (self.path / "recipe.json").is_file()
+
+    def check(self, recipe: Recipe, conditions: Mapping[str, Any] | None = None, force: bool = False) -> None:
+        """Check that this folder is new, or holds a run with the same recipe and, unless done, conditions.
+
+        Args:
+            recipe: what is to be run.
+            conditions: see :func:`bnew.training.machine.conditions`; None for any.
+            force: only warn, unless the run is done.
+
+        Raises:
+            BnewError: recipe or conditions are others; says what differs.
+        """
+        what = "with another recipe" if self.changes(recipe) else "under other conditions"
+        self._refuse(what, self.changes(recipe, conditions), force)
+
+    def check_data(self, fingerprint: Fingerprint, data_dir: Path, force: bool = False) -> None:
+        """Check that the run here, if there is one, is or was trained on these images.
+
+        Args:
+            fingerprint: of the data that are there now.
+            data_dir: where they are.
+            force: only warn, unless the run is done.
+
+        Raises:
+            BnewError: it has other images; says what differs.
+        """
+        differing = self.data_changes(fingerprint)
+        if differing and self.data_dir not in (None, str(data_dir.resolve())):
+            differing.append(f"they were in '{self.data_dir}' and are in '{data_dir.resolve()}'")
+        self._refuse("on other images", differing, force)
+        parts = retouched(self.fingerprint, fingerprint) if self.begun and self.fingerprint else []
+        if parts and not differing and is_first_process():
+            logger.warning(
+                "the files of %s have other times than when %s was begun; as names, sizes and a sample of "
+                "contents are the same, they count as the same images", " and ".join(parts), self.path
+            )  # fmt: skip
+
+    def data_changes(self, fingerprint: Fingerprint) -> list[str]:
+        """In what the images of the run here differ from those of ``fingerprint``, where that is known."""
+        return differences(self.fingerprint, fingerprint) if self.begun and self.fingerprint else []
+
+    def _refuse(self, what: str, differing: Sequence[str], force: bool) -> None:
+        """Say in what the run here differs from what is to be run: an error, or by ``force`` a warning."""
+        if not differing:
+            return
+        if force and not self.done:
+            if is_first_process():
+                logger.warning("%s goes on although %s", self.path, ", ".join(differing))
+            return
+        hint = "" if self.done else ", or go on with it by --force"
+        raise BnewError(
+            f"{self.path} holds a run {what} ({', '.join(differing)}): choose another folder{hint}"
+        )
+
+    def changes(self, recipe: Recipe, conditions: Mapping[str, Any] | None = None) -> list[str]:
+        """In what the run here differs from ``recipe`` or, unless it is done, from ``conditions``."""
+        if not self.begun:
+            return []
+        pairs = [(self.recipe.meaning(), recipe.meaning())]
+        if conditions is not None and not self.done and (recorded := self._recorded()):
+            pairs.append((recorded.get("conditions", {}), dict(conditions)))
+        return [
+            f"{key} is {here.get(key)!r} there and {wanted[key]!r} here"
+            for here, wanted in pairs
+            for key in wanted
+            if json.dumps(here.get(key), sort_keys=True) != json.dumps(wanted[key], sort_keys=True)
+        ]
+
+    def append(self, table: str, *rows: Mapping[str, Any]) -> None:
+        """Add rows to ``table``.csv."""
+        if not rows:
+            return
+        path = self.path / f"{table}.csv"
+        try:
+            write_rows(path, rows, header=not path.exists())
+        except OSError as error:
+            raise BnewError(f"could not write {path}: {error}; make room, then start again") from error
+
+    def rows(self, table: str = "metrics") -> list[dict[str, str]]:
+        """The rows of ``table``.csv; none if there is no such file."""
+        try:
+            with open(self.path / f"{table}.csv", newline="") as file:
+                return list(csv.DictReader(file))
+        except FileNotFoundError:
+            return []
+
+    def rewind(self, epoch: int) -> None:
+        """Drop what the tables say of ``epoch`` and later: a resumed run will say it again."""
+        for table in TABLES:
+            # A row that a kill cut short has fields missing.
+            kept = [row for row in self.rows(table) if None not in row.values() and int(row["epoch"]) < epoch]
+            path = self.path / f"{table}.csv"
+            if kept:
+                write_atomically(path, partial(write_rows, rows=kept, header=True))
+            else:
+                path.unlink(missing_ok=True)

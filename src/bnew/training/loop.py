@@ -1,0 +1,495 @@
+"""The one training loop, and its checkpoints."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from lightning_fabric import Fabric
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from bnew.errors import BnewError, Interrupted, NumericalError, ProcessLost, first_line, is_out_of_memory
+from bnew.files import sha256_of, write_atomically, write_json
+from bnew.layers import binary_parameters, named_binary_parameters
+from bnew.methods import create_method
+from bnew.methods.ride import STATE
+from bnew.process import is_first_process
+from bnew.recipe import Recipe
+from bnew.results.run import Run
+from bnew.training import checkpoint
+from bnew.training.distributed import is_lost, synchronize_batch_norm
+from bnew.training.evaluation import (
+    Meter,
+    build_model,
+    evaluate,
+    linked,
+    load_start,
+    load_teacher,
+    load_weights,
+    shares,
+)
+from bnew.training.fitting import check_state
+from bnew.training.machine import Machine, make_fabric
+from bnew.training.optimizers import make_optimizer
+from bnew.training.progress import Show, display
+from bnew.training.provenance import conditions, environment
+from bnew.training.recording import Recorder, layer_rows, recorder
+from bnew.training.run_data import check_finished, check_hold_out, hold_out_of, load_data
+from bnew.training.signals import stop_signals
+
+logger = logging.getLogger("bnew")
+
+# Compiling takes about a minute and then saves some 20 ms a step on a CPU.
+COMPILE_FROM_STEPS = 2000
+# Every so many steps the loss is looked at, and on accelerators several processes ask each other whether to
+# stop: it makes an accelerator wait.
+CHECK_EVERY = 20
+
+
+def train(recipe: Recipe, path: str | Path, machine: Machine = Machine()) -> Run:  # noqa: B008 (frozen)
+    """Train ``recipe`` in the folder ``path``, or go on where a stopped run left off; a finished run is kept.
+
+    A resumed run ends exactly where an unbroken one ends: bit for bit on a CPU with as many threads.
+
+    Raises:
+        BnewError: bad input; the folder holds a run with another recipe, on other images or by other code, or
+            is in use.
+        NumericalError: the loss became NaN or infinite.
+        Interrupted: SIGINT or SIGTERM came; the run is saved.
+        ProcessLost: of several processes, another one is gone.
+    """
+    run = Run(path)
+    # The first process holds the folder for those that it starts.
+    with run.locked() if is_first_process() else nullcontext():
+        run.check(recipe, conditions(recipe, machine), machine.force)
+        if run.done:
+            check_finished(run, machine)
+            logger.info("%s is done already", run.path)
+            return run
+        fabric = make_fabric(machine)
+        try:
+            _Training(recipe, run, machine, fabric).fit()
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise _out_of_memory(run, recipe, machine, fabric.world_size, error) from error
+            if isinstance(error, RuntimeError) and fabric.world_size > 1 and is_lost(error):
+                raise ProcessLost(
+                    f"another of the {fabric.world_size} processes that train {run.path} is gone: start the "
+                    f"same command again to go on from what was saved last ({first_line(error)})"
+                ) from error
+            raise
+    return Run(path)
+
+
+def _out_of_memory(
+    run: Run, recipe: Recipe, machine: Machine, world_size: int, error: BaseException
+) -> BnewError:
+    parts = f", each share of it in {machine.accumulate} parts" if machine.accumulate > 1 else ""
+    processes = f" on {world_size} devices" if world_size > 1 else ""
+    saved = f"; what was saved is kept in {run.path}, and --force continues from it" if run.newest else ""
+    return BnewError(
+        f"there is not enough memory for batches of {recipe.batch_size} images{processes}{parts} "
+        f"({first_line(error)}): give --accumulate {2 * machine.accumulate}, to compute a batch in more "
+        f"parts, or a smaller --batch-size{saved}"
+    )
+
+
+class _Training:
+    """One run in progress."""
+
+    def __init__(self, recipe: Recipe, run: Run, machine: Machine, fabric: Fabric) -> None:
+        self.recipe, self.run, self.machine, self.fabric = recipe, run, machine, fabric
+        self.resume_from: Path | None = fabric.broadcast(run.newest)
+        self.data = load_data(recipe, machine)
+        if run.fingerprint is None:
+            check_hold_out(run, self.data)
+        fingerprint = fabric.broadcast(self.data.fingerprint if fabric.is_global_zero else None)
+        assert fingerprint is not None
+        self.fingerprint = fingerprint
+        run.check_data(fingerprint, machine.data_path, machine.force)
+        share = shares(fabric)
+        self.batches = self.data.batches("train", recipe.batch_size, train=True, seed=recipe.seed, **share)
+        self.val, self.test = (self.data.batches(split, train=False, **share) for split in ("val", "test"))
+        self.total_steps = recipe.epochs * len(self.batches)
+        together = machine.sync_batch_norm or fabric.world_size == 1
+        if self.batches.size(len(self.batches) - 1) // (1 if together else fabric.world_size) == 1:
+            raise BnewError(
+                f"{self.batches.count} images in batches of {recipe.batch_size} leave a batch of one, "
+                "which batch norm cannot use: change the batch size"
+            )
+
+        fabric.seed_everything(recipe.seed, verbose=False)
+        model = build_model(recipe, self.data.num_classes, self.data.in_channels)
+        if recipe.init is not None and self.resume_from is None:
+            start = linked(run, recipe.init)
+            load_start(model, recipe, start)
+            if start.recipe.data == recipe.data and start.data_dir in (
+                None,
+                str(machine.data_path.resolve()),
+            ):
+                check_hold_out(start, self.data)
+        if fabric.world_size > 1 and machine.sync_batch_norm:
+            model = synchronize_batch_norm(model, fabric.device)
+        layers = named_binary_parameters(model)
+        self.layer_names = [name for name, _ in layers]
+        self.method = create_method(
+            recipe.method, (w for _, w in layers), self.total_steps, **recipe.method_arguments
+        )
+        optimizer = make_optimizer(recipe, model, self.method.binary_lr)
+        # Fabric moves the parameters in place, so the method's first values come after it.
+        self.model, self.optimizer = fabric.setup(self._compiled(model), optimizer)
+        self.method.attach(optimizer)
+        self.teacher: nn.Module | None = None
+        if recipe.teacher is not None:
+            teacher = load_teacher(recipe.teacher, run, self.data)
+            self.teacher = fabric.to_device(teacher).requires_grad_(False)
+
+        self.step = 0
+        self.best: dict[str, float] = {}
+        self.best_sha256: str | None = None
+        self.at_freezing: dict[str, float] = {}
+        self.last_val_accuracy = 0.0
+        self.seconds = 0.0
+        self.epoch_seconds = 0.0
+        self.epoch_waited = 0.0
+        self.meter = Meter(self.data.num_classes, fabric.device)
+
+    def _compiled(self, model: nn.Module) -> nn.Module:
+        wanted = self.machine.compile
+        if wanted is None:
+            compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+            wanted = self.total_steps >= COMPILE_FROM_STEPS and compiler is not None
+        return torch.compile(model, dynamic=False) if wanted else model  # type: ignore[return-value]
+
+    # ------------------------------------------------------------------ the loop
+
+    def fit(self) -> None:
+        """Train from the last checkpoint, if there is one, to the end; then test once."""
+        self.method.layer_flips()  # counting starts at the first values
+        if self.resume_from is not None:
+            self._resume(self.resume_from)
+        first = self.step // len(self.batches)
+        if self.fabric.is_global_zero:  # only now: a mistake is not to claim the folder
+            self.run.rewind(first)
+            self._begin()
+        records = recorder(self.run, first, self.fabric.is_global_zero)
+        with stop_signals() as stop, self._display() as show, records as record:
+            for epoch in range(first, self.recipe.epochs):
+                if epoch >= self.recipe.freeze_epoch and not self.method.frozen:
+                    self._freeze()
+                self._train_epoch(epoch, stop, show)
+                self._end_epoch(epoch, record, show)
+                if self._any(stop.is_set()) and epoch + 1 < self.recipe.epochs:
+                    raise self._interrupted(epoch)
+        self._finish()
+
+    def _begin(self) -> None:
+        """Record what the run is and where it runs; print what the method chose by its length."""
+        chosen = self.method.settings
+        if self.recipe.binary_lr is not None and "binary_lr" in chosen:
+            chosen["binary_lr"] = self.recipe.binary_lr
+        if chosen:
+            said = ", ".join(f"{name} {value:.4g}" for name, value in chosen.items() if value is not None)
+            logger.info("%s, %d steps: %s", self.recipe.method, self.total_steps, said)
+        started = {
+            **environment(self.fabric),
+            "data_dir": str(self.machine.data_path.resolve()),
+            "conditions": conditions(self.recipe, self.machine),
+            "method": chosen,
+        }
+        self.run.begin(self.recipe, started, self.data.preparation, self.fingerprint, hold_out_of(self.data))
+
+    def _train_epoch(self, epoch: int, stop: threading.Event, show: Show) -> None:
+        started = time.perf_counter()
+
+        def count_time() -> None:
+            nonlocal started
+            now = time.perf_counter()
+            self.seconds += now - started
+            self.epoch_seconds += now - started
+            started = now
+
+        first = self.step % len(self.batches)
+        for batch, (x, y) in enumerate(self._waiting(self.batches.epoch(epoch, start=first)), first):
+            self._step(x, y, self.batches.size(batch))
+            self.step += 1
+            if self.step % CHECK_EVERY == 0:
+                self._check_finite(epoch)
+                show.step(epoch, self.step)
+            if batch + 1 == len(self.batches):
+                break  # the end of the epoch saves, with what it records
+            stopping = self._stopping(stop)
+            if stopping or (self.machine.save_every and self.step % self.machine.save_every == 0):
+                self._check_finite(epoch)
+                count_time()
+                self._save()
+            if stopping:
+                raise self._interrupted(epoch)
+        self._check_finite(epoch)
+        count_time()
+
+    def _waiting(self, batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+        """The same batches; counts the time that they let one wait."""
+        while True:
+            asked = time.perf_counter()
+            batch = next(batches, None)
+            self.epoch_waited += time.perf_counter() - asked
+            if batch is None:
+                return
+            yield batch
+
+    def _step(self, x: Tensor, y: Tensor, total: int) -> None:
+        """One step of the optimizer on a batch that has ``total`` images in all processes."""
+        lr = self._lr(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr * group["rate"]
+        # What a network draws in training (dropout, say) depends on nothing that came before.
+        numbers = (self.recipe.seed, self.fabric.global_rank, self.step)
+        torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
+        # As many in all processes, for batch norm to be synchronized, and of two images at least.
+        count = max(1, min(self.machine.accumulate, total // self.fabric.world_size // 2))
+        parts = list(zip(x.tensor_split(count), y.tensor_split(count), strict=True))
+        # A last, smaller batch is not worth a graph of its own.
+        with torch.compiler.set_stance("default" if total == self.recipe.batch_size else "force_eager"):
+            for images, labels in parts[:-1]:
+                with self._apart():
+                    self._backward(images, labels, total)
+            self._backward(*parts[-1], total)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def _lr(self, step: int) -> float:
+        """The rate of optimizer step ``step``, from 0."""
+        return self.recipe.lr_at(step / self.total_steps)
+
+    def _apart(self) -> AbstractContextManager[object]:
+        """Inside, processes do not tell each other their gradients: there are more to come."""
+        several = self.fabric.world_size > 1
+        return self.fabric.no_backward_sync(self.model) if several else nullcontext()
+
+    def _backward(self, images: Tensor, labels: Tensor, total: int) -> None:
+        """Add to the gradients what these images have in that of the mean loss of ``total`` images."""
+        logits = self.model(images.contiguous(memory_format=torch.channels_last)).float()
+        loss = F.cross_entropy(logits, self._targets(images, labels))
+        # DDP takes the mean over processes, which is that over images only where each has as many.
+        share = len(labels) * self.fabric.world_size / total
+        self.fabric.backward(loss if share == 1 else loss * share)
+        self.meter.update(loss, logits, labels)
+
+    def _any(self, mine: bool) -> bool:
+        """Whether ``mine`` is true in any process. All of them must ask, and so do the same."""
+        if self.fabric.world_size == 1:
+            return mine
+        votes = self.fabric.all_reduce(torch.tensor(float(mine), device=self.fabric.device), reduce_op="sum")
+        return bool(votes)
+
+    def _stopping(self, stop: threading.Event) -> bool:
+        """Whether to stop after this step, the same in all processes."""
+        if self.fabric.world_size > 1 and self.fabric.device.type != "cpu" and self.step % CHECK_EVERY:
+            return False
+        return self._any(stop.is_set())
+
+    def _interrupted(self, epoch: int) -> Interrupted:
+        return Interrupted(
+            f"stopped in epoch {epoch + 1} of {self.recipe.epochs}, saved in {self.run.path}: "
+            "start the same command again to go on"
+        )
+
+    def _targets(self, x: Tensor, y: Tensor) -> Tensor:
+        """Labels, or with a teacher its softmax: the cross-entropy with it is the distillation loss."""
+        if self.teacher is None:
+            return y
+        with torch.no_grad(), self.fabric.autocast():
+            return self.teacher(x).float().softmax(1)  # type: ignore[no-any-return]
+
+    def _check_finite(self, epoch: int, loss: float | None = None) -> None:
+        """Raise NumericalError unless ``loss`` is finite, by default that of the epoch up to now."""
+        if self._any(not math.isfinite(self.meter.sums[0] if loss is None else loss)):
+            saved = f"what was saved before is in {self.run.last}; " if self.run.last.exists() else ""
+            raise NumericalError(
+                f"the loss became NaN or infinite in epoch {epoch + 1}, by step {self.step}: "
+                f"{saved}lower the rate ({self.recipe.lr}) or look for broken images"
+            )
+
+    def _validate(self) -> dict[str, float]:
+        return evaluate(self.model, self.val, self.fabric, self.data.num_classes)
+
+    def _freeze(self) -> None:
+        """Freeze the binary weights, and record what that costs if they were trained before."""
+        if self.step == 0:
+            self.method.freeze(warn=False)
+            return
+        before = self._validate()["accuracy"]
+        self.at_freezing = {
+            "distance_before_freezing": self.method.distance(),
+            "share_at_one_before_freezing": self.method.share_at_one(),
+        }
+        self.method.freeze(warn=False)
+        self.at_freezing["freezing_cost"] = before - self._validate()["accuracy"]
+
+    def _end_epoch(self, epoch: int, record: Recorder | None, show: Show) -> None:
+        with self.method.binarized():
+            val = self._validate()
+            self._check_finite(epoch, val["loss"])  # what the last step did, no training loss has shown
+            if val["accuracy"] > self.best.get("accuracy", -1.0):
+                self.best = {"epoch": epoch, **val}
+                self._save_best()
+        trained = self.meter.result(self.fabric)
+        self.meter = Meter(self.data.num_classes, self.fabric.device)
+        layers = layer_rows(epoch, self.layer_names, self.method)
+        row = {
+            "epoch": epoch,
+            "lr": self._lr(self.step - 1),
+            **{f"train_{k}": v for k, v in trained.items()},
+            **{f"val_{k}": v for k, v in val.items()},
+            **self.method.schedule(),
+            "distance": self.method.distance(),
+            "share_at_one": self.method.share_at_one(),
+            "flips": sum(layer["flips"] for layer in layers),
+            "seconds": round(self.seconds, 3),
+            "data_wait": round(self.epoch_waited / self.epoch_seconds, 4),
+        }
+        self.epoch_seconds = self.epoch_waited = 0.0
+        self.last_val_accuracy = val["accuracy"]
+        if record is not None:
+            record.epoch(row, layers, self.method)
+        self._save()
+        show.epoch(epoch, row)
+
+    def _finish(self) -> None:
+        """Test the best checkpoint, once."""
+        load_weights(self._module, self.run, self.best_sha256)
+        tested = evaluate(self.model, self.test, self.fabric, self.data.num_classes)
+        summary: dict[str, Any] = {
+            "val_accuracy": self.best["accuracy"],
+            "best_epoch": self.best["epoch"],
+            "best_sha256": self.best_sha256,
+            "last_val_accuracy": self.last_val_accuracy,
+            **{f"test_{k}": v for k, v in tested.items()},
+            **self.at_freezing,
+            "distance": self.method.distance(),
+            "parameters": sum(p.numel() for p in self._module.parameters()),
+            "binary_parameters": sum(p.numel() for p in binary_parameters(self._module)),
+            "epochs": self.recipe.epochs,
+            "steps": self.total_steps,
+            "train_seconds": round(self.seconds, 3),
+            "classes": self.data.num_classes,
+            "train_images": self.batches.count,
+            "broken_images": sorted(self._share_broken()),
+        }
+        if self.fabric.is_global_zero:
+            write_json(self.run.path / "summary.json", summary)
+        self.fabric.barrier()
+
+    # ------------------------------------------------------------------ checkpoints
+
+    @property
+    def _module(self) -> nn.Module:
+        """The network itself, out of the wrappers of Fabric and torch.compile."""
+        module: nn.Module = self.model.module
+        return getattr(module, "_orig_mod", module)
+
+    def _save_best(self) -> None:
+        if self.fabric.is_global_zero:
+            weights = {name: t.contiguous() for name, t in self._module.state_dict().items()}
+            write_atomically(self.run.best, partial(save_file, weights), keep=self.run.previous_best)
+            self.best_sha256 = sha256_of(self.run.best)
+        self.best_sha256 = self.fabric.broadcast(self.best_sha256)
+
+    def _share_broken(self) -> dict[str, str]:
+        """The broken images that any process has met, which from now on all of them know.
+
+        Raises:
+            BnewError: there are too many.
+        """
+        if self.data.max_broken and self.fabric.world_size > 1:
+            parts: list[Any] = [None] * self.fabric.world_size
+            torch.distributed.all_gather_object(parts, self.data.broken)
+            for part in parts:
+                self.data.add_broken(part)
+        return self.data.broken
+
+    def _state(self, meter: Tensor, broken: dict[str, str]) -> dict[str, Any]:
+        """All that a resumed run needs, with the sums and the broken images of all processes."""
+        optimizer = dict(self.optimizer.state_dict())
+        return {
+            "model": dict(self._module.state_dict()),
+            "method": optimizer.pop(STATE),
+            "optimizer": optimizer,
+            "step": self.step,
+            "meter": meter,
+            "best": self.best,
+            "best_sha256": self.best_sha256,
+            "at_freezing": self.at_freezing,
+            "last_val_accuracy": self.last_val_accuracy,
+            "seconds": (self.seconds, self.epoch_seconds, self.epoch_waited),
+            "precision": self.fabric.strategy.precision.state_dict(),  # of 16-mixed, how losses are scaled
+            "broken": broken,
+        }
+
+    def _save(self) -> None:
+        state = self._state(self.meter.total(self.fabric), self._share_broken())
+        if self.fabric.is_global_zero:
+            checkpoint.save(self.run, state)
+        self.fabric.barrier()  # an error of the first one is to be known to all before they go on
+
+    def _resume(self, path: Path) -> None:
+        """Continue from the checkpoint ``path``, of which nothing is restored before all of it is checked.
+
+        Raises:
+            BnewError: it is damaged or does not fit this run; says from where the run can continue instead.
+        """
+        names: dict[Tensor, str] = {p: name for name, p in self._module.named_parameters()}
+
+        def check(state: dict[str, Any]) -> None:
+            check_state(
+                state,
+                self._state(self.meter.sums, {}),
+                self.optimizer.optimizer,
+                names,
+                forced=self.machine.force,
+            )
+
+        state = checkpoint.load(self.run, path, check)
+        self._restore(state)
+        logger.info("going on from step %d of %d", self.step, self.total_steps)
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        """Take up where ``state`` was, which is checked."""
+        self._module.load_state_dict(state["model"])
+        # The settings are those of the recipe, not of what was saved.
+        settings = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict(
+            {"state": state["optimizer"]["state"], "param_groups": settings, STATE: state["method"]}
+        )
+        self.step, self.best, self.best_sha256 = state["step"], state["best"], state["best_sha256"]
+        self.at_freezing, self.last_val_accuracy = state["at_freezing"], state["last_val_accuracy"]
+        self.seconds, self.epoch_seconds, self.epoch_waited = state["seconds"]
+        if state["precision"]:  # empty of a run that goes on by force and had no 16-mixed
+            self.fabric.strategy.precision.load_state_dict(state["precision"])
+        self.data.broken.update(state["broken"])
+        self.fabric.barrier()  # all have looked at the best weights
+        if self.fabric.is_global_zero:
+            self.meter.sums.copy_(state["meter"])  # the sum over the processes, as many as there were
+            if self.best_sha256 is not None:
+                self.run.take_best(self.best_sha256)
+
+    # ------------------------------------------------------------------ what a person sees
+
+    def _display(self) -> AbstractContextManager[Show]:
+        """What a person sees of the run; of several processes the first one's."""
+        quiet = self.machine.quiet or not self.fabric.is_global_zero
+        return display(self.run.path.name, self.recipe.epochs, self.total_steps, self.step, quiet)

@@ -1,0 +1,39 @@
+"""The optimizer of a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+from bnew.layers import binary_parameters
+from bnew.recipe import Recipe
+
+
+def make_optimizer(recipe: Recipe, model: nn.Module, binary_lr: float = 1.0) -> torch.optim.Optimizer:
+    """Adam, or SGD with Nesterov's momentum, as the recipe says; fused. A group's "rate" is times lr.
+
+    ``binary_lr`` is that of the binary weights, where the recipe does not say it.
+    """
+    options: dict[str, Any] = {"lr": recipe.lr, "fused": True}
+    binary_lr = binary_lr if recipe.binary_lr is None else recipe.binary_lr
+    convolutions = {id(m.weight) for m in model.modules() if isinstance(m, _ConvNd)}
+    binary = {id(p) for p in binary_parameters(model)}
+    # The same groups whatever the recipe's numbers, so that a run can go on with others by force.
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for p in model.parameters():
+        groups.setdefault((id(p) in binary, id(p) in convolutions), []).append(p)
+    params = [
+        {
+            "params": members,
+            "rate": binary_lr if is_binary else 1.0,
+            "weight_decay": recipe.weight_decay if is_convolution or recipe.decayed == "all" else 0.0,
+        }
+        for (is_binary, is_convolution), members in groups.items()
+    ]
+    if recipe.optimizer == "sgd":
+        options |= {"momentum": recipe.momentum, "nesterov": recipe.momentum > 0}
+        return torch.optim.SGD(params, **options)
+    return torch.optim.Adam(params, **options)

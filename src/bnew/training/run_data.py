@@ -1,0 +1,257 @@
+"""The images that a run is evaluated on: its own, or a user's, prepared as those that it was trained on.
+
+A run takes images as its :class:`bnew.data.preparation.Preparation` says, wherever they come from: with its
+mean and std, at its size, and with its classes' numbers. Of its own images, some were held out of training.
+Of another folder a part (train, val or test) counts as a whole, and so do class folders with no part above
+them.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bnew.data.batches import Dataset
+from bnew.data.fingerprint import differences, short
+from bnew.data.holdout import RULE
+from bnew.data.image_folder import PARTS, flattened, list_classes, part_folder, read_folder, warn_of
+from bnew.data.images import suffixes
+from bnew.data.in_memory import Augmentation, MemoryDataset, Split
+from bnew.data.preparation import Preparation
+from bnew.data.sources import DATASETS, load
+from bnew.data.streaming import Files, StreamedDataset
+from bnew.errors import BnewError
+from bnew.process import is_first_process
+from bnew.recipe import OWN_IMAGES, Recipe
+from bnew.results.run import Run
+from bnew.training.machine import Machine
+
+logger = logging.getLogger("bnew")
+
+
+def load_data(recipe: Recipe, machine: Machine, download: bool = True) -> Dataset:
+    """The recipe's data set."""
+    return load(
+        recipe.data,
+        machine.data_path,
+        image_size=recipe.image_size,
+        workers=machine.readers,
+        download=download,
+        max_broken=machine.max_broken,
+    )
+
+
+def hold_out_of(data: Dataset) -> dict[str, Any]:
+    """What is held out of train in ``data``, and by which rule: plain data, to be kept with a run."""
+    return {"rule": RULE, "parts": list(data.held_out)}
+
+
+def check_hold_out(run: Run, data: Dataset, splits: Sequence[str] = ("val", "test")) -> None:
+    """Check that what of ``splits`` is held out of train in ``data`` was held out when ``run`` was trained.
+
+    Raises:
+        BnewError: other images were, by an earlier version, or as the folder had other parts.
+    """
+    held_out = [split for split in splits if split in data.held_out]
+    if held_out and run.begun and run.hold_out != hold_out_of(data):
+        why = (
+            "the rule for what is held out of train has changed since"
+            if run.hold_out is None or run.hold_out.get("rule") != RULE
+            else "the folder had other parts then"
+        )
+        raise BnewError(
+            f"{run.path} may have been trained on images that are now held out as {' and '.join(held_out)}, "
+            f"as {why}: evaluate it on a folder test of other images, or train again"
+        )
+
+
+def check_finished(run: Run, machine: Machine) -> None:
+    """Check that a finished run was trained on the images that are there now, if there are any.
+
+    Raises:
+        BnewError: it was trained on others.
+    """
+    if run.fingerprint is None:
+        return
+    try:
+        data = load_data(run.recipe, machine, download=False)
+    except BnewError as error:
+        logger.warning("%s is done, but whether on these images cannot be checked: %s", run.path, error)
+        return
+    run.check_data(data.fingerprint, machine.data_path)
+
+
+def preparation_of(run: Run, machine: Machine) -> Preparation:
+    """How the images of ``run`` are prepared; a run of an earlier version does not say it, but its images do.
+
+    Raises:
+        BnewError: it does not say, and its images are not there.
+    """
+    return run.preparation or _data_of_before(run, machine).preparation
+
+
+def load_run_data(run: Run, machine: Machine, split: str = "test", download: bool = True) -> Dataset:
+    """Images for ``run``, prepared as it says, of which ``split`` can be asked for.
+
+    Without a folder in ``machine``, or with that of the run: its own. With another: the images of its folder
+    ``split`` (for test that of val, if need be), or of its class folders.
+
+    Raises:
+        BnewError: there is no such folder; it has classes that the run does not know, or lacks the split; or
+            the run is of an earlier version, and does not say how its images were prepared.
+    """
+    preparation = run.preparation
+    if preparation is None:
+        data = _data_of_before(run, machine, download)
+        check_hold_out(run, data, [split])
+        return data
+    is_own = machine.data_dir is None or _is_data_dir_of(run, machine)
+    machine = replace(machine, data_dir=machine.data_dir or run.data_dir)
+    root = _image_folder(run.recipe.data, machine.data_path, is_own)
+    if root is None or (is_own and (root / "train").is_dir()):
+        data = load_data(run.recipe, machine, download)
+        if _fits(data, preparation):
+            check_hold_out(run, data, [split])
+            _say_changes(run, data)
+            return replace(data, mean=preparation.mean, std=preparation.std)
+        if root is None:
+            raise BnewError(
+                f"{run.recipe.data} in '{machine.data_path}' has other classes or sizes than {run.path} was "
+                "trained on: give the folder of the very data set as --data-dir"
+            )
+    folder = _folder_of(root, split, preparation.classes)
+    if folder is not None:
+        return _load_folder(root, folder, split, run.recipe.data, preparation, machine)
+    with suppress(BnewError):
+        data = load_data(run.recipe, machine, download=False)
+        # The same splits, so what is held out is what was.
+        if run.fingerprint is not None and short(data.fingerprint) == short(run.fingerprint):
+            return replace(data, mean=preparation.mean, std=preparation.std)
+    raise BnewError(
+        f"'{root}' has no folder {split}, and not the images that {run.path} was trained on, of which some "
+        f"were held out for {split}: give the name of a folder that it has as --split, or class folders alone"
+    )
+
+
+def _data_of_before(run: Run, machine: Machine, download: bool = True) -> Dataset:
+    """The data of a run of an earlier version, which does not say how its images were prepared."""
+    place = replace(machine, data_dir=machine.data_dir or run.data_dir)
+    elsewhere = run.data_dir is not None and not _is_data_dir_of(run, place)
+    own_images = run.recipe.data in OWN_IMAGES
+    if elsewhere and (own_images or _image_folder(run.recipe.data, place.data_path, is_own=False)):
+        raise BnewError(
+            f"{run.path} is of an earlier version and does not record how its images were prepared: it can "
+            f"be used on those in '{run.data_dir}' alone, so leave out --data-dir"
+        )
+    if own_images and is_first_process():
+        logger.warning(
+            "%s does not record how its images were prepared: mean, std and classes are those of the images "
+            "in '%s', which must be those that it was trained on", run.path, place.data_path
+        )  # fmt: skip
+    return load_data(run.recipe, place, download)
+
+
+def _is_data_dir_of(run: Run, machine: Machine) -> bool:
+    return str(machine.data_path.resolve()) == run.data_dir
+
+
+def _fits(data: Dataset, preparation: Preparation) -> bool:
+    return (data.classes, data.image_size) == (preparation.classes, preparation.size)
+
+
+def _say_changes(run: Run, data: Dataset) -> None:
+    if run.fingerprint is None or not is_first_process():
+        return
+    if changes := differences(run.fingerprint, data.fingerprint):
+        logger.warning("the images have changed since %s was begun: %s", run.path, ", ".join(changes))
+
+
+# ---------------------------------------------------------------------- a folder of images
+
+
+def _image_folder(name: str, place: Path, is_own: bool) -> Path | None:
+    """Where the images of data set ``name`` lie as files; None where they come from torchvision or the like.
+
+    A folder that is not the run's own may hold images in place of the data set.
+    """
+    if name in OWN_IMAGES:
+        return place
+    if (place / name / "train").is_dir():
+        return place / name
+    parts = [alias for aliases in PARTS.values() for alias in aliases]
+    has_images = any((place / part).is_dir() for part in parts) or any(
+        path.suffix.lower() in suffixes() for path in place.glob("[!.]*/[!.]*")
+    )
+    return place if has_images and not is_own else None
+
+
+def _folder_of(root: Path, split: str, classes: Sequence[str]) -> str | None:
+    """The folder of ``split`` in ``root``, if there is one; "." where it has class folders and no parts.
+
+    Raises:
+        BnewError: there is no ``root``, no part to choose, or two of the same.
+    """
+    if not root.is_dir():
+        raise BnewError(f"the data folder '{root}' does not exist: give one of images as --data-dir")
+    folders = {path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")}
+    parts = {alias for aliases in PARTS.values() for alias in aliases}
+    # A class may be called train: the vehicle.
+    if not folders & parts or (folders <= set(classes) and not folders <= parts):
+        if split != "test":
+            raise BnewError(f"'{root}' has class folders, and no folder {split}: leave out --split")
+        return "."
+    return part_folder(root, split) or (part_folder(root, "val") if split == "test" else None)
+
+
+def _load_folder(
+    root: Path, folder: str, split: str, name: str, preparation: Preparation, machine: Machine
+) -> Dataset:
+    """The images of the class folders in ``root / folder``, as ``split``; the other splits are empty.
+
+    Raises:
+        BnewError: a class is not one of the preparation's, or has no images; an image is broken.
+    """
+    left_out: Counter[str] = Counter()
+    by_class = list_classes(root, folder, left_out)
+    where = root / folder
+    unknown = [f"'{each}'" for each in by_class if each not in preparation.classes]
+    if unknown:
+        raise BnewError(
+            f"'{where}' has class folders that the run does not know ({_some(unknown)}): name them as it "
+            f"does, or remove them; it knows {_some(preparation.classes)}"
+        )
+    if is_first_process():
+        warn_of(root, left_out, [])
+        lacking = [each for each in preparation.classes if each not in by_class]
+        without = f"; none of {_some(lacking)}" if lacking else ""
+        count = sum(map(len, by_class.values()))
+        logger.info("%s: %d images of %d of the run's classes%s", where, count, len(by_class), without)
+    numbers = np.array([preparation.classes.index(each) for each in by_class])
+    options: dict[str, Any] = {
+        "name": name, "classes": preparation.classes, "mean": preparation.mean, "std": preparation.std,
+    }  # fmt: skip
+    _, height, width = preparation.size
+    source = DATASETS[name]
+    if source.streamed:
+        names, labels = flattened(by_class)
+        files = Files(root, np.array([os.fsencode(path) for path in names]), numbers[labels])
+        options |= {"splits": {split: files}, "max_broken": machine.max_broken}
+        return StreamedDataset(**options, side=height, workers=machine.readers)
+    read, _ = read_folder(root, {split: by_class}, source.mode, (height, width), machine.readers)
+    images, of = read[split]
+    whole = Split(images, torch.from_numpy(numbers)[of])
+    options |= dict.fromkeys(("train", "val", "test"), whole[torch.arange(0)]) | {split: whole}
+    return MemoryDataset(**options, augmentation=Augmentation(0, flip=False))
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join([*names[:5], "…"] if len(names) > 6 else names)

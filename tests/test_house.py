@@ -1,0 +1,146 @@
+"""The rooms of the house: what each may import."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import bnew
+
+ROOT = Path(bnew.__file__).parent
+# Each may import those before it, and modules at the root.
+ROOMS = (
+    "convert",
+    "models",
+    "methods",
+    "data",
+    "results",
+    "training",
+    "experiments",
+    "packing",
+    "deploy",
+    "cli",
+)
+# These do not know the rooms that stand before them.
+APART = {
+    "convert": (), "models": (), "methods": (), "data": (), "results": ("data",), "packing": (),
+}  # fmt: skip
+# Modules at the root that are public names of others.
+DOORS = ("recipes", "report", "train")
+
+
+def modules() -> dict[str, Path]:
+    """Modules of bnew by name without "bnew."."""
+    files = {path.relative_to(ROOT).with_suffix(""): path for path in ROOT.rglob("*.py")}
+    return {".".join(name.parts).removesuffix(".__init__"): path for name, path in files.items()}
+
+
+def imported(path: Path) -> set[str]:
+    """What a file imports of bnew, wherever in it, except for type checkers."""
+    tree = ast.parse(path.read_text("utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and f"{node.module}.".startswith("bnew."):
+            inner = {f"{node.module}.{alias.name}".removeprefix("bnew.") for alias in node.names}
+            known = {name for name in inner if name in KNOWN}
+            names |= known or {node.module.removeprefix("bnew").removeprefix(".")}
+    return names - {""}
+
+
+KNOWN = modules()
+ROOT_MODULES = {name for name in KNOWN if "." not in name and name not in (*ROOMS, *DOORS, "__init__")}
+
+
+def room_of(module: str) -> str | None:
+    room = module.partition(".")[0]
+    return room if room in ROOMS else None
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_those_before_it(room: str) -> None:
+    allowed = APART.get(room, ROOMS[: ROOMS.index(room)])
+    for module, path in KNOWN.items():
+        if room_of(module) == room:
+            others = {room_of(name) for name in imported(path)} - {None, room}
+            assert others <= set(allowed), f"{module} imports {others - set(allowed)}"
+
+
+def test_the_root_imports_no_room() -> None:
+    for module in ROOT_MODULES:
+        assert imported(KNOWN[module]) <= ROOT_MODULES, module
+
+
+def test_results_import_only_descriptions_of_data() -> None:
+    for module, path in KNOWN.items():
+        if room_of(module) == "results":
+            of_data = {name for name in imported(path) if room_of(name) == "data"}
+            assert of_data <= {"data.fingerprint", "data.preparation"}, module
+
+
+def test_no_module_waits_for_itself() -> None:
+    """No cycles among what modules import at the top."""
+    top: dict[str, set[str]] = {}
+    for module, path in KNOWN.items():
+        tree = ast.parse(path.read_text("utf-8"))
+        tops = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+        top[module] = {
+            (node.module or "").removeprefix("bnew.")
+            for node in tops
+            if (node.module or "").startswith("bnew.") and not module.startswith(f"{node.module}")
+        }
+    done: set[str] = set()
+
+    def walk(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " → ".join((*path, module))
+        if module not in done:
+            for name in top.get(module, ()):
+                walk(name, (*path, module))
+            done.add(module)
+
+    for module in top:
+        walk(module, ())
+
+
+LIGHT = (
+    "bnew", "bnew.cli", "bnew.recipes", "bnew.report", "bnew.results.groups", "bnew.packing.file",
+    "bnew.data.images", "bnew.deploy.inference", "bnew.experiments.plan",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_loads_no_torch(module: str) -> None:
+    script = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 0
+
+
+def test_public_names() -> None:
+    for name in bnew.__all__:
+        assert getattr(bnew, name) is not None
+    assert bnew.train.train is __import__("bnew.training.loop", fromlist=["train"]).train
+    with pytest.raises(AttributeError, match="module 'bnew' has no attribute 'trian'"):
+        bnew.trian  # noqa: B018
+
+
+def test_no_file_outgrows_its_room() -> None:
+    for name, path in KNOWN.items():
+        assert len(path.read_text("utf-8").splitlines()) <= LONG.get(name, 350), name
+
+
+# Longer ones, and why they are one room.
+LONG = {
+    "cli": 560,
+    "training.loop": 500,
+    "packing.lowering": 380,
+    "packing.reading": 380,
+    "packing.held": 360,
+    "data.streaming": 420,
+    "methods.base": 400,
+    "results.run": 400,
+}
