@@ -241,7 +241,7 @@ def test_a_signal_outside_training(
         ("--schedule step --milestones nan 0.5", "milestones are"),
         ("--method-options strength=3", "options of a method (strength), but no method"),
         ("--method ste --method-options scale=5", "scale is 5, but must be True or False"),
-        ("--method bnew --method-options strength=-1", "strength must be positive"),
+        ("--method bnew --method-options strength=-1", "strength is -1, but must be a number above 0"),
         ("--method bnew --model wideresnet22", "no binary layers"),
         ("--device cuda:77", "cuda:77"),
         ("--device tpv", "tpv"),
