@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from bnew.machine import Machine
+from bnew.packed import sealed
 from bnew.recipes import Recipe
 from bnew.results import Run
 from bnew.train import _Training, train
@@ -104,3 +106,8 @@ def outcome(run: Run) -> dict[str, Any]:
         "summary": summary,
         "best": run.best.read_bytes(),
     }
+
+
+def resealed(data: bytes) -> bytes:
+    """The content of a packed file, changed on purpose, with the checksum that it has now."""
+    return sealed(re.sub(rb'"crc32":"\w{8}"', b'"crc32":"00000000"', data, count=1))

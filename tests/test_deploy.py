@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import MACHINE, RECIPE, TEACHER
+from helpers import MACHINE, RECIPE, TEACHER, resealed
 from packed_reference import Reference
 from PIL import Image
 from torchvision.transforms.v2 import functional as transforms
@@ -29,7 +29,7 @@ from bnew.evaluate import load_run
 from bnew.images import read_image
 from bnew.memory import MemoryDataset
 from bnew.onnx_export import export_onnx
-from bnew.packed import PackedFile, read_packed, sealed
+from bnew.packed import PackedFile, read_packed
 from bnew.packing import pack_run
 from bnew.results import Run
 from bnew.train import train
@@ -61,11 +61,6 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str
         return ended.value.code, *capsys.readouterr()
 
     return call
-
-
-def resealed(data: bytes) -> bytes:
-    """The content of a packed file, changed on purpose, with the checksum that it has now."""
-    return sealed(re.sub(rb'"crc32":"\w{8}"', b'"crc32":"00000000"', data, count=1))
 
 
 def changed(path: Path, tmp_path: Path, tensor: str, change: Callable[[Any], Any]) -> Path:

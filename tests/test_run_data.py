@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import create_autospec
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ from PIL import Image
 
 from bnew import launch
 from bnew.cli import main
-from bnew.engine import predict
+from bnew.engine import bench, predict
 from bnew.errors import BnewError, Interrupted
 from bnew.evaluate import evaluate_run, load_run, load_teacher
 from bnew.experiments import Stage
@@ -533,9 +534,8 @@ def test_an_unfinished_run_is_said(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip("bnew_engine")
-    monkeypatch.setattr(
-        "bnew.engine.bench", lambda *args: "measured"
-    )  # what takes time and is not in question
+    # What takes time and is not in question.
+    monkeypatch.setattr("bnew.engine.bench", create_autospec(bench, return_value="measured"))
     monkeypatch.setattr("bnew.onnx_export.export_onnx", lambda model, images, path: path.touch())
     names = {"RUN": str(unfinished.path), "FILE": str(packed), "NEW": str(tmp_path / "new")}
     warnings(caplog)

@@ -392,7 +392,8 @@ def _show(table: Any) -> None:
     from rich.console import Console
 
     console = Console()
-    console.width = max(console.width, 140)
+    # Both, as rich takes a dumb terminal for 80 wide whatever its width alone is set to.
+    console.size = (max(console.width, 140), console.height)
     console.print(table)
 
 
