@@ -22,6 +22,10 @@ from bnew.recipes import Recipe
 from bnew.results import Run
 from bnew.train import _Training, train
 
+# New processes in a moment: forks of one that has loaded bnew, and has no threads.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["bnew.train", "pytest"])
+
 MACHINE = Machine(device="cpu", compile=False, quiet=True)
 # 1,295 images for training, so 6 steps an epoch, the last one smaller.
 RECIPE = Recipe(data="digits", model="birealnet8", method="bnew", epochs=1, batch_size=256)
@@ -85,10 +89,8 @@ def train_until_killed(
 
 def kill_at_step(recipe: Recipe, path: Path, machine: Machine, step: int) -> list[int]:
     """Train in another process, which ``kill -9`` ends in the middle of ``step``; what it had started."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["bnew.train"])
-    said, says = context.Pipe(duplex=False)
-    process = context.Process(target=train_until_killed, args=(recipe, path, machine, step, says))
+    said, says = PROCESSES.Pipe(duplex=False)
+    process = PROCESSES.Process(target=train_until_killed, args=(recipe, path, machine, step, says))
     process.start()
     says.close()
     started: list[int] = said.recv()
