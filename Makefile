@@ -23,7 +23,7 @@ demo: .venv/engine
 	$(BIN)/bnew bench runs/demo/best.bnew --run runs/demo
 
 test: .venv/engine
-	$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest --numprocesses auto --dist worksteal
 
 lint: .venv/engine
 	$(BIN)/ruff check .

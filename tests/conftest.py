@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+import os
 import signal
 
 import pytest
-import torch
+
+# As many threads everywhere, so that runs can be compared bit for bit. With a test process on each core, more
+# would only wait for each other. NumPy, and the processes that tests start, take the number from here.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> None:
-    """As many threads everywhere, so that runs can be compared bit for bit."""
+    """For PyTorch that was loaded before."""
+    import torch
+
     torch.set_num_threads(1)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -15,10 +16,15 @@ from unittest import mock
 import torch
 from torch import Tensor
 
+from bnew.packing.file import sealed
 from bnew.recipe import Recipe
 from bnew.results.run import Run
 from bnew.training.loop import _Training, train
 from bnew.training.machine import Machine
+
+# New processes in a moment: forks of one that has loaded bnew, and has no threads.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["bnew.training.loop", "pytest"])
 
 MACHINE = Machine(device="cpu", compile=False, quiet=True)
 # 1,295 images for training, so 6 steps an epoch, the last one smaller.
@@ -83,10 +89,8 @@ def train_until_killed(
 
 def kill_at_step(recipe: Recipe, path: Path, machine: Machine, step: int) -> list[int]:
     """Train in another process, which ``kill -9`` ends in the middle of ``step``; what it had started."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["bnew.training.loop"])
-    said, says = context.Pipe(duplex=False)
-    process = context.Process(target=train_until_killed, args=(recipe, path, machine, step, says))
+    said, says = PROCESSES.Pipe(duplex=False)
+    process = PROCESSES.Process(target=train_until_killed, args=(recipe, path, machine, step, says))
     process.start()
     says.close()
     started: list[int] = said.recv()
@@ -104,3 +108,8 @@ def outcome(run: Run) -> dict[str, Any]:
         "summary": summary,
         "best": run.best.read_bytes(),
     }
+
+
+def resealed(data: bytes) -> bytes:
+    """The content of a packed file, changed on purpose, with the checksum that it has now."""
+    return sealed(re.sub(rb'"crc32":"\w{8}"', b'"crc32":"00000000"', data, count=1))

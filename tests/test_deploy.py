@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import MACHINE, RECIPE, TEACHER
+from helpers import MACHINE, RECIPE, TEACHER, resealed
 from packed_reference import Reference
 from PIL import Image
 from torchvision.transforms.v2 import functional as transforms
@@ -30,7 +30,7 @@ from bnew.deploy.inference import bench, predict
 from bnew.deploy.onnx import export_onnx
 from bnew.deploy.pack_run import pack_run
 from bnew.deploy.verify import Verification, most_disagreements, verify
-from bnew.packing.file import PackedFile, read_packed, sealed
+from bnew.packing.file import PackedFile, read_packed
 from bnew.results.run import Run
 from bnew.training.evaluation import load_run
 from bnew.training.loop import train
@@ -61,11 +61,6 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str
         return ended.value.code, *capsys.readouterr()
 
     return call
-
-
-def resealed(data: bytes) -> bytes:
-    """The content of a packed file, changed on purpose, with the checksum that it has now."""
-    return sealed(re.sub(rb'"crc32":"\w{8}"', b'"crc32":"00000000"', data, count=1))
 
 
 def changed(path: Path, tmp_path: Path, tensor: str, change: Callable[[Any], Any]) -> Path:
@@ -203,7 +198,7 @@ def test_a_flipped_bit_is_found(packed: Path, tmp_path: Path) -> None:
 
 
 def test_info_loads_no_torch(packed: Path) -> None:
-    script = f"import sys; from bnew.packed import read_packed; read_packed({str(packed)!r}).nodes; "
+    script = f"import sys; from bnew.packing.file import read_packed; read_packed({str(packed)!r}).nodes; "
     assert subprocess.run([sys.executable, "-c", script + "sys.exit('torch' in sys.modules)"]).returncode == 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import shutil
@@ -10,15 +11,17 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import MACHINE, RECIPE, STEPS, at_step, outcome, send
+from helpers import MACHINE, PROCESSES, RECIPE, STEPS, at_step, outcome, send
 from test_data import make_folder
 from torch import nn
 
+from bnew.cli import main
 from bnew.data.sources import load_in_memory
 from bnew.errors import BnewError, Interrupted
 from bnew.recipe import Recipe
@@ -49,7 +52,6 @@ def two_processes(
     options = f"--device cpu --compile {compile} --quiet {'' if launcher else '--devices 2'}"
     done = subprocess.run(
         [*(launcher or [sys.executable]), str(script), *words.split(), *options.split()],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=300,
@@ -58,12 +60,54 @@ def two_processes(
     return done
 
 
+def two_forks(
+    folder: Path, words: str, before: str = "", code: int = 0, compile: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """What :func:`two_processes` does, as if torchrun had started them, in a moment."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    output = [folder / "stdout", folder / "stderr"]
+    for path in output:
+        path.write_text("")
+    words += f" --device cpu --compile {compile} --quiet"
+    processes = [
+        PROCESSES.Process(target=fork, args=(rank, port, output, words, before)) for rank in range(2)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(300)
+        process.kill()
+    out, err = (path.read_text() for path in output)
+    assert processes[0].exitcode == code, err
+    return subprocess.CompletedProcess(words, code, out, err)
+
+
+def fork(rank: int, port: int, output: Sequence[Path], words: str, before: str) -> None:
+    os.environ |= {
+        "TORCHELASTIC_RUN_ID": "test",
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    for number, path in enumerate(output, 1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
+    exec(before, {})
+    try:
+        main(words.split())
+    finally:
+        atexit._run_exitfuncs()
+
+
 TWO = "train --data digits --model birealnet8 --method bnew --epochs 2 --batch-size 256 --out"
 # Four steps from look to look; the second process alone does something in the middle of a step.
 SECOND = """
 from helpers import at_step, fill_with_nan, send
 import bnew.training.loop
-bnew.train.CHECK_EVERY = 4
+bnew.training.loop.CHECK_EVERY = 4
 at_step({step}, lambda training: training.fabric.global_rank and {action}(training)).__enter__()
 """
 
@@ -98,7 +142,7 @@ import atexit
 from helpers import threads
 atexit.register(lambda: print(sum("gloo" in name for name in threads()), file=open({str(left)!r}, "a")))
 """
-    done = two_processes(tmp_path, f"eval {of_two.path} --split val", count)
+    done = two_forks(tmp_path, f"eval {of_two.path} --split val", count)
     one = evaluate_run(of_two, MACHINE, "val")
     assert done.stdout == f"val loss: {one['loss']:.4f}\nval accuracy: {one['accuracy']:.2%}\n"
     assert sorted(seen.read_text().split()) == ["71", "72"]
@@ -115,7 +159,7 @@ def test_a_signal_to_one_of_two_processes_stops_both(of_two: Run, tmp_path: Path
     assert state["meter"][3] == 256  # images of both in this epoch's one step
 
     shutil.copytree(out, tmp_path / "alone")
-    two_processes(tmp_path, f"{TWO} {out}")
+    two_forks(tmp_path, f"{TWO} {out}")
     resumed, unbroken = outcome(Run(out)), outcome(of_two)
     for row, expected in zip(resumed["metrics"], unbroken["metrics"], strict=True):
         loss = float(expected.pop("train_loss"))  # sums over processes, in another order
@@ -130,7 +174,7 @@ def test_a_signal_to_one_of_two_processes_stops_both(of_two: Run, tmp_path: Path
 
 def test_nan_in_one_of_two_processes_ends_both(tmp_path: Path) -> None:
     spoilt = SECOND.format(step=2, action="fill_with_nan")  # the other one has it two steps later
-    done = two_processes(tmp_path, f"{TWO} {tmp_path / 'run'}", spoilt, code=2)
+    done = two_forks(tmp_path, f"{TWO} {tmp_path / 'run'}", spoilt, code=2)
     assert done.stderr.count("the loss became NaN or infinite in epoch 1, by step 4") == 1
     assert "Traceback" not in done.stderr
 
@@ -157,7 +201,7 @@ def test_an_error_of_both_processes_is_said_once(tmp_path: Path, launcher: tuple
 def test_an_error_of_one_of_two_processes_is_heard(tmp_path: Path, rank: int) -> None:
     alone = f"""
 import bnew.training.distributed
-bnew.distributed.ALIKE = bnew.distributed.GRACE = 1
+bnew.training.distributed.ALIKE = bnew.training.distributed.GRACE = 1
 from helpers import at_step, crash_with
 from bnew.errors import BnewError
 fail = crash_with(BnewError("this disk is full"))
@@ -191,9 +235,8 @@ def assert_same_curve(run: Run, expected: Run) -> None:
     assert run.summary["test_accuracy"] == expected.summary["test_accuracy"]
 
 
-@pytest.mark.parametrize("launcher", [(), TORCHRUN], ids=["fabric", "torchrun"])
-def test_two_processes_have_the_curve_of_one(of_one: Run, tmp_path: Path, launcher: tuple[str, ...]) -> None:
-    done = two_processes(tmp_path, f"{EXACT_TWO} {tmp_path / 'two'}", launcher=launcher)
+def test_two_processes_have_the_curve_of_one(of_one: Run, tmp_path: Path) -> None:
+    done = two_processes(tmp_path, f"{EXACT_TWO} {tmp_path / 'two'}")
     assert done.stdout.count("test accuracy") == 1
     assert_same_curve(Run(tmp_path / "two"), of_one)
 
@@ -201,13 +244,13 @@ def test_two_processes_have_the_curve_of_one(of_one: Run, tmp_path: Path, launch
 def test_a_run_goes_on_with_another_number_of_processes(of_one: Run, tmp_path: Path) -> None:
     """In the middle of the second epoch, of two processes and of one."""
     stopped = f"from helpers import at_step, send\nat_step({STEPS + 2}, send(15)).__enter__()"
-    two_processes(tmp_path, f"{EXACT_TWO} {tmp_path / 'two'}", stopped, code=130)
+    two_forks(tmp_path, f"{EXACT_TWO} {tmp_path / 'two'}", stopped, code=130)
     with at_step(STEPS + 2, send(signal.SIGTERM)), pytest.raises(Interrupted):
         train(EXACT_RECIPE, tmp_path / "one", EXACT)
     for name in ("one", "two"):
         assert torch.load(tmp_path / name / "last.pt", weights_only=True)["step"] == STEPS + 3
     train(EXACT_RECIPE, tmp_path / "two", EXACT)
-    two_processes(tmp_path, f"{EXACT_TWO} {tmp_path / 'one'}")
+    two_forks(tmp_path, f"{EXACT_TWO} {tmp_path / 'one'}")
     for name in ("one", "two"):
         assert_same_curve(Run(tmp_path / name), of_one)
 
@@ -219,7 +262,7 @@ def test_two_processes_compiled(tmp_path: Path) -> None:
     quick += "import atexit; from torch._dynamo.utils import counters\n"
     quick += "atexit.register(lambda: print('compiled %d.' % counters['stats']['unique_graphs'], flush=True))"
     words = f"{TWO} {tmp_path / 'two'} --accumulate 2 --precision bf16-mixed"
-    done = two_processes(tmp_path, words, quick, compile=True)
+    done = two_forks(tmp_path, words, quick, compile=True)
     graphs = [int(number) for number in re.findall(r"compiled (\d+)\.", done.stdout)]
     assert len(graphs) == 2
     assert min(graphs) > 0
@@ -236,7 +279,7 @@ def test_two_processes_know_each_others_broken_images(tmp_path: Path) -> None:
         file.write_bytes(file.read_bytes()[:40])
     words = f"train --data imagenet --data-dir {folder} --image-size 16 --model birealnet8 --method clip"
     words += f" --epochs 1 --batch-size 16 --precision 64-true --out {tmp_path / 'two'}"
-    done = two_processes(tmp_path, words)
+    done = two_forks(tmp_path, words)
     recipe = Recipe(
         data="imagenet", image_size=16, model="birealnet8", method="clip", epochs=1, batch_size=16
     )
@@ -249,7 +292,7 @@ def test_two_processes_know_each_others_broken_images(tmp_path: Path) -> None:
 def test_batch_norm_apart_is_another_curve(tmp_path: Path) -> None:
     """So the test above can fail."""
     words = f"{TWO} {tmp_path / 'two'} --precision 64-true --no-sync-batch-norm"
-    two_processes(tmp_path, words)
+    two_forks(tmp_path, words)
     one = train(RECIPE.replace(epochs=2), tmp_path / "one", replace(MACHINE, precision="64-true"))
     losses = [float(run.rows()[1]["train_loss"]) for run in (Run(tmp_path / "two"), one)]
     assert losses[0] != pytest.approx(losses[1], rel=1e-4)
@@ -282,15 +325,15 @@ def test_parts_of_a_batch_have_its_gradient(tmp_path: Path, monkeypatch: pytest.
 
 
 LINEAR = """
-import torch, bnew.train
-bnew.train.build_model = lambda *_: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+import torch, bnew.training.loop
+bnew.training.loop.build_model = lambda *_: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
 """
 
 
 def test_parts_of_a_batch_in_two_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Shares of 128 and 127 images, in four parts each, have the gradient of the whole batch."""
     words = "train --data digits --epochs 2 --batch-size 255 --lr 0.01 --out"
-    two_processes(tmp_path, f"{words} {tmp_path / 'two'} --accumulate 4 --precision 64-true", LINEAR)
+    two_forks(tmp_path, f"{words} {tmp_path / 'two'} --accumulate 4 --precision 64-true", LINEAR)
     monkeypatch.setattr(
         "bnew.training.loop.build_model", lambda *_: nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     )
@@ -304,7 +347,7 @@ def test_parts_of_a_batch_in_two_processes(tmp_path: Path, monkeypatch: pytest.M
 def test_parts_of_a_batch_with_batch_norm(tmp_path: Path) -> None:
     """Also of the last, smaller batch: 20 images, so five parts of two each."""
     words = f"{TWO.replace('256', '255')} {tmp_path / 'two'} --accumulate 16 --epochs 1"
-    two_processes(tmp_path, words)
+    two_forks(tmp_path, words)
     assert Run(tmp_path / "two").summary["steps"] == STEPS
 
 
@@ -324,17 +367,17 @@ def test_the_second_process_waits_for_the_first_ones_report(
     """Both end with exit code 1, and neither is ended for it while the report is written."""
     words = f"reproduce digits --methods ste --seeds 0 --epochs-scale 0.07 0.05 --out {tmp_path / 'out'}"
     slow = """
-import time, bnew.distributed, bnew.experiments, bnew.launch, bnew.report, bnew.results
-bnew.distributed.GRACE = 3
+import time, bnew.training.distributed, bnew.experiments.launch, bnew.results.report, bnew.results.run
+bnew.training.distributed.GRACE = 1
 from bnew.training.machine import Machine, make_fabric
-bnew.launch.run = lambda *_: make_fabric(Machine(device="cpu", devices=2)) and {"a": "it failed"}
-bnew.results.Run.done = True
+bnew.experiments.launch.run = lambda *_: make_fabric(Machine(device="cpu", devices=2)) and {"a": "it failed"}
+bnew.results.run.Run.done = True
 def write_report(runs, out):
-    time.sleep(8)
+    time.sleep(4)
     out.mkdir()
     (out / "report.md").write_text("the table")
     return []
-bnew.report.write_report = write_report
+bnew.results.report.write_report = write_report
 """
     done = two_processes(tmp_path, words, slow, None, launcher)
     assert done.returncode == 1
@@ -350,7 +393,7 @@ def test_an_experiment_in_two_processes(tmp_path: Path) -> None:
     assert done.stdout.count("# Binarized networks: results") == 1
     runs = [Run(tmp_path / "out" / "plain" / name / "seed0") for name in ("clip", "ste")]
     assert all(run.done and run.environment["world_size"] == 2 for run in runs)
-    assert "2 of 2 runs are done already" in two_processes(tmp_path, words, launcher=TORCHRUN).stderr
+    assert "2 of 2 runs are done already" in two_forks(tmp_path, words).stderr
 
 
 # When one is lost
@@ -379,7 +422,7 @@ def test_one_of_two_is_killed(of_two: Run, tmp_path: Path, rank: int, launcher: 
     )
     assert torch.load(out / "last.pt", weights_only=True)["step"] == STEPS + 2
 
-    two_processes(tmp_path, f"{TWO} {out}", launcher=launcher)
+    two_forks(tmp_path, f"{TWO} {out}")
     resumed, unbroken = outcome(Run(out)), outcome(of_two)
     for row, expected in zip(resumed["metrics"], unbroken["metrics"], strict=True):
         loss = float(expected.pop("train_loss"))  # sums over processes, in another order
@@ -391,7 +434,7 @@ def test_one_of_two_is_killed(of_two: Run, tmp_path: Path, rank: int, launcher: 
 def test_one_is_killed_while_the_other_is_busy(tmp_path: Path, rank: int) -> None:
     """The other one would notice at its next sum over both, in ten minutes."""
     kill = KILL.format(step=2, rank=rank) + (
-        "import time, bnew.distributed\nbnew.distributed.GRACE = 1\n"
+        "import time, bnew.training.distributed\nbnew.distributed.GRACE = 1\n"
         f"at_step(2, lambda t: t.fabric.global_rank == {rank} or time.sleep(600)).__enter__()\n"
     )
     done = two_processes(tmp_path, f"{TWO} {tmp_path / 'run'}", kill, 1 if rank else -9)

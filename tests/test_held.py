@@ -22,6 +22,7 @@ from bnew import BinaryConv2d, BnewError
 from bnew.packing import fusion
 from bnew.packing.held import HELD, held
 from bnew.packing.lowering import OPERATORS
+from bnew.packing.packer import _lattice
 from bnew.packing.pieces import Held
 from bnew.packing.reading import Value, read
 from bnew.packing.weights import LAYERS
@@ -314,18 +315,49 @@ PIXELS: dict[str, tuple[Callable[[Tensor], Tensor], list[float], list[float], Te
 }
 
 
-@pytest.mark.parametrize("what", PIXELS)
-def test_images_are_bytes(what: str, path: Path) -> None:
-    """torch.sign of their exact zeros is refused; bnew's own sign of the same is +1."""
-    function, mean, std, levels = PIXELS[what]
-    x = normalised(levels, mean, std)
-    assert (function(x) == 0).any()
-    for m, s in ((mean, std), (None, None)):
-        with pytest.raises(BnewError, match="its input may be exactly 0, "):
-            bnew.pack(Applied(lambda x: function(x).sign()), x, path, mean=m, std=s)
-        bnew.pack(Applied(lambda x: bnew.sign(function(x))), x, path, mean=m, std=s)
-        expected = bnew.sign(function(x)).numpy()
-        np.testing.assert_array_equal(Reference(path)(x.numpy()).reshape(expected.shape), expected)
+def beside(functions: Iterable[Callable[[Tensor], Tensor]]) -> nn.Module:
+    return Applied(lambda x: torch.cat([function(x).flatten(1) for function in functions], 1))
+
+
+# What is packed in one network: functions of images with the same mean and std, or with none.
+TOGETHER = {
+    "one level": ["one level"],
+    "halves": [what for what, (_, mean, std, _) in PIXELS.items() if (mean, std) == (HALF, HALF)],
+    "Sobel": ["Sobel"],
+    "unknown": [*PIXELS],
+}
+
+
+@pytest.mark.parametrize("which", TOGETHER)
+def test_images_are_bytes(which: str, path: Path) -> None:
+    """Exact zeros of them, which torch.sign is refused for, are known; bnew's own sign of these is +1."""
+    names = TOGETHER[which]
+    functions = [PIXELS[what][0] for what in names]
+    images = [normalised(levels, mean, std) for _, mean, std, levels in map(PIXELS.__getitem__, names)]
+    _, mean, std, _ = PIXELS[names[0]]
+    numbers: dict[str, Any] = {} if which == "unknown" else {"mean": mean, "std": std}
+    output = read(beside(functions), images[0], {**OPERATORS, **LAYERS}, _lattice(numbers))
+    values = output.inputs if len(names) > 1 else (output,)
+    bnew.pack(Applied(lambda x: bnew.sign(beside(functions)(x))), images[0], path, **numbers)
+    results = Reference(path)(torch.cat(images).numpy()).reshape(len(images), -1)
+    start = 0
+    for what, function, image, value, result in zip(names, functions, images, values, results, strict=True):
+        expected = function(image).flatten().numpy()
+        assert (expected == 0).any(), what
+        zeros = held(value, {})
+        assert (zeros.at_zero if which == "unknown" else zeros.known_at_zero).any(), what
+        found = result[start : start + expected.size]
+        np.testing.assert_array_equal(found, np.where(expected >= 0, 1, -1), what)
+        start += expected.size
+
+
+def test_sign_of_an_images_zeros_is_refused(path: Path) -> None:
+    function, mean, std, levels = PIXELS["signs as weights, and a bias"]
+    model, x = Applied(lambda x: function(x).sign()), normalised(levels, mean, std)
+    with pytest.raises(BnewError, match="cannot be packed: its input may be exactly 0, "):
+        bnew.pack(model, x, path, mean=mean, std=std)
+    with pytest.raises(BnewError, match="bnew cannot tell whether its input may be exactly 0, "):
+        bnew.pack(model, x, path)
 
 
 def test_without_mean_and_std_the_image_may_be_anything(path: Path) -> None:

@@ -125,7 +125,7 @@ def test_public_names() -> None:
         assert getattr(bnew, name) is not None
     assert bnew.train.train is __import__("bnew.training.loop", fromlist=["train"]).train
     with pytest.raises(AttributeError, match="module 'bnew' has no attribute 'trian'"):
-        bnew.trian  # noqa: B018
+        bnew.trian  # type: ignore[attr-defined]  # noqa: B018
 
 
 def test_no_file_outgrows_its_room() -> None:

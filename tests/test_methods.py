@@ -14,8 +14,8 @@ import numpy as np
 import oracles
 import pytest
 import torch
+from helpers import PROCESSES
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_leaves
 
@@ -630,7 +630,12 @@ def data_parallel(rank: int, folder: Path) -> None:
 
 
 def test_data_parallel(tmp_path: Path) -> None:
-    spawn(data_parallel, (tmp_path,), nprocs=2)  # type: ignore[no-untyped-call]
+    processes = [PROCESSES.Process(target=data_parallel, args=(rank, tmp_path)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     for name in METHODS:
         alone = train_net(name)

@@ -284,5 +284,6 @@ def test_labels_keep_apart(heights: list[float]) -> None:
 
 
 def test_needs_no_torch() -> None:
-    code = "import sys, bnew.report; sys.exit('torch' in sys.modules or 'matplotlib.pyplot' in sys.modules)"
+    heavy = "'torch' in sys.modules or 'matplotlib.pyplot' in sys.modules"
+    code = f"import sys, bnew.results.report; sys.exit({heavy})"
     subprocess.run([sys.executable, "-c", code], check=True)

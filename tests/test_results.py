@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import math
-import multiprocessing
 import os
 import signal
 import statistics
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import PROCESSES
 
 from bnew.errors import BnewError
 from bnew.files import write_atomically, write_json
@@ -153,9 +153,8 @@ def hold(path: Path, held: Event, enough: Event) -> None:
 
 
 def test_lock(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    held, enough = context.Event(), context.Event()
-    other = context.Process(target=hold, args=(tmp_path, held, enough))
+    held, enough = PROCESSES.Event(), PROCESSES.Event()
+    other = PROCESSES.Process(target=hold, args=(tmp_path, held, enough))
     other.start()
     try:
         assert held.wait(60)
@@ -198,7 +197,7 @@ def test_the_lock_removes_what_a_killed_process_left(tmp_path: Path) -> None:
         tmp_path / "metrics.csv",
         tmp_path / "summary.json",
     ):
-        killed = multiprocessing.get_context("spawn").Process(target=killed_while_writing, args=(path,))
+        killed = PROCESSES.Process(target=killed_while_writing, args=(path,))
         killed.start()
         killed.join()
         assert (tmp_path / f".{path.name}.{killed.pid}").is_file()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import create_autospec
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,7 @@ from bnew.data.holdout import HELD_OUT, RULE, hold_out
 from bnew.data.in_memory import MemoryDataset
 from bnew.data.preparation import Preparation
 from bnew.data.streaming import open_folder
-from bnew.deploy.inference import predict
+from bnew.deploy.inference import bench, predict
 from bnew.deploy.onnx import export_run
 from bnew.deploy.pack_run import pack_run
 from bnew.deploy.verify import verify_run
@@ -533,9 +534,8 @@ def test_an_unfinished_run_is_said(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip("bnew_engine")
-    monkeypatch.setattr(
-        "bnew.deploy.inference.bench", lambda *args: "measured"
-    )  # what takes time and is not in question
+    # What takes time and is not in question.
+    monkeypatch.setattr("bnew.deploy.inference.bench", create_autospec(bench, return_value="measured"))
     monkeypatch.setattr("bnew.deploy.onnx.export_onnx", lambda model, images, path: path.touch())
     names = {"RUN": str(unfinished.path), "FILE": str(packed), "NEW": str(tmp_path / "new")}
     warnings(caplog)

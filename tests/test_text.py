@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import resealed
 from test_report import make_run
 from torch import nn
 
@@ -112,17 +113,27 @@ def with_names(path: Path, version: str = "1") -> Path:
     graph["classes"] = [HOSTILE]
     graph["nodes"][0]["name"] = HOSTILE
     header["__metadata__"] |= {"graph": json.dumps(graph), "version": version}
-    text = json.dumps(header).encode()
+    text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+    path.write_bytes(resealed(len(text).to_bytes(8, "little") + text + data[8 + length :]))
     return path
 
 
-def test_info_is_plain(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("terminal", [{}, {"COLUMNS": "20"}, {"TERM": "dumb", "TTY_COMPATIBLE": "1"}])
+def test_info_is_plain(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    terminal: dict[str, str],
+) -> None:
+    """And in full, whatever the terminal."""
     path = with_names(tmp_path / "model.bnew")
-    with pytest.raises(SystemExit):
+    for name, value in terminal.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended:
         main(["info", str(path)])
-    out, _ = capsys.readouterr()
+    out, err = capsys.readouterr()
+    assert (ended.value.code, err) == (0, "")
     assert not UNSEEN.search(out)
     assert out.count(SHOWN) == 2
 

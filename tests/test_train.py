@@ -616,7 +616,9 @@ def test_mixed_precision(tmp_path: Path) -> None:
 
 def test_the_code_that_decides_is_all_there_is() -> None:
     """Every module that training loads either decides its outcome or is named here."""
-    script = "import sys, bnew.train; print(*(name for name in sys.modules if name.startswith('bnew.')))"
+    script = (
+        "import sys, bnew.training.loop; print(*(name for name in sys.modules if name.startswith('bnew.')))"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     loaded = {name.removeprefix("bnew.") for name in done.stdout.split()}
     bystanders = {

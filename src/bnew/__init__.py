@@ -60,7 +60,8 @@ if TYPE_CHECKING:  # `as` is how a type checker knows that a name is public
     from bnew.packing import pack as pack
 
 
-__getattr__ = fetched(__name__, _NAMES, _MODULES)
+if not TYPE_CHECKING:  # who would take any name
+    __getattr__ = fetched(__name__, _NAMES, _MODULES)
 
 
 def __dir__() -> list[str]:

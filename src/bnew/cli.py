@@ -107,7 +107,7 @@ def reproduce(
         address: of the Ray cluster; by default this machine alone.
     """
     from bnew.experiments import launch
-    from bnew.experiments import plan as experiments
+    from bnew.experiments.plan import plan
     from bnew.results.report import write_report
     from bnew.results.run import Run
 
@@ -115,7 +115,7 @@ def reproduce(
         lookup("model", model, dict.fromkeys(NAMES["models"]))
     out = out or Path("runs") / experiment
     changes = {"model": model, "image_size": image_size, "batch_size": batch_size}
-    stages = experiments.plan(
+    stages = plan(
         experiment,
         methods=methods,
         seeds=seeds,
@@ -395,7 +395,8 @@ def _show(table: Any) -> None:
     from rich.console import Console
 
     console = Console()
-    console.width = max(console.width, 140)
+    # Both, as rich takes a dumb terminal for 80 wide whatever its width alone is set to.
+    console.size = (max(console.width, 140), console.height)
     console.print(table)
 
 

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from bnew.data.sources import list_datasets as list_datasets
     from bnew.data.sources import load as load
 
-__getattr__ = fetched(
-    __name__,
-    {
-        **dict.fromkeys(("Batches", "Dataset"), "bnew.data.batches"),
-        **dict.fromkeys(("DATASETS", "list_datasets", "load"), "bnew.data.sources"),
-    },
-)
+if not TYPE_CHECKING:  # who would take any name
+    __getattr__ = fetched(
+        __name__,
+        {
+            **dict.fromkeys(("Batches", "Dataset"), "bnew.data.batches"),
+            **dict.fromkeys(("DATASETS", "list_datasets", "load"), "bnew.data.sources"),
+        },
+    )

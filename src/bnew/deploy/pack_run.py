@@ -8,7 +8,8 @@ import torch
 
 from bnew.errors import BnewError
 from bnew.layers import binary_parameters
-from bnew.packing import PackedFile, pack
+from bnew.packing.file import PackedFile
+from bnew.packing.packer import pack
 from bnew.results.run import Run
 from bnew.training.evaluation import load_model
 from bnew.training.machine import Machine

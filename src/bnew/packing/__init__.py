@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from bnew.packing.file import read_packed as read_packed
     from bnew.packing.packer import pack as pack
 
-__getattr__ = fetched(
-    __name__,
-    {
-        "pack": "bnew.packing.packer",
-        "PackedFile": "bnew.packing.file",
-        "read_packed": "bnew.packing.file",
-    },
-)
+if not TYPE_CHECKING:  # who would take any name
+    __getattr__ = fetched(
+        __name__,
+        {
+            "pack": "bnew.packing.packer",
+            "PackedFile": "bnew.packing.file",
+            "read_packed": "bnew.packing.file",
+        },
+    )
