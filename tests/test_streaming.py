@@ -295,7 +295,7 @@ def test_an_error_in_reading_is_no_death(folder: Path, monkeypatch: pytest.Monke
 
 
 def test_readers_are_shared_among_devices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bnew.process.cores", lambda: 64)
+    monkeypatch.setattr("bnew.training.machine.cores", lambda: 64)
     assert Machine().readers == 64
     assert Machine(devices=4).readers == 16
     assert Machine(devices=4, decode_threads=3).readers == 3
