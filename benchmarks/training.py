@@ -14,7 +14,6 @@ import multiprocessing
 import os
 import statistics
 import tempfile
-import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -35,7 +34,7 @@ from bnew.layers import binary_parameters
 from bnew.methods import BNEW, METHODS
 from bnew.models import create_model
 from bnew.results.run import Run
-from bnew.training.loop import _Training
+from bnew.training.loop import Trainer
 from bnew.training.machine import Machine, make_fabric
 from bnew.training.optimizers import make_optimizer
 from bnew.training.provenance import environment
@@ -111,16 +110,11 @@ def check_same_step() -> None:
 
 def bnew_round(images: Split, machine: Machine, path: Path) -> Callable[[], object]:
     """bnew's own training loop, one epoch over ``images`` a call."""
-    training = _Training(RECIPE, Run(path), machine, make_fabric(machine))
+    training = Trainer(RECIPE, Run(path), machine, make_fabric(machine))
     assert isinstance(training.data, MemoryDataset)
     training.batches = MemoryBatches(images, training.data, RECIPE.batch_size, train=True)
     epochs = itertools.count()
-
-    def run() -> None:
-        with training._display() as show:
-            training._train_epoch(next(epochs), threading.Event(), show)
-
-    return run
+    return lambda: training.train_epoch(next(epochs))
 
 
 def plain_round(batches: Iterable[tuple[Tensor, Tensor]]) -> Callable[[], object]:

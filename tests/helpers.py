@@ -19,7 +19,7 @@ from torch import Tensor
 from bnew.packing.file import sealed
 from bnew.recipe import Recipe
 from bnew.results.run import Run
-from bnew.training.loop import _Training, train
+from bnew.training.loop import Trainer, train
 from bnew.training.machine import Machine
 
 # New processes in a moment: forks of one that has loaded bnew, and has no threads.
@@ -42,35 +42,35 @@ class Crash(Exception):
     """An end that nothing in the program expects."""
 
 
-def crash(training: _Training) -> None:
+def crash(training: Trainer) -> None:
     raise Crash
 
 
-def crash_with(error: Exception) -> Callable[[_Training], None]:
-    def crash(training: _Training) -> None:
+def crash_with(error: Exception) -> Callable[[Trainer], None]:
+    def crash(training: Trainer) -> None:
         raise error
 
     return crash
 
 
-def fill_with_nan(training: _Training) -> None:
-    next(training._module.parameters()).data.fill_(torch.nan)
+def fill_with_nan(training: Trainer) -> None:
+    next(training.module.parameters()).data.fill_(torch.nan)
 
 
-def send(number: int) -> Callable[[_Training], None]:
+def send(number: int) -> Callable[[Trainer], None]:
     return lambda training: signal.raise_signal(number)
 
 
-def at_step(step: int, action: Callable[[_Training], object]) -> AbstractContextManager[Any]:
+def at_step(step: int, action: Callable[[Trainer], object]) -> AbstractContextManager[Any]:
     """Inside, every run does ``action`` in the middle of its optimizer step number ``step``, from 0."""
-    targets = _Training._targets
+    targets = Trainer.targets
 
-    def patched(self: _Training, x: Tensor, y: Tensor) -> Tensor:
-        if self.step == step:
+    def patched(self: Trainer, x: Tensor, y: Tensor) -> Tensor:
+        if self.state.step == step:
             action(self)
         return targets(self, x, y)
 
-    return mock.patch.object(_Training, "_targets", patched)
+    return mock.patch.object(Trainer, "targets", patched)
 
 
 def train_until_killed(
@@ -78,7 +78,7 @@ def train_until_killed(
 ) -> None:
     torch.set_num_threads(1)
 
-    def kill(_: _Training) -> None:
+    def kill(_: Trainer) -> None:
         if says:
             says.send([child.pid for child in multiprocessing.active_children()])
         os.kill(os.getpid(), signal.SIGKILL)

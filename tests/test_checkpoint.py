@@ -22,7 +22,7 @@ from bnew.recipe import Recipe
 from bnew.results.run import Run
 from bnew.training.checkpoint import MARK, Unusable, read_checkpoint, write_checkpoint
 from bnew.training.evaluation import evaluate_run
-from bnew.training.loop import _Training, train
+from bnew.training.loop import Trainer, train
 
 # Three epochs, frozen after two; saved in mid-epoch too.
 STE = RECIPE.replace(epochs=3, freeze=0.7, method="ste", optimizer="sgd")
@@ -257,13 +257,13 @@ def test_best_weights_that_are_not_those_of_the_checkpoint(stopped: Run) -> None
 
 
 def test_best_weights_are_checked_before_the_test(stopped: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    finish = _Training._finish
+    finish = Trainer.finish
 
-    def spoilt(self: _Training) -> None:
+    def spoilt(self: Trainer) -> None:
         flip(self.run.best, 20_000)
         finish(self)
 
-    monkeypatch.setattr(_Training, "_finish", spoilt)
+    monkeypatch.setattr(Trainer, "finish", spoilt)
     with pytest.raises(BnewError, match=r"best\.safetensors is not as that run wrote it, it was damaged or"):
         train(BNEW, stopped.path, OFTEN)
     assert not stopped.done
@@ -333,7 +333,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_restored(
 ) -> None:
     edit, said = MISFITS[what]
     change(stopped, edit)
-    monkeypatch.setattr("bnew.training.loop._Training._restore", lambda *_: pytest.fail("restored"))
+    monkeypatch.setattr("bnew.training.saving.Saver.restore", lambda *_: pytest.fail("restored"))
     with pytest.raises(
         BnewError, match=rf"last\.pt does not fit this run: .*{said}.*delete it to continue from"
     ):

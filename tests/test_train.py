@@ -16,6 +16,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -48,7 +49,7 @@ from bnew.methods import BNEW, METHODS
 from bnew.models import MODELS, create_model
 from bnew.results.run import Run
 from bnew.training.evaluation import Meter, build_model, evaluate, evaluate_run, load_model, load_weights
-from bnew.training.loop import _Training, train
+from bnew.training.loop import Trainer, train
 from bnew.training.machine import Machine, make_fabric
 from bnew.training.progress import display
 from bnew.training.provenance import BYSTANDERS, code_hash, conditions, used_modules
@@ -110,7 +111,7 @@ def test_killed_at_the_end_of_an_epoch_before_it_is_recorded(
 ) -> None:
     machine = replace(MACHINE, save_every=STEPS)
     with monkeypatch.context() as patch:
-        patch.setattr(_Training, "_end_epoch", lambda self, *_: crash(self))
+        patch.setattr(Trainer, "_end_epoch", lambda self, *_: crash(self))
         with pytest.raises(Crash):
             train(RECIPES["bnew"], tmp_path, machine)
     assert outcome(train(RECIPES["bnew"], tmp_path, machine)) == outcome(unbroken["bnew"])
@@ -216,7 +217,7 @@ def test_weights_for_another_number_of_classes(tmp_path: Path, options: dict[str
 
 
 def test_a_run_in_use(tmp_path: Path) -> None:
-    def second(training: _Training) -> None:
+    def second(training: Trainer) -> None:
         train(RECIPE, tmp_path, MACHINE)
 
     with at_step(1, second), pytest.raises(BnewError, match="another process is training"):
@@ -297,7 +298,7 @@ def test_a_start_on_other_data(tmp_path: Path, unbroken: dict[str, Run]) -> None
         pytest.param(crash_with(MemoryError()), id="Python's"),
     ],
 )
-def test_out_of_memory(unbroken: dict[str, Run], tmp_path: Path, fails: Callable[[_Training], Any]) -> None:
+def test_out_of_memory(unbroken: dict[str, Run], tmp_path: Path, fails: Callable[[Trainer], Any]) -> None:
     said = (
         r"not enough memory for batches of 256 images.*--accumulate 2.* smaller --batch-size; what was saved"
     )
@@ -500,9 +501,9 @@ def test_the_rate_of_the_binary_weights(tmp_path: Path) -> None:
         recipe = RECIPE.replace(method="real", optimizer="sgd", momentum=0.0, binary_lr=rate)
         weights: list[list[Tensor]] = []
 
-        def look(training: _Training, seen: list[list[Tensor]] = weights) -> None:
-            binary = binary_parameters(training._module)[0]
-            real = next(training._module.parameters())
+        def look(training: Trainer, seen: list[list[Tensor]] = weights) -> None:
+            binary = binary_parameters(training.module)[0]
+            real = next(training.module.parameters())
             seen.append([p.detach().clone() for p in (binary, real)])
 
         with at_step(0, look), at_step(1, look):
@@ -521,7 +522,7 @@ def test_what_a_method_chose_is_said_stored_and_used(
     caplog.set_level("INFO", "bnew")
     rates: list[set[float]] = []
 
-    def look(training: _Training) -> None:
+    def look(training: Trainer) -> None:
         rates.append({group["rate"] for group in training.optimizer.param_groups})
 
     recipe = RECIPE.replace(epochs=3, freeze=0.7)  # frozen after two epochs of three
@@ -687,7 +688,63 @@ def test_memory_is_kept_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_epoch_is_one_line_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     row = {"train_loss": 1.5, "train_accuracy": 0.25, "val_accuracy": 0.5, "distance": 0.125}
     with display("run", 200, 10_000, 0, quiet=False) as show:
-        show.epoch(0, row | {"share_at_one": 0.75, "flips": 123_456, "data_wait": 0.01})
+        show.epoch(0, 50, row | {"share_at_one": 0.75, "flips": 123_456, "data_wait": 0.01})
     [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
     assert line.startswith("epoch    1/200  loss 1.5000  train 25.00%  val 50.00%  distance 0.1250")
     assert line.endswith("at ±1 75.0%  flips 123456  waited for data 1%")
+
+
+# Callbacks
+
+
+class Heard:
+    """What a run calls, in order."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.stop_after = stop_after
+
+    def on_train_start(self, trainer: Trainer) -> None:
+        self.calls.append(("start", trainer.state.step))
+
+    def on_train_epoch_start(self, trainer: Trainer, epoch: int) -> None:
+        self.calls.append(("epoch", epoch))
+
+    def on_train_batch_end(self, trainer: Trainer, epoch: int, step: int) -> None:
+        assert step == trainer.method.step == trainer.state.step
+        self.calls.append(("step", step))
+
+    def on_train_epoch_end(self, trainer: Trainer, epoch: int, row: dict[str, Any]) -> None:
+        self.calls.append(("row", epoch, row["val_accuracy"]))
+        trainer.should_stop = epoch == self.stop_after
+
+    def on_train_end(self, trainer: Trainer) -> None:
+        assert trainer.run.done
+        self.calls.append(("end",))
+
+
+def test_callbacks(unbroken: dict[str, Run], tmp_path: Path) -> None:
+    """Each is called in its place, and what they see is what is recorded; a listener changes nothing."""
+    heard = Heard()
+    run = train(RECIPES["bnew"], tmp_path, MACHINE, callbacks=[heard, object()])
+    assert outcome(run) == outcome(unbroken["bnew"])
+    expected: list[tuple[Any, ...]] = [("start", 0)]
+    for epoch, row in enumerate(run.rows()):
+        expected.append(("epoch", epoch))
+        expected += [("step", epoch * STEPS + step + 1) for step in range(STEPS)]
+        expected.append(("row", epoch, float(row["val_accuracy"])))
+    assert heard.calls == [*expected, ("end",)]
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_callback_ends_a_run(tmp_path: Path, killed: bool) -> None:
+    """After the epoch, with the test; also where the run is killed between them."""
+    recipe = RECIPES["bnew"]
+    if killed:
+        with mock.patch.object(Trainer, "finish", crash), pytest.raises(Crash):
+            train(recipe, tmp_path, MACHINE, callbacks=[Heard(stop_after=0)])
+    run = train(recipe, tmp_path, MACHINE, callbacks=[] if killed else [Heard(stop_after=0)])
+    assert [row["epoch"] for row in run.rows()] == ["0"]
+    assert run.summary["stopped_after"] == 1
+    assert run.summary["best_epoch"] == 0
+    assert run.done

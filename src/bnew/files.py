@@ -27,7 +27,10 @@ def write_atomically(path: Path, write: Callable[[Path], object], keep: Path | N
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        beside.touch()
+        mode = beside.stat().st_mode  # by the umask, which safetensors does not follow
         write(beside)
+        beside.chmod(mode)
         with open(beside, "rb") as file:
             os.fsync(file.fileno())
         if keep is not None and path.exists():

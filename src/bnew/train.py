@@ -1,5 +1,5 @@
 """The public name of :mod:`bnew.training.loop`."""
 
-from bnew.training.loop import train
+from bnew.training.loop import Trainer, train
 
-__all__ = ["train"]
+__all__ = ["Trainer", "train"]

@@ -96,6 +96,7 @@ def _load(run: Run, path: Path, check: Callable[[dict[str, Any]], None]) -> dict
 def _complete(state: dict[str, Any]) -> None:
     """Add what earlier versions of bnew did not record."""
     state.setdefault("best_sha256", None)
+    state.setdefault("stopped", False)
     if isinstance(method := state.get("method"), dict):
         method.setdefault("started", True)  # they saved after attach alone
 

@@ -1,4 +1,16 @@
-"""The one training loop, and its checkpoints."""
+"""The one training loop.
+
+A user's callbacks are objects with any of these methods, as in Lightning Fabric::
+
+    on_train_start(trainer)                  before the first step of this process
+    on_train_epoch_start(trainer, epoch)
+    on_train_batch_end(trainer, epoch, step) after the optimizer's step
+    on_train_epoch_end(trainer, epoch, row)  with the epoch's row of metrics.csv, before it is saved
+    on_train_end(trainer)                    after the test
+
+``trainer.should_stop = True`` in any of them ends the run after that epoch. With several processes they are
+called in each.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +20,8 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +29,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bnew.errors import BnewError, Interrupted, NumericalError, ProcessLost, first_line, is_out_of_memory
-from bnew.files import sha256_of, write_atomically, write_json
+from bnew.files import write_json
 from bnew.layers import binary_parameters, named_binary_parameters
 from bnew.methods import create_method
-from bnew.methods.ride import STATE
 from bnew.process import is_first_process
 from bnew.recipe import Recipe
 from bnew.results.run import Run
-from bnew.training import checkpoint
 from bnew.training.distributed import is_lost, synchronize_batch_norm
 from bnew.training.evaluation import (
     Meter,
@@ -41,13 +49,14 @@ from bnew.training.evaluation import (
     load_weights,
     shares,
 )
-from bnew.training.fitting import check_state
+from bnew.training.loop_state import LoopState
 from bnew.training.machine import Machine, make_fabric
 from bnew.training.optimizers import make_optimizer
 from bnew.training.progress import Show, display
 from bnew.training.provenance import conditions, environment
 from bnew.training.recording import Recorder, layer_rows, recorder
 from bnew.training.run_data import check_finished, check_hold_out, hold_out_of, load_data
+from bnew.training.saving import Saver
 from bnew.training.signals import stop_signals
 
 logger = logging.getLogger("bnew")
@@ -59,10 +68,22 @@ COMPILE_FROM_STEPS = 2000
 CHECK_EVERY = 20
 
 
-def train(recipe: Recipe, path: str | Path, machine: Machine = Machine()) -> Run:  # noqa: B008 (frozen)
+def train(
+    recipe: Recipe,
+    path: str | Path,
+    machine: Machine = Machine(),  # noqa: B008 (frozen)
+    *,
+    callbacks: Sequence[object] = (),
+) -> Run:
     """Train ``recipe`` in the folder ``path``, or go on where a stopped run left off; a finished run is kept.
 
     A resumed run ends exactly where an unbroken one ends: bit for bit on a CPU with as many threads.
+
+    Args:
+        recipe: what to train.
+        path: the run's folder.
+        machine: where to compute.
+        callbacks: a user's own, see :mod:`bnew.training.loop`.
 
     Raises:
         BnewError: bad input; the folder holds a run with another recipe, on other images or by other code, or
@@ -79,9 +100,9 @@ def train(recipe: Recipe, path: str | Path, machine: Machine = Machine()) -> Run
             check_finished(run, machine)
             logger.info("%s is done already", run.path)
             return run
-        fabric = make_fabric(machine)
+        fabric = make_fabric(machine, callbacks)
         try:
-            _Training(recipe, run, machine, fabric).fit()
+            Trainer(recipe, run, machine, fabric).fit()
         except Exception as error:
             if is_out_of_memory(error):
                 raise _out_of_memory(run, recipe, machine, fabric.world_size, error) from error
@@ -107,8 +128,11 @@ def _out_of_memory(
     )
 
 
-class _Training:
-    """One run in progress."""
+class Trainer:
+    """One run in progress: the recipe's network, data, optimizer and method, and how far it is.
+
+    :func:`train` makes it, holds the run's folder meanwhile and says what went wrong.
+    """
 
     def __init__(self, recipe: Recipe, run: Run, machine: Machine, fabric: Fabric) -> None:
         self.recipe, self.run, self.machine, self.fabric = recipe, run, machine, fabric
@@ -157,14 +181,11 @@ class _Training:
             teacher = load_teacher(recipe.teacher, run, self.data)
             self.teacher = fabric.to_device(teacher).requires_grad_(False)
 
-        self.step = 0
-        self.best: dict[str, float] = {}
-        self.best_sha256: str | None = None
-        self.at_freezing: dict[str, float] = {}
-        self.last_val_accuracy = 0.0
-        self.seconds = 0.0
-        self.epoch_seconds = 0.0
-        self.epoch_waited = 0.0
+        self.state = LoopState()
+        self.saver = Saver(self)
+        self.should_stop = False
+        self._signalled = threading.Event()
+        self._shown = Show.nothing()
         self.meter = Meter(self.data.num_classes, fabric.device)
 
     def _compiled(self, model: nn.Module) -> nn.Module:
@@ -180,21 +201,28 @@ class _Training:
         """Train from the last checkpoint, if there is one, to the end; then test once."""
         self.method.layer_flips()  # counting starts at the first values
         if self.resume_from is not None:
-            self._resume(self.resume_from)
-        first = self.step // len(self.batches)
+            self.saver.resume(self.resume_from)
+        first = self.state.step // len(self.batches)
         if self.fabric.is_global_zero:  # only now: a mistake is not to claim the folder
             self.run.rewind(first)
             self._begin()
         records = recorder(self.run, first, self.fabric.is_global_zero)
-        with stop_signals() as stop, self._display() as show, records as record:
+        with stop_signals() as self._signalled, self._display() as self._shown, records as record:
+            self.fabric.call("on_train_start", self)
             for epoch in range(first, self.recipe.epochs):
+                if self.state.stopped:
+                    break
                 if epoch >= self.recipe.freeze_epoch and not self.method.frozen:
-                    self._freeze()
-                self._train_epoch(epoch, stop, show)
-                self._end_epoch(epoch, record, show)
-                if self._any(stop.is_set()) and epoch + 1 < self.recipe.epochs:
+                    self.freeze()
+                self.train_epoch(epoch)
+                self._end_epoch(epoch, record)
+                if self._any(self._signalled.is_set()) and not self._ends_with(epoch):
                     raise self._interrupted(epoch)
-        self._finish()
+        self.finish()
+        self.fabric.call("on_train_end", self)
+
+    def _ends_with(self, epoch: int) -> bool:
+        return self.state.stopped or epoch + 1 == self.recipe.epochs
 
     def _begin(self) -> None:
         """Record what the run is and where it runs; print what the method chose by its length."""
@@ -212,30 +240,34 @@ class _Training:
         }
         self.run.begin(self.recipe, started, self.data.preparation, self.fingerprint, hold_out_of(self.data))
 
-    def _train_epoch(self, epoch: int, stop: threading.Event, show: Show) -> None:
+    def train_epoch(self, epoch: int) -> None:
+        """The steps of ``epoch``, from 0, that are left."""
+        self.fabric.call("on_train_epoch_start", self, epoch)
         started = time.perf_counter()
 
         def count_time() -> None:
             nonlocal started
             now = time.perf_counter()
-            self.seconds += now - started
-            self.epoch_seconds += now - started
+            self.state.seconds += now - started
+            self.state.epoch_seconds += now - started
             started = now
 
-        first = self.step % len(self.batches)
+        state = self.state
+        first = state.step % len(self.batches)
         for batch, (x, y) in enumerate(self._waiting(self.batches.epoch(epoch, start=first)), first):
-            self._step(x, y, self.batches.size(batch))
-            self.step += 1
-            if self.step % CHECK_EVERY == 0:
+            self.train_step(x, y, self.batches.size(batch))
+            state.step += 1
+            self.fabric.call("on_train_batch_end", self, epoch, state.step)
+            if state.step % CHECK_EVERY == 0:
                 self._check_finite(epoch)
-                show.step(epoch, self.step)
+                self._shown.step(epoch, state.step)
             if batch + 1 == len(self.batches):
                 break  # the end of the epoch saves, with what it records
-            stopping = self._stopping(stop)
-            if stopping or (self.machine.save_every and self.step % self.machine.save_every == 0):
+            stopping = self._stopping()
+            if stopping or (self.machine.save_every and state.step % self.machine.save_every == 0):
                 self._check_finite(epoch)
                 count_time()
-                self._save()
+                self.saver.save()
             if stopping:
                 raise self._interrupted(epoch)
         self._check_finite(epoch)
@@ -246,18 +278,18 @@ class _Training:
         while True:
             asked = time.perf_counter()
             batch = next(batches, None)
-            self.epoch_waited += time.perf_counter() - asked
+            self.state.epoch_waited += time.perf_counter() - asked
             if batch is None:
                 return
             yield batch
 
-    def _step(self, x: Tensor, y: Tensor, total: int) -> None:
+    def train_step(self, x: Tensor, y: Tensor, total: int) -> None:
         """One step of the optimizer on a batch that has ``total`` images in all processes."""
-        lr = self._lr(self.step)
+        lr = self._lr(self.state.step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["rate"]
         # What a network draws in training (dropout, say) depends on nothing that came before.
-        numbers = (self.recipe.seed, self.fabric.global_rank, self.step)
+        numbers = (self.recipe.seed, self.fabric.global_rank, self.state.step)
         torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
         # As many in all processes, for batch norm to be synchronized, and of two images at least.
         count = max(1, min(self.machine.accumulate, total // self.fabric.world_size // 2))
@@ -283,7 +315,7 @@ class _Training:
     def _backward(self, images: Tensor, labels: Tensor, total: int) -> None:
         """Add to the gradients what these images have in that of the mean loss of ``total`` images."""
         logits = self.model(images.contiguous(memory_format=torch.channels_last)).float()
-        loss = F.cross_entropy(logits, self._targets(images, labels))
+        loss = F.cross_entropy(logits, self.targets(images, labels))
         # DDP takes the mean over processes, which is that over images only where each has as many.
         share = len(labels) * self.fabric.world_size / total
         self.fabric.backward(loss if share == 1 else loss * share)
@@ -296,11 +328,11 @@ class _Training:
         votes = self.fabric.all_reduce(torch.tensor(float(mine), device=self.fabric.device), reduce_op="sum")
         return bool(votes)
 
-    def _stopping(self, stop: threading.Event) -> bool:
+    def _stopping(self) -> bool:
         """Whether to stop after this step, the same in all processes."""
-        if self.fabric.world_size > 1 and self.fabric.device.type != "cpu" and self.step % CHECK_EVERY:
+        if self.fabric.world_size > 1 and self.fabric.device.type != "cpu" and self.state.step % CHECK_EVERY:
             return False
-        return self._any(stop.is_set())
+        return self._any(self._signalled.is_set())
 
     def _interrupted(self, epoch: int) -> Interrupted:
         return Interrupted(
@@ -308,7 +340,7 @@ class _Training:
             "start the same command again to go on"
         )
 
-    def _targets(self, x: Tensor, y: Tensor) -> Tensor:
+    def targets(self, x: Tensor, y: Tensor) -> Tensor:
         """Labels, or with a teacher its softmax: the cross-entropy with it is the distillation loss."""
         if self.teacher is None:
             return y
@@ -320,176 +352,95 @@ class _Training:
         if self._any(not math.isfinite(self.meter.sums[0] if loss is None else loss)):
             saved = f"what was saved before is in {self.run.last}; " if self.run.last.exists() else ""
             raise NumericalError(
-                f"the loss became NaN or infinite in epoch {epoch + 1}, by step {self.step}: "
+                f"the loss became NaN or infinite in epoch {epoch + 1}, by step {self.state.step}: "
                 f"{saved}lower the rate ({self.recipe.lr}) or look for broken images"
             )
 
-    def _validate(self) -> dict[str, float]:
+    def validate(self) -> dict[str, float]:
+        """Loss and accuracy of the validation images, at the weights as they are."""
         return evaluate(self.model, self.val, self.fabric, self.data.num_classes)
 
-    def _freeze(self) -> None:
+    def freeze(self) -> None:
         """Freeze the binary weights, and record what that costs if they were trained before."""
-        if self.step == 0:
+        if self.state.step == 0:
             self.method.freeze(warn=False)
             return
-        before = self._validate()["accuracy"]
-        self.at_freezing = {
+        before = self.validate()["accuracy"]
+        self.state.at_freezing = {
             "distance_before_freezing": self.method.distance(),
             "share_at_one_before_freezing": self.method.share_at_one(),
         }
         self.method.freeze(warn=False)
-        self.at_freezing["freezing_cost"] = before - self._validate()["accuracy"]
+        self.state.at_freezing["freezing_cost"] = before - self.validate()["accuracy"]
 
-    def _end_epoch(self, epoch: int, record: Recorder | None, show: Show) -> None:
+    def _end_epoch(self, epoch: int, record: Recorder | None) -> None:
+        state = self.state
         with self.method.binarized():
-            val = self._validate()
+            val = self.validate()
             self._check_finite(epoch, val["loss"])  # what the last step did, no training loss has shown
-            if val["accuracy"] > self.best.get("accuracy", -1.0):
-                self.best = {"epoch": epoch, **val}
-                self._save_best()
+            if val["accuracy"] > state.best.get("accuracy", -1.0):
+                state.best = {"epoch": epoch, **val}
+                self.saver.save_best()
         trained = self.meter.result(self.fabric)
         self.meter = Meter(self.data.num_classes, self.fabric.device)
         layers = layer_rows(epoch, self.layer_names, self.method)
         row = {
             "epoch": epoch,
-            "lr": self._lr(self.step - 1),
+            "lr": self._lr(state.step - 1),
             **{f"train_{k}": v for k, v in trained.items()},
             **{f"val_{k}": v for k, v in val.items()},
             **self.method.schedule(),
             "distance": self.method.distance(),
             "share_at_one": self.method.share_at_one(),
             "flips": sum(layer["flips"] for layer in layers),
-            "seconds": round(self.seconds, 3),
-            "data_wait": round(self.epoch_waited / self.epoch_seconds, 4),
+            "seconds": round(state.seconds, 3),
+            "data_wait": round(state.epoch_waited / state.epoch_seconds, 4),
         }
-        self.epoch_seconds = self.epoch_waited = 0.0
-        self.last_val_accuracy = val["accuracy"]
+        state.epoch_seconds = state.epoch_waited = 0.0
+        state.last_val_accuracy = val["accuracy"]
         if record is not None:
             record.epoch(row, layers, self.method)
-        self._save()
-        show.epoch(epoch, row)
+        self.fabric.call("on_train_epoch_end", self, epoch, row)
+        state.stopped = self._any(self.should_stop)
+        self.saver.save()
+        self._shown.epoch(epoch, state.step, row)
 
-    def _finish(self) -> None:
+    def finish(self) -> None:
         """Test the best checkpoint, once."""
-        load_weights(self._module, self.run, self.best_sha256)
+        state = self.state
+        load_weights(self.module, self.run, state.best_sha256)
         tested = evaluate(self.model, self.test, self.fabric, self.data.num_classes)
         summary: dict[str, Any] = {
-            "val_accuracy": self.best["accuracy"],
-            "best_epoch": self.best["epoch"],
-            "best_sha256": self.best_sha256,
-            "last_val_accuracy": self.last_val_accuracy,
+            "val_accuracy": state.best["accuracy"],
+            "best_epoch": state.best["epoch"],
+            "best_sha256": state.best_sha256,
+            "last_val_accuracy": state.last_val_accuracy,
             **{f"test_{k}": v for k, v in tested.items()},
-            **self.at_freezing,
+            **state.at_freezing,
+            **({"stopped_after": state.step // len(self.batches)} if state.stopped else {}),
             "distance": self.method.distance(),
-            "parameters": sum(p.numel() for p in self._module.parameters()),
-            "binary_parameters": sum(p.numel() for p in binary_parameters(self._module)),
+            "parameters": sum(p.numel() for p in self.module.parameters()),
+            "binary_parameters": sum(p.numel() for p in binary_parameters(self.module)),
             "epochs": self.recipe.epochs,
             "steps": self.total_steps,
-            "train_seconds": round(self.seconds, 3),
+            "train_seconds": round(state.seconds, 3),
             "classes": self.data.num_classes,
             "train_images": self.batches.count,
-            "broken_images": sorted(self._share_broken()),
+            "broken_images": sorted(self.saver.share_broken()),
         }
         if self.fabric.is_global_zero:
             write_json(self.run.path / "summary.json", summary)
         self.fabric.barrier()
 
-    # ------------------------------------------------------------------ checkpoints
-
     @property
-    def _module(self) -> nn.Module:
+    def module(self) -> nn.Module:
         """The network itself, out of the wrappers of Fabric and torch.compile."""
         module: nn.Module = self.model.module
         return getattr(module, "_orig_mod", module)
-
-    def _save_best(self) -> None:
-        if self.fabric.is_global_zero:
-            weights = {name: t.contiguous() for name, t in self._module.state_dict().items()}
-            write_atomically(self.run.best, partial(save_file, weights), keep=self.run.previous_best)
-            self.best_sha256 = sha256_of(self.run.best)
-        self.best_sha256 = self.fabric.broadcast(self.best_sha256)
-
-    def _share_broken(self) -> dict[str, str]:
-        """The broken images that any process has met, which from now on all of them know.
-
-        Raises:
-            BnewError: there are too many.
-        """
-        if self.data.max_broken and self.fabric.world_size > 1:
-            parts: list[Any] = [None] * self.fabric.world_size
-            torch.distributed.all_gather_object(parts, self.data.broken)
-            for part in parts:
-                self.data.add_broken(part)
-        return self.data.broken
-
-    def _state(self, meter: Tensor, broken: dict[str, str]) -> dict[str, Any]:
-        """All that a resumed run needs, with the sums and the broken images of all processes."""
-        optimizer = dict(self.optimizer.state_dict())
-        return {
-            "model": dict(self._module.state_dict()),
-            "method": optimizer.pop(STATE),
-            "optimizer": optimizer,
-            "step": self.step,
-            "meter": meter,
-            "best": self.best,
-            "best_sha256": self.best_sha256,
-            "at_freezing": self.at_freezing,
-            "last_val_accuracy": self.last_val_accuracy,
-            "seconds": (self.seconds, self.epoch_seconds, self.epoch_waited),
-            "precision": self.fabric.strategy.precision.state_dict(),  # of 16-mixed, how losses are scaled
-            "broken": broken,
-        }
-
-    def _save(self) -> None:
-        state = self._state(self.meter.total(self.fabric), self._share_broken())
-        if self.fabric.is_global_zero:
-            checkpoint.save(self.run, state)
-        self.fabric.barrier()  # an error of the first one is to be known to all before they go on
-
-    def _resume(self, path: Path) -> None:
-        """Continue from the checkpoint ``path``, of which nothing is restored before all of it is checked.
-
-        Raises:
-            BnewError: it is damaged or does not fit this run; says from where the run can continue instead.
-        """
-        names: dict[Tensor, str] = {p: name for name, p in self._module.named_parameters()}
-
-        def check(state: dict[str, Any]) -> None:
-            check_state(
-                state,
-                self._state(self.meter.sums, {}),
-                self.optimizer.optimizer,
-                names,
-                forced=self.machine.force,
-            )
-
-        state = checkpoint.load(self.run, path, check)
-        self._restore(state)
-        logger.info("going on from step %d of %d", self.step, self.total_steps)
-
-    def _restore(self, state: dict[str, Any]) -> None:
-        """Take up where ``state`` was, which is checked."""
-        self._module.load_state_dict(state["model"])
-        # The settings are those of the recipe, not of what was saved.
-        settings = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict(
-            {"state": state["optimizer"]["state"], "param_groups": settings, STATE: state["method"]}
-        )
-        self.step, self.best, self.best_sha256 = state["step"], state["best"], state["best_sha256"]
-        self.at_freezing, self.last_val_accuracy = state["at_freezing"], state["last_val_accuracy"]
-        self.seconds, self.epoch_seconds, self.epoch_waited = state["seconds"]
-        if state["precision"]:  # empty of a run that goes on by force and had no 16-mixed
-            self.fabric.strategy.precision.load_state_dict(state["precision"])
-        self.data.broken.update(state["broken"])
-        self.fabric.barrier()  # all have looked at the best weights
-        if self.fabric.is_global_zero:
-            self.meter.sums.copy_(state["meter"])  # the sum over the processes, as many as there were
-            if self.best_sha256 is not None:
-                self.run.take_best(self.best_sha256)
 
     # ------------------------------------------------------------------ what a person sees
 
     def _display(self) -> AbstractContextManager[Show]:
         """What a person sees of the run; of several processes the first one's."""
         quiet = self.machine.quiet or not self.fabric.is_global_zero
-        return display(self.run.path.name, self.recipe.epochs, self.total_steps, self.step, quiet)
+        return display(self.run.path.name, self.recipe.epochs, self.total_steps, self.state.step, quiet)

@@ -6,6 +6,7 @@ import ctypes
 import logging
 import os
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -90,8 +91,12 @@ def keep_memory() -> None:
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
-def make_fabric(machine: Machine) -> Fabric:
+def make_fabric(machine: Machine, callbacks: Sequence[object] = ()) -> Fabric:
     """Lightning Fabric for ``machine``, launched; on a CPU, memory is kept, see :func:`keep_memory`.
+
+    Args:
+        machine: where to compute.
+        callbacks: what ``fabric.call`` calls.
 
     Raises:
         BnewError: the device is not there, the precision unknown, or processes cannot reach each other.
@@ -106,7 +111,8 @@ def make_fabric(machine: Machine) -> Fabric:
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     try:
         fabric = Fabric(
-            accelerator=machine.device, devices=devices, num_nodes=nodes, precision=machine.precision  # type: ignore[arg-type]
+            accelerator=machine.device, devices=devices, num_nodes=nodes,
+            precision=machine.precision, callbacks=list(callbacks),  # type: ignore[arg-type]
         )  # fmt: skip
         fabric.launch()
     except (ValueError, RuntimeError) as error:

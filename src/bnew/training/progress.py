@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
@@ -21,7 +22,8 @@ def display(name: str, epochs: int, total_steps: int, done: int, quiet: bool) ->
         TextColumn("{task.completed}/{task.total} steps"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, disable=quiet) as progress:
+    terminal = Console().is_terminal  # elsewhere a bar would be one more line that is true no longer
+    with Progress(*columns, disable=quiet or not terminal) as progress:
         task = progress.add_task(escape(printable(name)), total=total_steps, completed=done)
         yield Show(progress, task, epochs, quiet)
 
@@ -32,12 +34,19 @@ class Show:
     def __init__(self, progress: Progress, task: TaskID, epochs: int, quiet: bool) -> None:
         self.progress, self.task, self.epochs, self.quiet = progress, task, epochs, quiet
 
+    @classmethod
+    def nothing(cls) -> Show:
+        """A display that shows nothing."""
+        progress = Progress(disable=True)
+        return cls(progress, progress.add_task("", total=None), 0, quiet=True)
+
     def step(self, epoch: int, step: int) -> None:
         """``step`` steps are done, in ``epoch``, from 0."""
         self.progress.update(self.task, completed=step, description=f"epoch {epoch + 1}/{self.epochs}")
 
-    def epoch(self, epoch: int, row: Mapping[str, Any]) -> None:
-        """``epoch``, from 0, is done, with this row of the metrics."""
+    def epoch(self, epoch: int, step: int, row: Mapping[str, Any]) -> None:
+        """``epoch``, from 0, is done, by ``step``, with this row of the metrics."""
+        self.step(epoch, step)
         if not self.quiet:
             self.progress.console.print(
                 f"epoch {epoch + 1:>4}/{self.epochs}  loss {row['train_loss']:.4f}  "
