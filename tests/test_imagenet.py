@@ -25,7 +25,7 @@ from bnew.packing.file import read_packed
 from bnew.recipe import Recipe
 from bnew.results.groups import best_run
 from bnew.results.run import Run
-from bnew.training.evaluation import load_teacher
+from bnew.training.networks import load_teacher
 from bnew.training.optimizers import make_optimizer
 
 __all__ = ["bnew"]  # a fixture
@@ -205,7 +205,7 @@ def test_all_steps_on_a_small_folder(bnew: Cli, tmp_path: Path) -> None:
     assert "69.4" not in out  # what was published on ImageNet is not beside other images
     run = Run(tmp_path / "out" / "distilled" / "bnew-finetune" / "seed0")
     assert run.summary["last_val_accuracy"] <= run.summary["val_accuracy"]
-    from bnew.training.evaluation import load_model
+    from bnew.training.networks import load_model
 
     for weight in binary_parameters(load_model(run, 2, 3)):
         sizes = weight.detach().abs().flatten(1)

@@ -33,9 +33,10 @@ from bnew.experiments.plan import Stage
 from bnew.packing.file import read_packed
 from bnew.recipe import Recipe
 from bnew.results.run import Run
-from bnew.training.evaluation import evaluate_run, load_run, load_teacher
+from bnew.training.evaluation import evaluate_run, load_run
 from bnew.training.loop import train
 from bnew.training.machine import Machine
+from bnew.training.networks import load_teacher
 from bnew.training.run_data import load_data, load_run_data
 
 CLASSES = ("ant", "bee", "cow")

@@ -48,9 +48,10 @@ from bnew.layers import binary_parameters
 from bnew.methods import BNEW, METHODS
 from bnew.models import MODELS, create_model
 from bnew.results.run import Run
-from bnew.training.evaluation import Meter, build_model, evaluate, evaluate_run, load_model, load_weights
+from bnew.training.evaluation import Meter, evaluate, evaluate_run
 from bnew.training.loop import Trainer, train
 from bnew.training.machine import Machine, make_fabric
+from bnew.training.networks import build_model, load_model, load_weights
 from bnew.training.progress import display
 from bnew.training.provenance import BYSTANDERS, code_hash, conditions, used_modules
 

@@ -382,7 +382,7 @@ def bench(
     if run is not None:
         from bnew.packing.file import read_packed
         from bnew.results.groups import best_run
-        from bnew.training.evaluation import load_model
+        from bnew.training.networks import load_model
 
         packed = read_packed(file)
         model = load_model(best_run(run), packed.output_shape[0], packed.input_shape[0])

@@ -17,8 +17,8 @@ from bnew.data.preparation import Preparation
 from bnew.errors import BnewError
 from bnew.files import write_atomically
 from bnew.results.run import Run
-from bnew.training.evaluation import load_model
 from bnew.training.machine import Machine
+from bnew.training.networks import load_model
 from bnew.training.run_data import load_run_data, preparation_of
 
 logger = logging.getLogger("bnew")

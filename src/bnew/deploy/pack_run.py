@@ -11,8 +11,8 @@ from bnew.layers import binary_parameters
 from bnew.packing.file import PackedFile
 from bnew.packing.packer import pack
 from bnew.results.run import Run
-from bnew.training.evaluation import load_model
 from bnew.training.machine import Machine
+from bnew.training.networks import load_model
 from bnew.training.run_data import preparation_of
 
 

@@ -94,7 +94,7 @@ def _check_inputs(stage: Stage, out: Path, machine: Machine) -> None:
     """
     if stage.recipe.data != "imagenet":
         return
-    from bnew.training.evaluation import load_teacher
+    from bnew.training.networks import load_teacher
     from bnew.training.run_data import load_data
 
     data = load_data(stage.recipe, machine)

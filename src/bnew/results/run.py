@@ -16,14 +16,13 @@ summary.json       the outcome; it is there when the run is done
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,24 +31,21 @@ from filelock import FileLock, Timeout
 from bnew.data.fingerprint import Fingerprint, differences, retouched, short
 from bnew.data.preparation import Preparation
 from bnew.errors import BnewError
-from bnew.files import sha256_of, write_atomically, write_json, write_rows
+from bnew.files import sha256_of, write_json
 from bnew.process import is_first_process
 from bnew.recipe import OWN_IMAGES, Recipe
+from bnew.results.tables import TABLES, Tables
 
 logger = logging.getLogger("bnew")
 
-TABLES = ("metrics", "layers", "histogram")
 # What write_atomically leaves when it is killed, of the files that only the holder of a run's lock writes.
 LEFTOVER = re.compile(
     rf"\.((last|previous)\.pt|(previous_)?best\.safetensors|({'|'.join(TABLES)})\.csv|(recipe|environment|data|summary)\.json)\.\d+"
 )
 
 
-class Run:
+class Run(Tables):
     """The folder of one run; nothing is read or made until it is asked for."""
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
 
     @property
     def last(self) -> Path:
@@ -332,32 +328,3 @@ class Run:
             for key in wanted
             if json.dumps(here.get(key), sort_keys=True) != json.dumps(wanted[key], sort_keys=True)
         ]
-
-    def append(self, table: str, *rows: Mapping[str, Any]) -> None:
-        """Add rows to ``table``.csv."""
-        if not rows:
-            return
-        path = self.path / f"{table}.csv"
-        try:
-            write_rows(path, rows, header=not path.exists())
-        except OSError as error:
-            raise BnewError(f"could not write {path}: {error}; make room, then start again") from error
-
-    def rows(self, table: str = "metrics") -> list[dict[str, str]]:
-        """The rows of ``table``.csv; none if there is no such file."""
-        try:
-            with open(self.path / f"{table}.csv", newline="") as file:
-                return list(csv.DictReader(file))
-        except FileNotFoundError:
-            return []
-
-    def rewind(self, epoch: int) -> None:
-        """Drop what the tables say of ``epoch`` and later: a resumed run will say it again."""
-        for table in TABLES:
-            # A row that a kill cut short has fields missing.
-            kept = [row for row in self.rows(table) if None not in row.values() and int(row["epoch"]) < epoch]
-            path = self.path / f"{table}.csv"
-            if kept:
-                write_atomically(path, partial(write_rows, rows=kept, header=True))
-            else:
-                path.unlink(missing_ok=True)

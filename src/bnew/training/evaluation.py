@@ -1,32 +1,19 @@
-"""Building a run's network, and measuring how good it is."""
+"""Measuring how good a network is."""
 
 from __future__ import annotations
 
 import logging
-import os
-from http.client import HTTPException
-from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from lightning_fabric import Fabric
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bnew.data.batches import Batches, Dataset
-from bnew.data.preparation import Preparation
-from bnew.errors import BnewError, first_line, unknown
-from bnew.files import sha256_of
-from bnew.models import create_model
-from bnew.process import is_first_process
-from bnew.recipe import TORCHVISION, Recipe
 from bnew.results.run import Run
-from bnew.training.checkpoint import Unusable, check_is_file
 from bnew.training.machine import Machine, make_fabric
+from bnew.training.networks import load_model
 from bnew.training.run_data import load_run_data
 
 logger = logging.getLogger("bnew")
@@ -80,188 +67,6 @@ def evaluate(model: nn.Module, batches: Batches, fabric: Fabric, num_classes: in
         for module, mode in modes:
             module.training = mode
     return meter.result(fabric)
-
-
-class OtherModel(BnewError):
-    """Weights that are of another model, or for another number of classes."""
-
-
-def load_weights(model: nn.Module, run: Run, best_sha256: str | None = None) -> None:
-    """Put the best weights of ``run`` into ``model``.
-
-    ``best_sha256`` is the checksum of their file, by default what the summary of a finished run says.
-
-    Raises:
-        BnewError: the file is missing, cut short, or not the one that has that checksum.
-        OtherModel: it is of another model, or for another number of classes.
-    """
-    if best_sha256 is None and run.done:
-        best_sha256 = run.summary.get("best_sha256")
-    try:
-        check_is_file(run.best)
-        if best_sha256 is not None and run.best.exists() and sha256_of(run.best) != best_sha256:
-            raise Unusable("is not as that run wrote it, it was damaged or replaced")
-        weights = load_file(run.best)
-    except FileNotFoundError:
-        raise BnewError(f"{run.path} has no {run.best.name}: that run has not finished an epoch") from None
-    except Unusable as error:
-        raise BnewError(f"{run.best} {error}: put the right one there, or train that run again") from None
-    except (SafetensorError, OSError) as error:
-        raise BnewError(
-            f"{run.best} is cut short or not a checkpoint ({error}): train that run again"
-        ) from None
-    theirs, ours = ({name: t.shape for name, t in state.items()} for state in (weights, model.state_dict()))
-    wrong = sorted(name for name in theirs | ours if theirs.get(name) != ours.get(name))
-    shapes = [(theirs.get(name, ()), ours.get(name, ())) for name in wrong]
-    # Any layer but the last one takes the next one along when its number of rows changes.
-    rows = [(a[0], b[0]) for a, b in shapes if a and b and a[1:] == b[1:]]
-    if len(rows) == len(wrong) and len(set(rows)) == 1:
-        raise OtherModel(
-            f"{run.best} has {rows[0][0]} classes and the data {rows[0][1]} classes: give the data that it "
-            "was trained on, or a run that was trained on this data"
-        )
-    if wrong:
-        raise OtherModel(
-            f"{run.best} is of another model: '{wrong[0]}' is missing, extra or of another shape"
-        )
-    model.load_state_dict(weights)
-
-
-def build_model(recipe: Recipe, num_classes: int, in_channels: int) -> nn.Module:
-    """The recipe's network for such data, newly initialised, in channels_last."""
-    options = {"num_classes": num_classes, "in_channels": in_channels, **recipe.model_options}
-    return create_model(recipe.model, **options).to(memory_format=torch.channels_last)
-
-
-def load_model(run: Run, num_classes: int, in_channels: int) -> nn.Module:
-    """The network of ``run`` with its best weights, in eval mode; a run that is not finished is warned of.
-
-    Raises:
-        BnewError: no such run, or it is not for such data.
-    """
-    model = build_model(run.recipe, num_classes, in_channels)
-    load_weights(model, run)
-    if not run.done and is_first_process():
-        logger.warning("%s is unfinished (%s): these are its best weights so far", run.path, run.progress())
-    return model.eval()
-
-
-def linked(run: Run, link: str) -> Run:
-    """The run that ``link``, in the recipe of ``run``, names."""
-    return Run(os.path.normpath(run.path / link))
-
-
-def load_finished(model: nn.Module, run: Run) -> None:
-    """Put the best weights of ``run`` into ``model``.
-
-    Raises:
-        BnewError: there is no such run, it is not done, or it is of another model.
-    """
-    if run.recipe and not run.done:
-        raise BnewError(f"{run.path} is not finished: start its command again, then this one")
-    load_weights(model, run)
-
-
-def load_start(model: nn.Module, recipe: Recipe, start: Run) -> None:
-    """Put the best weights of ``start``, which ``--init`` names, into ``model``.
-
-    Raises:
-        BnewError: there are none, or they do not fit; says what both runs are.
-    """
-    try:
-        load_finished(model, start)
-    except OtherModel as error:
-        theirs, ours = start.recipe, recipe
-        other_model = (theirs.model, theirs.model_options) != (ours.model, ours.model_options)
-        what = f"--model {theirs.model}" if other_model else f"--data {theirs.data}, the same images"
-        raise BnewError(
-            f"--init {start.path} does not fit: it is {_described(theirs)}, and this run {_described(ours)} "
-            f"({error}): give {what}, or as --init a run of phase 1 (--method clip) with this model and data"
-        ) from error
-
-
-def _described(recipe: Recipe) -> str:
-    options = (
-        f" with {', '.join(f'{k}={v}' for k, v in recipe.model_options.items())}"
-        if recipe.model_options
-        else ""
-    )
-    return f"{recipe.model}{options} on {recipe.data}"
-
-
-def load_teacher(teacher: str, run: Run, data: Dataset) -> nn.Module:
-    """The network that ``teacher``, in the recipe of ``run``, names, in eval mode.
-
-    Raises:
-        BnewError: it cannot be had, or does not fit the data.
-    """
-    if teacher.startswith(TORCHVISION):
-        return _load_torchvision(teacher.removeprefix(TORCHVISION), data)
-    taught = linked(run, teacher)
-    if taught.recipe.data != data.name:
-        raise BnewError(
-            f"the teacher {taught.path} was trained on {taught.recipe.data}, the student is to be on "
-            f"{data.name}: give a teacher of the same data set"
-        )
-    prepared = taught.preparation
-    if prepared is not None and prepared.classes != data.classes:
-        raise BnewError(
-            f"the teacher {taught.path} was trained on other classes than the student's, or on the same in "
-            "another order: give a teacher of the same classes"
-        )
-    model = build_model(taught.recipe, data.num_classes, data.in_channels)
-    load_finished(model, taught)
-    if prepared is not None and (prepared.mean, prepared.std) != (data.mean, data.std):
-        return _Renormalised(model, prepared, data.preparation).eval()
-    return model.eval()
-
-
-class _Renormalised(nn.Module):
-    """A network for images that are normalised as ``given``, which it takes normalised as ``wanted``."""
-
-    scale: Tensor
-    shift: Tensor
-
-    def __init__(self, model: nn.Module, wanted: Preparation, given: Preparation) -> None:
-        super().__init__()
-        self.model = model
-        mean, std, given_mean, given_std = (
-            torch.tensor(values).view(-1, 1, 1) for values in (wanted.mean, wanted.std, given.mean, given.std)
-        )
-        self.register_buffer("scale", given_std / std)
-        self.register_buffer("shift", (given_mean - mean) / std)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, classes) of images (N, C, H, W)."""
-        logits: Tensor = self.model(x * self.scale + self.shift)
-        return logits
-
-
-def _load_torchvision(name: str, data: Dataset) -> nn.Module:
-    """A network of torchvision with the first weights that it got for ImageNet."""
-    try:
-        weights = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"]
-    except (KeyError, ValueError):
-        raise unknown(
-            "network of torchvision", name, torchvision.models.list_models(torchvision.models)
-        ) from None
-    classes = len(weights.meta["categories"])
-    if data.num_classes != classes:
-        raise BnewError(
-            f"the teacher {name} knows ImageNet's {classes} classes and the data has {data.num_classes}: "
-            "give a run that was trained on this data as --teacher, or none"
-        )
-    try:
-        state = weights.get_state_dict(progress=is_first_process(), check_hash=True, weights_only=True)
-        model: nn.Module = torchvision.models.get_model(name)
-        model.load_state_dict(state)
-    except (OSError, RuntimeError, TypeError, EOFError, HTTPException, UnpicklingError) as error:
-        file = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
-        raise BnewError(
-            f"the weights of {name} are not whole in {file} and were not downloaded ({first_line(error)}): "
-            f"put {weights.url} there, or give a run as --teacher, or none"
-        ) from error
-    return model.to(memory_format=torch.channels_last).eval()
 
 
 def shares(fabric: Fabric) -> dict[str, Any]:

@@ -39,18 +39,10 @@ from bnew.process import is_first_process
 from bnew.recipe import Recipe
 from bnew.results.run import Run
 from bnew.training.distributed import is_lost, synchronize_batch_norm
-from bnew.training.evaluation import (
-    Meter,
-    build_model,
-    evaluate,
-    linked,
-    load_start,
-    load_teacher,
-    load_weights,
-    shares,
-)
+from bnew.training.evaluation import Meter, evaluate, shares
 from bnew.training.loop_state import LoopState
 from bnew.training.machine import Machine, make_fabric
+from bnew.training.networks import build_model, linked, load_start, load_teacher, load_weights
 from bnew.training.optimizers import make_optimizer
 from bnew.training.progress import Show, display
 from bnew.training.provenance import conditions, environment
