@@ -100,6 +100,8 @@ def centred(weight: Tensor) -> Tensor:
 
 SOBEL = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]]).repeat(1, 3, 1, 1)
 
+BLUR = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]]).repeat(4, 1, 1, 1) / 16
+
 ZEROS: dict[str, Function] = {
     "binary convolution": lambda m, x: m.even(m.stem(x)),
     "odd at the edge alone": lambda m, x: m.border(x),
@@ -122,6 +124,9 @@ ZEROS: dict[str, Function] = {
     "sum of relus": lambda m, x: m.stem(x).relu() + m.other(x).relu(),
     "relu and its opposite": lambda m, x: (lambda y: y + (-y).relu())(m.stem(x)),
     "its largest neighbour": lambda m, x: (lambda y: y - F.max_pool2d(y, 3, 1, 1))(m.stem(x)),
+    "its mean around it": lambda m, x: (lambda y: y - F.avg_pool2d(y, 3, 1, 1))(m.stem(x)),
+    "its mean": lambda m, x: (lambda y: y - y.mean((2, 3), keepdim=True))(m.stem(x)),
+    "its blur": lambda m, x: (lambda y: y - F.conv2d(y, BLUR, padding=1, groups=4))(m.stem(x)),
     "beside a relu": lambda m, x: torch.cat([m.stem(x), m.other(x).relu()], 1),
     "flat relu": lambda m, x: m.stem(x).relu().flatten(1),
     "mask": lambda m, x: m.stem(x) * (m.other(x) > 0),
@@ -171,6 +176,10 @@ NO_ZEROS: dict[str, Function] = {
     "hardtanh and a shortcut": lambda m, x: F.hardtanh(
         m.norm(m.even(m.other(x))) + F.hardtanh(m.norm2(m.stem(x)))
     ),
+    "it and its mean": lambda m, x: (lambda y: y + y.mean((2, 3), keepdim=True))(m.stem(x)),
+    "less half of its mean": lambda m, x: (lambda y: y - y.mean((2, 3), keepdim=True) / 2)(m.stem(x)),
+    "less another's mean": lambda m, x: m.stem(x) - m.other(x).mean((2, 3), keepdim=True),
+    "a sharper image": lambda m, x: (lambda y: y - F.conv2d(y, BLUR / 2, padding=1, groups=4))(m.stem(x)),
     "prelu and its input": lambda m, x: (lambda y: y + m.prelu(y))(m.stem(x)),
     "gate": lambda m, x: m.stem(x) * m.other(x).mean((2, 3), True).sigmoid(),
     "silu": lambda m, x: F.silu(m.stem(x)),
@@ -235,6 +244,14 @@ def test_sign_of_zeros_is_refused(what: str, path: Path) -> None:
     with pytest.raises(BnewError, match=r"its input may be exactly 0.*compare with >= or > instead"):
         bnew.pack(network(SIGNS[what]), torch.randn(1, 3, 6, 6), path)
     assert not path.exists()
+
+
+def test_contrast_is_zero_where_an_image_is_flat(path: Path) -> None:
+    model = network(lambda m, x: (lambda y: (y - y.mean((2, 3), True)).sign())(F.conv2d(x, m.stem.weight)))
+    flat = torch.full((1, 3, 6, 6), 0.25)
+    assert (model(flat) == 0).any()
+    with pytest.raises(BnewError, match="bnew cannot tell whether its input may be exactly 0"):
+        bnew.pack(model, flat, path)
 
 
 # What decides between +1 and −1 at 0 is packed as it is written, everywhere.

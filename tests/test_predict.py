@@ -57,6 +57,17 @@ NETWORKS: dict[str, tuple[nn.Module, str, Any]] = {
     "sigmoid within limits": (
         ends_with(Function(lambda x: x.sigmoid().clamp(1e-6, 1 - 1e-6))), "sigmoid", lambda y: y,
     ),
+    "sigmoid above a limit": (
+        ends_with(Function(lambda x: x.sigmoid().clamp_min(1e-7))), "sigmoid", lambda y: y,
+    ),
+    "softmax below a limit": (
+        ends_with(Function(lambda x: x.softmax(1).clamp_max(0.9))), "softmax", lambda y: y,
+    ),
+    "relu of softmax": (ends_with(nn.Softmax(1), nn.ReLU()), "softmax", lambda y: y),
+    "leaky relu of sigmoid": (ends_with(nn.Sigmoid(), nn.LeakyReLU()), "sigmoid", lambda y: y),
+    "numbers from 0 to 1": (ends_with(nn.Hardtanh(0, 1)), "sigmoid", lambda y: y),
+    "relu6": (ends_with(nn.ReLU6()), "softmax", lambda y: y.softmax(1)),
+    "gated": (ends_with(Function(lambda x: x * (2 * x).sigmoid())), "softmax", lambda y: y.softmax(1)),
     "silu": (ends_with(nn.SiLU()), "softmax", lambda y: y.softmax(1)),
     "sigmoid in the middle": (ends_with(nn.Sigmoid(), nn.Linear(3, 3)), "softmax", lambda y: y.softmax(1)),
     "sigmoid, flat": (maps(POOL, nn.Sigmoid(), nn.Flatten()), "sigmoid", lambda y: y),
@@ -115,6 +126,16 @@ def test_one_output_is_the_probability_of_its_class(red: Path, tmp_path: Path) -
         (
             ends_with(Function(lambda x: torch.cat([x.softmax(1), (2 * x).softmax(1)], 1))),
             "probabilities that were .* joined",
+        ),
+        *(
+            (ends_with(Function(function)), "probabilities that were scaled, shifted, added, multiplied or")
+            for function in (
+                lambda x: (x.softmax(1) + (2 * x).softmax(1)) / 2,
+                lambda x: x.sigmoid() * (1 - x).sigmoid(),
+                lambda x: x.sigmoid() * (2 * x).softmax(1) + (1 - x.sigmoid()) * x.softmax(1),
+                lambda x: torch.cat([x.sigmoid(), 1 - x.sigmoid()], 1),
+                lambda x: torch.cat([x, x.sigmoid()], 1),
+            )
         ),
     ],
 )

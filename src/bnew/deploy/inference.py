@@ -152,8 +152,8 @@ def _kind(packed: PackedFile) -> str:
     kinds["numbers"] = "logistic" if outputs == 1 else "softmax"
     if packed.ending not in kinds:
         raise BnewError(
-            f"the output of '{packed.path}' is made of probabilities that were scaled, shifted or joined, "
-            "and what it means is not in the file: run it with bnew_engine.load"
+            f"the output of '{packed.path}' is made of probabilities that were scaled, shifted, added, "
+            "multiplied or joined, and what it means is not in the file: run it with bnew_engine.load"
         )
     return kinds[packed.ending]
 

@@ -102,7 +102,7 @@ class PackedFile:
     @property
     def ending(self) -> str:
         """What the output is: of a ``softmax``; of a ``sigmoid``, each number between 0 and 1 by itself;
-        ``altered``, if a scale or a shift follows one of these; or ``numbers`` of any size.
+        ``altered``, if these were scaled, shifted, added, multiplied or joined; or ``numbers`` of any size.
         """
         endings: dict[str, str] = {}
         for node in self.graph["nodes"]:
@@ -110,7 +110,7 @@ class PackedFile:
                 names = node["inputs"] if node["op"] == "concat" else [node["input"]]
                 inputs = {endings.get(name, "numbers") for name in names}
                 vectors = len(names) == 1 and self._read[1][names[0]][1:] == (1, 1)
-                endings[node["output"]] = _ending(node, inputs, vectors)
+                endings[node["output"]] = _ending(node, endings, inputs, vectors)
         return endings.get(self.graph["output"], "numbers")
 
     @property
@@ -261,26 +261,39 @@ def _text(name: Any) -> str:
     return name
 
 
-def _ending(node: Mapping[str, Any], inputs: set[str], vectors: bool) -> str:
-    """:attr:`PackedFile.ending` of a node's result, from those of its ``inputs``."""
-    altered = False
-    for kind, of in reversed(list(_steps(node))):
+def _ending(node: Mapping[str, Any], endings: Mapping[str, str], inputs: set[str], vectors: bool) -> str:
+    """:attr:`PackedFile.ending` of a node's result, from those of all values and of its ``inputs``."""
+    ending = _ending_of_operator(node["op"], inputs, vectors)
+    for kind, of in _steps(node):
         if kind in ("sigmoid", "hard_sigmoid"):
-            return "altered" if altered else "sigmoid"
-        if kind in ("scale", "shift"):
-            altered = True
-        elif kind != "clamp" or None in of or not 0 <= of[0] <= of[1] <= 1:
-            return "numbers"
-    result = _ending_of_operator(node["op"], inputs, vectors)
-    return "altered" if altered and result != "numbers" else result
+            ending = "sigmoid"
+        elif kind == "clamp":
+            ending = _clamped(ending, *of)
+        elif kind in ("add", "multiply"):
+            other = endings.get(of, "numbers")
+            ending = "numbers" if "numbers" in (ending, other) else "altered"
+        elif kind in ("scale", "shift") and ending != "numbers":
+            ending = "altered"
+        # A prelu changes nothing of what is never negative.
+    return ending
+
+
+def _clamped(ending: str, low: float | None, high: float | None) -> str:
+    """The ending of what is clamped: 0 to 1 makes shares of numbers, and other limits may leave none."""
+    if ending == "numbers":
+        return "sigmoid" if (low, high) == (0, 1) else "numbers"
+    leaves_some = (low is None or low < 1) and (high is None or high > 0)
+    return ending if leaves_some else "altered"
 
 
 def _ending_of_operator(op: str, inputs: set[str], vectors: bool) -> str:
     if op == "softmax":
         return "softmax"
     keeps = ("identity", "flatten", "concat", "max_pool", "avg_pool", "adaptive_avg_pool")
-    if len(inputs) > 1 or op not in keeps:
+    if op not in keeps:
         return "numbers"
+    if len(inputs) > 1:
+        return "altered"
     (before,) = inputs
     # Of several places, or pooled otherwise than by means, the shares of all classes no longer sum to 1.
     whole = vectors or op in ("identity", "adaptive_avg_pool")

@@ -8,7 +8,7 @@ are held. An operator that is not in it may give any number, 0 as well.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from functools import partial, reduce
 from itertools import product
@@ -23,6 +23,7 @@ from bnew.packing.pieces import (
     WIDEST,
     Held,
     Piece,
+    Slopes,
     anything,
     common_step,
     either,
@@ -220,8 +221,8 @@ def _adaptive_avg_pool(value: Value, x: Held) -> Held:
     return _averaged(value, x, {(count, count) for count in np.unique(np.outer(*spans))})
 
 
-def _averaged(value: Value, x: Held, windows: Iterable[tuple[int, int]]) -> Held:
-    """Sums of n values divided by d, for every window (n, d)."""
+def _averaged(value: Value, x: Held, windows: Collection[tuple[int, int]]) -> Held:
+    """Sums of n values divided by d, for every window (n, d): n/d times the value where it is flat."""
     pieces: list[Piece] = [(0.0, only_where(x.known_at_zero))]
     if x.pieces:
         step, offset = mixed(x.pieces)
@@ -231,7 +232,8 @@ def _averaged(value: Value, x: Held, windows: Iterable[tuple[int, int]]) -> Held
             single = [(s, np.where(s == 0, o, np.nan)) for s, o in x.pieces]
             groups.append(mixed(single))
         pieces += [(s / d, o * (n / d)) for n, d in windows for s, o in groups]
-    return pieced(value, pieces, itself(value))
+    flat = (times(x.slopes, np.full(value.shape[0], n / d)) for n, d in windows)
+    return pieced(value, pieces, either(itself(value), *flat))
 
 
 def _conv(value: Value, x: Held) -> Held:
@@ -263,8 +265,9 @@ def _conv(value: Value, x: Held) -> Held:
         pieces.append((ANY, only_where(np.any(uses(x.at_any), axis=1))))
     unit = _units(weight)
     only_zero = np.all(np.isnan(x.offsets) | ((x.steps == 0) & (x.offsets == 0)), axis=0)
+    slopes = either(itself(value), _blurred(value, x))
     if np.isnan(unit).all() or only_zero.all():
-        return pieced(value, pieces, itself(value))
+        return pieced(value, pieces, slopes)
     step, offset = mixed(x.pieces)
     step = np.where(x.anywhere & np.isnan(step), ANY, np.nan_to_num(step, posinf=ANY))
     step = unit * np.repeat(_common_steps(step, value.fields["groups"]), len(unit) // value.fields["groups"])
@@ -272,7 +275,17 @@ def _conv(value: Value, x: Held) -> Held:
     pieces.append((0.0, only_where(np.isnan(step) & ~np.isnan(unit) & np.any(places, axis=1))))
     offsets = np.where(places, sums(np.nan_to_num(offset), weight), np.nan)
     pieces += [(step, each) for each in np.unique(np.round(offsets / unit[:, None], 9), axis=1).T * unit]
-    return pieced(value, pieces, itself(value))
+    return pieced(value, pieces, slopes)
+
+
+def _blurred(value: Value, x: Held) -> Slopes:
+    """What a depthwise convolution follows where its input is flat, as a blur follows what it blurs."""
+    assert value.weight is not None
+    if value.weight.shape[1] != 1:
+        return {}
+    outputs, channels = len(value.weight), x.steps.shape[1]
+    source = of_channels(x, np.repeat(np.arange(channels), outputs // channels))
+    return times(source.slopes, value.weight.astype(np.float64).sum((1, 2, 3)))
 
 
 def _balanced(value: Value, x: Held) -> Array:
