@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import bnew
 from bnew import BnewError
+from bnew.cli import main
 from bnew.deploy.inference import Prediction, load_engine, predict
 from bnew.packing.file import read_packed
 
@@ -217,3 +218,22 @@ def test_a_prediction_is_one_line() -> None:
     classes = (("a\x1b[2J\nb", 0.5), ("\u202e<script>|", 0.25))
     text = str(Prediction(Path("x\n.png"), classes))
     assert text == r"x\n.png: a\x1b[2J\nb 50.0%, \u202e<script>| 25.0%"
+
+
+def test_an_image_that_is_broken_does_not_hold_up_the_others(
+    red: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name in ("a.png", "c.png"):
+        (folder / name).write_bytes(red.read_bytes())
+    (folder / "b.png").write_bytes(red.read_bytes()[:30])
+    path = packed(ends_with(), tmp_path / "m.bnew")
+    with pytest.raises(SystemExit) as ended:
+        main(["predict", str(path), str(folder)])
+    out, err = capsys.readouterr()
+    assert ended.value.code == 2
+    assert [line.split(":")[0] for line in out.splitlines()] == [str(folder / n) for n in ("a.png", "c.png")]
+    assert err.count("b.png") == err.count("\n") == 1
+    with pytest.raises(BnewError, match=r"b\.png"):
+        list(predict(path, [folder]))

@@ -7,12 +7,15 @@ import math
 import os
 import signal
 import statistics
+from functools import partial
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from helpers import PROCESSES
+from safetensors.torch import save_file
 
 from bnew.errors import BnewError
 from bnew.files import write_atomically, write_json
@@ -336,3 +339,13 @@ def test_best_run_is_the_best_binary_one(tmp_path: Path) -> None:
     assert best_run(tmp_path / "a").path == tmp_path / "a"
     with pytest.raises(BnewError, match=r"no finished run below .* has binary weights"):
         best_run(make_run(tmp_path / "only" / "teacher", Recipe(method=None), val_accuracy=1.0).path.parent)
+
+
+def test_files_follow_the_umask(tmp_path: Path) -> None:
+    """Also those that safetensors writes, which has a mode of its own."""
+    before = os.umask(0o027)
+    try:
+        write_atomically(tmp_path / "a", partial(save_file, {"x": torch.zeros(1)}))
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640

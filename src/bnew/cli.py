@@ -354,9 +354,12 @@ def predict(
     """
     from bnew.deploy.inference import predict as predictions
 
-    for prediction in predictions(file, images, top, limits=limits):
+    broken: list[BnewError] = []
+    for prediction in predictions(file, images, top, limits=limits, broken=broken):
         print(prediction)
-    return 0
+    for error in broken:
+        print(f"bnew: error: {error}", file=sys.stderr)
+    return 2 if broken else 0
 
 
 def bench(

@@ -95,14 +95,23 @@ def predict(
     top: int = 5,
     threads: int = 1,
     limits: Limits = BY_SIZE,
+    broken: list[BnewError] | None = None,
 ) -> Iterator[Prediction]:
     """What a packed network takes each image for; one after the other, as they are read.
 
     An image is scaled until it just covers the network's input, or what the file says in its place, and its
     centre is taken, as in validation. A folder stands for all images in it and in the folders there, by name.
 
+    Args:
+        file: the packed network.
+        images: image files, or folders of them.
+        top: how many classes.
+        threads: of the engine.
+        limits: the most that the file may ask for.
+        broken: a list that gets the error of each image that cannot be read, which is skipped then.
+
     Raises:
-        BnewError: see :func:`load_engine`; no image, or one that cannot be read; a network without mean and
+        BnewError: see :func:`load_engine`; no image, or one that cannot be read, without ``broken``; a network without mean and
             std, that takes neither 1 nor 3 channels, or whose output is no probability of classes; ``top`` is
             below 1.
     """
@@ -116,7 +125,13 @@ def predict(
         raise BnewError(f"the network takes {channels} channels, but images have 1 or 3")
     kind = _kind(PackedFile(Path(file), model.graph, tensors={}, header_bytes=0))  # of what has been loaded
     for path in images:
-        image = read_image(path, modes[channels], (size[0], size[1]), model.graph["input"].get("resize"))
+        try:
+            image = read_image(path, modes[channels], (size[0], size[1]), model.graph["input"].get("resize"))
+        except BnewError as error:
+            if broken is None:
+                raise
+            broken.append(error)
+            continue
         with engine_errors():
             result = np.ravel(model(image[None])).astype(np.float64)
         shares = _shares(result, kind)
