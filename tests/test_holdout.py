@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from torch import Tensor
 from bnew.data import copies
 from bnew.data import sources as data
 from bnew.data.copies import SIDE, Copies, Mask, Numbers, Pictures, SameFiles
-from bnew.data.holdout import hold_out, hold_out_by_name, position
+from bnew.data.holdout import _moved, hold_out, hold_out_by_name, position
 from bnew.data.image_folder import flattened, list_folder
 from bnew.data.in_memory import Split
 from bnew.errors import BnewError
@@ -309,6 +310,22 @@ def test_handwritten_digits_are_no_copies() -> None:
     images = [Image.fromarray(image[0].numpy()) for image in digits.train.images]
     found = pictures(images, digits.train.labels.numpy())
     assert not found.near(np.arange(0, 1295, 2), np.arange(1, 1295, 2)).any()
+
+
+class Like:
+    """Images on a line: each is like its neighbours."""
+
+    def near(self, images: np.ndarray[Any, Any], others: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        return np.array([bool({i - 1, i + 1} & set(others.tolist())) for i in images.tolist()], bool)
+
+    equal = near
+
+
+def test_likeness_is_handed_on() -> None:
+    """0 is like 1, 1 like 2, and 2 is trained on: none of the three is tested on."""
+    split = np.array([0, 0, 2, 9, 0, 9, 1, 9, 0, 1, 1, 2]) % 9  # 9 stands for what is like nothing
+    members = np.array([0, 1, 2, 4, 6, 8, 9, 10, 11])
+    assert _moved(split, Like().near, members)[members].tolist() == [2, 2, 2, 0, 1, 2, 2, 2, 2]
 
 
 def test_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -392,6 +392,46 @@ def test_one_sign_of_a_large_layer_is_seen(name: str, dtype: torch.dtype) -> Non
             assert torch.equal(weight.detach(), binary)
 
 
+@pytest.mark.parametrize("fill", [None, 0.5])
+def test_the_model_is_loaded_before_the_method_is_attached(fill: float | None) -> None:
+    """Then first values are in the place of what was loaded, until the method's state is loaded."""
+    weight = nn.Parameter(torch.linspace(-0.3, 0.2, 6).view(2, 3))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    method = BNEW([weight], 10, fill=fill).attach(optimizer)
+    weight.grad = torch.full_like(weight, 0.05)
+    optimizer.step()
+    kept = weight.detach().clone()
+    for by_optimizer in (False, True):
+        other = nn.Parameter(torch.zeros(2, 3))
+        set_by_copy(other, kept)
+        fresh = torch.optim.SGD([other], lr=0.1)
+        resumed = BNEW([other], 10, fill=fill).attach(fresh)
+        if by_optimizer:
+            fresh.load_state_dict(optimizer.state_dict())
+        else:
+            resumed.load_state_dict(method.state_dict())
+        assert torch.equal(other.detach(), kept)
+        assert resumed.step == 1
+
+
+@pytest.mark.parametrize("name", LATENT)
+@pytest.mark.parametrize("scale", [False, True])
+def test_in_that_order_nothing_is_rounded(name: str, scale: bool) -> None:
+    whole = Training(name, scale=scale).run(0, 20)
+    resumed = Training.__new__(Training)
+    other = Training(name, seed=9)
+    resumed.weights = [nn.Parameter(w.detach().clone()) for w in whole.weights]
+    resumed.real = other.real
+    set_by_copy(resumed.real, whole.real.detach())
+    resumed.optimizer = make_optimizer("adam", [*resumed.weights, resumed.real])
+    resumed.method = make_method(name, resumed.weights, scale=scale).attach(resumed.optimizer)
+    resumed.optimizer.load_state_dict(copy.deepcopy(whole.optimizer.state_dict()))
+    assert_same(whole, resumed)
+    whole.run(20, freeze_at=STEPS)
+    resumed.run(20, freeze_at=STEPS)
+    assert_same(whole, resumed)
+
+
 def test_weights_are_filled_once() -> None:
     """Not again where BNEW is attached after its state was loaded, or to another optimizer."""
     weight = nn.Parameter(torch.full((2, 2), 0.1))

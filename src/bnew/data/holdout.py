@@ -135,7 +135,17 @@ def _with_copies(
 
 
 def _moved(split: Numbers, copied: Callable[[Numbers, Numbers], Mask], members: Numbers) -> Numbers:
-    """``split`` with those of ``members`` that are copies of any further from test moved there."""
+    """``split`` with those of ``members`` that are copies of any further from test moved there.
+
+    Likeness is handed on: with A like B and B like C, A goes where C is too.
+    """
+    moved = _moved_once(split, copied, members)
+    while not np.array_equal(moved, split):
+        split, moved = moved, _moved_once(moved, copied, members)
+    return moved
+
+
+def _moved_once(split: Numbers, copied: Callable[[Numbers, Numbers], Mask], members: Numbers) -> Numbers:
     moved, train = split.copy(), int(split.max())
     for part in range(train):
         for further in range(train, part, -1):

@@ -111,9 +111,9 @@ def predict(
         broken: a list that gets the error of each image that cannot be read, which is skipped then.
 
     Raises:
-        BnewError: see :func:`load_engine`; no image, or one that cannot be read, without ``broken``; a network without mean and
-            std, that takes neither 1 nor 3 channels, or whose output is no probability of classes; ``top`` is
-            below 1.
+        BnewError: see :func:`load_engine`; no image, or one that cannot be read, without ``broken``; a
+            network without mean and std, that takes neither 1 nor 3 channels, or whose output is no
+            probability of classes; ``top`` is below 1.
     """
     images = _files(images)
     if top < 1:

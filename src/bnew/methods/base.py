@@ -77,6 +77,8 @@ class Binarizer(Measures):
         self._last_signs: list[Tensor] | None = None
         # Fingerprints of the parameters as the method left them; None: they are not known.
         self._left: list[Tensor] | None = None
+        # What the parameters held before the first values took their place, and the fingerprints of these.
+        self._replaced: tuple[list[Tensor], list[Tensor]] | None = None
 
     def __repr__(self) -> str:
         """The method with what it chose: ``BNEW(strength=9.29, ramp=3.76, ...)``."""
@@ -163,7 +165,9 @@ class Binarizer(Measures):
             if self._started or self.frozen:
                 self._take_in()
             else:
+                replaced = [p.detach().clone() for p in self.params]
                 self._start()
+                self._replaced = replaced, fingerprints(self.params)
                 self._leave()
         self._started = True
         return self
@@ -194,6 +198,7 @@ class Binarizer(Measures):
         self._grad_scale = 1.0 if grad_scale is None else float(grad_scale.item())
         if self._overflow:
             return
+        self._replaced = None
         self._take_in()
         if self.frozen:
             # Without a gradient an optimizer skips a parameter, momentum and weight decay included.
@@ -372,11 +377,23 @@ class Binarizer(Measures):
         self._last_signs = state["last_signs"] and [s.to(device) for s in state["last_signs"]]
         if not started:
             return  # there is nothing yet to continue from
+        self._put_back()
         self._started = True
         for name, tensors in self._state().items():
             # Once frozen there are none.
             tensors[:] = [t.clone().to(p) for t, p in zip(state[name], self.params, strict=not self.frozen)]
         self._correct_all()
+
+    def _put_back(self) -> None:
+        """Of a state that goes on, the parameters were loaded before the first values took their place."""
+        if self._replaced is None:
+            return
+        weights, first = self._replaced
+        other = changed(first, fingerprints(self.params))
+        for index, (p, weight) in enumerate(zip(self.params, weights, strict=True)):
+            if index not in other:
+                p.copy_(weight)
+        self._replaced = None
 
     def _shapes(self) -> list[list[int]]:
         return [list(p.shape) for p in self.params]
