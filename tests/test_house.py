@@ -141,6 +141,5 @@ LONG = {
     "packing.reading": 380,
     "packing.held": 360,
     "data.streaming": 420,
-    "methods.base": 400,
     "results.run": 400,
 }

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from bnew.errors import BnewError
-from bnew.methods.measures import Measures
+from bnew.methods.outside import Outside
 from bnew.methods.ride import Ride
-from bnew.methods.values import binary_value, changed, differs, fingerprints
+from bnew.methods.values import binary_value, differs
 
 
-class Binarizer(Measures):
+class Binarizer(Outside):
     """Decides, step by step, what value each binary weight has.
 
     It attaches to any ``torch.optim.Optimizer``, so it works in any training loop, with any schedule,
@@ -41,8 +41,6 @@ class Binarizer(Measures):
     """
 
     needs_total_steps = False
-    # Whether a parameter must hold a function of the method's state (``_forward_value``) between two steps.
-    shows = False
 
     def __init__(
         self, params: Iterable[nn.Parameter], total_steps: int | None = None, *, scale: bool = False
@@ -75,9 +73,7 @@ class Binarizer(Measures):
         self._overflow = False
         self._grad_scale = 1.0
         self._last_signs: list[Tensor] | None = None
-        # Fingerprints of the parameters as the method left them; None: they are not known.
         self._left: list[Tensor] | None = None
-        # What the parameters held before the first values took their place, and the fingerprints of these.
         self._replaced: tuple[list[Tensor], list[Tensor]] | None = None
 
     def __repr__(self) -> str:
@@ -101,13 +97,6 @@ class Binarizer(Measures):
 
     def _values(self) -> list[Tensor]:
         return [p.detach() for p in self.params]
-
-    def _forward_value(self, index: int) -> Tensor:
-        """What parameter ``index`` must hold between two steps, in a method that ``shows``."""
-        return self.params[index].detach()
-
-    def _restart(self, index: int, where: Tensor) -> None:
-        """Start the method's own copy of parameter ``index`` from what the parameter holds there."""
 
     def _state(self) -> dict[str, list[Tensor]]:
         """Tensors of the method's own, by name, one of each for every parameter; none by default."""
@@ -167,8 +156,7 @@ class Binarizer(Measures):
             else:
                 replaced = [p.detach().clone() for p in self.params]
                 self._start()
-                self._replaced = replaced, fingerprints(self.params)
-                self._leave()
+                self._leave(replaced)
         self._started = True
         return self
 
@@ -235,58 +223,6 @@ class Binarizer(Measures):
     def progress(self) -> float:
         """The share of the run that is done, in [0, 1]."""
         return min(self.step / self.total_steps, 1.0)
-
-    # ------------------------------------------------------------------ weights set from outside
-
-    @property
-    def _checked(self) -> bool:
-        """Whether what the parameters must hold is known: a function of the state, or binary when frozen."""
-        return self.frozen or self.shows
-
-    def _leave(self) -> None:
-        """Note what the parameters hold now, so that a change from outside is seen."""
-        self._left = fingerprints(self.params) if self._checked else None
-
-    def _set_outside(self) -> list[int]:
-        """The parameters that may not hold what the method left."""
-        if not self._checked:
-            return []
-        if self._left is None:
-            return list(range(len(self.params)))
-        return changed(self._left, fingerprints(self.params))
-
-    @torch.no_grad()
-    def _take_in(self) -> None:
-        """Weights that were set from outside win over the method's own copy of them."""
-        if self._inside or not (self._started or self.frozen):
-            return
-        for tensors in self._state().values():  # where the model has been moved; once frozen there are none
-            tensors[:] = [t.to(p) for t, p in zip(tensors, self.params, strict=not self.frozen)]
-        if set_outside := self._set_outside():
-            for index in set_outside:
-                self._correct(index, restart=not self.frozen)
-            self._leave()
-
-    def _correct(self, index: int, *, restart: bool = False) -> None:
-        """Make parameter ``index`` hold what it must, after a restart from what was set where it does not."""
-        p = self.params[index]
-        where = differs(p, self._due(index))
-        if where.any() and restart:
-            self._restart(index, where)
-            where = differs(p, self._due(index))
-            p.copy_(torch.where(where, self._due(index), p))  # what it shows already stays to the last bit
-        elif where.any():
-            p.copy_(self._due(index))
-
-    def _correct_all(self) -> None:
-        for index in range(len(self.params)) if self._checked else ():
-            self._correct(index)
-        self._leave()
-
-    def _due(self, index: int) -> Tensor:
-        """What parameter ``index`` must hold: when frozen a binary value, else the method's."""
-        p = self.params[index].detach()
-        return binary_value(p, self.scale) if self.frozen else self._forward_value(index)
 
     # ------------------------------------------------------------------ binary values
 
@@ -383,17 +319,6 @@ class Binarizer(Measures):
             # Once frozen there are none.
             tensors[:] = [t.clone().to(p) for t, p in zip(state[name], self.params, strict=not self.frozen)]
         self._correct_all()
-
-    def _put_back(self) -> None:
-        """Of a state that goes on, the parameters were loaded before the first values took their place."""
-        if self._replaced is None:
-            return
-        weights, first = self._replaced
-        other = changed(first, fingerprints(self.params))
-        for index, (p, weight) in enumerate(zip(self.params, weights, strict=True)):
-            if index not in other:
-                p.copy_(weight)
-        self._replaced = None
 
     def _shapes(self) -> list[list[int]]:
         return [list(p.shape) for p in self.params]
