@@ -86,8 +86,7 @@ NB_MODULE(_engine, m) {
             try {
                 std::rethrow_exception(thrown);
             } catch (const bnew::Error& error) {
-                PyErr_SetObject(static_cast<PyObject*>(type),
-                                nb::str(error.what()).ptr());
+                PyErr_SetObject(static_cast<PyObject*>(type), nb::str(error.what()).ptr());
             }
         },
         nb::exception<bnew::Error>(m, "EngineError", PyExc_ValueError).ptr());

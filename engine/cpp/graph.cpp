@@ -32,20 +32,17 @@ constexpr std::pair<Op, const char*> kOps[] = {
 };
 
 constexpr std::pair<StepKind, const char*> kSteps[] = {
-    {StepKind::scale, "scale"},
-    {StepKind::shift, "shift"},
-    {StepKind::add, "add"},
-    {StepKind::multiply, "multiply"},
-    {StepKind::prelu, "prelu"},
-    {StepKind::clamp, "clamp"},
-    {StepKind::sigmoid, "sigmoid"},
-    {StepKind::hard_sigmoid, "hard_sigmoid"},
+    {StepKind::scale, "scale"},     {StepKind::shift, "shift"},
+    {StepKind::add, "add"},         {StepKind::multiply, "multiply"},
+    {StepKind::prelu, "prelu"},     {StepKind::clamp, "clamp"},
+    {StepKind::sigmoid, "sigmoid"}, {StepKind::hard_sigmoid, "hard_sigmoid"},
     {StepKind::sign, "sign"},
 };
 
 // The entry of a table that has the name, or null.
 template <class Kind, size_t N>
-const std::pair<Kind, const char*>* named(const std::pair<Kind, const char*> (&table)[N], std::string_view name) {
+const std::pair<Kind, const char*>* named(const std::pair<Kind, const char*> (&table)[N],
+                                          std::string_view name) {
     const auto* found =
         std::find_if(std::begin(table), std::end(table), [&](auto& entry) { return name == entry.second; });
     return found == std::end(table) ? nullptr : found;

@@ -221,8 +221,8 @@ private:
         return leaves(stage(s).real) || leaves(stage(s).bits);
     }
 
-    // The rows that a band computes of each stage of the segment: its share of what is needed behind the segment, and what
-    // that takes.
+    // The rows that a band computes of each stage of the segment: its share of what is needed behind the
+    // segment, and what that takes.
     std::vector<Rows> rows_of(const Segment& segment, int band) const {
         std::vector<Rows> rows(index(segment.last - segment.first));
         for (int s = segment.last - 1; s >= segment.first; --s) {
@@ -292,8 +292,7 @@ private:
             const int most = static_cast<int>(std::clamp<int64_t>(tasks, 1, kMostStrips));
             for (int rows = height;; rows /= 2) {
                 strand_ = {};
-                if (schedule(segment, rows) <= kStripBytes || rows <= std::max(2, height / most))
-                    break;
+                if (schedule(segment, rows) <= kStripBytes || rows <= std::max(2, height / most)) break;
             }
             each_inside(segment, [&](int v) { buffer(v).rows = std::max(buffer(v).rows, held_[index(v)]); });
             strands.push_back(std::move(strand_));
@@ -337,9 +336,8 @@ private:
             }
         }
         size_t bytes = 0;
-        each_inside(segment, [&](int v) {
-            bytes += static_cast<size_t>(held_[index(v)] * buffer(v).row_bytes());
-        });
+        each_inside(segment,
+                    [&](int v) { bytes += static_cast<size_t>(held_[index(v)] * buffer(v).row_bytes()); });
         return bytes;
     }
 
@@ -462,9 +460,9 @@ private:
     Strand strand_;
     std::vector<Rows> band_rows_;  // of each stage of the segment, which begins with
     int band_first_ = 0;
-    std::vector<int> done_;        // the row up to which each stage is computed
-    std::vector<int> first_row_;   // that the value's buffer holds now
-    std::vector<int> held_;        // the most rows that it has held
+    std::vector<int> done_;       // the row up to which each stage is computed
+    std::vector<int> first_row_;  // that the value's buffer holds now
+    std::vector<int> held_;       // the most rows that it has held
 };
 
 }  // namespace

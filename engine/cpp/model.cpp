@@ -514,8 +514,9 @@ void Model::run(const float* images, size_t count, float* results) const {
 
 void Model::run(const uint8_t* images, size_t count, float* results) const {
     if (!normalises())
-        throw Error("the file does not say how bytes become input (no mean and std): "
-                    "give float32, or pack the network with mean and std");
+        throw Error(
+            "the file does not say how bytes become input (no mean and std): "
+            "give float32, or pack the network with mean and std");
     impl_->run(images, count, results);
 }
 

@@ -18,8 +18,8 @@
 
 namespace bnew {
 
-// Text from anywhere, fit for a terminal, a log or a page: what is not UTF-8, moves the cursor, ends the line or
-// turns the direction of writing becomes \x1b or \u202e.
+// Text from anywhere, fit for a terminal, a log or a page: what is not UTF-8, moves the cursor, ends the line
+// or turns the direction of writing becomes \x1b or \u202e.
 std::string printable(std::string_view text);
 
 class Error : public std::runtime_error {
@@ -101,7 +101,8 @@ private:
     std::unique_ptr<Impl> impl_;
 };
 
-// The checksum of a packed file's content: that of the model that was loaded from it. Throws if it is not one.
+// The checksum of a packed file's content: that of the model that was loaded from it. Throws if it is not
+// one.
 uint32_t checksum(std::span<const uint8_t> content);
 
 // Binary multiply-accumulates a second that the instruction set does in registers, without memory: the limit
