@@ -12,7 +12,7 @@
 #include <optional>
 
 #include "crc32.h"
-#include "include/bnew_engine.h"
+#include "include/bnew_error.h"
 #include "text.h"
 
 namespace bnew {

@@ -13,7 +13,7 @@
 #include <string>
 
 #include "../cpp/dispatch.h"
-#include "../cpp/layout.h"
+#include "../cpp/plan.h"
 
 namespace {
 
@@ -91,6 +91,12 @@ struct Bits {
     Aligned<uint8_t> bytes;
 };
 
+int activations() {
+    int count = 0;
+    while (scalar_kernels.activation_name(count)) ++count;
+    return count;
+}
+
 // An epilogue with any of its lines, the results that it writes, and a part of them.
 class Result {
 public:
@@ -103,10 +109,13 @@ public:
           other_(draw, height, width, 0) {
         if (draw.one_in(2)) keep(e_.scale, draw, 0), keep(e_.shift, draw, 0);
         if (draw.one_in(2)) join(draw);
-        e_.activation =
-            draw.any_of({Activation::none, Activation::prelu, Activation::prelu, Activation::clamp,
-                         Activation::sigmoid, Activation::hard_sigmoid, Activation::sign});
-        if (e_.activation == Activation::prelu) keep(e_.slope, draw, 0);
+        if (draw.one_in(2)) {
+            if (draw.one_in(2)) {
+                keep(e_.slope, draw, 0);
+            } else {
+                e_.activation = draw.from(0, activations() - 1);
+            }
+        }
         e_.low = draw.any_of({-1.5f, 0.0f, -INFINITY});
         e_.high = draw.any_of({0.0f, 1.0f, 6.0f, INFINITY});
         if (draw.one_in(3)) keep(e_.scale_out, draw, 0);

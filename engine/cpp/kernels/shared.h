@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "../kernels.h"
+#include "activations.h"
 
 namespace bnew {
 namespace {
@@ -43,32 +44,6 @@ struct Pixels {
         }
     }
 };
-
-template <class F>
-inline f16 each(f16 v, F f) {
-    float lanes[kGroup];
-    store(lanes, v);
-    for (float& lane : lanes) lane = f(lane);
-    return load(lanes);
-}
-
-// The activations that need not be fast.
-inline f16 activate(f16 v, const Epilogue& e) {
-    switch (e.activation) {
-        case Activation::clamp: return min(max(v, all(e.low)), all(e.high));
-        case Activation::sigmoid: return each(v, [](float x) { return 1.0f / (1.0f + std::exp(-x)); });
-        case Activation::hard_sigmoid: return min(max(fma(v, all(1.0f / 6), all(0.5f)), all(0)), all(1));
-        case Activation::sign: return each(v, [](float x) { return x >= 0 ? 1.0f : -1.0f; });
-        case Activation::none:
-        case Activation::prelu: break;  // which are fast, and done in finish
-    }
-    return v;
-}
-
-// Never inlined, so that they do not swell the tiles.
-__attribute__((noinline)) void activate(f16* values, int count, const Epilogue& e) {
-    for (int i = 0; i < count; ++i) values[i] = activate(values[i], e);
-}
 
 // The epilogue of G groups of channels, from channel c on, of P pixels: line by line for the whole tile, so
 // that what depends on the channel alone is loaded once, and the values stay in registers.
@@ -107,14 +82,14 @@ inline __attribute__((always_inline)) void finish(f16 (&v)[P][G], const Epilogue
             });
         }
     }
-    if (e.activation == Activation::prelu) {
+    if (e.slope) {
 #pragma GCC unroll 16
         for (int g = 0; g < G; ++g) {
             const f16 slope = load(e.slope + c + g * kGroup);
 #pragma GCC unroll 16
             for (int p = 0; p < P; ++p) v[p][g] = prelu(v[p][g], slope);
         }
-    } else if (e.activation != Activation::none) {
+    } else if (e.activation != kNoActivation) {
         // In a copy: what a loop and a call touch lies in memory, and the tile must stay in registers.
         f16 slow[P][G];
 #pragma GCC unroll 16
@@ -122,7 +97,7 @@ inline __attribute__((always_inline)) void finish(f16 (&v)[P][G], const Epilogue
 #pragma GCC unroll 16
             for (int g = 0; g < G; ++g) slow[p][g] = v[p][g];
         }
-        activate(slow[0], P * G, e);
+        kActivations[e.activation].apply(slow[0], P * G, e);
 #pragma GCC unroll 16
         for (int p = 0; p < P; ++p) {
 #pragma GCC unroll 16
@@ -438,7 +413,7 @@ inline void sign_groups(const float* from, int64_t pixel, uint8_t* to, int64_t b
 }
 
 inline bool gives_signs_alone(const Epilogue& e) {
-    return !e.scale && e.join == Join::none && e.activation == Activation::none && !e.scale_out &&
+    return !e.scale && e.join == Join::none && !e.slope && e.activation == kNoActivation && !e.scale_out &&
            !e.shift_out && !e.real.data && e.bits.data && !e.sign_scale;
 }
 

@@ -1,9 +1,10 @@
-#include "layout.h"
+#include "strips.h"
 
 #include <algorithm>
 #include <limits>
 
-#include "include/bnew_engine.h"
+#include "arena.h"
+#include "ops/operator.h"
 
 namespace bnew {
 namespace {
@@ -11,44 +12,28 @@ namespace {
 constexpr size_t kLargeBytes = size_t{512} << 10;  // of a value that the second-level cache does not keep
 constexpr size_t kStripBytes = size_t{384} << 10;  // of all values of a strip, so that it does keep them
 constexpr int kMostStrips = 256;
-constexpr int64_t kMostTasks = 1 << 18;  // of a layout, roughly: a network of many stages has fewer strips
+constexpr int64_t kMostTasks = 1 << 18;  // of a schedule, roughly: a network of many stages has fewer strips
 // Of a band: neighbours both compute the rows that both need, which is the larger a share the fewer they are.
 constexpr int kLeastRows = 8;
 constexpr int kMostTries = 32;  // to end a segment earlier, so that it can be cut into bands
 
-// Rows first to last - 1.
-struct Rows {
-    int first = 0, last = 0;
-    int count() const { return last - first; }
-    void include(Rows other) {
-        if (other.count() <= 0) return;
-        *this = count() <= 0 ? other : Rows{std::min(first, other.first), std::max(last, other.last)};
-    }
-    bool operator==(const Rows&) const = default;
-};
+void include(Rows& rows, Rows other) {
+    if (other.count() <= 0) return;
+    rows =
+        rows.count() <= 0 ? other : Rows{std::min(rows.first, other.first), std::max(rows.last, other.last)};
+}
 
-// Stages first to last - 1, run in turns.
-struct Segment {
-    int first = 0, last = 0;
-};
-
-class Layouter {
+class Scheduler {
 public:
-    Layouter(const Graph& graph, const Plan& plan)
-        : graph_(graph), plan_(plan), readers_(plan.values.size()), makers_(plan.values.size(), -1) {
-        for (size_t s = 0; s < plan.stages.size(); ++s) {
-            for (int v : plan.stages[s].inputs) readers_[index(v)].push_back(static_cast<int>(s));
-            if (plan.stages[s].other >= 0)
-                readers_[index(plan.stages[s].other)].push_back(static_cast<int>(s));
-            for (int v : {plan.stages[s].real, plan.stages[s].bits})
-                if (v >= 0) makers_[index(v)] = static_cast<int>(s);
-        }
-        make_buffers();
+    Scheduler(const Plan& plan, int bands) : plan_(plan), bands_(bands), uses_(plan) {
+        schedule_.buffers = make_buffers(plan);
+        for (const Buffer& buffer : schedule_.buffers) first_row_.push_back(-buffer.border.top);
+        done_.resize(plan.stages.size());
+        held_.resize(schedule_.buffers.size());
     }
 
-    Layout make(int bands) {
-        bands_ = bands;
-        if (bands > 0) find_segments();
+    Schedule make() {
+        if (bands_ > 0) find_segments();
         const int count = static_cast<int>(plan_.stages.size());
         auto segment = segments_.begin();
         for (int s = 0; s < count;) {
@@ -56,128 +41,23 @@ public:
                 run_in_strips(*segment);
                 s = (segment++)->last;
             } else {
-                strand_ = {};
+                tasks_ = {};
                 compute(s, 0, stage(s).shape.height);
-                layout_.steps.push_back({std::move(strand_)});
+                schedule_.turns.emplace_back().bands.push_back(std::move(tasks_));
                 ++s;
             }
         }
-        place();
-        return std::move(layout_);
+        place_buffers(schedule_, plan_, segments_);
+        return std::move(schedule_);
     }
 
 private:
     static size_t index(int i) { return static_cast<size_t>(i); }
     const Stage& stage(int s) const { return plan_.stages[index(s)]; }
-    Buffer& buffer(int value) { return layout_.buffers[index(value)]; }
+    Buffer& buffer(int value) { return schedule_.buffers[index(value)]; }
+    const Buffer& buffer(int value) const { return schedule_.buffers[index(value)]; }
 
-    // ---------------------------------------------------------------------------------- buffers
-
-    void make_buffers() {
-        for (const Value& value : plan_.values) {
-            Buffer& made = layout_.buffers.emplace_back();
-            made.shape = value.shape;
-            made.bits = value.bits;
-        }
-        // The input's channels may lie close together where only broadcasts read them.
-        bool vectors = graph_.output == 0;
-        for (const Stage& stage : plan_.stages) {
-            const bool broadcasts = stage.op == Op::conv && !stage.conv.depthwise;
-            for (int v : stage.inputs) vectors |= v == 0 && !broadcasts;
-            vectors |= stage.other == 0;
-            if (stage.op == Op::conv || stage.op == Op::binary_conv) widen_border(stage);
-        }
-        for (size_t v = 0; v < layout_.buffers.size(); ++v)
-            set_strides(layout_.buffers[v], v == 0 && !vectors);
-        first_row_.resize(layout_.buffers.size());
-        for (size_t v = 0; v < layout_.buffers.size(); ++v) first_row_[v] = -layout_.buffers[v].top;
-        in_strip_.resize(layout_.buffers.size());
-    }
-
-    void widen_border(const Stage& stage) {
-        Buffer& in = buffer(stage.inputs[0]);
-        const Node& node = graph_.nodes[index(stage.node)];
-        in.top = std::max(in.top, node.top);
-        in.left = std::max(in.left, node.left);
-        in.bottom = std::max(in.bottom, node.bottom);
-        in.right = std::max(in.right, node.right);
-    }
-
-    static void set_strides(Buffer& made, bool close) {
-        const Shape& shape = made.shape;
-        made.pixel = made.bits ? unit_of(shape.channels)
-                     : close   ? shape.channels
-                               : round_up(shape.channels, kGroup);
-        made.row = (shape.width + made.left + made.right) * made.pixel;
-        made.rows = shape.height + made.top + made.bottom;
-    }
-
-    size_t bytes_of(int value) {
-        return value < 0 ? 0
-                         : static_cast<size_t>(buffer(value).row_bytes()) * index(buffer(value).shape.height);
-    }
-
-    // Bits and values with a border have a place of their own, so that the border, cleared once, stays clear;
-    // so have the values of strips, to lie close together. The others share: each takes the first gap between
-    // those that live at the same time.
-    void place() {
-        const int count = static_cast<int>(layout_.buffers.size());
-        for (Buffer& made : layout_.buffers)
-            made.bytes = static_cast<size_t>(round_up(made.rows * made.row_bytes() + kSlack, kAlignment));
-        size_t end = place_shared();
-        layout_.bytes = static_cast<double>(end);
-        for (int v = 0; v < count; ++v) {
-            if (shares(v)) continue;
-            buffer(v).offset = end;
-            end += buffer(v).bytes * index(buffer(v).bands);
-            layout_.bytes += static_cast<double>(buffer(v).bytes) * buffer(v).bands;
-        }
-        layout_.arena_bytes = end;
-    }
-
-    bool shares(int v) { return !buffer(v).bits && !buffer(v).has_border() && !in_strip_[index(v)]; }
-
-    size_t place_shared() {
-        // What a segment reads and writes lives from its beginning to its end.
-        std::vector<int> begin(plan_.stages.size()), end(plan_.stages.size());
-        for (size_t s = 0; s < plan_.stages.size(); ++s) begin[s] = end[s] = static_cast<int>(s);
-        for (const Segment& segment : segments_) {
-            for (int s = segment.first; s < segment.last; ++s) {
-                begin[index(s)] = segment.first;
-                end[index(s)] = segment.last - 1;
-            }
-        }
-        std::vector<int> last_use(layout_.buffers.size(), -1);
-        for (size_t v = 0; v < readers_.size(); ++v)
-            for (int s : readers_[v]) last_use[v] = std::max(last_use[v], end[index(s)]);
-        for (size_t s = 0; s < plan_.stages.size(); ++s)
-            if (const int real = plan_.stages[s].real; real >= 0)
-                last_use[index(real)] = std::max(last_use[index(real)], end[s]);
-        last_use[index(graph_.output)] = static_cast<int>(plan_.stages.size());
-
-        std::vector<int> live;  // by offset
-        size_t total = 0;
-        const auto take = [&](int v) {
-            size_t offset = 0;
-            for (int other : live) {
-                if (buffer(other).offset >= offset + buffer(v).bytes) break;
-                offset = std::max(offset, buffer(other).offset + buffer(other).bytes);
-            }
-            buffer(v).offset = offset;
-            total = std::max(total, offset + buffer(v).bytes);
-            live.insert(std::find_if(live.begin(), live.end(),
-                                     [&](int other) { return buffer(other).offset > offset; }),
-                        v);
-        };
-        if (shares(0)) take(0);
-        for (size_t s = 0; s < plan_.stages.size(); ++s) {
-            std::erase_if(live, [&](int v) { return last_use[index(v)] < begin[s]; });
-            if (const int real = plan_.stages[s].real; real >= 0 && shares(real)) take(real);
-        }
-        return total;
-    }
-
-    // ----------------------------------------------------------------------------------- strips
+    // --------------------------------------------------------------------------------- segments
 
     // Runs of stages that can be computed row by row and move much memory.
     void find_segments() {
@@ -231,14 +111,14 @@ private:
             if (leaves(s, segment)) own = share(s, band);
             for (int value : {stage(s).real, stage(s).bits}) {
                 if (value < 0) continue;
-                for (int reader : readers_[index(value)]) {
+                for (int reader : uses_.readers[index(value)]) {
                     if (reader >= segment.last || rows[index(reader - segment.first)].count() == 0) continue;
                     const auto [first, last] = rows[index(reader - segment.first)];
-                    if (stage(reader).other == value) own.include({first, last});
+                    if (stage(reader).other == value) include(own, {first, last});
                     // Where the padding alone is needed, so is the row beside it, with which it is cleared.
                     if (stage(reader).inputs[0] == value)
-                        own.include({std::clamp(first_needed(reader, first), 0, height - 1),
-                                     std::clamp(last_needed(reader, last - 1) + 1, 1, height)});
+                        include(own, {std::clamp(rows_read(reader, first).first, 0, height - 1),
+                                      std::clamp(rows_read(reader, last - 1).last, 1, height)});
                 }
             }
         }
@@ -246,31 +126,21 @@ private:
     }
 
     bool row_by_row(int s) const {
-        switch (stage(s).op) {
-            case Op::conv:
-            case Op::binary_conv:
-            case Op::max_pool:
-            case Op::avg_pool:
-            case Op::identity: break;
-            case Op::adaptive_avg_pool:
-            case Op::concat:
-            case Op::flatten:
-            case Op::softmax:
-            case Op::to_real: return false;
-        }
+        if (!stage(s).op->rows) return false;
         // A value that every place is joined with must be there in full.
         return stage(s).other < 0 ||
                plan_.values[index(stage(s).other)].shape.height == stage(s).shape.height;
     }
 
-    bool is_large(int s) {
-        return std::max({bytes_of(stage(s).inputs[0]), bytes_of(stage(s).real), bytes_of(stage(s).other)}) >=
+    bool is_large(int s) const {
+        const auto bytes = [&](int value) { return value < 0 ? size_t{0} : buffer(value).image_bytes(); };
+        return std::max({bytes(stage(s).inputs[0]), bytes(stage(s).real), bytes(stage(s).other)}) >=
                kLargeBytes;
     }
 
     bool is_inside(int value, const Segment& segment) const {
-        const auto& readers = readers_[index(value)];
-        return value != graph_.output && !readers.empty() &&
+        const auto& readers = uses_.readers[index(value)];
+        return value != plan_.output && !readers.empty() &&
                std::all_of(readers.begin(), readers.end(),
                            [&](int s) { return s >= segment.first && s < segment.last; });
     }
@@ -278,12 +148,12 @@ private:
     void run_in_strips(const Segment& segment) {
         for (int s = segment.first; s < segment.last; ++s)
             for (int v : {stage(s).real, stage(s).bits})
-                if (v >= 0 && is_inside(v, segment)) in_strip_[index(v)] = true;
+                if (v >= 0 && is_inside(v, segment)) buffer(v).in_strips = true;
         each_inside(segment, [&](int v) {
             buffer(v).bands = bands_;
             buffer(v).rows = 0;
         });
-        std::vector<Strand> strands;
+        Turn turn;
         for (band_ = 0; band_ < bands_; ++band_) {
             band_rows_ = rows_of(segment, band_);
             band_first_ = segment.first;
@@ -291,14 +161,15 @@ private:
             const int64_t tasks = kMostTasks / (bands_ * static_cast<int64_t>(plan_.stages.size()));
             const int most = static_cast<int>(std::clamp<int64_t>(tasks, 1, kMostStrips));
             for (int rows = height;; rows /= 2) {
-                strand_ = {};
-                if (schedule(segment, rows) <= kStripBytes || rows <= std::max(2, height / most)) break;
+                tasks_ = {};
+                if (cut_into_strips(segment, rows) <= kStripBytes || rows <= std::max(2, height / most))
+                    break;
             }
             each_inside(segment, [&](int v) { buffer(v).rows = std::max(buffer(v).rows, held_[index(v)]); });
-            strands.push_back(std::move(strand_));
+            turn.bands.push_back(std::move(tasks_));
         }
         band_ = 0;
-        layout_.steps.push_back(std::move(strands));
+        schedule_.turns.push_back(std::move(turn));
     }
 
     // Calls f for the values that the segment's strips hold.
@@ -306,19 +177,18 @@ private:
     void each_inside(const Segment& segment, F f) const {
         for (int s = segment.first; s < segment.last; ++s)
             for (int v : {stage(s).real, stage(s).bits})
-                if (v >= 0 && in_strip_[index(v)]) f(v);
+                if (v >= 0 && buffer(v).in_strips) f(v);
     }
 
     // Lets the first stage compute `rows` rows of its band, then each of the others all that it can, until
     // all is done. Returns the bytes that the values inside take.
-    size_t schedule(const Segment& segment, int rows) {
-        done_.resize(plan_.stages.size());
-        held_.resize(layout_.buffers.size());
+    size_t cut_into_strips(const Segment& segment, int rows) {
         each_inside(segment, [&](int v) { held_[index(v)] = 0; });
         for (int s = segment.first; s < segment.last; ++s) {
             const int first = done_[index(s)] = band_of(s).first;
             for (int v : {stage(s).real, stage(s).bits})
-                if (v >= 0 && in_strip_[index(v)]) first_row_[index(v)] = first == 0 ? -buffer(v).top : first;
+                if (v >= 0 && buffer(v).in_strips)
+                    first_row_[index(v)] = first == 0 ? -buffer(v).border.top : first;
         }
         const double share = static_cast<double>(rows) / std::max(1, band_of(segment.first).count());
         for (int round = 1; !all_done(segment); ++round) {
@@ -330,7 +200,7 @@ private:
                 }
                 if (until <= done_[index(s)]) continue;
                 for (int v : {stage(s).real, stage(s).bits})
-                    if (v >= 0 && in_strip_[index(v)]) make_room(s, v, until);
+                    if (v >= 0 && buffer(v).in_strips) make_room(s, v, until);
                 compute(s, done_[index(s)], until);
                 done_[index(s)] = until;
             }
@@ -351,7 +221,7 @@ private:
 
     // The stage of the segment that gives the value, or -1.
     int maker(int value, const Segment& segment) const {
-        const int s = makers_[index(value)];
+        const int s = uses_.makers[index(value)];
         return s >= segment.first && s < segment.last ? s : -1;
     }
 
@@ -370,7 +240,7 @@ private:
             if (done_[index(by)] == band_of(by).first) return least;
             while (least < rows) {
                 const int middle = (least + rows) / 2;
-                if (last_needed(s, middle) < done_[index(by)]) {
+                if (rows_read(s, middle).last <= done_[index(by)]) {
                     least = middle + 1;
                 } else {
                     rows = middle;
@@ -383,22 +253,7 @@ private:
         return rows;
     }
 
-    // The first and the last row of its input, padding included, that row y of a stage needs, and no row
-    // after y needs one before: so of a pool it is the whole window, whose first place in the image is
-    // another matter.
-    int first_needed(int s, int y) const {
-        const Stage& of = stage(s);
-        if (of.op == Op::identity) return y;
-        const Node& node = graph_.nodes[index(of.node)];
-        return y * node.stride_y - node.top;
-    }
-
-    int last_needed(int s, int y) const {
-        const Stage& of = stage(s);
-        if (of.op == Op::identity) return y;
-        const Node& node = graph_.nodes[index(of.node)];
-        return y * node.stride_y - node.top + (node.kernel_y - 1) * node.dilation_y;
-    }
+    Rows rows_read(int s, int y) const { return stage(s).op->rows(stage(s), y); }
 
     // Makes room for the next rows of a stage's value, up to `last`, where those stood that nobody needs any
     // more.
@@ -413,25 +268,25 @@ private:
             if (keep > begin) add({Task::Kind::move, value, band_, keep, first, {}, begin, keep});
             begin = keep;
         }
-        if (last == room.shape.height && room.bottom > 0) {
-            last += room.bottom;
-            add({Task::Kind::clear, value, band_, last - room.bottom, last, {}, begin, begin});
+        if (last == room.shape.height && room.border.bottom > 0) {
+            last += room.border.bottom;
+            add({Task::Kind::clear, value, band_, last - room.border.bottom, last, {}, begin, begin});
         }
         held_[index(value)] = std::max(held_[index(value)], last - begin);
     }
 
     int first_row_needed(int value) const {
         int first = std::numeric_limits<int>::max();
-        for (int s : readers_[index(value)]) {
+        for (int s : uses_.readers[index(value)]) {
             const int next = done_[index(s)];
             if (next >= band_of(s).last) continue;
-            if (stage(s).inputs[0] == value) first = std::min(first, first_needed(s, next));
+            if (stage(s).inputs[0] == value) first = std::min(first, rows_read(s, next).first);
             if (stage(s).other == value) first = std::min(first, next);
         }
         return first;
     }
 
-    void add(const Task& task) { strand_.push_back(task); }
+    void add(const Task& task) { tasks_.push_back(task); }
 
     void compute(int s, int first, int last) {
         const auto begin = [&](int value) { return value < 0 ? 0 : first_row_[index(value)]; };
@@ -446,18 +301,15 @@ private:
              0});
     }
 
-    const Graph& graph_;
     const Plan& plan_;
-    Layout layout_;
-    std::vector<std::vector<int>> readers_;  // of each value: stages
-    std::vector<int> makers_;                // of each value: the stage, or -1
+    int bands_;
+    Uses uses_;
+    Schedule schedule_;
     std::vector<Segment> segments_;
-    int bands_ = 0;
-    std::vector<bool> in_strip_;  // of each value
 
     // While a band of a segment is scheduled:
     int band_ = 0;
-    Strand strand_;
+    std::vector<Task> tasks_;
     std::vector<Rows> band_rows_;  // of each stage of the segment, which begins with
     int band_first_ = 0;
     std::vector<int> done_;       // the row up to which each stage is computed
@@ -467,8 +319,6 @@ private:
 
 }  // namespace
 
-Layout make_layout(const Graph& graph, const Plan& plan, int bands) {
-    return Layouter(graph, plan).make(bands);
-}
+Schedule make_schedule(const Plan& plan, int bands) { return Scheduler(plan, bands).make(); }
 
 }  // namespace bnew
