@@ -115,6 +115,14 @@ struct Pool {
     const float* column_places = nullptr;  // what its width counts
 };
 
+// Each pixel's channels c become (v - mean) / √(variance + eps): the mean and the mean square of differences
+// from it, over all channels of the pixel. Sums run in sixteen lanes, which are added at the end in pairs,
+// the upper half to the lower.
+struct LayerNorm {
+    int width = 0, channels = 0;  // of the image
+    float eps = 0;
+};
+
 struct Kernels {
     const char* name;
     bool (*supported)();
@@ -125,6 +133,7 @@ struct Kernels {
     void (*binary_conv)(const BinaryConv&, const BitsView& in, const Epilogue&, const Part&);
     void (*real_conv)(const RealConv&, const RealView& in, const Epilogue&, const Part&);
     void (*pool)(const Pool&, const RealView& in, const Epilogue&, const Part&);
+    void (*layer_norm)(const LayerNorm&, const RealView& in, const Epilogue&, const Part&);
     // The epilogue alone; width is that of the image.
     void (*pointwise)(int width, const RealView& in, const Epilogue&, const Part&);
     // The name of an activation, the same with every instruction set; null behind the last.

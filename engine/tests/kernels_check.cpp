@@ -319,6 +319,18 @@ bool check_pool(const Kernels& kernels, Draw& draw) {
     return result.same(run(scalar_kernels), run(kernels));
 }
 
+bool check_layer_norm(const Kernels& kernels, Draw& draw) {
+    const int height = draw.from(1, 5), channels = draw_channels(draw, 1025);
+    const LayerNorm norm{draw.from(1, 9), channels, draw.any_of({1e-5f, 1e-12f, 1.0f})};
+    Real in(draw, height, norm.width, channels);
+    Result result(draw, height, norm.width, channels);
+    const auto run = [&](const Kernels& with) {
+        return result.after(
+            [&](const Epilogue& e, const Part& part) { with.layer_norm(norm, in.view(), e, part); });
+    };
+    return result.same(run(scalar_kernels), run(kernels));
+}
+
 bool check_pointwise(const Kernels& kernels, Draw& draw) {
     const int height = draw.from(1, 5), width = draw.from(1, 9), channels = draw_channels(draw, 130);
     Real in(draw, height, width, channels);
@@ -337,6 +349,7 @@ constexpr struct {
 } kChecks[] = {{"binary_conv", check_binary, 4},
                {"real_conv", check_real, 3},
                {"pool", check_pool, 1},
+               {"layer_norm", check_layer_norm, 1},
                {"pointwise", check_pointwise, 1}};
 
 }  // namespace

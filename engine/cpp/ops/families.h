@@ -35,12 +35,20 @@ void prepare_max_pool(Planner&, Stage&, Node&);
 void prepare_avg_pool(Planner&, Stage&, Node&);
 void prepare_adaptive_avg_pool(Planner&, Stage&, Node&);
 void run_pool(const Call&);
+Shape read_resize_nearest(GraphReader&, Fields&, Node&);
+void prepare_resize_nearest(Planner&, Stage&, Node&);
+Rows resize_rows(const Stage&, int y);
 
 // shape.cpp
 Shape read_concat(GraphReader&, Fields&, Node&);
 void run_concat(const Call&);
 Shape read_flatten(GraphReader&, Fields&, Node&);
 void run_flatten(const Call&);
+
+// layer_norm.cpp
+Shape read_layer_norm(GraphReader&, Fields&, Node&);
+void prepare_layer_norm(Planner&, Stage&, Node&);
+void run_layer_norm(const Call&);
 
 // softmax.cpp
 void run_softmax(const Call&);

@@ -1,6 +1,9 @@
-// Pools: the largest value or the mean of windows, which are cut at the image's edge.
+// Pools: the largest value or the mean of windows, which are cut at the image's edge. Resizing takes the
+// largest of one place.
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 
 #include "families.h"
 #include "window.h"
@@ -10,6 +13,10 @@ namespace {
 
 struct PoolArguments : WindowArguments {
     bool count_padding = false;
+};
+
+struct ResizeArguments : Arguments {
+    std::vector<float> scale;  // places of the input for one of the result: rows, columns
 };
 
 // The places of the windows along an axis, and what each counts in the divisor of a mean.
@@ -70,6 +77,17 @@ Axis cut(int64_t size, int64_t before, int64_t after, int64_t kernel, int64_t st
         axis.first.push_back(static_cast<int32_t>(from));
         axis.last.push_back(static_cast<int32_t>(std::min(until, size)));
         axis.places.push_back(static_cast<float>(count_padding ? padded : axis.last.back() - from));
+    }
+    return axis;
+}
+
+Axis nearest(int size, int count, float scale) {
+    Axis axis;
+    for (int i = 0; i < count; ++i) {
+        const float place = std::floor(static_cast<float>(i) * scale);
+        axis.first.push_back(static_cast<int32_t>(std::min(place, static_cast<float>(size - 1))));
+        axis.last.push_back(axis.first.back() + 1);
+        axis.places.push_back(1);
     }
     return axis;
 }
@@ -151,6 +169,30 @@ void prepare_adaptive_avg_pool(Planner& planner, Stage& stage, Node&) {
     count(planner, stage, 1.0 * in.height / stage.shape.height + 2, 1.0 * in.width / stage.shape.width + 2);
     set_pool(stage, Pooling::average, {}, adaptive(in.height, stage.shape.height),
              adaptive(in.width, stage.shape.width));
+}
+
+Shape read_resize_nearest(GraphReader& reader, Fields& fields, Node& node) {
+    const auto resize = std::make_shared<ResizeArguments>();
+    node.arguments = resize;
+    const Shape result = read_size(reader, fields, node);
+    resize->scale = fields.floats("scale", 2);
+    for (float scale : resize->scale)
+        expect(scale > 0 && scale <= std::numeric_limits<float>::max(),
+               fields.what("scale") + " must be above 0");
+    return result;
+}
+
+void prepare_resize_nearest(Planner& planner, Stage& stage, Node& node) {
+    const auto& scale = static_cast<const ResizeArguments&>(*node.arguments).scale;
+    const Shape& in = planner.shape_of(stage.inputs[0]);
+    count(planner, stage, 1, 1);
+    set_pool(stage, Pooling::max, {}, nearest(in.height, stage.shape.height, scale[0]),
+             nearest(in.width, stage.shape.width, scale[1]));
+}
+
+Rows resize_rows(const Stage& stage, int y) {
+    const int first = static_cast<const Pooled&>(*stage.prepared).pool.row_first[y];
+    return {first, first + 1};
 }
 
 void run_pool(const Call& call) {
