@@ -29,6 +29,7 @@ lint: .venv/engine
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(shell find engine/cpp engine/tests -name '*.h' -o -name '*.cpp')
 
 bench: .venv/engine
 	$(BIN)/pip install --quiet --editable ".[bench]"

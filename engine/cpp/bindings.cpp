@@ -6,7 +6,7 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
-#include "include/bnew_engine.h"
+#include "include/bnew_checks.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -55,7 +55,7 @@ Floats convolve(const bnew::Model& model, const std::string& name, const Images<
     {
         nb::gil_scoped_release release;
         const auto size = [&](size_t axis) { return static_cast<int>(signs.shape(axis)); };
-        value = model.convolve(name, signs.data(), {size(1), size(2), size(3)});
+        value = bnew::Checks::convolve(model, name, signs.data(), {size(1), size(2), size(3)});
     }
     return to_numpy(std::move(value.data), shape_of(1, value.dimensions));
 }
@@ -86,8 +86,7 @@ NB_MODULE(_engine, m) {
             try {
                 std::rethrow_exception(thrown);
             } catch (const bnew::Error& error) {
-                PyErr_SetObject(static_cast<PyObject*>(type),
-                                nb::str(error.what()).ptr());
+                PyErr_SetObject(static_cast<PyObject*>(type), nb::str(error.what()).ptr());
             }
         },
         nb::exception<bnew::Error>(m, "EngineError", PyExc_ValueError).ptr());
@@ -135,6 +134,6 @@ NB_MODULE(_engine, m) {
         "content"_a);
     m.def("instruction_sets", &bnew::instruction_sets);
     m.def("instruction_set", &bnew::instruction_set);
-    m.def("register_peak", &bnew::register_peak, "instruction_set"_a, "seconds"_a,
+    m.def("register_peak", &bnew::Checks::register_peak, "instruction_set"_a, "seconds"_a,
           nb::call_guard<nb::gil_scoped_release>());
 }

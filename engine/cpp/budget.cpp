@@ -31,17 +31,17 @@ Budget::Budget(const Limits& limits, uint64_t file_bytes, uint64_t weights)
     for (const int64_t limit : {limits.max_macs, limits.max_bytes})
         if (limit < 0 || limit > kLargestLimit) throw Error("a limit must be from 0 to 2 to the power of 60");
     if (!macs_given_) most_macs_ = kBaseMacs;
-    if (!bytes_given_)
-        most_kept_ = most_run_ = std::min(kBaseBytes + kBytesPerUnit * units_, kMostBytes);
+    if (!bytes_given_) most_kept_ = most_run_ = std::min(kBaseBytes + kBytesPerUnit * units_, kMostBytes);
 }
 
 void Budget::set_input(int64_t channels, int64_t height, int64_t width) {
     const double places = static_cast<double>(height) * static_cast<double>(width);
-    if (!macs_given_)
-        most_macs_ = std::min(kBaseMacs + kMacsPerUnitPlace * units_ * places, kMostMacs);
+    if (!macs_given_) most_macs_ = std::min(kBaseMacs + kMacsPerUnitPlace * units_ * places, kMostMacs);
     if (!bytes_given_)
-        most_run_ = std::min(most_kept_ + (kBytesPerNumber * static_cast<double>(channels) +
-                                           kBytesPerUnitPlace * units_) * places, kMostBytes);
+        most_run_ = std::min(
+            most_kept_ +
+                (kBytesPerNumber * static_cast<double>(channels) + kBytesPerUnitPlace * units_) * places,
+            kMostBytes);
 }
 
 void Budget::keep(double bytes, const std::string& what) {

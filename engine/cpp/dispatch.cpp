@@ -1,7 +1,6 @@
 #include "dispatch.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cstdlib>
 
 #include "include/bnew_engine.h"
@@ -38,6 +37,12 @@ const Kernels& choose_kernels(const std::string& name) {
                 " is not one that this machine can run: choose among " + known);
 }
 
+int find_activation(std::string_view name) {
+    for (int i = 0; scalar_kernels.activation_name(i); ++i)
+        if (name == scalar_kernels.activation_name(i)) return i;
+    return kNoActivation;
+}
+
 std::vector<std::string> instruction_sets() {
     std::vector<std::string> names;
     for (const Kernels* kernels : usable_kernels()) names.emplace_back(kernels->name);
@@ -45,17 +50,5 @@ std::vector<std::string> instruction_sets() {
 }
 
 std::string instruction_set() { return choose_kernels("").name; }
-
-double register_peak(const std::string& instruction_set, double seconds) {
-    using Clock = std::chrono::steady_clock;
-    const Kernels& kernels = choose_kernels(instruction_set);
-    double best = 0;
-    for (const auto end = Clock::now() + std::chrono::duration<double>(seconds); Clock::now() < end;) {
-        const auto begin = Clock::now();
-        const auto macs = static_cast<double>(kernels.peak(100'000));
-        best = std::max(best, macs / std::chrono::duration<double>(Clock::now() - begin).count());
-    }
-    return best;
-}
 
 }  // namespace bnew

@@ -1,6 +1,9 @@
+// Which kernels are used.
+
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "kernels.h"
@@ -12,5 +15,8 @@ const std::vector<const Kernels*>& usable_kernels();
 
 // The kernels called `name`; if it is empty, those that BNEW_ENGINE_ISA names, else the best. Throws Error.
 const Kernels& choose_kernels(const std::string& name);
+
+// The activation's row in the kernels' table, or kNoActivation.
+int find_activation(std::string_view name);
 
 }  // namespace bnew

@@ -12,7 +12,7 @@
 #include <optional>
 
 #include "crc32.h"
-#include "include/bnew_engine.h"
+#include "include/bnew_error.h"
 #include "text.h"
 
 namespace bnew {
@@ -134,7 +134,8 @@ void File::read_tensors(const Json& header, uint64_t data_begin) {
         Tensor tensor{};
         const auto known = dtype_of(dtype->string(what + ", dtype"));
         if (!known)
-            throw Error(what + " has dtype " + quote(dtype->string(what)) + ": only U32, F32 and F16 are known");
+            throw Error(what + " has dtype " + quote(dtype->string(what)) +
+                        ": only U32, F32 and F16 are known");
         tensor.dtype = *known;
         tensor.count = 1;
         for (const Json& size : shape->array(what + ", shape")) {

@@ -13,6 +13,9 @@
 
 namespace bnew {
 
+struct Operator;
+struct StepKind;
+
 struct Shape {
     int channels = 0, height = 0, width = 0;
     bool operator==(const Shape&) const = default;
@@ -26,27 +29,11 @@ struct Value {
     bool bits = false;
 };
 
-enum class Op {
-    conv,
-    binary_conv,
-    max_pool,
-    avg_pool,
-    adaptive_avg_pool,
-    identity,
-    concat,
-    flatten,
-    softmax,
-    to_real,  // the engine's own: bits as real ±1
-};
-
-const char* op_name(Op op);
-
-enum class StepKind { scale, shift, add, multiply, prelu, clamp, sigmoid, hard_sigmoid, sign };
-
 struct Step {
-    StepKind kind;
+    const StepKind* kind = nullptr;
     std::vector<float> numbers;  // scale, shift, prelu: one a channel
     int value = -1;              // add, multiply
+    int activation = -1;         // row of the kernels' table
     float low = 0, high = 0;     // clamp
 };
 
@@ -55,24 +42,20 @@ struct Sign {
     int output = -1;
 };
 
+// What a node says to its operator: each has its own kind, see ops/.
+struct Arguments {
+    virtual ~Arguments() = default;
+};
+
 struct Node {
-    Op op = Op::identity;
+    const Operator* op = nullptr;
     std::string name;
     std::vector<int> inputs;
+    std::shared_ptr<Arguments> arguments;
     std::vector<Step> then;
     int output = -1;  // real value, or -1
     std::optional<Sign> sign;
     Shape shape;  // of the result
-
-    // Of convolutions and pools.
-    int kernel_y = 1, kernel_x = 1, stride_y = 1, stride_x = 1, dilation_y = 1, dilation_x = 1;
-    int top = 0, left = 0, bottom = 0, right = 0;
-    bool count_padding = false;
-
-    // Of convolutions. Weights of a binary one: for each output channel the bits of a window, tap after tap.
-    int groups = 1;
-    std::vector<float> weights;
-    std::vector<uint32_t> words;
 };
 
 struct Graph {

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <set>
 
-#include "include/bnew_engine.h"
+#include "include/bnew_error.h"
 #include "text.h"
 
 namespace bnew {

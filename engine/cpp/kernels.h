@@ -32,14 +32,15 @@ struct BitsView {
 };
 
 enum class Join { none, add, multiply };
-enum class Activation { none, prelu, clamp, sigmoid, hard_sigmoid, sign };
+
+constexpr int kNoActivation = -1;
 
 // What happens to each result v of an operator before it is stored. All arrays are a number per channel,
 // filled up to whole groups of 16; a null pointer leaves its line out.
 //
 //     v = fma(v, scale, shift)
 //     v = v + other   or   v * other
-//     v = activation(v)
+//     v = v >= 0 ? v : v * slope   or   activation(v)
 //     v = fma(v, scale_out, shift_out)            scale_out null: v + shift_out
 //     bit = v >= threshold                        sign_scale not null: fma(v, sign_scale, sign_shift) >= 0
 struct Epilogue {
@@ -47,10 +48,10 @@ struct Epilogue {
     const float* shift = nullptr;
     Join join = Join::none;
     RealView other;
-    int other_channels = 0;  // channel c meets channel c mod other_channels, a multiple of 16
-    Activation activation = Activation::none;
-    const float* slope = nullptr;  // of prelu
-    float low = 0, high = 0;       // of clamp
+    int other_channels = 0;          // channel c meets channel c mod other_channels, a multiple of 16
+    const float* slope = nullptr;    // of prelu
+    int activation = kNoActivation;  // else a row of the table in kernels/activations.h
+    float low = 0, high = 0;         // of clamp
     const float* scale_out = nullptr;
     const float* shift_out = nullptr;
     const float* sign_scale = nullptr;
@@ -114,6 +115,14 @@ struct Pool {
     const float* column_places = nullptr;  // what its width counts
 };
 
+// Each pixel's channels c become (v - mean) / √(variance + eps): the mean and the mean square of differences
+// from it, over all channels of the pixel. Sums run in sixteen lanes, which are added at the end in pairs,
+// the upper half to the lower.
+struct LayerNorm {
+    int width = 0, channels = 0;  // of the image
+    float eps = 0;
+};
+
 struct Kernels {
     const char* name;
     bool (*supported)();
@@ -124,8 +133,11 @@ struct Kernels {
     void (*binary_conv)(const BinaryConv&, const BitsView& in, const Epilogue&, const Part&);
     void (*real_conv)(const RealConv&, const RealView& in, const Epilogue&, const Part&);
     void (*pool)(const Pool&, const RealView& in, const Epilogue&, const Part&);
+    void (*layer_norm)(const LayerNorm&, const RealView& in, const Epilogue&, const Part&);
     // The epilogue alone; width is that of the image.
     void (*pointwise)(int width, const RealView& in, const Epilogue&, const Part&);
+    // The name of an activation, the same with every instruction set; null behind the last.
+    const char* (*activation_name)(int);
     // Binary multiply-accumulates done by `rounds` rounds of xor, population count and add in registers.
     int64_t (*peak)(int64_t rounds);
 };

@@ -1,121 +1,109 @@
-// From a graph to what runs: stages, each an operator with its epilogue, and the buffers between them.
+// From a graph to what runs: stages, each an operator with its epilogue, and their schedules.
 
 #pragma once
 
 #include <cstddef>
 #include <memory>
-#include <new>
 #include <string>
 #include <vector>
 
+#include "aligned.h"
 #include "graph.h"
 #include "kernels.h"
+#include "schedule.h"
 
 namespace bnew {
 
-constexpr size_t kAlignment = 64;
+class StepChain;
 
-template <class T>
-struct AlignedAllocator {
-    using value_type = T;
-    AlignedAllocator() = default;
-    template <class U>
-    AlignedAllocator(const AlignedAllocator<U>&) {}
-    T* allocate(size_t n) {
-        return static_cast<T*>(::operator new(n * sizeof(T), std::align_val_t(kAlignment)));
-    }
-    void deallocate(T* p, size_t) { ::operator delete(p, std::align_val_t(kAlignment)); }
-    bool operator==(const AlignedAllocator&) const { return true; }
+// What an operator makes of a node before it runs: each has its own kind, see ops/. It points into itself.
+struct Prepared {
+    Prepared() = default;
+    virtual ~Prepared() = default;
+    Prepared(const Prepared&) = delete;
+    Prepared& operator=(const Prepared&) = delete;
 };
 
-template <class T>
-using Aligned = std::vector<T, AlignedAllocator<T>>;
-
-// Where a value lies in the arena of a run. Around the image is a border for the padding of its readers.
-struct Buffer {
-    Shape shape;
-    bool bits = false;
-    int top = 0, left = 0, bottom = 0, right = 0;
-    int rows = 0;                // that the buffer holds: all and the border's, or as many as a strip needs
-    int64_t pixel = 0, row = 0;  // floats, or bytes of bits
-    // Each of the bands that compute the value has a buffer of its own, the first at `offset`.
-    size_t offset = 0, bytes = 0;
-    int bands = 1;
-
-    bool has_border() const { return top || left || bottom || right; }
-    int64_t row_bytes() const { return row * (bits ? 1 : static_cast<int64_t>(sizeof(float))); }
-};
-
-// Whether the operator is computed whole and has no epilogue; a kernel computes the others part by part.
-bool is_plain(Op op);
-
+// It points into its own vectors: it can be moved, and not be copied.
 struct Stage {
-    Op op;
+    Stage() = default;
+    Stage(Stage&&) = default;
+    Stage& operator=(Stage&&) = default;
+    Stage(const Stage&) = delete;
+    Stage& operator=(const Stage&) = delete;
+
+    const Operator* op = nullptr;
     std::string name;
-    int node = -1;  // of the graph; -1 for one that the planner put in
     std::vector<int> inputs;
     Shape shape;                           // of the result
     int real = -1, bits = -1, other = -1;  // values written, and joined
 
-    // Views are filled in when a run binds the stage to its arena.
-    Epilogue epilogue;
-    BinaryConv binary;
-    RealConv conv;
-    Pool pool;
+    // Set by the operator's prepare.
+    std::unique_ptr<Prepared> prepared;
+    Border border;             // around its first input, that it reads as zeros or clear bits
+    bool reads_close = false;  // also an input whose channels lie close together
+    size_t scratch_bytes = 0;  // for each thread
+    // Roughly what a number of its result takes on one core with AVX-512; writing it is the least.
+    double nanoseconds = 0.5;
 
-    // What the pointers above point to.
-    std::vector<Aligned<float>> numbers;
-    Aligned<uint8_t> weights;
-    std::vector<int32_t> classes[2];
-    std::vector<int32_t> edges[4];
-    std::vector<float> places[2];
-};
-
-// The row of its image that lies first in a buffer, for each value that a task has to do with.
-struct FirstRows {
-    int in = 0, other = 0, real = 0, bits = 0;
-};
-
-struct Task {
-    enum class Kind {
-        compute,  // rows `first` to `last` - 1 of a stage
-        move,     // those rows of a value, when its buffer begins with row `to` where it began with `from`
-        clear,    // those rows of a value, all in its border; its buffer begins with row `to`
-    };
-    Kind kind = Kind::compute;
-    int index = 0;  // of the stage, or of the value
-    int band = 0;
-    int first = 0, last = 0;
-    FirstRows rows;
-    int from = 0, to = 0;
-};
-
-// Tasks one after the other.
-using Strand = std::vector<Task>;
-
-// Buffers, and in which order what is computed into them: step after step, the strands of a step side by side
-// if there are threads for them.
-struct Layout {
-    std::vector<Buffer> buffers;  // of each value
-    std::vector<std::vector<Strand>> steps;
-    double bytes = 0;        // that a run takes, to be checked before they are
-    size_t arena_bytes = 0;  // the same, if it is that little
+    Epilogue epilogue;                    // its views are filled in when a run binds the stage to its arena
+    std::vector<Aligned<float>> numbers;  // that the epilogue points to
 };
 
 struct Plan {
     std::vector<Stage> stages;
     std::vector<Value> values;  // the graph's, then the planner's own
-    // Stages with large results run in turns, some rows at a time, so that what one writes is still in the
-    // cache when the next reads it, and their buffers hold no more rows than that takes.
-    Layout strips;
-    // For several threads on one image: such stages are cut into a band of rows for each, in strips again.
-    Layout bands;
+    int output = -1;
+    // Segments of stages with large results run in strips, so that what one writes is still in the cache when
+    // the next reads it, and their buffers hold no more rows than that takes.
+    Schedule strips;
+    // For several threads on one image: segments are cut into a band for each, in strips again.
+    Schedule bands;
     // Stage after stage, every value there in full when its stage has run.
-    Layout whole;
+    Schedule whole;
     size_t scratch_bytes = 0;  // of each thread
 };
 
-// Throws Error if the network needs more memory or work than the budget has.
-Plan make_plan(const Graph& graph, const Kernels& kernels, int threads, Budget& budget);
+// Makes a plan; what an operator may use of it when it is prepared.
+class Planner {
+public:
+    Planner(Graph& graph, const Kernels& kernels, int threads, Budget& budget);
+
+    Plan make();
+
+    const Kernels& kernels() const { return kernels_; }
+    const Shape& shape_of(int value) const { return plan_.values[static_cast<size_t>(value)].shape; }
+
+    // Each counts what a stage keeps or does, before it does. Throws Error.
+    void keep(double bytes, const std::string& name);
+    void give_back(double bytes) { budget_.give_back(bytes); }
+    void work(const Shape& results, double macs_per_number, const std::string& name);
+
+    // Adds a stage that makes real ±1 of bits; their value.
+    int to_real(int bits, const std::string& name);
+
+private:
+    void add_node(Node& node);
+    void finish(Stage stage, const Node& node);
+    Stage next(Stage stage);
+    void add(Stage stage);
+    int add_value(const Shape& shape);
+    int repeated(int value, int channels, const std::string& name);
+    template <class Numbers>
+    const float* keep_numbers(Stage& stage, const Numbers& numbers, float filling = 0);
+    void set_epilogue(Stage& stage, const StepChain& chain);
+    void set_sign(Stage& stage, const Sign& sign);
+    void check_run(const Schedule& schedule, int threads) const;
+
+    Graph& graph_;
+    const Kernels& kernels_;
+    int threads_;
+    Budget& budget_;
+    Plan plan_;
+};
+
+// Takes the weights out of the graph's real convolutions. Throws Error if the network needs more memory or
+// work than the budget has.
+Plan make_plan(Graph& graph, const Kernels& kernels, int threads, Budget& budget);
 
 }  // namespace bnew

@@ -5,7 +5,7 @@
 #include <new>
 #include <string>
 
-#include "include/bnew_engine.h"
+#include "include/bnew_error.h"
 
 namespace bnew {
 namespace {

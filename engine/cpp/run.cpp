@@ -53,7 +53,8 @@ int main(int argc, char** argv) {
             const auto best =
                 std::max_element(first, first + static_cast<std::ptrdiff_t>(model.output_size())) - first;
             const auto& classes = model.classes();
-            const std::string name = classes.empty() ? std::to_string(best) : classes[static_cast<size_t>(best)];
+            const std::string name =
+                classes.empty() ? std::to_string(best) : classes[static_cast<size_t>(best)];
             std::printf("%zu: %s\n", i, bnew::printable(name).c_str());
         }
         std::printf("%.3f ms an image, %s\n", time.count() / static_cast<double>(count), model.isa().c_str());

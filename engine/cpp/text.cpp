@@ -6,7 +6,7 @@
 #include <iterator>
 #include <utility>
 
-#include "include/bnew_engine.h"
+#include "include/bnew_error.h"
 
 namespace bnew {
 namespace {

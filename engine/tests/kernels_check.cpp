@@ -13,7 +13,7 @@
 #include <string>
 
 #include "../cpp/dispatch.h"
-#include "../cpp/layout.h"
+#include "../cpp/plan.h"
 
 namespace {
 
@@ -91,6 +91,12 @@ struct Bits {
     Aligned<uint8_t> bytes;
 };
 
+int activations() {
+    int count = 0;
+    while (scalar_kernels.activation_name(count)) ++count;
+    return count;
+}
+
 // An epilogue with any of its lines, the results that it writes, and a part of them.
 class Result {
 public:
@@ -103,10 +109,13 @@ public:
           other_(draw, height, width, 0) {
         if (draw.one_in(2)) keep(e_.scale, draw, 0), keep(e_.shift, draw, 0);
         if (draw.one_in(2)) join(draw);
-        e_.activation =
-            draw.any_of({Activation::none, Activation::prelu, Activation::prelu, Activation::clamp,
-                         Activation::sigmoid, Activation::hard_sigmoid, Activation::sign});
-        if (e_.activation == Activation::prelu) keep(e_.slope, draw, 0);
+        if (draw.one_in(2)) {
+            if (draw.one_in(2)) {
+                keep(e_.slope, draw, 0);
+            } else {
+                e_.activation = draw.from(0, activations() - 1);
+            }
+        }
         e_.low = draw.any_of({-1.5f, 0.0f, -INFINITY});
         e_.high = draw.any_of({0.0f, 1.0f, 6.0f, INFINITY});
         if (draw.one_in(3)) keep(e_.scale_out, draw, 0);
@@ -310,6 +319,18 @@ bool check_pool(const Kernels& kernels, Draw& draw) {
     return result.same(run(scalar_kernels), run(kernels));
 }
 
+bool check_layer_norm(const Kernels& kernels, Draw& draw) {
+    const int height = draw.from(1, 5), channels = draw_channels(draw, 1025);
+    const LayerNorm norm{draw.from(1, 9), channels, draw.any_of({1e-5f, 1e-12f, 1.0f})};
+    Real in(draw, height, norm.width, channels);
+    Result result(draw, height, norm.width, channels);
+    const auto run = [&](const Kernels& with) {
+        return result.after(
+            [&](const Epilogue& e, const Part& part) { with.layer_norm(norm, in.view(), e, part); });
+    };
+    return result.same(run(scalar_kernels), run(kernels));
+}
+
 bool check_pointwise(const Kernels& kernels, Draw& draw) {
     const int height = draw.from(1, 5), width = draw.from(1, 9), channels = draw_channels(draw, 130);
     Real in(draw, height, width, channels);
@@ -328,6 +349,7 @@ constexpr struct {
 } kChecks[] = {{"binary_conv", check_binary, 4},
                {"real_conv", check_real, 3},
                {"pool", check_pool, 1},
+               {"layer_norm", check_layer_norm, 1},
                {"pointwise", check_pointwise, 1}};
 
 }  // namespace

@@ -74,6 +74,8 @@ def victim() -> Network:
     even = network.node("avg_pool", y, **pool, count_padding=True)
     gate = network.node("adaptive_avg_pool", even, size=[1, 1])
     deep = network.conv(most, quarters(random, 18, 1, 1, 1), groups=18, then=[{"multiply": gate}])
+    deep = network.node("layer_norm", deep, eps=1e-5, then=[{"gelu": {}}, {"gelu_tanh": {}}])
+    deep = network.node("resize_nearest", deep, size=[4, 4], scale=[1, 0.75])
     flat = network.node("flatten", network.node("concat", [z, deep, even]))
     network.node("softmax", network.conv(flat, quarters(random, 5, 42 * 16, 1, 1)))
     network.graph["classes"] = ["ä", "b", "c", "d", "e"]

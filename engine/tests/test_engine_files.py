@@ -424,6 +424,25 @@ def test_nodes_of_other_kinds(tmp_path: Path) -> None:
             {"size": [0, 1]},
             "node 3 ('n3'), 'size' must be a whole number from 1 to 1048576",
         ),
+        ("layer_norm", {}, "node 3 ('n3') has no 'eps'"),
+        ("layer_norm", {"eps": 0}, "node 3 ('n3'), 'eps' must be above 0"),
+        ("layer_norm", {"eps": 1e-300}, "node 3 ('n3'), 'eps' must be above 0"),
+        ("resize_nearest", {"size": [2, 2]}, "node 3 ('n3') has no 'scale'"),
+        (
+            "resize_nearest",
+            {"size": [2, 2], "scale": [1, -0.5]},
+            "node 3 ('n3'), 'scale' must be above 0",
+        ),
+        (
+            "resize_nearest",
+            {"size": [2, 2], "scale": [1]},
+            "node 3 ('n3'), 'scale' must have 2 numbers",
+        ),
+        (
+            "identity",
+            {"then": [{"gelu": {"approximate": "tanh"}}]},
+            "node 3 ('n3'), step 'gelu' takes nothing",
+        ),
         ("identity", {"real": False}, "node 3 ('n3') has neither 'output' nor 'sign'"),
         ("softmax", {"kernel": [1, 1]}, "node 3 ('n3') has 'kernel', which is not known"),
     ]:

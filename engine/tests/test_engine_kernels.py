@@ -20,6 +20,7 @@ CHANNELS = st.one_of(
     st.sampled_from([15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 192, 255, 256, 257, 512, 1025]),
 )
 SEEDS = st.integers(0, 2**32 - 1)
+ROUNDED = ("sigmoid", "hard_sigmoid", "gelu", "gelu_tanh")
 Thing = TypeVar("Thing")
 
 
@@ -182,7 +183,7 @@ def steps(draw: st.DrawFn, joined: list[str]) -> list[dict[str, Any]]:
     ]
     found = draw(st.lists(st.one_of(kinds), max_size=4))
     if draw(st.integers(0, 4)) == 0:  # these round: nothing may depend on their last bit
-        found.append(draw(st.sampled_from([{"sigmoid": {}}, {"hard_sigmoid": {}}])))
+        found.append({draw(st.sampled_from(ROUNDED)): {}})
     return found
 
 
@@ -241,7 +242,7 @@ def test_epilogues(
         if argument is None:
             step[kind] = numbers(random, network, channels)
     rest: dict[str, Any] = {"then": then, "name": "out", "real": real}
-    exact = not any(kind in step for step in then for kind in ("sigmoid", "hard_sigmoid"))
+    exact = not any(kind in step for step in then for kind in ROUNDED)
     if sign == "none" or not exact:
         rest["real"] = True
     else:
@@ -325,6 +326,86 @@ def test_concat_flatten_and_softmax(
         "concat", [network.node("softmax", flat), network.node("flatten", network.node("softmax", joined))]
     )
     check(network, tmp_path, quarters(random, 2, 7, *image), exact=False)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=FIXTURE)
+@given(
+    channels=st.one_of(st.integers(1, 70), st.sampled_from([257, 1025])),
+    image=st.tuples(st.integers(1, 7), st.integers(1, 7)),
+    eps=st.sampled_from([1e-12, 1e-5, 0.5]),
+    seed=SEEDS,
+)
+def test_layer_norm(tmp_path: Path, channels: int, image: tuple[int, int], eps: float, seed: int) -> None:
+    """Of images, pixel by pixel, and of a vector; with weight and bias, which are steps."""
+    random = np.random.default_rng(seed)
+    network = Network((channels, *image))
+    then = [{kind: network.tensor(quarters(random, channels))} for kind in ("scale", "shift")]
+    x = network.node("layer_norm", "input", eps=eps, then=then)
+    mean = network.node("adaptive_avg_pool", "input", size=[1, 1])
+    network.node("concat", [network.node("flatten", x), network.node("layer_norm", mean, eps=eps)])
+    # What is alike must be equal, or eps alone decides what rounding leaves of it.
+    check(
+        network,
+        tmp_path,
+        quarters(random, 2, channels, *image) if channels > 1 else np.ones((1, 1, *image)),
+        False,
+    )
+
+
+def test_layer_norm_is_pytorch_s(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    random = np.random.default_rng(1)
+    x, weight, bias = (random.standard_normal(n).astype(np.float32) for n in ((3, 40, 5, 6), 40, 40))
+    network = Network((40, 5, 6))
+    then = [{"scale": network.tensor(weight)}, {"shift": network.tensor(bias)}]
+    network.node("layer_norm", "input", eps=1e-6, then=then)
+    x = 3 * x + 100  # far from zero: the mean must be taken away before the squares
+    expected = torch.nn.functional.layer_norm(
+        torch.from_numpy(x).double().movedim(1, 3),
+        (40,),
+        *map(torch.from_numpy, map(np.float64, (weight, bias))),
+        1e-6,
+    )
+    np.testing.assert_allclose(load(network.bytes())(x), expected.movedim(3, 1), 1e-4, 2e-5)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=FIXTURE)
+@given(
+    channels=st.integers(1, 40),
+    image=st.tuples(st.integers(1, 30), st.integers(1, 30)),
+    size=st.tuples(st.integers(1, 61), st.integers(1, 61)),
+    seed=SEEDS,
+)
+def test_resize_nearest_is_pytorch_s(
+    tmp_path: Path, channels: int, image: tuple[int, int], size: tuple[int, int], seed: int
+) -> None:
+    """Larger and smaller, to any size: PyTorch's places, whose product is rounded to float32."""
+    torch = pytest.importorskip("torch")
+    x = quarters(np.random.default_rng(seed), 2, channels, *image)
+    network = Network((channels, *image))
+    scale = [float(np.float32(i) / np.float32(n)) for i, n in zip(image, size, strict=True)]
+    network.node("resize_nearest", "input", size=list(size), scale=scale)
+    check(network, tmp_path, x)
+    expected = torch.nn.functional.interpolate(torch.from_numpy(x), size, mode="nearest").numpy()
+    np.testing.assert_array_equal(load(network.bytes())(x).reshape(expected.shape), expected)
+
+
+@pytest.mark.parametrize("isa", isas())
+@pytest.mark.parametrize(("step", "approximate"), [("gelu", "none"), ("gelu_tanh", "tanh")])
+def test_gelu_is_pytorch_s(step: str, approximate: str, isa: str) -> None:
+    """To 1e-6 near zero, where it matters, and everywhere: it ends at 0 and at v, however far out."""
+    torch = pytest.importorskip("torch")
+    x = np.concatenate(
+        [np.linspace(-12, 12, 40001), *(s * np.logspace(-38, 38, 500) for s in (-1, 1)), [0.0]]
+    )
+    x = x.astype(np.float32)
+    network = Network((1, 1, len(x)))
+    network.node("identity", "input", then=[{step: {}}])
+    found = load(network.bytes(), isa=isa)(x.reshape(1, 1, 1, -1)).reshape(-1)
+    expected = torch.nn.functional.gelu(torch.from_numpy(x).double(), approximate=approximate).numpy()
+    np.testing.assert_allclose(found, expected, 3e-7, 1e-6)
+    assert (found[x < -9] == 0).all()
+    np.testing.assert_array_equal(found[x > 9], x[x > 9])
 
 
 def test_filled_up_channels_never_give_bits(tmp_path: Path) -> None:

@@ -83,11 +83,13 @@ def test_work_is_counted_as_it_is_done(content: bytes, macs: int) -> None:
         load(content, max_macs=macs - 1)
 
 
-def test_work_of_pools() -> None:
+def test_work_of_other_operators() -> None:
     pool: dict[str, Any] = {"kernel": [3, 2], "stride": [2, 2], "padding": [1] * 4, "dilation": [1, 1]}
     for op, fields, macs in [
         ("max_pool", pool | {"size": [4, 4]}, 16 * 2 * (8 + 6)),
         ("adaptive_avg_pool", {"size": [2, 2]}, 4 * 2 * (8 + 36)),
+        ("resize_nearest", {"size": [4, 5], "scale": [2, 1.6]}, 20 * 2 * (8 + 1)),
+        ("layer_norm", {"eps": 1e-5}, 128 * (8 + 2)),
         ("flatten", {}, 128 * 8),
     ]:
         network = Network((2, 8, 8))

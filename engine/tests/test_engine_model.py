@@ -66,6 +66,10 @@ def test_calls_from_several_python_threads(path: Path, images: Array, expected: 
         list(pool.map(call, range(4)))
 
 
+ROW_BY_ROW = ["conv", "binary", "binary", "max_pool", "avg_pool", "identity", "depthwise"]
+ROW_BY_ROW += ["layer_norm", "resize_nearest"]
+
+
 @st.composite
 def layers(draw: st.DrawFn) -> list[dict[str, Any]]:
     """Layers that can be computed row by row; sizes are taken from what comes out."""
@@ -75,9 +79,7 @@ def layers(draw: st.DrawFn) -> list[dict[str, Any]]:
 
     found = []
     for _ in range(draw(st.integers(2, 7))):
-        kind = draw(
-            st.sampled_from(["conv", "binary", "binary", "max_pool", "avg_pool", "identity", "depthwise"])
-        )
+        kind = draw(st.sampled_from(ROW_BY_ROW))
         kernel = pair(1, 3)
         padding = [draw(st.integers(0, 3)) for _ in range(4)]
         if "pool" in kind:  # every window has a place in the image
@@ -124,8 +126,14 @@ def test_strips_of_rows_change_nothing(
         ]
         if min(size) < 1:
             continue
-        if layer["kind"] == "identity":
+        if layer["kind"] in ("identity", "layer_norm"):
             size = sizes[x]
+        if layer["kind"] == "resize_nearest":  # larger or smaller, by other factors in height and width
+            size = [
+                max(1, s * k // t) for s, k, t in zip(sizes[x], layer["kernel"], layer["stride"], strict=True)
+            ]
+            if size[0] * size[1] > 60000:
+                continue
         then: list[dict[str, Any]] = [{"scale": network.tensor(powers(random, channels) / 4)}]
         alike = [name for name, other in sizes.items() if other == size]
         if layer["join"] and alike:
@@ -142,6 +150,11 @@ def test_strips_of_rows_change_nothing(
             x = network.conv(network.bits(x), weight, binary=True, **fields, then=then)
         elif layer["kind"] == "identity":
             x = network.node("identity", x, then=then)
+        elif layer["kind"] == "layer_norm":
+            x = network.node("layer_norm", x, eps=1e-5, then=then)
+        elif layer["kind"] == "resize_nearest":
+            scale = [float(np.float32(s) / np.float32(n)) for s, n in zip(sizes[x], size, strict=True)]
+            x = network.node("resize_nearest", x, size=size, scale=scale, then=then)
         else:
             fields["kernel"], fields["size"] = layer["kernel"], size
             if layer["kind"] == "avg_pool":

@@ -177,8 +177,10 @@ def everything() -> Network:
     even = network.node(
         "avg_pool", joined, kernel=[3, 3], stride=[3, 3], padding=[0] * 4, size=[3, 3], count_padding=True
     )
+    even = network.node("layer_norm", even, eps=1e-5, then=[{"gelu": {}}])
+    even = network.node("resize_nearest", even, size=[5, 4], scale=[0.6, 0.75], then=[{"gelu_tanh": {}}])
     flat = network.node("flatten", even)
-    last = network.conv(flat, quarters(random, 10, 192 * 9, 1, 1), then=[{"scale": network.tensor([0.01])}])
+    last = network.conv(flat, quarters(random, 10, 192 * 20, 1, 1), then=[{"scale": network.tensor([0.01])}])
     network.node("softmax", last)
     network.graph["classes"] = [f"class {i}" for i in range(10)]
     return network

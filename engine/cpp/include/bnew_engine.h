@@ -11,21 +11,12 @@
 #include <cstdint>
 #include <memory>
 #include <span>
-#include <stdexcept>
 #include <string>
-#include <string_view>
 #include <vector>
 
+#include "bnew_error.h"
+
 namespace bnew {
-
-// Text from anywhere, fit for a terminal, a log or a page: what is not UTF-8, moves the cursor, ends the line or
-// turns the direction of writing becomes \x1b or \u202e.
-std::string printable(std::string_view text);
-
-class Error : public std::runtime_error {
-public:
-    explicit Error(const std::string& what) : std::runtime_error(printable(what)) {}
-};
 
 // What a file may ask for at most. 0: what its size and its input's shape justify (docs/format.md, "Limits").
 struct Limits {
@@ -90,22 +81,17 @@ public:
     // Every named value of the network for one image, in the order in which they are computed.
     std::vector<NamedValue> values(const float* image) const;
 
-    // The integers that the binary convolution called `name` gives for an input of -1 and +1, NCHW.
-    NamedValue convolve(const std::string& name, const float* signs, const Dimensions& size) const;
-
     // How long each stage takes.
     std::vector<StageTime> profile(const float* image, int repeats) const;
 
 private:
+    friend struct Checks;
     struct Impl;
     std::unique_ptr<Impl> impl_;
 };
 
-// The checksum of a packed file's content: that of the model that was loaded from it. Throws if it is not one.
+// The checksum of a packed file's content: that of the model that was loaded from it. Throws if it is not
+// one.
 uint32_t checksum(std::span<const uint8_t> content);
-
-// Binary multiply-accumulates a second that the instruction set does in registers, without memory: the limit
-// of its kernels. Takes about `seconds`.
-double register_peak(const std::string& instruction_set, double seconds);
 
 }  // namespace bnew

@@ -156,7 +156,7 @@ bool supported() { return __builtin_cpu_supports("avx2") && __builtin_cpu_suppor
 
 }  // namespace
 
-const Kernels avx2_kernels = {"avx2",    supported, binary_bytes, pack_binary, binary_conv,
-                              real_conv, pool,      pointwise,    peak};
+const Kernels avx2_kernels = {"avx2", supported,  binary_bytes, pack_binary,     binary_conv, real_conv,
+                              pool,   layer_norm, pointwise,    activation_name, peak};
 
 }  // namespace bnew

@@ -174,7 +174,8 @@ bool supported() { return __builtin_cpu_supports("avx512vpopcntdq") && __builtin
 
 }  // namespace
 
-const Kernels avx512_kernels = {"avx512_vpopcntdq", supported, binary_bytes, pack_binary, binary_conv,
-                                real_conv,          pool,      pointwise,    peak};
+const Kernels avx512_kernels = {"avx512_vpopcntdq", supported,       binary_bytes, pack_binary,
+                                binary_conv,        real_conv,       pool,         layer_norm,
+                                pointwise,          activation_name, peak};
 
 }  // namespace bnew

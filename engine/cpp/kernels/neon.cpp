@@ -146,7 +146,7 @@ bool supported() { return true; }  // every 64-bit ARM has it
 
 }  // namespace
 
-const Kernels neon_kernels = {"neon",    supported, binary_bytes, pack_binary, binary_conv,
-                              real_conv, pool,      pointwise,    peak};
+const Kernels neon_kernels = {"neon", supported,  binary_bytes, pack_binary,     binary_conv, real_conv,
+                              pool,   layer_norm, pointwise,    activation_name, peak};
 
 }  // namespace bnew

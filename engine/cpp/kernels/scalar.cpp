@@ -110,7 +110,7 @@ bool supported() { return true; }
 
 }  // namespace
 
-const Kernels scalar_kernels = {"scalar",  supported, binary_bytes, pack_binary, binary_conv,
-                                real_conv, pool,      pointwise,    peak};
+const Kernels scalar_kernels = {"scalar", supported,  binary_bytes, pack_binary,     binary_conv, real_conv,
+                                pool,     layer_norm, pointwise,    activation_name, peak};
 
 }  // namespace bnew

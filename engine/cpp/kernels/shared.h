@@ -9,157 +9,10 @@
 #include <cstring>
 
 #include "../kernels.h"
+#include "epilogue.h"
 
 namespace bnew {
 namespace {
-
-// Where the results of an output pixel go, and what they are joined with.
-struct Place {
-    float* real;
-    uint8_t* bits;
-    const float* other;
-    const float* base;  // of a binary convolution
-};
-
-template <class View>
-inline auto pixel_at(const View& view, int y, int x) {
-    return view.data ? view.data + y * view.row + x * view.pixel : nullptr;
-}
-
-// Walks over output pixels, row by row.
-struct Pixels {
-    int width, y, x;
-
-    Pixels(int width, int64_t first)
-        : width(width), y(static_cast<int>(first / width)), x(static_cast<int>(first % width)) {}
-
-    Place place(const Epilogue& e) const {
-        return {pixel_at(e.real, y, x), pixel_at(e.bits, y, x), pixel_at(e.other, y, x), nullptr};
-    }
-    void next() {
-        if (++x == width) {
-            x = 0;
-            ++y;
-        }
-    }
-};
-
-template <class F>
-inline f16 each(f16 v, F f) {
-    float lanes[kGroup];
-    store(lanes, v);
-    for (float& lane : lanes) lane = f(lane);
-    return load(lanes);
-}
-
-// The activations that need not be fast.
-inline f16 activate(f16 v, const Epilogue& e) {
-    switch (e.activation) {
-        case Activation::clamp: return min(max(v, all(e.low)), all(e.high));
-        case Activation::sigmoid: return each(v, [](float x) { return 1.0f / (1.0f + std::exp(-x)); });
-        case Activation::hard_sigmoid: return min(max(fma(v, all(1.0f / 6), all(0.5f)), all(0)), all(1));
-        case Activation::sign: return each(v, [](float x) { return x >= 0 ? 1.0f : -1.0f; });
-        case Activation::none:
-        case Activation::prelu: break;  // which are fast, and done in finish
-    }
-    return v;
-}
-
-// Never inlined, so that they do not swell the tiles.
-__attribute__((noinline)) void activate(f16* values, int count, const Epilogue& e) {
-    for (int i = 0; i < count; ++i) values[i] = activate(values[i], e);
-}
-
-// The epilogue of G groups of channels, from channel c on, of P pixels: line by line for the whole tile, so
-// that what depends on the channel alone is loaded once, and the values stay in registers.
-template <int P, int G>
-inline __attribute__((always_inline)) void finish(f16 (&v)[P][G], const Epilogue& e, int c, const Place* at) {
-    const auto values = [&](auto f) __attribute__((always_inline)) {
-#pragma GCC unroll 16
-        for (int g = 0; g < G; ++g) {
-#pragma GCC unroll 16
-            for (int p = 0; p < P; ++p) f(v[p][g], c + g * kGroup, at[p]);
-        }
-    };
-    if (e.scale) {
-#pragma GCC unroll 16
-        for (int g = 0; g < G; ++g) {
-            const f16 scale = load(e.scale + c + g * kGroup), shift = load(e.shift + c + g * kGroup);
-#pragma GCC unroll 16
-            for (int p = 0; p < P; ++p) v[p][g] = fma(v[p][g], scale, shift);
-        }
-    }
-    if (e.join != Join::none) {
-        int from[G];
-        for (int g = 0; g < G; ++g) from[g] = (c + g * kGroup) % e.other_channels;
-        switch (e.join) {  // which compiles to nothing, and not at all if a join is forgotten here
-            case Join::none:
-            case Join::add:
-            case Join::multiply: break;
-        }
-        if (e.join == Join::add) {
-            values([&](f16& x, int channel, const Place& place) __attribute__((always_inline)) {
-                x = add(x, load(place.other + from[(channel - c) / kGroup]));
-            });
-        } else {
-            values([&](f16& x, int channel, const Place& place) __attribute__((always_inline)) {
-                x = mul(x, load(place.other + from[(channel - c) / kGroup]));
-            });
-        }
-    }
-    if (e.activation == Activation::prelu) {
-#pragma GCC unroll 16
-        for (int g = 0; g < G; ++g) {
-            const f16 slope = load(e.slope + c + g * kGroup);
-#pragma GCC unroll 16
-            for (int p = 0; p < P; ++p) v[p][g] = prelu(v[p][g], slope);
-        }
-    } else if (e.activation != Activation::none) {
-        // In a copy: what a loop and a call touch lies in memory, and the tile must stay in registers.
-        f16 slow[P][G];
-#pragma GCC unroll 16
-        for (int p = 0; p < P; ++p) {
-#pragma GCC unroll 16
-            for (int g = 0; g < G; ++g) slow[p][g] = v[p][g];
-        }
-        activate(slow[0], P * G, e);
-#pragma GCC unroll 16
-        for (int p = 0; p < P; ++p) {
-#pragma GCC unroll 16
-            for (int g = 0; g < G; ++g) v[p][g] = slow[p][g];
-        }
-    }
-    if (e.scale_out) {
-        values([&](f16& x, int channel, const Place&) __attribute__((always_inline)) {
-            x = fma(x, load(e.scale_out + channel), load(e.shift_out + channel));
-        });
-    } else if (e.shift_out) {
-#pragma GCC unroll 16
-        for (int g = 0; g < G; ++g) {
-            const f16 shift = load(e.shift_out + c + g * kGroup);
-#pragma GCC unroll 16
-            for (int p = 0; p < P; ++p) v[p][g] = add(v[p][g], shift);
-        }
-    }
-    if (e.real.data) {
-        values([&](f16& x, int channel, const Place& place)
-                   __attribute__((always_inline)) { store(place.real + channel, x); });
-    }
-    if (e.bits.data) {
-        values([&](f16& x, int channel, const Place& place) __attribute__((always_inline)) {
-            const uint16_t bits =
-                e.sign_scale
-                    ? at_least(fma(x, load(e.sign_scale + channel), load(e.sign_shift + channel)), all(0))
-                    : at_least(x, load(e.sign_shift + channel));
-            std::memcpy(place.bits + channel / 8, &bits, sizeof bits);
-        });
-    }
-}
-
-inline void finish(f16 v, const Epilogue& e, int c, const Place& at) {
-    f16 tile[1][1] = {{v}};
-    finish(tile, e, c, &at);
-}
 
 // ------------------------------------------------------------------------------------- convolutions
 
@@ -387,7 +240,7 @@ void real_conv(const RealConv& conv, const RealView& in, const Epilogue& e, cons
     real_groups<kVectors >= 2 ? 2 * kPixels : kPixels, 1>(conv, in, e, part, first, part.last_group);
 }
 
-// ------------------------------------------------------------------------------- pools, single values
+// --------------------------------------------------------------------------------------------- pools
 
 void pool(const Pool& pool, const RealView& in, const Epilogue& e, const Part& part) {
     Pixels pixel(pool.width, part.first_pixel);
@@ -409,6 +262,56 @@ void pool(const Pool& pool, const RealView& in, const Epilogue& e, const Part& p
         }
     }
 }
+
+// ------------------------------------------------------------------------------- layer normalisation
+
+inline float sum_of(f16 v) {
+    float lanes[kGroup];
+    store(lanes, v);
+    for (int half = kGroup / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+    return lanes[0];
+}
+
+// The sum over a pixel's channels of f(sixteen of them, sum so far), where `filling` stands for what fills up
+// the last group.
+template <class F>
+inline float sum_over(const float* values, int channels, float filling, F f) {
+    f16 sum = all(0);
+    const int whole = channels / kGroup * kGroup;
+    for (int c = 0; c < whole; c += kGroup) sum = f(load(values + c), sum);
+    if (whole < channels) {
+        float last[kGroup];
+        std::fill_n(last, kGroup, filling);
+        std::copy(values + whole, values + channels, last);
+        sum = f(load(last), sum);
+    }
+    return sum_of(sum);
+}
+
+void layer_norm(const LayerNorm& norm, const RealView& in, const Epilogue& epilogue, const Part& part) {
+    const Epilogue e = epilogue;
+    const float channels = static_cast<float>(norm.channels);
+    Pixels pixel(norm.width, part.first_pixel);
+    for (int64_t n = part.first_pixel; n < part.last_pixel; ++n, pixel.next()) {
+        const float* values = pixel_at(in, pixel.y, pixel.x);
+        const float mean =
+            sum_over(values, norm.channels, 0, [](f16 v, f16 sum) { return add(sum, v); }) / channels;
+        const f16 less = all(-mean);
+        const float variance = sum_over(values, norm.channels, mean,
+                                        [&](f16 v, f16 sum) {
+                                            const f16 difference = add(v, less);
+                                            return fma(difference, difference, sum);
+                                        }) /
+                               channels;
+        const f16 scale = all(1 / std::sqrt(variance + norm.eps));
+        const Place at = pixel.place(e);
+        for (int g = part.first_group; g < part.last_group; ++g)
+            finish(mul(add(load(values + g * kGroup), less), scale), e, g * kGroup, at);
+    }
+}
+
+// ------------------------------------------------------------------------------------ single values
 
 // Groups of one pixel from first on, as many as there are, G at a time.
 template <int G>
@@ -438,7 +341,7 @@ inline void sign_groups(const float* from, int64_t pixel, uint8_t* to, int64_t b
 }
 
 inline bool gives_signs_alone(const Epilogue& e) {
-    return !e.scale && e.join == Join::none && e.activation == Activation::none && !e.scale_out &&
+    return !e.scale && e.join == Join::none && !e.slope && e.activation == kNoActivation && !e.scale_out &&
            !e.shift_out && !e.real.data && e.bits.data && !e.sign_scale;
 }
 

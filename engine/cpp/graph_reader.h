@@ -1,0 +1,49 @@
+// Reads a graph: what operators and steps see of it when they read themselves.
+
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "fields.h"
+#include "graph.h"
+
+namespace bnew {
+
+constexpr int64_t kMostNumbers = int64_t{1} << 31;  // of a value or of weights
+
+class GraphReader {
+public:
+    GraphReader(const File& file, Budget& budget) : file_(file), budget_(budget) {}
+
+    Graph read();
+
+    const File& file() const { return file_; }
+    const Value& value(int index) const { return graph_.values[static_cast<size_t>(index)]; }
+    // The shape of a node's first input.
+    const Shape& input(const Node& node) const { return value(node.inputs[0]).shape; }
+
+    // All below throw Error.
+    // The value called that; `what` begins the sentence.
+    int find(const std::string& name, const std::string& what) const;
+    // Counts what a node keeps, before it does: a small file can name a large tensor many times.
+    void keep(int64_t numbers, const std::string& where);
+    // Numbers of the tensor that `name` names; one number stands for every channel.
+    std::vector<float> per_channel(const Json& name, int channels, const std::string& what);
+
+private:
+    void read_input(const Json& json);
+    void read_node(const Json& json);
+    void read_inputs(Fields& fields, Node& node);
+    Step read_step(const Json& json, const Node& node, const std::string& where);
+    Sign read_sign(const Json& json, const Node& node, const std::string& where);
+    int add_value(const std::string& name, const Shape& shape, bool bits, const std::string& where);
+
+    const File& file_;
+    Budget& budget_;
+    Graph graph_;
+    std::map<std::string, int> names_;
+};
+
+}  // namespace bnew

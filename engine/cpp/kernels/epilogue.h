@@ -1,0 +1,136 @@
+// The epilogue of a tile, and the places where its results go. Written on f16, as shared.h is.
+
+#pragma once
+
+#include <cstring>
+
+#include "../kernels.h"
+#include "activations.h"
+
+namespace bnew {
+namespace {
+
+// Where the results of an output pixel go, and what they are joined with.
+struct Place {
+    float* real;
+    uint8_t* bits;
+    const float* other;
+    const float* base;  // of a binary convolution
+};
+
+template <class View>
+inline auto pixel_at(const View& view, int y, int x) {
+    return view.data ? view.data + y * view.row + x * view.pixel : nullptr;
+}
+
+// Walks over output pixels, row by row.
+struct Pixels {
+    int width, y, x;
+
+    Pixels(int width, int64_t first)
+        : width(width), y(static_cast<int>(first / width)), x(static_cast<int>(first % width)) {}
+
+    Place place(const Epilogue& e) const {
+        return {pixel_at(e.real, y, x), pixel_at(e.bits, y, x), pixel_at(e.other, y, x), nullptr};
+    }
+    void next() {
+        if (++x == width) {
+            x = 0;
+            ++y;
+        }
+    }
+};
+
+// The epilogue of G groups of channels, from channel c on, of P pixels: line by line for the whole tile, so
+// that what depends on the channel alone is loaded once, and the values stay in registers.
+template <int P, int G>
+inline __attribute__((always_inline)) void finish(f16 (&v)[P][G], const Epilogue& e, int c, const Place* at) {
+    const auto values = [&](auto f) __attribute__((always_inline)) {
+#pragma GCC unroll 16
+        for (int g = 0; g < G; ++g) {
+#pragma GCC unroll 16
+            for (int p = 0; p < P; ++p) f(v[p][g], c + g * kGroup, at[p]);
+        }
+    };
+    if (e.scale) {
+#pragma GCC unroll 16
+        for (int g = 0; g < G; ++g) {
+            const f16 scale = load(e.scale + c + g * kGroup), shift = load(e.shift + c + g * kGroup);
+#pragma GCC unroll 16
+            for (int p = 0; p < P; ++p) v[p][g] = fma(v[p][g], scale, shift);
+        }
+    }
+    if (e.join != Join::none) {
+        int from[G];
+        for (int g = 0; g < G; ++g) from[g] = (c + g * kGroup) % e.other_channels;
+        switch (e.join) {  // which compiles to nothing, and not at all if a join is forgotten here
+            case Join::none:
+            case Join::add:
+            case Join::multiply: break;
+        }
+        if (e.join == Join::add) {
+            values([&](f16& x, int channel, const Place& place) __attribute__((always_inline)) {
+                x = add(x, load(place.other + from[(channel - c) / kGroup]));
+            });
+        } else {
+            values([&](f16& x, int channel, const Place& place) __attribute__((always_inline)) {
+                x = mul(x, load(place.other + from[(channel - c) / kGroup]));
+            });
+        }
+    }
+    if (e.slope) {
+#pragma GCC unroll 16
+        for (int g = 0; g < G; ++g) {
+            const f16 slope = load(e.slope + c + g * kGroup);
+#pragma GCC unroll 16
+            for (int p = 0; p < P; ++p) v[p][g] = prelu(v[p][g], slope);
+        }
+    } else if (e.activation != kNoActivation) {
+        // In a copy: what a loop and a call touch lies in memory, and the tile must stay in registers.
+        f16 slow[P][G];
+#pragma GCC unroll 16
+        for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 16
+            for (int g = 0; g < G; ++g) slow[p][g] = v[p][g];
+        }
+        kActivations[e.activation].apply(slow[0], P * G, e);
+#pragma GCC unroll 16
+        for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 16
+            for (int g = 0; g < G; ++g) v[p][g] = slow[p][g];
+        }
+    }
+    if (e.scale_out) {
+        values([&](f16& x, int channel, const Place&) __attribute__((always_inline)) {
+            x = fma(x, load(e.scale_out + channel), load(e.shift_out + channel));
+        });
+    } else if (e.shift_out) {
+#pragma GCC unroll 16
+        for (int g = 0; g < G; ++g) {
+            const f16 shift = load(e.shift_out + c + g * kGroup);
+#pragma GCC unroll 16
+            for (int p = 0; p < P; ++p) v[p][g] = add(v[p][g], shift);
+        }
+    }
+    if (e.real.data) {
+        values([&](f16& x, int channel, const Place& place)
+                   __attribute__((always_inline)) { store(place.real + channel, x); });
+    }
+    if (e.bits.data) {
+        values([&](f16& x, int channel, const Place& place) __attribute__((always_inline)) {
+            const uint16_t bits =
+                e.sign_scale
+                    ? at_least(fma(x, load(e.sign_scale + channel), load(e.sign_shift + channel)), all(0))
+                    : at_least(x, load(e.sign_shift + channel));
+            std::memcpy(place.bits + channel / 8, &bits, sizeof bits);
+        });
+    }
+}
+
+inline void finish(f16 v, const Epilogue& e, int c, const Place& at) {
+    f16 tile[1][1] = {{v}};
+    finish(tile, e, c, &at);
+}
+
+}  // namespace
+}  // namespace bnew

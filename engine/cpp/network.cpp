@@ -1,0 +1,90 @@
+#include "network.h"
+
+#include <atomic>
+#include <exception>
+
+namespace bnew {
+
+Model::Impl::Impl(Graph network, const Kernels& chosen, int threads, const Budget& limits)
+    : graph(std::move(network)),
+      kernels(chosen),
+      budget(limits),
+      plan(make_plan(graph, kernels, threads, budget)),
+      images(graph),
+      executor(plan, kernels, threads),
+      isa(kernels.name) {
+    const Lease first(*this, executor.pool());
+}
+
+size_t Model::Impl::size_of(int index) const {
+    const Shape& shape = value(index).shape;
+    return static_cast<size_t>(shape.channels) * static_cast<size_t>(shape.height) *
+           static_cast<size_t>(shape.width);
+}
+
+Model::Impl::Lease::Lease(const Impl& impl, ThreadPool* pool)
+    : impl_(impl), arenas_(pool ? impl.arenas_of_all : impl.arenas_of_one) {
+    const std::lock_guard<std::mutex> lock(impl.arenas_mutex);
+    if (!arenas_.empty()) {
+        arena_ = std::move(arenas_.back());
+        arenas_.pop_back();
+        return;
+    }
+    const Plan& plan = impl.plan;
+    try {
+        arena_ = std::make_unique<Arena>(pool ? plan.bands : plan.strips, plan.scratch_bytes,
+                                         pool ? pool->threads() : 1);
+    } catch (const std::bad_alloc&) {
+        throw Error("there is not enough memory for a run of the network");
+    }
+}
+
+Model::Impl::Lease::~Lease() {
+    const std::lock_guard<std::mutex> lock(impl_.arenas_mutex);
+    arenas_.push_back(std::move(arena_));
+}
+
+template <class Input>
+void Model::Impl::run(const Input* inputs, size_t count, float* results) const {
+    const size_t in = size_of(0), out = size_of(graph.output);
+    const auto one = [&](size_t i, const Arena& arena, ThreadPool* pool) {
+        images.set(inputs + i * in, arena, pool);
+        executor.run(arena, pool);
+        get(value(graph.output), graph.output, arena, results + i * out);
+    };
+    ThreadPool* const pool = executor.pool();
+    if (!pool) {
+        const Lease lease(*this, nullptr);
+        for (size_t i = 0; i < count; ++i) one(i, lease.arena(), nullptr);
+        return;
+    }
+    const std::lock_guard<std::mutex> lock(pool->mutex());
+    const size_t threads = static_cast<size_t>(pool->threads());
+    // Whole images side by side need no barrier; what does not go round is split.
+    size_t done = 0;
+    if (count >= threads) {
+        std::vector<std::unique_ptr<Lease>> leases;
+        for (size_t t = 0; t < threads; ++t) leases.push_back(std::make_unique<Lease>(*this, nullptr));
+        std::vector<std::exception_ptr> failures(threads);
+        const size_t whole = count - count % threads;
+        std::atomic<size_t> next = 0;
+        pool->run([&](int p) {
+            const auto part = static_cast<size_t>(p);
+            try {
+                for (size_t i; (i = next.fetch_add(1)) < whole;) one(i, leases[part]->arena(), nullptr);
+            } catch (...) {
+                failures[part] = std::current_exception();
+            }
+        });
+        for (const auto& failure : failures)
+            if (failure) std::rethrow_exception(failure);
+        done = whole;
+    }
+    const Lease lease(*this, pool);
+    for (; done < count; ++done) one(done, lease.arena(), pool);
+}
+
+template void Model::Impl::run(const float*, size_t, float*) const;
+template void Model::Impl::run(const uint8_t*, size_t, float*) const;
+
+}  // namespace bnew

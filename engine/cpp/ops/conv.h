@@ -1,0 +1,24 @@
+// What real and binary convolutions have in common.
+
+#pragma once
+
+#include "window.h"
+
+namespace bnew {
+
+struct ConvArguments : WindowArguments {
+    int groups = 1;
+    std::vector<float> weights;  // of a real one, as in the file
+    // Of a binary one: for each output channel the bits of a window, tap after tap.
+    std::vector<uint32_t> words;
+};
+
+// Takes the fields but the weights, whose tensor `weight` becomes; returns the result's shape.
+Shape read_conv(GraphReader& reader, Fields& fields, Node& node, ConvArguments& conv, const Tensor*& weight);
+
+Window window_of(const ConvArguments& conv, const Shape& result);
+
+// Prepares a real convolution; binary weights become real ±1.
+void prepare_real(Planner& planner, Stage& stage, const ConvArguments& arguments);
+
+}  // namespace bnew
