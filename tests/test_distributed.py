@@ -127,7 +127,8 @@ class Forked:
         """It is waited for."""
 
     def kill(self) -> None:
-        os.kill(self.pid, signal.SIGKILL)
+        if self.returncode is None:
+            os.kill(self.pid, signal.SIGKILL)
 
 
 Start = Callable[[Path, str, str, int | None], subprocess.CompletedProcess[str]]
