@@ -11,13 +11,20 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 from helpers import MACHINE, PROCESSES, RECIPE, STEPS, at_step, outcome, send
+from lightning_fabric.strategies.launchers import subprocess_script
 from test_data import make_folder
 from torch import nn
 
@@ -61,40 +68,33 @@ def two_processes(
 
 
 def two_forks(
-    folder: Path, words: str, before: str = "", code: int = 0, compile: bool = False
+    folder: Path, words: str, before: str = "", code: int | None = 0, compile: bool = False
 ) -> subprocess.CompletedProcess[str]:
-    """What :func:`two_processes` does, as if torchrun had started them, in a moment."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    """What :func:`two_processes` does by Fabric, in a moment: where it starts a process, there is a fork."""
     output = [folder / "stdout", folder / "stderr"]
     for path in output:
         path.write_text("")
-    words += f" --device cpu --compile {compile} --quiet"
-    processes = [
-        PROCESSES.Process(target=fork, args=(rank, port, output, words, before)) for rank in range(2)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(300)
-        process.kill()
+    words += f" --device cpu --compile {compile} --quiet --devices 2"
+    ended, alive = PROCESSES.Pipe(duplex=False)
+    first = PROCESSES.Process(target=begin, args=(words, before, output, alive))
+    first.start()
+    alive.close()
+    try:
+        assert ended.poll(300)  # both have
+    finally:
+        first.kill()  # one that hangs would keep the tests from ending
+        first.join()
     out, err = (path.read_text() for path in output)
-    assert processes[0].exitcode == code, err
-    return subprocess.CompletedProcess(words, code, out, err)
+    assert code is None or first.exitcode == code, err
+    assert first.exitcode is not None
+    return subprocess.CompletedProcess(words, first.exitcode, out, err)
 
 
-def fork(rank: int, port: int, output: Sequence[Path], words: str, before: str) -> None:
-    os.environ |= {
-        "TORCHELASTIC_RUN_ID": "test",
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
+def begin(words: str, before: str, output: Sequence[Path], alive: Connection) -> None:
+    """The first process, which holds ``alive`` open as the other one does."""
     for number, path in enumerate(output, 1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
+    mock.patch.object(subprocess_script, "subprocess", SimpleNamespace(Popen=partial(Forked, words))).start()
     exec(before, {})
     try:
         main(words.split())
@@ -102,6 +102,39 @@ def fork(rank: int, port: int, output: Sequence[Path], words: str, before: str) 
         atexit._run_exitfuncs()
 
 
+class Forked:
+    """What Fabric takes for a ``subprocess.Popen``."""
+
+    def __init__(self, words: str, command: Sequence[str], env: dict[str, str], cwd: str | None) -> None:
+        self.returncode: int | None = None
+        self.pid = os.fork()
+        if self.pid == 0:
+            code: Any = 1
+            try:
+                os.environ |= env
+                main(words.split())
+            except SystemExit as ended:
+                code = ended.code
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                atexit._run_exitfuncs()
+                sys.stdout.flush()
+                os._exit(code)
+
+    def wait(self) -> int:
+        self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self.returncode
+
+    def poll(self) -> None:
+        """It is waited for."""
+
+    def kill(self) -> None:
+        if self.returncode is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+
+Start = Callable[[Path, str, str, int | None], subprocess.CompletedProcess[str]]
 TWO = "train --data digits --model birealnet8 --method bnew --epochs 2 --batch-size 256 --out"
 # Four steps from look to look; the second process alone does something in the middle of a step.
 SECOND = """
@@ -152,7 +185,7 @@ atexit.register(lambda: print(sum("gloo" in name for name in threads()), file=op
 def test_a_signal_to_one_of_two_processes_stops_both(of_two: Run, tmp_path: Path) -> None:
     out = tmp_path / "run"
     signalled = SECOND.format(step=STEPS, action="send(15)")
-    done = two_processes(tmp_path, f"{TWO} {out}", signalled, code=130)
+    done = two_forks(tmp_path, f"{TWO} {out}", signalled, code=130)
     assert done.stderr.count("stopped in epoch 2 of 2") == 1
     state = torch.load(out / "last.pt", weights_only=True)
     assert state["step"] == STEPS + 1
@@ -207,7 +240,7 @@ from bnew.errors import BnewError
 fail = crash_with(BnewError("this disk is full"))
 at_step(2, lambda training: training.fabric.global_rank == {rank} and fail(training)).__enter__()
 """
-    done = two_processes(tmp_path, f"{TWO} {tmp_path / 'run'}", alone, code=None)
+    done = two_forks(tmp_path, f"{TWO} {tmp_path / 'run'}", alone, code=None)
     assert done.returncode in (1, 2)
     assert done.stderr.count("bnew: error: this disk is full\n") == 1
     assert "Traceback" not in done.stderr
@@ -236,7 +269,7 @@ def assert_same_curve(run: Run, expected: Run) -> None:
 
 
 def test_two_processes_have_the_curve_of_one(of_one: Run, tmp_path: Path) -> None:
-    done = two_processes(tmp_path, f"{EXACT_TWO} {tmp_path / 'two'}")
+    done = two_forks(tmp_path, f"{EXACT_TWO} {tmp_path / 'two'}")
     assert done.stdout.count("test accuracy") == 1
     assert_same_curve(Run(tmp_path / "two"), of_one)
 
@@ -355,15 +388,15 @@ def test_an_experiment_that_fails_in_two_processes(tmp_path: Path) -> None:
     """The first process says how it ended, and the other one does not take it along."""
     words = f"reproduce digits --methods ste --seeds 0 --epochs-scale 0.07 0.05 --out {tmp_path / 'out'}"
     spoilt = SECOND.format(step=2, action="fill_with_nan")
-    done = two_processes(tmp_path, words, spoilt, code=1)
+    done = two_forks(tmp_path, words, spoilt, code=1)
     assert "plain/clip/seed0 did not finish: the loss became NaN" in done.stderr
     assert "plain/ste/seed0 did not finish: plain/clip/seed0 did not finish" in done.stderr
 
 
-@pytest.mark.parametrize("launcher", [(), TORCHRUN], ids=["fabric", "torchrun"])
-def test_the_second_process_waits_for_the_first_ones_report(
-    tmp_path: Path, launcher: tuple[str, ...]
-) -> None:
+@pytest.mark.parametrize(
+    "start", [two_forks, partial(two_processes, launcher=TORCHRUN)], ids=["fabric", "torchrun"]
+)
+def test_the_second_process_waits_for_the_first_ones_report(tmp_path: Path, start: Start) -> None:
     """Both end with exit code 1, and neither is ended for it while the report is written."""
     words = f"reproduce digits --methods ste --seeds 0 --epochs-scale 0.07 0.05 --out {tmp_path / 'out'}"
     slow = """
@@ -379,7 +412,7 @@ def write_report(runs, out):
     return []
 bnew.results.report.write_report = write_report
 """
-    done = two_processes(tmp_path, words, slow, None, launcher)
+    done = start(tmp_path, words, slow, None)
     assert done.returncode == 1
     assert done.stdout.count("the table") == 1
     assert "bnew: a did not finish: it failed" in done.stderr
@@ -406,15 +439,16 @@ at_step({step}, lambda t: t.fabric.global_rank == {rank} and os.kill(os.getpid()
 
 
 @pytest.mark.parametrize(
-    ("rank", "launcher"), [(0, ()), (1, ()), (1, TORCHRUN)], ids=["first", "second", "torchrun"]
+    ("rank", "start"),
+    [(0, two_forks), (1, two_processes), (1, partial(two_processes, launcher=TORCHRUN))],
+    ids=["first", "second", "torchrun"],
 )
-def test_one_of_two_is_killed(of_two: Run, tmp_path: Path, rank: int, launcher: tuple[str, ...]) -> None:
+def test_one_of_two_is_killed(of_two: Run, tmp_path: Path, rank: int, start: Start) -> None:
     """The other one says so within a minute, and the run goes on as if nothing had been."""
     out = tmp_path / "run"
     began = time.monotonic()
-    done = two_processes(
-        tmp_path, f"{TWO} {out} --save-every 2", KILL.format(step=STEPS + 3, rank=rank), None, launcher
-    )
+    kill = KILL.format(step=STEPS + 3, rank=rank)
+    done = start(tmp_path, f"{TWO} {out} --save-every 2", kill, None)
     assert time.monotonic() - began < 60 + 40  # those are for starting
     assert done.returncode != 0
     assert (
@@ -437,7 +471,7 @@ def test_one_is_killed_while_the_other_is_busy(tmp_path: Path, rank: int) -> Non
         "import time, bnew.training.distributed\nbnew.distributed.GRACE = 1\n"
         f"at_step(2, lambda t: t.fabric.global_rank == {rank} or time.sleep(600)).__enter__()\n"
     )
-    done = two_processes(tmp_path, f"{TWO} {tmp_path / 'run'}", kill, 1 if rank else -9)
+    done = two_forks(tmp_path, f"{TWO} {tmp_path / 'run'}", kill, 1 if rank else -9)
     which = "exit code -9" if rank else "the first one"
     said = f"bnew: another process of the run is gone ({which}): start the same command again to go on"
     assert done.stderr.count(said) == 1

@@ -355,7 +355,8 @@ def test_images_are_bytes(which: str, path: Path) -> None:
     numbers: dict[str, Any] = {} if which == "unknown" else {"mean": mean, "std": std}
     output = read(beside(functions), images[0], {**OPERATORS, **LAYERS}, _lattice(numbers))
     values = output.inputs if len(names) > 1 else (output,)
-    bnew.pack(Applied(lambda x: bnew.sign(beside(functions)(x))), images[0], path, **numbers)
+    model = Applied(lambda x: bnew.sign(beside(functions)(x)))
+    bnew.pack(model, images[0], path, mean=numbers.get("mean"), std=numbers.get("std"))
     results = Reference(path)(torch.cat(images).numpy()).reshape(len(images), -1)
     start = 0
     for what, function, image, value, result in zip(names, functions, images, values, results, strict=True):

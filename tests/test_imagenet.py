@@ -190,11 +190,11 @@ def test_all_steps_on_a_small_folder(bnew: Cli, tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "images", ("train", "val"), count=12)
     options = f"--data-dir {folder} --image-size 32 --batch-size 8 --device cpu --compile False --quiet"
     code, _, err = bnew(
-        f"train --data imagenet --model resnet18 --epochs 1 {options} --out {tmp_path / 'teacher'}"
+        f"train --data imagenet --model birealnet8 --epochs 1 {options} --out {tmp_path / 'teacher'}"
     )
     assert code == 0, err
     words = (
-        f"reproduce imagenet --model reactnet18 --teacher {tmp_path / 'teacher'} --epochs-scale 0.008 0.0025 "
+        f"reproduce imagenet --model birealnet8 --teacher {tmp_path / 'teacher'} --epochs-scale 0.008 0.0025 "
         f"0.005 {options} --out {tmp_path / 'out'}"
     )
     code, out, err = bnew(words)

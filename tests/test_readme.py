@@ -22,12 +22,12 @@ TRAINING, INFERENCE = (block.partition("```")[0] for block in README.split("```p
 
 
 class Loader:
-    """Shuffled batches of scikit-learn's digits, in colour and 32 x 32."""
+    """Shuffled batches of scikit-learn's digits, in colour and 16 x 16."""
 
     def __init__(self, count: int, batch_size: int = 32) -> None:
         images, labels = load_digits(return_X_y=True)
         x = torch.from_numpy(images[:count]).float().view(-1, 1, 8, 8) / 8 - 1
-        self.x = F.interpolate(x, scale_factor=4).expand(-1, 3, -1, -1).contiguous()
+        self.x = F.interpolate(x, scale_factor=2).expand(-1, 3, -1, -1).contiguous()
         self.y, self.batch_size = torch.from_numpy(labels[:count]), batch_size
         self.epochs = 0
 
