@@ -75,7 +75,7 @@ def test_block_is_its_formula() -> None:
     for parameter in block.parameters():
         nn.init.normal_(parameter)
     x = torch.randn(2, 3, 5, 5)
-    shift = block.conv.activation.shift
+    shift = block.conv.input_sign.shift
     assert isinstance(shift, nn.Parameter)
     signs = torch.where(x + shift[:, None, None] < 0, -1.0, 1.0)
     y = block.scale(nn.functional.conv2d(signs, block.conv.weight, padding=1))
@@ -89,7 +89,7 @@ def test_reactnet_widens_as_two_convolutions_side_by_side() -> None:
     for parameter in block.norm.parameters():
         nn.init.normal_(parameter)
     x = torch.randn(1, 32, 4, 4)
-    signs = block.conv.activation(x)
+    signs = block.conv.input_sign(x)
     halves = []
     for half in (slice(0, 32), slice(32, 64)):
         norm = nn.BatchNorm2d(32).eval()

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from bnew.convert.tracing import is_layer
+from bnew.display import Shown
 from bnew.errors import BnewError
 from bnew.layers import named_binary_parameters
 from bnew.text import printable
@@ -35,8 +34,8 @@ class LayerSummary:
     real_macs: int
 
 
-@dataclass(frozen=True)
-class Summary:
+@dataclass(frozen=True, repr=False)
+class Summary(Shown):
     """What :func:`summary` returns: a row per module that has parameters; prints as a table."""
 
     rows: tuple[LayerSummary, ...]
@@ -66,9 +65,6 @@ class Summary:
                 table.add_section()
             table.add_row(*(Text(printable(word)) for word in (name, kind)), *(f"{n:,}" for n in numbers))
         return table
-
-    def __str__(self) -> str:
-        return as_text(self.__rich__())
 
 
 def summary(model: nn.Module, input_size: Sequence[int]) -> Summary:
@@ -146,11 +142,3 @@ def _macs(model: nn.Module, sample: tuple[int, ...]) -> Counter[nn.Module]:
         for module, mode in training.items():
             module.training = mode
     return macs
-
-
-def as_text(table: Table) -> str:
-    """The table as plain text."""
-    console = Console(file=io.StringIO(), width=140)
-    with console.capture() as capture:
-        console.print(table)
-    return capture.get().rstrip()
