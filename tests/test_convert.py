@@ -339,7 +339,8 @@ def test_old_names_warn() -> None:
     with pytest.warns(
         DeprecationWarning, match=r"binarize\(plan=…\) is deprecated.*: write bnew\.plan"
     ) as found:
-        assert binarize(model, plan=True) == expected  # type: ignore[call-arg]
+        rows: object = binarize(model, plan=True)  # type: ignore[call-arg]
+    assert rows == expected
     assert found[0].filename == __file__
     with pytest.warns(DeprecationWarning, match=r"binarize\(activation=…\) .*: write input_sign=…"):
         binarize(model, activation="sign")  # type: ignore[call-arg]
@@ -500,7 +501,7 @@ def test_summary_totals_and_table() -> None:
     assert total.float_bytes == 4 * 275_786
     assert total.binary_macs == 6 * 589_824 + 2 * (294_912 + 5 * 589_824)
     assert total.real_macs == 442_368 + 2 * 32_768 + 640
-    assert summary(model, (7, 3, 32, 32)) == result
+    assert summary(model, (7, 3, 32, 32)) == summary(model, 32) == result
     assert "267,264" in str(result)
 
 
@@ -513,6 +514,13 @@ def test_summary_leaves_the_model_as_it_was() -> None:
     assert [m.training for m in model.modules()] == modes
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
     assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_summary_of_channels_by_the_name_of_timm() -> None:
+    model = bnew.create_model("birealnet8", in_chans=1)
+    assert summary(model, 8, in_chans=1) == summary(model, (1, 8, 8))
+    with pytest.raises(BnewError, match=r"input_size is \(0, 8, 8\)"):
+        summary(model, 8, in_chans=0)
 
 
 @pytest.mark.parametrize("size", [(), (3, 0, 4), (3, 4.5, 4), (1, 2, 3, 4, 5)])

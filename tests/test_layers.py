@@ -279,7 +279,7 @@ def test_the_old_attribute() -> None:
     with pytest.warns(DeprecationWarning, match="write input_sign"):
         assert layer.activation is layer.input_sign
     with pytest.warns(DeprecationWarning, match="write input_sign"):
-        layer.activation = other
+        layer.activation = other  # type: ignore[misc]
     assert layer.input_sign is other
     assert [name for name, _ in layer.named_children()] == ["input_sign"]
 

@@ -214,7 +214,7 @@ class _BinaryLayer(nn.Module):
         modules = state["_modules"]  # of a model that was pickled as a whole
         if "activation" in modules:
             modules["input_sign"] = modules.pop("activation")
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         _rename(state_dict, prefix)

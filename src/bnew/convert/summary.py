@@ -67,7 +67,7 @@ class Summary(Shown):
         return table
 
 
-def summary(model: nn.Module, input_size: Sequence[int]) -> Summary:
+def summary(model: nn.Module, input_size: int | Sequence[int], *, in_chans: int = 3) -> Summary:
     """Parameters, sizes and multiply-accumulates of a network, by module.
 
     * Binary parameters are the weights of binary layers, whatever their values; all others are real.
@@ -83,11 +83,14 @@ def summary(model: nn.Module, input_size: Sequence[int]) -> Summary:
     Args:
         model: any module.
         input_size: (C, H, W), or (N, C, H, W), where N does not matter; (C,) or (N, C) for a network of
-            linear layers.
+            linear layers. One number is the side of images (``in_chans``, side, side).
+        in_chans: the channels of such images; sizes with more than one number have their own.
 
     Raises:
         BnewError: ``input_size`` is no such size, or the model does not take it.
     """
+    if isinstance(input_size, int):
+        input_size = (in_chans, input_size, input_size)
     if len(input_size) not in (1, 2, 3, 4) or any(type(n) is not int or n < 1 for n in input_size):
         raise BnewError(f"input_size is {input_size!r}, but must be like (3, 32, 32) or (1, 3, 32, 32)")
     sample = tuple(input_size[1:] if len(input_size) in (2, 4) else input_size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -114,7 +115,7 @@ class BiRealNet(nn.Module):
         super().__init__()
         rsign = partial(RSign, surrogate=surrogate, shift=shift)
 
-        def binary_conv(c_in: int, *args: int, **kwargs: int) -> BinaryConv2d:
+        def binary_conv(c_in: int, *args: Any, **kwargs: Any) -> BinaryConv2d:
             return BinaryConv2d(c_in, *args, input_sign=rsign(c_in), **kwargs)
 
         width = 16
