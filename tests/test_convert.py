@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import logging
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -14,16 +14,16 @@ import torchvision
 from torch import Tensor, nn
 
 import bnew
-from bnew import BinaryConv2d, BinaryLinear, BnewError, RSign, binarize, binary_parameters, summary
+from bnew import BinaryConv2d, BinaryLinear, BnewError, RSign, binarize, binary_parameters, plan, summary
 
 
 def becomes(model: nn.Module, **options: Any) -> dict[str, str]:
     """name → what it becomes, of every row of the plan."""
-    return {row.name: row.becomes for row in binarize(model, plan=True, **options)}
+    return {row.name: row.becomes for row in plan(model, **options)}
 
 
 def why(model: nn.Module, name: str, **options: Any) -> str:
-    (reason,) = (row.reason for row in binarize(model, plan=True, **options) if row.name == name)
+    (reason,) = (row.reason for row in plan(model, **options) if row.name == name)
     return reason
 
 
@@ -65,13 +65,13 @@ class Functional(nn.Module):
 
 def test_resnet18_of_torchvision() -> None:
     model = torchvision.models.resnet18()
-    plan = becomes(model)
+    found = becomes(model)
     inner = {f"layer{s}.{b}.conv{c}" for s in (1, 2, 3, 4) for b in (0, 1) for c in (1, 2)}
-    assert {name for name, new in plan.items() if new == "BinaryConv2d"} == inner
+    assert {name for name, new in found.items() if new == "BinaryConv2d"} == inner
     stays = {"conv1", "fc", "layer2.0.downsample.0", "layer3.0.downsample.0", "layer4.0.downsample.0"}
-    assert {name for name, new in plan.items() if not new} == stays
+    assert {name for name, new in found.items() if not new} == stays
     relus = {"relu", *(f"layer{s}.{b}.relu" for s in (1, 2, 3, 4) for b in (0, 1))}
-    assert {name for name, new in plan.items() if new == "PReLU"} == relus
+    assert {name for name, new in found.items() if new == "PReLU"} == relus
     everything = becomes(model, first=True, last=True, shortcut=True)
     assert all(everything[name].startswith("Binary") for name in inner | stays)
     assert why(model, "fc", last=True) == "asked for; makes the network's output"
@@ -80,11 +80,11 @@ def test_resnet18_of_torchvision() -> None:
 def test_pointwise_convolutions_are_no_shortcuts() -> None:
     """In mobilenet_v2 all but the depthwise ones, the first and the last are inner layers."""
     model = torchvision.models.mobilenet_v2()
-    plan = becomes(model)
+    found = becomes(model)
     convs = {name: m for name, m in model.named_modules() if isinstance(m, nn.Conv2d)}
     for name, conv in convs.items():
-        assert bool(plan[name]) == (conv.groups == 1 and name != "features.0.0"), name
-    assert plan["features.18.0"] == "BinaryConv2d"
+        assert bool(found[name]) == (conv.groups == 1 and name != "features.0.0"), name
+    assert found["features.18.0"] == "BinaryConv2d"
     assert becomes(model, depthwise=True)["features.1.conv.0.0"] == "BinaryConv2d"
 
 
@@ -122,13 +122,13 @@ def test_every_head_is_a_last_layer() -> None:
         (["2.*"], {"2.0", "2.1"}),
         (["2"], {"2.0", "2.1"}),
         (("1", "?.1"), {"1", "2.1"}),
-        (lambda name, m: m.kernel_size == (3, 3), {"0", "2.0"}),
+        (lambda m, name: m.kernel_size == (3, 3), {"0", "2.0"}),
     ],
 )
 def test_skip(skip: Any, real: set[str]) -> None:
     model = tower(nn.Conv2d(8, 8, 1), nn.Sequential(nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 1)))
-    plan = becomes(model, skip=skip, first=True, last=True)
-    assert {name for name, new in plan.items() if not new} == real
+    found = becomes(model, skip=skip, first=True, last=True)
+    assert {name for name, new in found.items() if not new} == real
 
 
 def test_skip_that_matches_nothing_is_named() -> None:
@@ -174,7 +174,7 @@ def test_nothing_to_binarize_says_why(model: nn.Module, message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"activation": "rsing"}, {"surrogate": "polynom"}, {"relu": "prelo"}], ids=str
+    "options", [{"input_sign": "rsing"}, {"surrogate": "polynom"}, {"relu": "prelo"}], ids=str
 )
 def test_unknown_options_are_named(options: dict[str, Any]) -> None:
     with pytest.raises(BnewError, match="did you mean"):
@@ -201,8 +201,8 @@ class Namespace(nn.Module):
 
 
 def test_a_module_that_only_holds_others_reads_no_weights() -> None:
-    plan = becomes(Namespace())
-    assert plan == {
+    found = becomes(Namespace())
+    assert found == {
         "parts.a": "",
         "parts.b": "BinaryConv2d",
         "parts.more.0.c": "BinaryConv2d",
@@ -231,10 +231,10 @@ def test_a_traced_network_is_converted_alike(make: Callable[[], nn.Module]) -> N
 def test_plan_changes_nothing_and_prints() -> None:
     model = torchvision.models.resnet18()
     before = str(model)
-    plan = binarize(model, plan=True)
+    rows = plan(model)
     assert str(model) == before
-    text = str(plan)
-    assert all(row.name in text and row.reason in text for row in plan)
+    for text in (str(rows), repr(rows)):
+        assert all(row.name in text and row.reason in text for row in rows)
 
 
 @pytest.mark.parametrize(
@@ -257,20 +257,20 @@ def test_one_layer_keeps_all_but_its_input(layer: nn.Conv2d | nn.Linear) -> None
     assert isinstance(layer, BinaryConv2d | BinaryLinear)
     assert all(layer.get_parameter(name) is p for name, p in parameters.items())
     assert layer.extra_repr() == hyper
-    assert isinstance(layer.activation, RSign)
-    assert layer.activation.shift is not None
-    assert layer.activation.shift.dtype == x.dtype
-    assert layer.training == layer.activation.training == training
+    assert isinstance(layer.input_sign, RSign)
+    assert layer.input_sign.shift is not None
+    assert layer.input_sign.shift.dtype == x.dtype
+    assert layer.training == layer.input_sign.training == training
     torch.testing.assert_close(layer(x), expected)
     assert calls[-1] is layer
 
 
 @pytest.mark.parametrize(
-    ("activation", "shifts"),
+    ("input_sign", "shifts"),
     [("rsign", True), ("sign", False), (lambda c: RSign(c, "clipped_identity"), True)],
 )
-def test_activation(activation: str | Callable[[int], nn.Module], shifts: bool) -> None:
-    model = binarize(tower(nn.Conv2d(8, 8, 1)), activation=activation, surrogate="clipped_identity")
+def test_input_sign(input_sign: str | Callable[[int], nn.Module], shifts: bool) -> None:
+    model = binarize(tower(nn.Conv2d(8, 8, 1)), input_sign=input_sign, surrogate="clipped_identity")
     (sign,) = (m for m in model.modules() if isinstance(m, RSign))
     assert (sign.shift is not None) == shifts
     assert sign.surrogate == "clipped_identity"
@@ -290,7 +290,7 @@ def test_an_optimizer_made_before_goes_on_working() -> None:
 def test_a_module_with_two_names_is_handled_once() -> None:
     conv, relu = nn.Conv2d(8, 8, 1), nn.ReLU()
     model = tower(nn.BatchNorm2d(8), relu, conv, nn.BatchNorm2d(8), relu, conv)
-    assert [row.name for row in binarize(model, plan=True) if row.becomes] == ["2", "3"]
+    assert [row.name for row in plan(model) if row.becomes] == ["2", "3"]
     binarize(model)
     assert model[3] is model[6]
     assert isinstance(model[2], nn.PReLU)
@@ -304,14 +304,72 @@ def test_weights_outside_the_unit_interval_stay() -> None:
     assert set(conv.weight.flatten().tolist()) == {3.5}
 
 
-def test_what_is_done_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, logger="bnew"):
-        binarize(tower(nn.Conv2d(8, 8, 1)))
-    assert caplog.messages == [
-        "0 (Conv2d) stays: sees the network's input",
-        "1 (Conv2d) BinaryConv2d: an inner layer",
-        "2 (Conv2d) stays: makes the network's output",
-    ]
+def test_what_is_done_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without any setting up of logging; on standard error, so that a program's output stays its own."""
+    model = torchvision.models.resnet18()
+    expected = {row.reason for row in plan(model)}
+    assert capsys.readouterr() == ("", "")
+    binarize(model)
+    out, err = capsys.readouterr()
+    assert out == ""
+    first, *lines = err.splitlines()
+    assert first == "binarize: ResNet has 16 binary layers now"
+    columns = [re.split(r"\s{2,}", line.strip()) for line in lines]
+    assert {(number, becomes) for number, becomes, *_ in columns} == {
+        ("1", "stays real"), ("3", "stays real"), ("16", "BinaryConv2d"), ("9", "PReLU"),
+    }  # fmt: skip
+    assert {reason.removesuffix(":") for _, _, reason, _ in columns} == expected
+    assert "layer1.0.conv1, layer1.0.conv2, layer1.1.conv1 and 13 more" in err
+    binarize(tower(nn.Conv2d(8, 8, 1)), verbose=False)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_plan_is_a_table_in_a_notebook_too() -> None:
+    rows = plan(tower(nn.Conv2d(8, 8, 1)))
+    assert rows._repr_html_().startswith("<pre")
+    assert "network&#x27;s input" in rows._repr_html_()
+
+
+# ------------------------------------------------------------------------------------------ old names
+
+
+def test_old_names_warn() -> None:
+    model = tower(nn.Conv2d(8, 8, 1))
+    expected = plan(model)
+    with pytest.warns(
+        DeprecationWarning, match=r"binarize\(plan=…\) is deprecated.*: write bnew\.plan"
+    ) as found:
+        rows: object = binarize(model, plan=True)  # type: ignore[call-arg]
+    assert rows == expected
+    assert found[0].filename == __file__
+    with pytest.warns(DeprecationWarning, match=r"binarize\(activation=…\) .*: write input_sign=…"):
+        binarize(model, activation="sign")  # type: ignore[call-arg]
+    (sign,) = (m for m in model.modules() if isinstance(m, RSign))
+    assert sign.shift is None
+
+
+def by_name(name: str, module: nn.Module) -> bool:
+    return name == "1"
+
+
+@pytest.mark.parametrize(
+    "old",
+    [by_name, lambda name, m: name == "1", lambda n, _: n == "1", lambda a, m: a == "1"],
+)
+def test_filters_in_the_old_order_warn(old: Any) -> None:
+    model = tower(nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1))
+    with pytest.warns(DeprecationWarning, match=r"\(module, name\) -> bool") as found:
+        rows = plan(model, old)
+    assert found[0].filename == __file__
+    assert {row.name for row in rows if row.reason == "skipped"} == {"1"}
+
+
+@pytest.mark.parametrize(
+    "new", [lambda module, fqn: fqn == "1", lambda m, name: name == "1", lambda *of: of[1] == "1"]
+)
+def test_filters_are_those_of_torchao(new: Any) -> None:
+    rows = plan(tower(nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)), new)
+    assert {row.name for row in rows if row.reason == "skipped"} == {"1"}
 
 
 # ------------------------------------------------------------------------------------- ReLU before a sign
@@ -351,9 +409,9 @@ def test_only_relus_that_feed_a_sign_are_replaced() -> None:
     model = tower(
         nn.ReLU(), nn.Conv2d(8, 8, 1, groups=8), *feeding, nn.Hardswish(), nn.Conv2d(8, 8, 1), nn.ReLU()
     )
-    plan = becomes(model)
-    assert {name for name, new in plan.items() if new == "PReLU"} == {"3"}
-    assert {name for name, new in plan.items() if new == "BinaryConv2d"} == {"6", "8"}
+    found = becomes(model)
+    assert {name for name, new in found.items() if new == "PReLU"} == {"3"}
+    assert {name for name, new in found.items() if new == "BinaryConv2d"} == {"6", "8"}
 
 
 def test_a_sum_with_a_signed_part_needs_no_replacement() -> None:
@@ -364,8 +422,8 @@ def test_a_sum_with_a_signed_part_needs_no_replacement() -> None:
 
 
 def test_a_relu_in_forward_keeps_its_layer_real(caplog: pytest.LogCaptureFixture) -> None:
-    plan = becomes(Functional())
-    assert plan == {"a": "", "b": "", "c": "BinaryConv2d", "fc": ""}
+    found = becomes(Functional())
+    assert found == {"a": "", "b": "", "c": "BinaryConv2d", "fc": ""}
     assert "b stays real: its input is never negative, as relu is called before it" in caplog.text
     assert becomes(Functional(), relu="keep")["b"] == "BinaryConv2d"
 
@@ -375,8 +433,8 @@ def test_a_network_that_cannot_be_traced_is_read_by_names(caplog: pytest.LogCapt
     fc = model.fc
     del model.fc
     model.downsample, model.act, model.fc = nn.Conv2d(8, 8, 1), nn.ReLU(), fc
-    plan = becomes(model)
-    assert plan == {
+    found = becomes(model)
+    assert found == {
         "a": "",
         "b": "BinaryConv2d",
         "c": "BinaryConv2d",
@@ -443,7 +501,7 @@ def test_summary_totals_and_table() -> None:
     assert total.float_bytes == 4 * 275_786
     assert total.binary_macs == 6 * 589_824 + 2 * (294_912 + 5 * 589_824)
     assert total.real_macs == 442_368 + 2 * 32_768 + 640
-    assert summary(model, (7, 3, 32, 32)) == result
+    assert summary(model, (7, 3, 32, 32)) == summary(model, 32) == result
     assert "267,264" in str(result)
 
 
@@ -456,6 +514,13 @@ def test_summary_leaves_the_model_as_it_was() -> None:
     assert [m.training for m in model.modules()] == modes
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
     assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_summary_of_channels_by_the_name_of_timm() -> None:
+    model = bnew.create_model("birealnet8", in_chans=1)
+    assert summary(model, 8, in_chans=1) == summary(model, (1, 8, 8))
+    with pytest.raises(BnewError, match=r"input_size is \(0, 8, 8\)"):
+        summary(model, 8, in_chans=0)
 
 
 @pytest.mark.parametrize("size", [(), (3, 0, 4), (3, 4.5, 4), (1, 2, 3, 4, 5)])

@@ -238,7 +238,7 @@ def test_verify_half(engine: Any, run: Run, tmp_path: Path) -> None:
 
 WRONG: dict[str, tuple[str, Callable[[Any], Any], str]] = {
     "a bit": ("blocks.3.conv.weight", lambda words: words ^ (np.arange(words.size) == 5), "other integers"),
-    "a shift": ("blocks.1.conv.activation.shift", lambda b: b + 0.1, "where rounding cannot be the reason"),
+    "a shift": ("blocks.1.conv.input_sign.shift", lambda b: b + 0.1, "where rounding cannot be the reason"),
     "the end": ("classifier.1.scale", lambda s: s * 1.01, "logits of an image without a flipped sign differ"),
     "classes": ("classifier.1.scale", lambda s: -s, "images get another class, more than 1%"),
 }

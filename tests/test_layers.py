@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from bnew import BinaryConv2d, BinaryLinear, BnewError, ChannelScale, RPReLU, RSign, sign
-from bnew.layers import MaxPool2d, binary_parameters, named_binary_parameters, real_parameters
+from bnew.layers import (
+    MaxPool2d,
+    binary_parameters,
+    named_binary_parameters,
+    real_parameters,
+    with_present_names,
+)
 
 POINTS = [-2.0, -1.0, -0.75, -0.25, -0.0, 0.0, 0.25, 0.75, 1.0, 2.0]
 GRADIENTS = {
@@ -110,7 +116,7 @@ def test_a_network_under_torch_func() -> None:
     """Gradients per image of a binary network, as one by one."""
     torch.manual_seed(0)
     model = nn.Sequential(
-        BinaryConv2d(2, 3, 3, activation=RSign(2)), RPReLU(3), nn.Flatten(), BinaryLinear(12, 2)
+        BinaryConv2d(2, 3, 3, input_sign=RSign(2)), RPReLU(3), nn.Flatten(), BinaryLinear(12, 2)
     )
     params = {name: p.detach() for name, p in model.named_parameters()}
     x = torch.randn(5, 2, 4, 4)
@@ -187,7 +193,7 @@ def test_binary_linear_takes_any_rank() -> None:
     rsign = RSign(4)
     assert rsign.shift is not None
     nn.init.normal_(rsign.shift)
-    layer = BinaryLinear(4, 3, activation=rsign)
+    layer = BinaryLinear(4, 3, input_sign=rsign)
     x = torch.randn(4, 4, 4)  # the feature and the token axis are alike, and must not be mixed up
     expected = F.linear(torch.where(x + rsign.shift < 0, -1.0, 1.0), layer.weight, layer.bias)
     torch.testing.assert_close(layer(x), expected)
@@ -237,12 +243,81 @@ def test_other_max_pooling_compiled(options: dict[str, Any]) -> None:
 
 
 def test_binary_and_real_parameters_part_the_model() -> None:
-    conv = BinaryConv2d(3, 4, 3, activation=RSign(3))
+    conv = BinaryConv2d(3, 4, 3, input_sign=RSign(3))
     model = nn.Sequential(conv, nn.Flatten(), BinaryLinear(4, 2), nn.Linear(2, 2), conv)
     assert [name for name, _ in named_binary_parameters(model)] == ["0", "2"]
     binary, real = binary_parameters(model), real_parameters(model)
     assert {id(p) for p in binary} | {id(p) for p in real} == {id(p) for p in model.parameters()}
     assert len(binary) + len(real) == len(list(model.parameters()))
+
+
+# Before input_sign had this name, it was activation.
+
+
+def old_and_new() -> list[tuple[nn.Module, nn.Module]]:
+    conv, linear = RSign(3), RSign(4)
+    with pytest.warns(
+        DeprecationWarning, match=r"\(activation=…\) is deprecated.*: write input_sign=…"
+    ) as found:
+        old = (BinaryConv2d(3, 4, 3, activation=conv), BinaryLinear(4, 2, activation=linear))  # type: ignore[call-arg]
+    assert [each.filename for each in found] == [__file__] * 2
+    return list(
+        zip(old, (BinaryConv2d(3, 4, 3, input_sign=conv), BinaryLinear(4, 2, input_sign=linear)), strict=True)
+    )
+
+
+def test_the_old_argument() -> None:
+    for old, new in old_and_new():
+        assert repr(old) == repr(new)
+        assert old.get_submodule("input_sign") is new.get_submodule("input_sign")
+    with pytest.raises(TypeError, match=r"BinaryLinear\(\) got input_sign and its old name activation"):
+        BinaryLinear(4, 2, activation=RSign(4), input_sign=RSign(4))  # type: ignore[call-arg]
+
+
+def test_the_old_attribute() -> None:
+    layer, other = BinaryConv2d(3, 4, 3), RSign(3)
+    with pytest.warns(DeprecationWarning, match="write input_sign"):
+        assert layer.activation is layer.input_sign
+    with pytest.warns(DeprecationWarning, match="write input_sign"):
+        layer.activation = other  # type: ignore[misc]
+    assert layer.input_sign is other
+    assert [name for name, _ in layer.named_children()] == ["input_sign"]
+
+
+def network() -> nn.Sequential:
+    conv = BinaryConv2d(3, 4, 3, input_sign=RSign(3))
+    return nn.Sequential(nn.Sequential(conv), nn.Flatten(), BinaryLinear(4, 2, input_sign=RSign(4)))
+
+
+def in_old_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.replace("input_sign", "activation"): value for name, value in state.items()}
+
+
+def test_old_state_dicts_load() -> None:
+    trained, model = network(), network()
+    for parameter in trained.parameters():
+        nn.init.normal_(parameter)
+    old = in_old_names(trained.state_dict())
+    assert "0.0.activation.shift" in old
+    names = list(old)
+    model.load_state_dict(old)
+    assert list(old) == names  # it is the caller's own
+    for name, value in trained.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value)
+        assert with_present_names(old, model)[name] is old[name.replace("input_sign", "activation")]
+    layer = BinaryLinear(4, 2, input_sign=RSign(4))
+    layer.load_state_dict(in_old_names(layer.state_dict()))
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*input_sign\.scale"):
+        layer.load_state_dict({**layer.state_dict(), "activation.scale": torch.ones(1)})
+
+
+def test_a_model_that_was_pickled_as_a_whole() -> None:
+    layer = BinaryConv2d(3, 4, 3, input_sign=RSign(3))
+    state = layer.__dict__ | {"_modules": {"activation": layer.input_sign}}
+    old = BinaryConv2d.__new__(BinaryConv2d)
+    old.__setstate__(state)
+    x = torch.randn(2, 3, 5, 5)
+    assert torch.equal(old(x), layer(x))
 
 
 def test_unknown_surrogate_is_named() -> None:

@@ -32,6 +32,24 @@ def test_every_model_is_counted() -> None:
     assert list_models() == sorted(COUNTS)
 
 
+def test_models_by_pattern() -> None:
+    assert list_models("*react*") == list_models("*ReAct*") == ["reactnet18", "reactnet_a"]
+    assert list_models("resnet34") == ["resnet34"]
+    assert list_models("react") == []
+
+
+def test_channels_by_the_name_of_timm() -> None:
+    model = create_model("birealnet8", num_classes=4, in_chans=1)
+    assert model(torch.randn(2, 1, 8, 8)).shape == (2, 4)
+    state, expected = (
+        model.state_dict(),
+        create_model("birealnet8", num_classes=4, in_channels=1).state_dict(),
+    )
+    assert {name: value.shape for name, value in state.items()} == {
+        name: value.shape for name, value in expected.items()
+    }
+
+
 @pytest.mark.parametrize("name", COUNTS)
 def test_parameter_counts(name: str) -> None:
     with torch.device("meta"):
@@ -75,7 +93,7 @@ def test_block_is_its_formula() -> None:
     for parameter in block.parameters():
         nn.init.normal_(parameter)
     x = torch.randn(2, 3, 5, 5)
-    shift = block.conv.activation.shift
+    shift = block.conv.input_sign.shift
     assert isinstance(shift, nn.Parameter)
     signs = torch.where(x + shift[:, None, None] < 0, -1.0, 1.0)
     y = block.scale(nn.functional.conv2d(signs, block.conv.weight, padding=1))
@@ -89,7 +107,7 @@ def test_reactnet_widens_as_two_convolutions_side_by_side() -> None:
     for parameter in block.norm.parameters():
         nn.init.normal_(parameter)
     x = torch.randn(1, 32, 4, 4)
-    signs = block.conv.activation(x)
+    signs = block.conv.input_sign(x)
     halves = []
     for half in (slice(0, 32), slice(32, 64)):
         norm = nn.BatchNorm2d(32).eval()
@@ -139,6 +157,8 @@ def test_compiles_to_one_graph() -> None:
         ),
         ("wideresnet22", {"num_classes": 0}, "num_classes is 0, but must be at least 1"),
         ("reactnet_a", {"in_channels": "3"}, "in_channels is '3', but takes values like 3"),
+        ("reactnet_a", {"in_chans": 0}, "in_channels is 0, but must be at least 1"),
+        ("birealnet8", {"in_chans": 1, "in_channels": 3}, "in_chans is in_channels under another name"),
         ("birealnet8", {"shift": 1}, "shift is 1, but takes values like True"),
         ("reactnet18", {"surrogate": "tanh"}, "unknown surrogate gradient 'tanh'"),
     ],

@@ -150,7 +150,7 @@ def test_block_becomes_one_node(path: Path) -> None:
     block = node(reference, "blocks.2.conv")
     kinds = [next(iter(step)) for step in block["then"]]
     assert kinds == ["scale", "scale", "shift", "add", "shift", "prelu", "shift"]
-    assert {"shift": "blocks.3.conv.activation.shift"}.items() <= block["sign"].items()
+    assert {"shift": "blocks.3.conv.input_sign.shift"}.items() <= block["sign"].items()
     assert block["then"][3] == {"add": node(reference, "blocks.2.shortcut.1")["output"]}
     assert node(reference, "blocks.3.conv")["input"] == block["sign"]["output"]
 

@@ -17,7 +17,7 @@ from torch import nn
 
 import bnew
 from bnew.cli import main
-from bnew.convert.binarize import Plan, PlannedLayer
+from bnew.convert.planned import Plan, PlannedLayer
 from bnew.convert.summary import summary
 from bnew.errors import BnewError, NumericalError
 from bnew.packing.file import read_packed

@@ -214,6 +214,17 @@ def test_weights_for_another_number_of_classes(tmp_path: Path, options: dict[str
         load_weights(create_model("birealnet8", in_channels=1, **options), run)
 
 
+def test_weights_of_a_run_of_an_earlier_version(tmp_path: Path) -> None:
+    """They are called by the names of then, activation in place of input_sign, and in the checksum too."""
+    run, model = Run(tmp_path), create_model("birealnet8")
+    state = create_model("birealnet8").state_dict()
+    save_file(
+        {name.replace(".input_sign.", ".activation."): value for name, value in state.items()}, run.best
+    )
+    load_weights(model, run)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
 # Bad input
 
 

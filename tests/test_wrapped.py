@@ -115,9 +115,9 @@ class AllLayers(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            BinaryConv2d(3, 8, 3, activation=RSign(3)), ChannelScale(8), RPReLU(8), MaxPool2d(2), nn.Flatten()
+            BinaryConv2d(3, 8, 3, input_sign=RSign(3)), ChannelScale(8), RPReLU(8), MaxPool2d(2), nn.Flatten()
         )
-        self.head = nn.Sequential(BinaryLinear(72, 5, activation=RSign(72)), RPReLU(5))
+        self.head = nn.Sequential(BinaryLinear(72, 5, input_sign=RSign(72)), RPReLU(5))
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.head(self.body(x))

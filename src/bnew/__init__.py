@@ -24,6 +24,7 @@ _NAMES = {
     "real_parameters": "bnew.layers",
     "sign": "bnew.layers",
     "binarize": "bnew.convert",
+    "plan": "bnew.convert",
     "summary": "bnew.convert",
     "pack": "bnew.packing",
     "create_model": "bnew.models",
@@ -44,6 +45,7 @@ if TYPE_CHECKING:  # `as` is how a type checker knows that a name is public
     from bnew import results as results
     from bnew import train as train
     from bnew.convert import binarize as binarize
+    from bnew.convert import plan as plan
     from bnew.convert import summary as summary
     from bnew.errors import BnewError as BnewError
     from bnew.layers import BinaryConv2d as BinaryConv2d

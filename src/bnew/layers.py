@@ -6,14 +6,18 @@ One convention holds everywhere in bnew, in training, in packed files and in eve
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeAlias, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bnew.deprecated import renamed_argument, warn_of
 from bnew.errors import lookup
+
+T = TypeVar("T")
+Size: TypeAlias = int | tuple[int, int]
 
 # d sign(x) / dx as the backward pass pretends it to be, as a function of x.
 SURROGATES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -189,40 +193,125 @@ class MaxPool2d(nn.MaxPool2d):
         return _max_pool2d(input, *sizes)[0]  # type: ignore[no-any-return]
 
 
-class BinaryConv2d(nn.Conv2d):
-    """Binary convolution: ``y = conv(activation(x), W) [+ bias]``, zero padding after the sign.
+class _BinaryLayer(nn.Module):
+    """What both binary layers share: ``input_sign``, and its old name ``activation`` for one release."""
 
-    ``activation`` binarizes the input (default: ``RSign(in_channels)`` without shift, i.e. plain
-    :func:`sign`). The weight is an ordinary parameter; a method of :mod:`bnew.methods` decides its
-    values and makes it ±1 (or ± a scale per output channel). A weight that no method looks after
-    stays real: that is phase 1 without the clipping.
+    input_sign: nn.Module
 
-    Shapes, arguments and errors as ``torch.nn.Conv2d``; only ``padding_mode="zeros"`` is binary in
+    @property
+    def activation(self) -> nn.Module:
+        """The old name of ``input_sign``."""
+        warn_of("activation of a binary layer", "input_sign")
+        return self.input_sign
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "activation":
+            warn_of("activation of a binary layer", "input_sign")
+            name = "input_sign"
+        super().__setattr__(name, value)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        modules = state["_modules"]  # of a model that was pickled as a whole
+        if "activation" in modules:
+            modules["input_sign"] = modules.pop("activation")
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        _rename(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _rename(state: dict[str, Any], prefix: str) -> None:
+    """Move what ``state`` has of the layer at ``prefix`` under an old name to the present one."""
+    old = f"{prefix}activation."
+    for key in [key for key in state if key.startswith(old)]:
+        state[f"{prefix}input_sign.{key.removeprefix(old)}"] = state.pop(key)
+
+
+def with_present_names(state: Mapping[str, T], model: nn.Module) -> dict[str, T]:
+    """A state dict of ``model`` with the names that its tensors have now; ``load_state_dict`` takes both.
+
+    Before ``input_sign`` had this name, the shift of a binary layer was ``<layer>.activation.shift``.
+    """
+    renamed = dict(state)
+    for name, module in model.named_modules():
+        if isinstance(module, _BinaryLayer):
+            _rename(renamed, f"{name}." if name else "")
+    return renamed
+
+
+class BinaryConv2d(_BinaryLayer, nn.Conv2d):
+    """Binary convolution: ``y = conv(input_sign(x), W) [+ bias]``, zero padding after the sign.
+
+    ``input_sign`` is the module that binarizes the input, (N, C_in, H, W) → the same in {−1, +1}; None is
+    ``RSign(in_channels, shift=False)``, that is, plain :func:`sign`. The weight is an ordinary parameter; a
+    method of :mod:`bnew.methods` decides its values and makes it ±1 (or ± a scale per output channel). A
+    weight that no method looks after stays real: that is phase 1 without the clipping.
+
+    Shapes, other arguments and errors as ``torch.nn.Conv2d``; only ``padding_mode="zeros"`` is binary in
     the packed file, as the other modes are rare and refused there.
     """
 
-    def __init__(self, *args: Any, activation: nn.Module | None = None, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.activation = activation or RSign(self.in_channels, shift=False)
+    @renamed_argument("activation", "input_sign")
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
+        stride: Size = 1,
+        padding: str | Size = 0,
+        dilation: Size = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
+        device: torch.types.Device = None,
+        dtype: torch.dtype | None = None,
+        *,
+        input_sign: nn.Module | None = None,
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            padding_mode,
+            device,
+            dtype,
+        )
+        self.input_sign = input_sign or RSign(in_channels, shift=False)
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, C_in, H, W) → (N, C_out, H_out, W_out)."""
-        return super().forward(self.activation(input))
+        return super().forward(self.input_sign(input))
 
 
-class BinaryLinear(nn.Linear):
-    """Binary linear layer: ``y = activation(x) Wᵀ [+ bias]``; see :class:`BinaryConv2d`.
+class BinaryLinear(_BinaryLayer, nn.Linear):
+    """Binary linear layer: ``y = input_sign(x) Wᵀ [+ bias]``; see :class:`BinaryConv2d`.
 
-    Input (..., in_features), output (..., out_features); ``activation`` sees (N, in_features).
+    Input (..., in_features), output (..., out_features); ``input_sign`` sees (N, in_features).
     """
 
-    def __init__(self, *args: Any, activation: nn.Module | None = None, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.activation = activation or RSign(self.in_features, shift=False)
+    @renamed_argument("activation", "input_sign")
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: torch.types.Device = None,
+        dtype: torch.dtype | None = None,
+        *,
+        input_sign: nn.Module | None = None,
+    ) -> None:
+        super().__init__(in_features, out_features, bias, device, dtype)
+        self.input_sign = input_sign or RSign(in_features, shift=False)
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., in_features) → (..., out_features)."""
-        rows = self.activation(input.reshape(-1, self.in_features))
+        rows = self.input_sign(input.reshape(-1, self.in_features))
         return super().forward(rows.view_as(input))
 
 

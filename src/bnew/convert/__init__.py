@@ -4,7 +4,8 @@
 layers.
 """
 
-from bnew.convert.binarize import Plan, binarize
-from bnew.convert.summary import summary
+from bnew.convert.binarize import binarize, plan
+from bnew.convert.planned import Plan, PlannedLayer
+from bnew.convert.summary import Summary, summary
 
-__all__ = ["Plan", "binarize", "summary"]
+__all__ = ["Plan", "PlannedLayer", "Summary", "binarize", "plan", "summary"]

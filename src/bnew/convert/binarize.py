@@ -3,99 +3,40 @@
 from __future__ import annotations
 
 import difflib
+import functools
+import inspect
 import logging
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import astuple, dataclass
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import Literal, TypeAlias, overload
+from typing import Any, ParamSpec, TypeAlias
 
-from rich.table import Table
-from rich.text import Text
 from torch import nn
 
-from bnew.convert.summary import as_text
+from bnew.convert.planned import Plan, PlannedLayer
 from bnew.convert.tracing import Reading, is_layer, read
+from bnew.deprecated import renamed_argument, warn_of
 from bnew.errors import BnewError, lookup
 from bnew.layers import SURROGATES, BinaryConv2d, BinaryLinear, RSign
-from bnew.text import printable
+from bnew.process import is_first_process
 
 _log = logging.getLogger("bnew")
 
-Skip: TypeAlias = str | Iterable[str] | Callable[[str, nn.Module], bool]
-Activation: TypeAlias = str | Callable[[int], nn.Module]
+P = ParamSpec("P")
+Filter: TypeAlias = Callable[[nn.Module, str], bool]
+Skip: TypeAlias = str | Iterable[str] | Filter
+InputSign: TypeAlias = str | Callable[[int], nn.Module]
 
 # Which layers have a binary twin. Only these very types: a subclass may use its weight in its own way.
 _TWINS: dict[type[nn.Module], type[nn.Module]] = {nn.Conv2d: BinaryConv2d, nn.Linear: BinaryLinear}
 
 
-@dataclass(frozen=True)
-class PlannedLayer:
-    """What :func:`binarize` does to one module.
-
-    ``kind`` is the module's type, ``becomes`` the type that it gets ("" if it stays as it is), ``reason``
-    says why.
-    """
-
-    name: str
-    kind: str
-    becomes: str
-    reason: str
-
-    @property
-    def binarize(self) -> bool:
-        """Whether the layer gets binary weights and inputs."""
-        return self.becomes.startswith("Binary")
-
-
-class Plan(list[PlannedLayer]):
-    """The rows of a plan, in the order in which the model registers them; prints as a table."""
-
-    def __rich__(self) -> Table:
-        table = Table("layer", "is", "becomes", "why")
-        for row in self:
-            table.add_row(
-                *(Text(printable(cell)) for cell in astuple(row)), style=None if row.becomes else "dim"
-            )
-        return table
-
-    def __str__(self) -> str:
-        return as_text(self.__rich__())
-
-
-@overload
-def binarize(
-    model: nn.Module,
-    skip: Skip = ...,
-    activation: Activation = ...,
-    *,
-    surrogate: str = ...,
-    relu: str = ...,
-    depthwise: bool = ...,
-    first: bool = ...,
-    last: bool = ...,
-    shortcut: bool = ...,
-    plan: Literal[False] = ...,
-) -> nn.Module: ...
-@overload
-def binarize(
-    model: nn.Module,
-    skip: Skip = ...,
-    activation: Activation = ...,
-    *,
-    surrogate: str = ...,
-    relu: str = ...,
-    depthwise: bool = ...,
-    first: bool = ...,
-    last: bool = ...,
-    shortcut: bool = ...,
-    plan: Literal[True],
-) -> Plan: ...
-def binarize(
+def plan(
     model: nn.Module,
     skip: Skip = (),
-    activation: Activation = "rsign",
+    input_sign: InputSign = "rsign",
     *,
     surrogate: str = "polynomial",
     relu: str = "prelu",
@@ -103,8 +44,49 @@ def binarize(
     first: bool = False,
     last: bool = False,
     shortcut: bool = False,
-    plan: bool = False,
-) -> nn.Module | Plan:
+) -> Plan:
+    """What :func:`binarize` would do to each layer, and why; the model stays as it is.
+
+    Arguments and errors are those of :func:`binarize`.
+
+    Returns:
+        A row per layer; prints as a table.
+    """
+    _input_sign(input_sign, surrogate)
+    asked = {"depthwise": depthwise, "first": first, "last": last, "shortcut": shortcut}
+    return _plan(model, read(model), skip, asked, relu)
+
+
+def _takes_plan(binarize: Callable[P, nn.Module]) -> Callable[P, nn.Module]:
+    """``binarize(plan=True)`` is :func:`plan`, for one release."""
+
+    @functools.wraps(binarize)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if "plan" in kwargs:
+            warn_of("binarize(plan=…)", "bnew.plan(model, …)")
+            if kwargs.pop("plan"):
+                kwargs.pop("verbose", None)
+                return plan(*args, **kwargs)
+        return binarize(*args, **kwargs)
+
+    return call
+
+
+@renamed_argument("activation", "input_sign")
+@_takes_plan
+def binarize(
+    model: nn.Module,
+    skip: Skip = (),
+    input_sign: InputSign = "rsign",
+    *,
+    surrogate: str = "polynomial",
+    relu: str = "prelu",
+    depthwise: bool = False,
+    first: bool = False,
+    last: bool = False,
+    shortcut: bool = False,
+    verbose: bool = True,
+) -> nn.Module:
     """Turn the ``Conv2d`` and ``Linear`` layers of a network into binary ones, in place.
 
     Each chosen layer becomes a :class:`bnew.BinaryConv2d` or :class:`bnew.BinaryLinear` and keeps its
@@ -125,50 +107,54 @@ def binarize(
     shifts are there already: the batch norm's before it, and the one of ``rsign`` behind it. A ReLU that
     is a function call in ``forward``, or a sigmoid, cannot be replaced: the layer behind it stays real
     and a warning is logged. ``relu="keep"`` replaces none and binarizes all the same; that makes sense
-    only with an ``activation`` that centres its input.
+    only with an ``input_sign`` that centres what it gets.
 
     Args:
         model: any module.
         skip: what stays real besides: names or ``fnmatch`` patterns of layers or of modules that contain
-            them, or a predicate ``(name, module) -> bool``.
-        activation: what binarizes a layer's input: ``rsign`` (a learnable shift per channel), ``sign``,
+            them, or a filter ``(module, name) -> bool``, as torchao's.
+        input_sign: what binarizes a layer's input: ``rsign`` (a learnable shift per channel), ``sign``,
             or a function from the number of channels to a module.
         surrogate: gradient of sign, see :func:`bnew.sign`.
         relu: ``prelu`` or ``keep``, see above.
         depthwise, first, last, shortcut: binarize these too.
-        plan: change nothing, and return what would be done.
+        verbose: write on standard error what became binary, what stayed real, and why. :func:`plan` says it
+            beforehand, layer by layer.
 
     Returns:
-        The model itself, or with ``plan=True`` a :class:`Plan`.
+        The model itself.
 
     Raises:
         BnewError: an unknown option; a name in ``skip`` that matches no layer; nothing is left to binarize.
     """
-    lookup("surrogate gradient", surrogate, SURROGATES)
-    lookup("treatment of ReLU", relu, dict.fromkeys(("prelu", "keep")))
-    rsign = partial(RSign, surrogate=surrogate)
-    activations = {"rsign": rsign, "sign": partial(rsign, shift=False)}
-    make = activation if callable(activation) else lookup("activation", activation, activations)
-
+    make = _input_sign(input_sign, surrogate)
     asked = {"depthwise": depthwise, "first": first, "last": last, "shortcut": shortcut}
     reading = read(model)
-    rows = _plan(model, reading, skip, asked, keep_relu=relu == "keep")
-    if not any(row.binarize for row in rows):
-        why = "; ".join(f"{row.name or 'it'} ({row.kind}): {row.reason}" for row in rows)
-        raise BnewError(f"nothing to binarize in {type(model).__name__}: {why or 'it has no such layer'}")
-    if plan:
-        return rows
+    rows = _plan(model, reading, skip, asked, relu)
     for row in rows:
-        _log.info("%s (%s) %s: %s", row.name, row.kind, row.becomes or "stays", row.reason)
         module = model.get_submodule(row.name)
         if row.binarize:
             _make_binary(module, make)
         elif row.becomes:
             _replace_relu(model, module, reading)
+    if verbose and is_first_process():
+        count = sum(row.binarize for row in rows)
+        print(f"binarize: {type(model).__name__} has {count} binary layers now", file=sys.stderr)
+        print(rows.outcome, file=sys.stderr)
     return model
 
 
-def _plan(model: nn.Module, reading: Reading, skip: Skip, asked: dict[str, bool], keep_relu: bool) -> Plan:
+def _input_sign(asked: InputSign, surrogate: str) -> Callable[[int], nn.Module]:
+    """The function from a number of channels to the module that binarizes such an input."""
+    lookup("surrogate gradient", surrogate, SURROGATES)
+    rsign = partial(RSign, surrogate=surrogate)
+    known = {"rsign": rsign, "sign": partial(rsign, shift=False)}
+    return asked if callable(asked) else lookup("input_sign", asked, known)
+
+
+def _plan(model: nn.Module, reading: Reading, skip: Skip, asked: dict[str, bool], relu: str) -> Plan:
+    lookup("treatment of ReLU", relu, dict.fromkeys(("prelu", "keep")))
+    keep_relu = relu == "keep"
     layers = {module: name for name, module in model.named_modules() if is_layer(module)}
     skipped = _skipped(layers, skip)
     obstacles = _obstacles(model)
@@ -210,12 +196,16 @@ def _plan(model: nn.Module, reading: Reading, skip: Skip, asked: dict[str, bool]
         elif module in judged:
             binary, reason = judged[module]
             rows.append(PlannedLayer(name, kind, _TWINS[type(module)].__name__ if binary else "", reason))
+    if not any(row.binarize for row in rows):
+        why = "; ".join(f"{row.name or 'it'} ({row.kind}): {row.reason}" for row in rows)
+        raise BnewError(f"nothing to binarize in {type(model).__name__}: {why or 'it has no such layer'}")
     return rows
 
 
 def _skipped(layers: dict[nn.Module, str], skip: Skip) -> set[nn.Module]:
     if callable(skip):
-        return {layer for layer, name in layers.items() if skip(name, layer)}
+        chooses = _as_filter(skip)
+        return {layer for layer, name in layers.items() if chooses(layer, name)}
     found = set[nn.Module]()
     for pattern in [skip] if isinstance(skip, str) else skip:
         matches = {
@@ -229,6 +219,25 @@ def _skipped(layers: dict[nn.Module, str], skip: Skip) -> set[nn.Module]:
             raise BnewError(f"skip: no layer is called or matches '{pattern}'{hint}")
         found |= matches
     return found
+
+
+def _as_filter(given: Callable[[Any, Any], bool]) -> Filter:
+    """A filter ``(module, name)``; of one that names its parameters the other way round, for one release."""
+    try:
+        parameters = [*inspect.signature(given).parameters.values(), None, None]
+    except ValueError:  # a function in C does not always say
+        return given
+    first, second = parameters[:2]
+    by_name = first and (first.annotation in (str, "str") or first.name in _NAMES_OF_A_NAME)
+    by_module = second and second.name in _NAMES_OF_A_MODULE
+    if not (by_name or by_module):
+        return given
+    warn_of("skip=(name, module) -> bool", "a filter (module, name) -> bool, as torchao's")
+    return lambda module, name: given(name, module)
+
+
+_NAMES_OF_A_NAME = ("name", "n", "fqn", "key", "path", "layer_name", "module_name")
+_NAMES_OF_A_MODULE = ("module", "m", "mod", "layer", "submodule")
 
 
 def _obstacles(model: nn.Module) -> dict[nn.Module, str]:
@@ -277,7 +286,7 @@ def _make_binary(layer: nn.Module, make: Callable[[int], nn.Module]) -> None:
     # that whoever holds it, its weight or a hook on it goes on working.
     assert isinstance(layer, nn.Conv2d | nn.Linear)
     channels = layer.in_channels if isinstance(layer, nn.Conv2d) else layer.in_features
-    layer.activation = make(channels).to(layer.weight).train(layer.training)
+    layer.input_sign = make(channels).to(layer.weight).train(layer.training)
     layer.__class__ = _TWINS[type(layer)]  # type: ignore[assignment]
 
 

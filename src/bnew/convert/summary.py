@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from bnew.convert.tracing import is_layer
+from bnew.display import Shown
 from bnew.errors import BnewError
 from bnew.layers import named_binary_parameters
 from bnew.text import printable
@@ -35,8 +34,8 @@ class LayerSummary:
     real_macs: int
 
 
-@dataclass(frozen=True)
-class Summary:
+@dataclass(frozen=True, repr=False)
+class Summary(Shown):
     """What :func:`summary` returns: a row per module that has parameters; prints as a table."""
 
     rows: tuple[LayerSummary, ...]
@@ -67,11 +66,8 @@ class Summary:
             table.add_row(*(Text(printable(word)) for word in (name, kind)), *(f"{n:,}" for n in numbers))
         return table
 
-    def __str__(self) -> str:
-        return as_text(self.__rich__())
 
-
-def summary(model: nn.Module, input_size: Sequence[int]) -> Summary:
+def summary(model: nn.Module, input_size: int | Sequence[int], *, in_chans: int = 3) -> Summary:
     """Parameters, sizes and multiply-accumulates of a network, by module.
 
     * Binary parameters are the weights of binary layers, whatever their values; all others are real.
@@ -87,11 +83,14 @@ def summary(model: nn.Module, input_size: Sequence[int]) -> Summary:
     Args:
         model: any module.
         input_size: (C, H, W), or (N, C, H, W), where N does not matter; (C,) or (N, C) for a network of
-            linear layers.
+            linear layers. One number is the side of images (``in_chans``, side, side).
+        in_chans: the channels of such images; sizes with more than one number have their own.
 
     Raises:
         BnewError: ``input_size`` is no such size, or the model does not take it.
     """
+    if isinstance(input_size, int):
+        input_size = (in_chans, input_size, input_size)
     if len(input_size) not in (1, 2, 3, 4) or any(type(n) is not int or n < 1 for n in input_size):
         raise BnewError(f"input_size is {input_size!r}, but must be like (3, 32, 32) or (1, 3, 32, 32)")
     sample = tuple(input_size[1:] if len(input_size) in (2, 4) else input_size)
@@ -146,11 +145,3 @@ def _macs(model: nn.Module, sample: tuple[int, ...]) -> Counter[nn.Module]:
         for module, mode in training.items():
             module.training = mode
     return macs
-
-
-def as_text(table: Table) -> str:
-    """The table as plain text."""
-    console = Console(file=io.StringIO(), width=140)
-    with console.capture() as capture:
-        console.print(table)
-    return capture.get().rstrip()

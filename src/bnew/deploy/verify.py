@@ -210,10 +210,10 @@ def _watching(model: nn.Module) -> Iterator[dict[str, _Seen]]:
     hooks = []
 
     def watch(name: str, layer: BinaryConv2d | BinaryLinear) -> None:
-        def hook(activation: nn.Module, args: tuple[Tensor, ...], signs: Tensor) -> None:
+        def hook(input_sign: nn.Module, args: tuple[Tensor, ...], signs: Tensor) -> None:
             values = args[0]
-            if isinstance(activation, RSign) and activation.shift is not None:
-                values = values + activation.shift.view(-1, *(1,) * (values.dim() - 2))
+            if isinstance(input_sign, RSign) and input_sign.shift is not None:
+                values = values + input_sign.shift.view(-1, *(1,) * (values.dim() - 2))
             weight = torch.where(layer.weight >= 0, 1.0, -1.0)
             if isinstance(layer, BinaryConv2d):
                 integers = layer._conv_forward(signs, weight, None)
@@ -221,7 +221,7 @@ def _watching(model: nn.Module) -> Iterator[dict[str, _Seen]]:
                 integers = F.linear(signs, weight)
             seen[name] = _Seen(*(_image(t) for t in (values, signs, integers)))
 
-        hooks.append(layer.activation.register_forward_hook(hook))
+        hooks.append(layer.input_sign.register_forward_hook(hook))
 
     for name, module in model.named_modules():
         if isinstance(module, BinaryConv2d | BinaryLinear):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
@@ -26,9 +27,13 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def list_models() -> list[str]:
-    """The names that :func:`create_model` knows, sorted."""
-    return sorted(MODELS)
+def list_models(pattern: str = "*") -> list[str]:
+    """The names that :func:`create_model` knows, sorted; of those, the ones that match ``pattern``.
+
+    Args:
+        pattern: of ``fnmatch``, such as ``*react*``; upper and lower case are the same.
+    """
+    return [name for name in sorted(MODELS) if fnmatchcase(name, pattern.lower())]
 
 
 def create_model(name: str, **kwargs: Any) -> nn.Module:
@@ -37,13 +42,17 @@ def create_model(name: str, **kwargs: Any) -> nn.Module:
     Args:
         name: one of :func:`list_models`.
         **kwargs: the architecture's own options, see its class; all have ``num_classes`` and
-            ``in_channels``.
+            ``in_channels``, for which timm's name ``in_chans`` may stand.
 
     Raises:
         BnewError: unknown name or option, or a value of the wrong kind.
     """
     make = lookup("model", name, MODELS)
     options = inspect.signature(make).parameters
+    if "in_chans" in kwargs:
+        if "in_channels" in kwargs:
+            raise BnewError(f"model {name}: in_chans is in_channels under another name: give one of them")
+        kwargs["in_channels"] = kwargs.pop("in_chans")
     for option, value in kwargs.items():
         if option not in options:
             raise unknown(f"option of model {name}", option, options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -52,7 +53,7 @@ class BinaryBlock(nn.Module):
             stride,
             padding=kernel_size // 2,
             bias=False,
-            activation=RSign(c_in, surrogate, shift),
+            input_sign=RSign(c_in, surrogate, shift),
         )
         self.scale = ChannelScale(c_out) if scale else nn.Identity()
         self.norm = nn.BatchNorm2d(c_out)
@@ -114,8 +115,8 @@ class BiRealNet(nn.Module):
         super().__init__()
         rsign = partial(RSign, surrogate=surrogate, shift=shift)
 
-        def binary_conv(c_in: int, *args: int, **kwargs: int) -> BinaryConv2d:
-            return BinaryConv2d(c_in, *args, activation=rsign(c_in), **kwargs)
+        def binary_conv(c_in: int, *args: Any, **kwargs: Any) -> BinaryConv2d:
+            return BinaryConv2d(c_in, *args, input_sign=rsign(c_in), **kwargs)
 
         width = 16
         first = binary_conv if binary_ends else nn.Conv2d
@@ -144,7 +145,7 @@ class BiRealNet(nn.Module):
         self.classifier: nn.Module = nn.Linear(width, num_classes)
         if binary_ends:
             self.classifier = nn.Sequential(
-                BinaryLinear(width, num_classes, activation=rsign(width)),
+                BinaryLinear(width, num_classes, input_sign=rsign(width)),
                 ChannelScale(num_classes) if scale else nn.Identity(),
             )
 

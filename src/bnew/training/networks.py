@@ -18,6 +18,7 @@ from bnew.data.batches import Dataset
 from bnew.data.preparation import Preparation
 from bnew.errors import BnewError, first_line, unknown
 from bnew.files import sha256_of
+from bnew.layers import with_present_names
 from bnew.models import create_model
 from bnew.process import is_first_process
 from bnew.recipe import TORCHVISION, Recipe
@@ -46,7 +47,7 @@ def load_weights(model: nn.Module, run: Run, best_sha256: str | None = None) -> 
         check_is_file(run.best)
         if best_sha256 is not None and run.best.exists() and sha256_of(run.best) != best_sha256:
             raise Unusable("is not as that run wrote it, it was damaged or replaced")
-        weights = load_file(run.best)
+        weights = with_present_names(load_file(run.best), model)
     except FileNotFoundError:
         raise BnewError(f"{run.path} has no {run.best.name}: that run has not finished an epoch") from None
     except Unusable as error:

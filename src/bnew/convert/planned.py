@@ -1,0 +1,54 @@
+"""What is to become of each layer of a network."""
+
+from __future__ import annotations
+
+from dataclasses import astuple, dataclass
+
+from rich.table import Table
+from rich.text import Text
+
+from bnew.display import Shown, as_text, some
+from bnew.text import printable
+
+
+@dataclass(frozen=True)
+class PlannedLayer:
+    """What :func:`bnew.binarize` does to one module.
+
+    ``kind`` is the module's type, ``becomes`` the type that it gets ("" if it stays as it is), ``reason``
+    says why.
+    """
+
+    name: str
+    kind: str
+    becomes: str
+    reason: str
+
+    @property
+    def binarize(self) -> bool:
+        """Whether the layer gets binary weights and inputs."""
+        return self.becomes.startswith("Binary")
+
+
+class Plan(Shown, list[PlannedLayer]):
+    """The rows of a plan, in the order in which the model registers them; prints as a table."""
+
+    def __rich__(self) -> Table:
+        table = Table("layer", "is", "becomes", "why")
+        for row in self:
+            table.add_row(
+                *(Text(printable(cell)) for cell in astuple(row)), style=None if row.becomes else "dim"
+            )
+        return table
+
+    @property
+    def outcome(self) -> str:
+        """The plan in a few lines: how many layers become what, why, and the first of their names."""
+        groups: dict[tuple[str, str], list[str]] = {}
+        for row in self:
+            groups.setdefault((row.becomes or "stays real", row.reason), []).append(row.name or "the model")
+        table = Table.grid(padding=(0, 2))
+        for (becomes, reason), names in groups.items():
+            cells = (f"  {len(names)}", becomes, f"{reason}:", some(names, 3))
+            table.add_row(*(Text(printable(cell)) for cell in cells))
+        return as_text(table)
