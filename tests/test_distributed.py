@@ -468,7 +468,7 @@ def test_one_of_two_is_killed(of_two: Run, tmp_path: Path, rank: int, start: Sta
 def test_one_is_killed_while_the_other_is_busy(tmp_path: Path, rank: int) -> None:
     """The other one would notice at its next sum over both, in ten minutes."""
     kill = KILL.format(step=2, rank=rank) + (
-        "import time, bnew.training.distributed\nbnew.distributed.GRACE = 1\n"
+        "import time, bnew.training.distributed\nbnew.training.distributed.GRACE = 1\n"
         f"at_step(2, lambda t: t.fabric.global_rank == {rank} or time.sleep(600)).__enter__()\n"
     )
     done = two_forks(tmp_path, f"{TWO} {tmp_path / 'run'}", kill, 1 if rank else -9)
