@@ -88,6 +88,11 @@ class Twin:
         self.epoch = 0
         self.frozen = False
 
+    @classmethod
+    def options(cls, epochs: int) -> dict[str, float]:
+        """The method's options that say what is written here, quick enough for a few epochs."""
+        return {}
+
     @property
     def value(self) -> float:
         return self.w
@@ -122,6 +127,10 @@ class Clip(Twin):
 class BNEW(Twin):
     reg = 0.02
 
+    @classmethod
+    def options(cls, epochs: int) -> dict[str, float]:
+        return {"reg": cls.reg}
+
     def update(self, g: float) -> None:
         reg = min(self.reg * (self.epoch + 1) / self.epochs, 1)
         self.w = clip((1 + 2 * reg) * self.optimizer(self.w, g))
@@ -139,6 +148,10 @@ class STE(Twin):
 class BinaryMirrorDescent(Twin):
     growth = 1.01
 
+    @classmethod
+    def options(cls, epochs: int) -> dict[str, float]:
+        return {"beta_end": cls.growth**epochs}
+
     def update(self, g: float) -> None:
         self.w = self.optimizer(self.w, g)
 
@@ -149,6 +162,10 @@ class BinaryMirrorDescent(Twin):
 
 class Bop(Twin):
     gamma, tau = 0.1, 0.02
+
+    @classmethod
+    def options(cls, epochs: int) -> dict[str, float]:
+        return {"gamma": cls.gamma, "tau": cls.tau}
 
     def __init__(self, w: float, optimizer: Optimizer, epochs: int) -> None:
         super().__init__(sign(w), optimizer, epochs)

@@ -16,6 +16,7 @@ from torchvision import datasets
 from bnew.data import sources as data
 from bnew.data.in_memory import Augmentation, MemoryBatches, MemoryDataset, Split, crop_and_flip
 from bnew.errors import BnewError
+from bnew.registry import DATASETS
 
 
 def write_images(folder: Path, count: int, size: tuple[int, int] = (8, 8), mode: str = "RGB") -> None:
@@ -283,7 +284,7 @@ def test_download_can_be_forbidden(tmp_path: Path) -> None:
 def test_unknown_name_suggests_the_nearest() -> None:
     with pytest.raises(BnewError, match="did you mean 'cifar10'"):
         data.load("cifar-10")
-    assert data.list_datasets() == sorted(data.DATASETS)
+    assert data.list_datasets() == sorted(DATASETS)
 
 
 @pytest.mark.parametrize(("option", "value"), [("image_size", 0), ("workers", -1)])

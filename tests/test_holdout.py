@@ -25,6 +25,7 @@ from bnew.data.holdout import _moved, hold_out, hold_out_by_name, position
 from bnew.data.image_folder import flattened, list_folder
 from bnew.data.in_memory import Split
 from bnew.errors import BnewError
+from bnew.registry import DATASETS
 
 PARTS = ("test", "val")
 ORDER = {"test": 0, "val": 1, "train": 2}
@@ -208,8 +209,8 @@ def test_cifar_is_divided_as_it_was_fetched(monkeypatch: pytest.MonkeyPatch, tmp
         "train": Split(images.expand(-1, -1, 1, 1), number % 10),
         "test": Split(images[:7], number[:7] % 10),
     }
-    source = replace(data.DATASETS["cifar10"], fetch=lambda folder, download: data._Parts(names, fetched))
-    monkeypatch.setitem(data.DATASETS, "cifar10", source)
+    source = replace(DATASETS["cifar10"], fetch=lambda folder, download: data.Parts(names, fetched))
+    monkeypatch.setitem(DATASETS, "cifar10", source)
     loaded = data.load_in_memory("cifar10", tmp_path)
     kept, held = hold_out(50_000, 10)
     for split, numbers in ((loaded.train, kept), (loaded.val, held)):

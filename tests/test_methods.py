@@ -27,13 +27,6 @@ from bnew.models import create_model
 
 SHAPES = ((3, 2, 3, 3), (5, 7), (1, 4, 1, 1))
 STEPS, FREEZE_AT = 40, 32
-# What the twins have written into them, and quick enough for 40 steps.
-OPTIONS: dict[str, dict[str, Any]] = {
-    "bnew": {"reg": oracles.BNEW.reg},
-    "bmd": {"beta_end": oracles.BinaryMirrorDescent.growth**STEPS},
-    "bop": {"gamma": oracles.Bop.gamma, "tau": oracles.Bop.tau},
-}
-LATENT = {"ste", "bmd", "bop"}  # the methods that keep a tensor as large as the weights
 every_method = pytest.mark.parametrize("name", METHODS)
 every_optimizer = pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 
@@ -47,7 +40,7 @@ def make_optimizer(
 
 
 def make_method(name: str, params: list[nn.Parameter], **options: Any) -> Binarizer:
-    return create_method(name, params, STEPS, **OPTIONS.get(name, {}), **options)
+    return create_method(name, params, STEPS, **oracles.METHODS[name].options(STEPS), **options)
 
 
 class Training:
@@ -298,7 +291,7 @@ def said(do: Callable[[], object]) -> list[str]:
 
 @pytest.mark.parametrize("name", ["bnew", "ste", "bmd", "bop"])
 def test_freezing_too_early_warns(name: str) -> None:
-    kind = METHODS[name].__name__
+    kind = METHODS[name].load().__name__
     never = make_method(name, [nn.Parameter(torch.full((2, 2), 0.5))])
     (message,) = said(never.freeze)
     assert f"{kind}, never attached to an optimizer, is frozen after 0 of 40 steps" in message
@@ -479,7 +472,7 @@ def test_binarized(name: str) -> None:
     with training.method.binarized():
         inside = flat(training.copies()[1:])
     assert [w.numpy().tobytes() for w in training.copies()] == before
-    if name in ("real", "clip"):  # phase 1 validates with real weights
+    if METHODS[name].phase == 1:  # phase 1 validates with real weights
         assert inside == flat(training.copies()[1:])
     else:
         assert inside == [oracles.sign(v) for v in flat(training.method.values()[1:])]
@@ -585,11 +578,11 @@ def test_memory(name: str) -> None:
         optimizer.step()
         optimizer.zero_grad()
         method.flips()
-    assert len(large_tensors(weight.numel()) - others) == (2 if name in LATENT else 1)
+    assert len(large_tensors(weight.numel()) - others) == 1 + len(METHODS[name].state)
     kept = [t for t in tree_leaves(method.state_dict()) if isinstance(t, Tensor)]
-    latent = weight.nbytes if name in LATENT else 0
+    own = weight.nbytes * len(METHODS[name].state)
     signs = weight.numel() / 8  # one bit a weight, because flips() was asked
-    assert sum(t.untyped_storage().nbytes() for t in kept) == pytest.approx(latent + signs, abs=8)
+    assert sum(t.untyped_storage().nbytes() for t in kept) == pytest.approx(own + signs, abs=8)
 
 
 # Data parallel
@@ -652,24 +645,25 @@ weights = [nn.Parameter(torch.ones(2, 2))]
 @every_method
 def test_no_weights(name: str) -> None:
     with pytest.raises(BnewError, match="no weights to binarize"):
-        METHODS[name]([], 10)
+        METHODS[name].load()([], 10)
 
 
 @every_method
 def test_total_steps(name: str) -> None:
+    method = METHODS[name].load()
     with pytest.raises(BnewError, match="at least 1"):
-        METHODS[name](weights, 0)
-    if METHODS[name].needs_total_steps:
+        method(weights, 0)
+    if method.needs_total_steps:
         with pytest.raises(BnewError, match="needs total_steps"):
-            METHODS[name](weights)
+            method(weights)
     else:
-        METHODS[name](weights)
+        method(weights)
 
 
 @every_method
 def test_weights_missing_from_the_optimizer(name: str) -> None:
     with pytest.raises(BnewError, match=r"1 of the 1 weights .* not in the optimizer"):
-        METHODS[name](weights, 10).attach(torch.optim.SGD([nn.Parameter(torch.ones(1))]))
+        create_method(name, weights, 10).attach(torch.optim.SGD([nn.Parameter(torch.ones(1))]))
 
 
 @pytest.mark.parametrize(
@@ -725,7 +719,7 @@ def test_state_of_another_model(name: str) -> None:
 
 @every_method
 def test_create_method(name: str) -> None:
-    assert type(create_method(name, weights, 10)) is METHODS[name]
+    assert type(create_method(name, weights, 10)) is METHODS[name].load()
 
 
 def test_create_no_method() -> None:

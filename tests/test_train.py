@@ -40,13 +40,14 @@ from tensorboard.backend.event_processing import event_accumulator  # type: igno
 from test_data import make_folder
 from torch import Tensor, nn
 
+from bnew import registry
 from bnew.data.in_memory import MemoryBatches
 from bnew.data.sources import load_in_memory
 from bnew.errors import BnewError, Interrupted, NumericalError
 from bnew.files import write_json
 from bnew.layers import binary_parameters
-from bnew.methods import BNEW, METHODS
-from bnew.models import MODELS, create_model
+from bnew.methods import BNEW
+from bnew.models import create_model
 from bnew.results.run import Run
 from bnew.training.evaluation import Meter, evaluate, evaluate_run
 from bnew.training.loop import Trainer, train
@@ -635,26 +636,42 @@ def test_the_code_that_decides_is_all_there_is() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     loaded = {name.removeprefix("bnew.") for name in done.stdout.split()}
     bystanders = {
-        "errors", "experiments", "files", "lazy", "process", "results", "results.run", "text", "train",
+        "errors", "experiments", "files", "lazy", "process", "registry", "results", "results.run", "text",
+        "train",
     } | {"data", "methods", "models", "training"}  # fmt: skip
     used = set().union(
-        *(used_modules(RECIPE.replace(method=name, method_options={})) for name in (None, *METHODS)),
-        *(used_modules(RECIPE.replace(model=name)) for name in MODELS),
+        *(used_modules(RECIPE.replace(method=name)) for name in registry.METHODS),
+        used_modules(RECIPE.replace(method=None, method_options={})),
+        *(used_modules(RECIPE.replace(model=name)) for name in registry.MODELS),
     )
-    assert loaded - bystanders - set(BYSTANDERS) == used
+    assert {f"bnew.{name}" for name in loaded - bystanders - set(BYSTANDERS)} == used
     settings = {"torch", "torchvision", "precision", "batch_norm_parts"}
-    found = conditions(RECIPE, MACHINE)
-    assert set(found) == {f"bnew.{name}" for name in used_modules(RECIPE)} | settings
+    rows = {"method bnew", "model birealnet8", "data set digits"}
+    assert set(conditions(RECIPE, MACHINE)) == {*used_modules(RECIPE), *rows, *settings}
 
 
 def test_code_that_a_run_does_not_use_does_not_decide_it() -> None:
     ste, bop = (set(used_modules(RECIPE.replace(method=name))) for name in ("ste", "bop"))
-    assert "methods.ste" in ste - bop
-    assert "methods.bop" in bop - ste
-    assert "methods.base" in ste & bop
+    assert "bnew.methods.ste" in ste - bop
+    assert "bnew.methods.bop" in bop - ste
+    assert "bnew.methods.base" in ste & bop
     reactnet = set(used_modules(RECIPE.replace(model="reactnet_a")))
-    assert {"models.reactnet", "models.birealnet"} <= reactnet
-    assert "models.wideresnet" not in reactnet
+    assert {"bnew.models.reactnet", "bnew.models.birealnet"} <= reactnet
+    assert "bnew.models.wideresnet" not in reactnet
+
+
+def test_what_a_row_of_the_registry_decides_is_a_condition(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not what is only shown: another colour is the same run."""
+    before = conditions(RECIPE, MACHINE)
+    row = registry.METHODS["bnew"]
+    monkeypatch.setitem(registry.METHODS, "bnew", replace(row, label="other", color="#000000"))
+    assert conditions(RECIPE, MACHINE) == before
+    monkeypatch.setitem(registry.METHODS, "bnew", replace(row, freeze=0.9))
+    monkeypatch.setitem(registry.DATASETS, "digits", replace(registry.DATASETS["digits"], flip=True))
+    monkeypatch.setitem(registry.MODELS, "birealnet8", replace(registry.MODELS["birealnet8"], options={}))
+    after = conditions(RECIPE, MACHINE)
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {"method bnew", "model birealnet8", "data set digits"}
 
 
 @pytest.mark.parametrize(

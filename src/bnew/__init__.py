@@ -29,6 +29,9 @@ _NAMES = {
     "pack": "bnew.packing",
     "create_model": "bnew.models",
     "list_models": "bnew.models",
+    "register_dataset": "bnew.register",
+    "register_method": "bnew.register",
+    "register_model": "bnew.register",
 }
 _MODULES = ("methods", "models", "data", "recipes", "experiments", "results", "report", "train", "layers")
 
@@ -60,6 +63,9 @@ if TYPE_CHECKING:  # `as` is how a type checker knows that a name is public
     from bnew.models import create_model as create_model
     from bnew.models import list_models as list_models
     from bnew.packing import pack as pack
+    from bnew.register import register_dataset as register_dataset
+    from bnew.register import register_method as register_method
+    from bnew.register import register_model as register_model
 
 
 if not TYPE_CHECKING:  # who would take any name

@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
@@ -27,38 +27,30 @@ from bnew.errors import (
     is_out_of_memory,
     lookup,
 )
+from bnew.experiments.plan import STEPS, plan
 from bnew.experiments.published import CIFAR10, EXPERIMENTS, IMAGENET
 from bnew.process import is_first_process
-from bnew.recipe import FIRST_PHASES, TORCHVISION, Recipe
+from bnew.recipe import TORCHVISION, Recipe
+from bnew.registry import DATASETS, METHODS, MODELS, method_row
 from bnew.text import printable
 from bnew.training.machine import Machine
 
 logger = logging.getLogger("bnew")
 
-Command = TypeVar("Command", bound=Callable[..., int])
 
-# The names that help lists. The registries of some would load torch: a test compares them.
-NAMES = {
-    "experiments": tuple(EXPERIMENTS),
-    "phase2": tuple(CIFAR10.phase2),
-    "imagenet_phase2": tuple(IMAGENET.phase2),
-    "steps": ("step1", "step2", "finetune"),
-    "methods": ("real", "clip", "bnew", "ste", "bmd", "bop"),
-    "models": (
-        "birealnet8", "birealnet20", "reactnet18", "reactnet_a", "resnet18", "resnet34", "wideresnet22",
-    ),
-    "datasets": ("digits", "mnist", "fashion_mnist", "svhn", "cifar10", "cifar100", "folder", "imagenet"),
-}  # fmt: skip
+def names() -> dict[str, tuple[str, ...]]:
+    """The names that help lists, by kind; a user's own are there once they are registered."""
+    return {
+        "experiments": tuple(EXPERIMENTS),
+        "phase2": tuple(CIFAR10.phase2),
+        "imagenet_phase2": tuple(IMAGENET.phase2),
+        "steps": STEPS,
+        "methods": tuple(METHODS),
+        "models": tuple(MODELS),
+        "datasets": tuple(DATASETS),
+    }
 
 
-def _lists_names(command: Command) -> Command:
-    """Put the names into ``command``'s docstring, which is its help."""
-    names = {kind: ", ".join(names) for kind, names in NAMES.items()}
-    command.__doc__ = command.__doc__ and command.__doc__.format(**names)
-    return command
-
-
-@_lists_names
 def reproduce(
     experiment: Positional[str],
     /,
@@ -107,12 +99,11 @@ def reproduce(
         address: of the Ray cluster; by default this machine alone.
     """
     from bnew.experiments import launch
-    from bnew.experiments.plan import plan
     from bnew.results.report import write_report
     from bnew.results.run import Run
 
     if model is not None:
-        lookup("model", model, dict.fromkeys(NAMES["models"]))
+        lookup("model", model, MODELS)
     out = out or Path("runs") / experiment
     changes = {"model": model, "image_size": image_size, "batch_size": batch_size}
     stages = plan(
@@ -142,7 +133,6 @@ def reproduce(
     return code
 
 
-@_lists_names
 def train(
     recipe: Annotated[Recipe, tyro.conf.arg(name="")],
     machine: Annotated[Machine, tyro.conf.arg(name="")],
@@ -168,7 +158,7 @@ def train(
     recipe = recipe.replace(
         **{k: os.path.relpath(v, out) for k, v in links.items() if v and not v.startswith(TORCHVISION)}
     )
-    if recipe.method not in (None, *FIRST_PHASES) and recipe.init is None:
+    if method_row(recipe.method).phase == 2 and recipe.init is None:
         logger.info(
             "no --init: %s starts from a new network; the published phase 2 starts from a run of phase 1, "
             "which is --method clip",
@@ -212,7 +202,6 @@ def evaluate(
     return 0
 
 
-@_lists_names
 def summary(
     model: Positional[str],
     /,
@@ -417,6 +406,8 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "bench": bench,
     "export": export,
 }
+# Their help, with names to be filled in.
+HELP = {command: command.__doc__ or "" for command in COMMANDS.values()}
 
 
 def _options(words: list[str]) -> dict[str, Any]:
@@ -479,6 +470,7 @@ def _run(words: Sequence[str]) -> int:
         print(f"bnew {__version__}")
         return 0
     command = lookup("command", words[0], COMMANDS)
+    command.__doc__ = HELP[command].format(**{kind: ", ".join(known) for kind, known in names().items()})
     return tyro.cli(
         command,
         prog=f"bnew {words[0]}",

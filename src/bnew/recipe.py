@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bnew.errors import BnewError, lookup, unknown
-from bnew.short_runs import CIFAR_PUSH, published_push, scale_gamma, scale_ramp, scale_tau
+from bnew.registry import MethodRow, method_row
 
 # The rate's course: recipe and share of the run that is done, in [0, 1) → factor on the rate.
 SCHEDULES: dict[str, Callable[[Recipe, float], float]] = {
@@ -26,13 +26,6 @@ SCHEDULES: dict[str, Callable[[Recipe, float], float]] = {
 OPTIMIZERS = ("adam", "sgd")
 # What weight decay is for.
 DECAYED = ("all", "convolutions")
-# BNEW's options that follow from the length of the run: what stands for that, and what is published.
-BY_LENGTH: dict[str, Any] = {"strength": None, "ramp": None, "fill": "by length"}
-PUBLISHED: dict[str, Any] = {"strength": CIFAR_PUSH.strength, "ramp": 1.0, "fill": None}
-# The strength of a recipe that says none, from a version that did not choose it by the length of the run.
-EARLIER_STRENGTH = 35.0
-# The data sets that are a folder of images of any kind.
-OWN_IMAGES = ("folder", "imagenet")
 # A teacher that comes with its weights: this and the name of a network of torchvision.
 TORCHVISION = "torchvision:"
 # Names of folders in ImageNet's experiment: of step 1, and what follows the method's in those of fine-tuning.
@@ -67,7 +60,7 @@ class Recipe:
     model: str = "birealnet20"
     model_options: Mapping[str, Any] = field(default_factory=dict)
     method: str | None = None
-    """A name from METHODS, or None for an ordinary network (a teacher)."""
+    """The name of a method, or None for an ordinary network (a teacher)."""
     method_options: Mapping[str, Any] = field(default_factory=dict)
     epochs: int = 200
     batch_size: int = 128
@@ -107,6 +100,8 @@ class Recipe:
         for name in ("data", "model", "optimizer", "schedule", "decayed"):
             if not isinstance(getattr(self, name), str):
                 raise BnewError(f"{name} is {getattr(self, name)!r}, but must be a name")
+        if not isinstance(self.method, str | None):
+            raise BnewError(f"method is {self.method!r}, but must be a name, or None")
         for name in ("model_options", "method_options"):
             if not isinstance(getattr(self, name), Mapping):
                 raise BnewError(f"{name} is {getattr(self, name)!r}, but must be options by name")
@@ -135,7 +130,7 @@ class Recipe:
         However short the run, at least one epoch comes after freezing, and one before, unless they are frozen
         from the start.
         """
-        share = FREEZE.get(self.method or "", 1.0) if self.freeze is None else self.freeze
+        share = self._row.freeze if self.freeze is None else self.freeze
         if share == 0:
             return 0
         if share == 1 or self.epochs == 1:
@@ -150,18 +145,23 @@ class Recipe:
     @property
     def method_arguments(self) -> dict[str, Any]:
         """The method's options, with what it needs to know of the run."""
-        return {**({"freeze_at": self.freeze_at} if self.method == "bnew" else {}), **self.method_options}
+        of_the_run = {"freeze_at": self.freeze_at} if self._row.takes_freeze_at else {}
+        return {**of_the_run, **self.method_options}
 
     @property
     def ends_binary(self) -> bool:
         """Whether the run's best checkpoint has binary weights."""
-        return self.freeze_epoch < self.epochs or self.method not in (None, *FIRST_PHASES)
+        return self.freeze_epoch < self.epochs or self._row.phase == 2
+
+    @property
+    def _row(self) -> MethodRow:
+        return method_row(self.method)
 
     def scaled(self, factor: float) -> Recipe:
         """The same run, ``factor`` times as long, with every schedule in proportion.
 
         Rates, freezing, λ and β follow the share of the run that is done, so they need nothing; what is
-        counted in steps follows :data:`SCALING`.
+        counted in steps changes as the method's row says.
 
         Raises:
             BnewError: ``factor`` is not positive, or leaves no epoch.
@@ -179,44 +179,43 @@ class Recipe:
     def with_steps(self, epochs: int, factor: float) -> Recipe:
         """The same run in ``epochs`` epochs that have, in all, ``factor`` times as many steps."""
         recipe = self.replace(epochs=epochs)
-        if self.method not in SCALING:
-            return recipe
-        return recipe.replace(**SCALING[self.method](recipe, factor))
+        scale = self._row.scale
+        return recipe if scale is None else recipe.replace(**scale(recipe, factor))
 
     def published(self) -> Recipe:
         """The same, but what it does not say is as published, whatever the number of steps."""
-        if self.method != "bnew":
-            return self
-        published = dict(PUBLISHED)
-        if "reg" in self.method_options:  # in place of the strength
-            del published["strength"]
-        return self.replace(method_options={**published, **self.method_options})
+        return self.replace(method_options=self._completed(self._row.published))
+
+    def _completed(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The method's options, with those of ``options`` that are neither stated nor replaced."""
+        replaced = {self._row.instead.get(name) for name in self.method_options}
+        return {**{k: v for k, v in options.items() if k not in replaced}, **self.method_options}
 
     def replace(self, **changes: Any) -> Recipe:
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, for JSON, which says also what BNEW chooses by the length of the run."""
+        """Plain data, for JSON, which says also which options follow from the length of the run."""
         data = dataclasses.asdict(self)
-        if self.method == "bnew":
-            data["method_options"] = {**BY_LENGTH, **data["method_options"]}
+        data["method_options"] = {**self._row.by_length, **data["method_options"]}
         return data
 
     def meaning(self) -> dict[str, Any]:
         """:meth:`to_dict` in a form that is equal for two recipes of the same run."""
-        if self.method == "bnew" and "reg" not in self.method_options:
+        row = self._row
+        if row.by_length and not set(row.instead) & set(self.method_options):
             return self.to_dict()
-        # Nothing follows from the length.
-        binary_lr = 1.0 if self.binary_lr is None else self.binary_lr
-        return self.published().replace(binary_lr=binary_lr).to_dict()
+        # The rate of the binary weights does not follow from the length, nor do options that by_length names.
+        recipe = self.published() if row.by_length else self
+        return recipe.replace(binary_lr=1.0 if self.binary_lr is None else self.binary_lr).to_dict()
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
         """The recipe of :meth:`to_dict`'s result.
 
-        Options of BNEW that ``data`` lacks are as published: an earlier version wrote it, which did not
-        choose any by the length of the run.
+        Options that follow from the length of the run, and that ``data`` lacks, are as published: an earlier
+        version wrote it, which did not choose any by that.
 
         Raises:
             BnewError: an unknown field or an impossible value.
@@ -226,45 +225,11 @@ class Recipe:
             if name not in fields:
                 raise unknown("field of a recipe", name, fields)
         recipe = cls(**data)
-        if recipe.method != "bnew":
+        row = recipe._row
+        if not row.by_length:
             return recipe
-        if not {"strength", "reg"} & set(recipe.method_options):
-            recipe = recipe.replace(method_options={"strength": EARLIER_STRENGTH, **recipe.method_options})
-        recipe = recipe.published()
-        given = {k: v for k, v in recipe.method_options.items() if k not in BY_LENGTH or v != BY_LENGTH[k]}
+        recipe = recipe.replace(method_options=recipe._completed(row.earlier)).published()
+        given = {
+            k: v for k, v in recipe.method_options.items() if k not in row.by_length or v != row.by_length[k]
+        }
         return recipe.replace(method_options=given)
-
-
-# The methods of phase 1, whose weights are to stay real.
-FIRST_PHASES = ("clip", "real")
-# The methods whose weights are real until they are frozen, and the published share of the epochs before.
-FREEZE = {"bnew": 0.98, "bmd": 0.98}
-
-
-def _scale_bnew(recipe: Recipe, factor: float) -> dict[str, Any]:
-    options = recipe.method_options
-    if "reg" in options:
-        return {"method_options": {**options, "reg": options["reg"] * factor**-0.7}}
-    published = published_push(bool(options.get("scale")), 1.0 if recipe.freeze == 1 else recipe.freeze_at)
-    ramp = scale_ramp(factor, options.get("ramp", 1.0))
-    strength = published.scale_strength(factor, ramp, recipe.freeze_at, options.get("strength"))
-    scaled = {**options, "ramp": ramp, "strength": strength}
-    if fill := published.scale_fill(factor):
-        scaled.setdefault("fill", fill)
-    if not published.to_one:
-        return {"method_options": scaled}
-    binary_lr = 1.0 if recipe.binary_lr is None else recipe.binary_lr
-    return {"method_options": scaled, "binary_lr": published.scale_binary_lr(factor, binary_lr)}
-
-
-def _scale_bop(recipe: Recipe, factor: float) -> dict[str, Any]:
-    gamma, tau = recipe.method_options.get("gamma", 1e-4), recipe.method_options.get("tau", 1e-8)
-    scaled = {"gamma": scale_gamma(factor, gamma), "tau": scale_tau(factor, tau)}
-    return {"method_options": {**recipe.method_options, **scaled}}
-
-
-# A recipe that has got `factor` times as many steps → what else changes in it; docs/methods.md explains each.
-SCALING: dict[str, Callable[[Recipe, float], dict[str, Any]]] = {
-    "bnew": _scale_bnew,
-    "bop": _scale_bop,
-}

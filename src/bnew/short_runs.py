@@ -7,9 +7,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-# CIFAR's published phase 2: 1000 epochs of 352 steps.
+if TYPE_CHECKING:
+    from bnew.recipe import Recipe
+
+# CIFAR's published phase 2: 1000 epochs of 352 steps. The course of BNEW's λ, mirror descent's last β, which
+# grows by 1.01 an epoch, and Bop's γ and τ.
 PUBLISHED_STEPS = 352_000
+RAMP = 1.0
+BETA_END = 1.01**1000
+GAMMA, TAU = 1e-4, 1e-8
 
 # The push that takes nearly all weights to ±1, the latest ramp, the mean magnitude of the weights that
 # CIFAR's published phase 2 starts from, and the highest rate of binary weights.
@@ -24,7 +32,7 @@ def share_of_published(total_steps: int, published: int = PUBLISHED_STEPS) -> fl
     return min(total_steps / published, 1.0)
 
 
-def scale_ramp(factor: float, ramp: float = 1.0) -> float:
+def scale_ramp(factor: float, ramp: float = RAMP) -> float:
     """``ramp · factor^−0.3``, at most 4: the push comes late: weights stop changing sign long before ±1."""
     return _grown(ramp, math.pow(factor, -0.3), MOST_RAMP)
 
@@ -80,12 +88,12 @@ def published_push(scale: bool, freeze_at: float) -> Published:
     return IMAGENET_PUSH if scale and freeze_at == 1 else CIFAR_PUSH
 
 
-def scale_gamma(factor: float, gamma: float = 1e-4) -> float:
+def scale_gamma(factor: float, gamma: float = GAMMA) -> float:
     """``gamma · factor^−1/2``, at most 1: Bop's average spans a larger share of the run."""
     return min(gamma * math.pow(factor, -0.5), 1.0)
 
 
-def scale_tau(factor: float, tau: float = 1e-8) -> float:
+def scale_tau(factor: float, tau: float = TAU) -> float:
     """``tau · factor^−0.9``: Bop's threshold keeps the first signs until the average is one."""
     return tau * math.pow(factor, -0.9)
 
@@ -93,3 +101,30 @@ def scale_tau(factor: float, tau: float = 1e-8) -> float:
 def _grown(given: float, times: float, most: float) -> float:
     """``given`` times ``times``, but at most ``most``, and not below 1, unless what is given is."""
     return min(max(given * times, min(given, 1.0)), max(given, most))
+
+
+# ---------------------------------------------------------------------- recipes
+
+
+def scale_bnew(recipe: Recipe, factor: float) -> dict[str, Any]:
+    """The fields of a recipe of BNEW that change when it gets ``factor`` times as many steps."""
+    options = recipe.method_options
+    if "reg" in options:
+        return {"method_options": {**options, "reg": options["reg"] * factor**-0.7}}
+    published = published_push(bool(options.get("scale")), 1.0 if recipe.freeze == 1 else recipe.freeze_at)
+    ramp = scale_ramp(factor, options.get("ramp", RAMP))
+    strength = published.scale_strength(factor, ramp, recipe.freeze_at, options.get("strength"))
+    scaled = {**options, "ramp": ramp, "strength": strength}
+    if fill := published.scale_fill(factor):
+        scaled.setdefault("fill", fill)
+    if not published.to_one:
+        return {"method_options": scaled}
+    binary_lr = 1.0 if recipe.binary_lr is None else recipe.binary_lr
+    return {"method_options": scaled, "binary_lr": published.scale_binary_lr(factor, binary_lr)}
+
+
+def scale_bop(recipe: Recipe, factor: float) -> dict[str, Any]:
+    """The same of a recipe of Bop."""
+    gamma, tau = recipe.method_options.get("gamma", GAMMA), recipe.method_options.get("tau", TAU)
+    scaled = {"gamma": scale_gamma(factor, gamma), "tau": scale_tau(factor, tau)}
+    return {"method_options": {**recipe.method_options, **scaled}}

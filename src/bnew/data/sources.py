@@ -1,8 +1,8 @@
 """Data sets by name.
 
-A name of :data:`DATASETS` → :func:`load` → :class:`Dataset` → its batches of train, val or test. Small images
-are held in memory as bytes (:mod:`bnew.data.in_memory`); those of ``imagenet`` are read when they are needed
-(:mod:`bnew.data.streaming`).
+A name of :data:`bnew.registry.DATASETS` → :func:`load` → :class:`Dataset` → its batches of train, val or
+test. Small images are held in memory as bytes (:mod:`bnew.data.in_memory`); those of ``imagenet`` are read
+when they are needed (:mod:`bnew.data.streaming`).
 
 Where the images come from, in this order:
 
@@ -24,7 +24,7 @@ only, val serves as the test set; a ``folder`` then holds a tenth of train out f
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from http.client import HTTPException
@@ -44,6 +44,7 @@ from bnew.data.in_memory import Augmentation, MemoryDataset, Split
 from bnew.data.streaming import open_folder
 from bnew.errors import BnewError, lookup
 from bnew.process import cores, is_first_process
+from bnew.registry import CHANNELS, DATASETS, DatasetRow
 
 logger = logging.getLogger("bnew")
 
@@ -52,52 +53,59 @@ FETCH_ERRORS = (OSError, RuntimeError, ValueError, AssertionError, HTTPException
 
 
 @dataclass(frozen=True, eq=False)
-class _Parts:
-    """What a source has: "train" for certain, "val" and "test" perhaps."""
+class Parts:
+    """What a source has: "train" for certain, "val" and "test" perhaps.
 
-    classes: tuple[str, ...]
-    splits: dict[str, Split]
+    Args:
+        classes: names, in the order of their numbers.
+        splits: ``train``, ``val`` or ``test`` → its images and labels.
 
-
-@dataclass(frozen=True)
-class Source:
-    """How a data set is fetched and treated.
-
-    ``fetch(data_dir, download)`` gets it where there is no image folder; ``None``: folder only.
-    ``files``: what a person without a network puts into the data folder.
-    ``mode``: PIL's, of the images. ``padding``: ``None`` is an eighth of the shorter side.
-    ``mean``, ``std``: ``None`` computes them from the training split.
-    ``streamed``: images are read when they are needed.
+    Raises:
+        BnewError: there is no train, or a split that is not of uint8 images (N, C, H, W), all of the same
+            size, and as many int64 labels below the number of classes.
     """
 
-    fetch: Callable[[Path, bool], _Parts] | None
-    files: str = ""
-    mode: str = "RGB"
-    flip: bool = True
-    padding: int | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    streamed: bool = False
+    classes: tuple[str, ...]
+    splits: Mapping[str, Split]
+
+    def __post_init__(self) -> None:
+        if "train" not in self.splits:
+            raise BnewError(f"a data set has the splits {', '.join(self.splits) or 'none'}, but needs train")
+        for name, split in self.splits.items():
+            lookup("split", name, dict.fromkeys(PARTS))
+            images, labels = split.images, split.labels
+            if images.dtype != torch.uint8 or images.shape[1:] != self.splits["train"].images.shape[1:]:
+                raise BnewError(
+                    f"the images of {name} are {images.dtype} {tuple(images.shape)}, but must be torch.uint8 "
+                    "(N, C, H, W), of the same size in each split"
+                )
+            if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+                raise BnewError(
+                    f"the labels of {name} are {labels.dtype} {tuple(labels.shape)}, but must be torch.int64 "
+                    f"({len(images)},), one for each image"
+                )
+            if len(labels) and not 0 <= labels.min() <= labels.max() < len(self.classes):
+                raise BnewError(f"a label of {name} is not the number of one of {len(self.classes)} classes")
 
 
-def _digits(data_dir: Path, download: bool) -> _Parts:
+def digits(data_dir: Path, download: bool) -> Parts:
     """scikit-learn's 1,797 handwritten digits, 8×8, whose values 0..16 become 0..255."""
     from sklearn.datasets import load_digits
 
-    digits = load_digits()
-    images = torch.from_numpy(digits.images).mul(255 / 16).round().to(torch.uint8).unsqueeze(1)
-    split = Split(images, torch.from_numpy(digits.target).long())
-    return _Parts(tuple(map(str, digits.target_names)), {"train": split})
+    found = load_digits()
+    images = torch.from_numpy(found.images).mul(255 / 16).round().to(torch.uint8).unsqueeze(1)
+    split = Split(images, torch.from_numpy(found.target).long())
+    return Parts(tuple(map(str, found.target_names)), {"train": split})
 
 
 def _torchvision(
     make: Callable[..., Any],
     to_nchw: Callable[[Tensor], Tensor],
     part: Callable[[str], dict[str, Any]] = lambda name: {"train": name == "train"},
-) -> Callable[[Path, bool], _Parts]:
+) -> Callable[[Path, bool], Parts]:
     """A ``fetch`` by ``make``, a class of ``torchvision.datasets`` that takes ``part``'s arguments."""
 
-    def read(data_dir: Path, download: bool) -> _Parts:
+    def read(data_dir: Path, download: bool) -> Parts:
         splits = {}
         for name in ("train", "test"):
             dataset = make(data_dir, download=download, **part(name))
@@ -105,9 +113,9 @@ def _torchvision(
             images = to_nchw(torch.as_tensor(dataset.data)).contiguous()
             splits[name] = Split(images, torch.as_tensor(labels, dtype=torch.int64))
         classes = getattr(dataset, "classes", map(str, range(10)))  # SVHN does not name its digits
-        return _Parts(tuple(classes), splits)
+        return Parts(tuple(classes), splits)
 
-    def fetch(data_dir: Path, download: bool) -> _Parts:
+    def fetch(data_dir: Path, download: bool) -> Parts:
         try:
             return read(data_dir, download=False)
         except FETCH_ERRORS:
@@ -129,31 +137,11 @@ def _nhw(images: Tensor) -> Tensor:
     return images.unsqueeze(1)
 
 
-_CIFAR_MEAN = (125.3 / 255, 123.0 / 255, 113.9 / 255)
-_CIFAR_STD = (63.0 / 255, 62.1 / 255, 66.7 / 255)
-
-DATASETS: dict[str, Source] = {
-    "digits": Source(_digits, mode="L", flip=False),
-    "mnist": Source(
-        _torchvision(datasets.MNIST, _nhw), "MNIST/raw/*-ubyte.gz", mode="L", flip=False, padding=2
-    ),
-    "fashion_mnist": Source(
-        _torchvision(datasets.FashionMNIST, _nhw), "FashionMNIST/raw/*-ubyte.gz", mode="L", padding=2
-    ),
-    "svhn": Source(
-        _torchvision(datasets.SVHN, lambda images: images, lambda name: {"split": name}),
-        "train_32x32.mat and test_32x32.mat",
-        flip=False,
-    ),
-    "cifar10": Source(
-        _torchvision(datasets.CIFAR10, _nhwc), "cifar-10-python.tar.gz", mean=_CIFAR_MEAN, std=_CIFAR_STD
-    ),
-    "cifar100": Source(
-        _torchvision(datasets.CIFAR100, _nhwc), "cifar-100-python.tar.gz", mean=_CIFAR_MEAN, std=_CIFAR_STD
-    ),
-    "folder": Source(None),
-    "imagenet": Source(None, streamed=True),
-}
+mnist = _torchvision(datasets.MNIST, _nhw)
+fashion_mnist = _torchvision(datasets.FashionMNIST, _nhw)
+svhn = _torchvision(datasets.SVHN, lambda images: images, lambda name: {"split": name})
+cifar10 = _torchvision(datasets.CIFAR10, _nhwc)
+cifar100 = _torchvision(datasets.CIFAR100, _nhwc)
 
 
 def list_datasets() -> list[str]:
@@ -186,14 +174,15 @@ def load(
         BnewError: unknown name; a folder that is missing, empty or inconsistent; a broken image; images of
             different sizes without ``image_size``; a download that is needed and fails or is not allowed.
     """
-    source = lookup("data set", name, DATASETS)
+    row = lookup("data set", name, DATASETS)
     if image_size is not None and image_size < 1:
         raise BnewError(f"image size is {image_size}: give 1 or more pixels")
     if workers < 0:
         raise BnewError(f"workers is {workers}: give 0 (one a CPU) or more")
-    if source.streamed:
-        folder = Path(data_dir).resolve()
-        return open_folder(name, folder, image_size or 224, workers or cores(), max_broken)
+    if row.streamed:
+        side = image_size or row.image_size
+        assert side is not None
+        return open_folder(name, Path(data_dir).resolve(), side, workers or cores(), max_broken)
     return load_in_memory(name, data_dir, image_size=image_size, workers=workers, download=download)
 
 
@@ -206,41 +195,34 @@ def load_in_memory(
     download: bool = True,
 ) -> MemoryDataset:
     """:func:`load` one of the data sets that are held in memory."""
-    return _load(name, Path(data_dir).resolve(), image_size, workers or cores(), download)
+    row = lookup("data set", name, DATASETS)
+    return _load(name, row, Path(data_dir).resolve(), image_size, workers or cores(), download)
 
 
 @lru_cache(maxsize=4)  # one after the other, runs in one process share their data sets
-def _load(name: str, data_dir: Path, image_size: int | None, workers: int, download: bool) -> MemoryDataset:
-    source = DATASETS[name]
-    folder = data_dir if source.fetch is None else data_dir / name
-    from_folder = source.fetch is None or (folder / "train").is_dir()
+def _load(
+    name: str, row: DatasetRow, data_dir: Path, image_size: int | None, workers: int, download: bool
+) -> MemoryDataset:
+    folder = data_dir if row.own_images else data_dir / name
+    from_folder = row.own_images or (folder / "train").is_dir()
     if from_folder:
         classes, listed = list_folder(folder)
-        if source.fetch is not None and "test" not in listed:
+        if not row.own_images and "test" not in listed:
             raise BnewError(f"'{folder}' has a folder train but no test: put the test images there")
-        complete = source.fetch is not None or set(PARTS) <= set(listed)
+        complete = not row.own_images or set(PARTS) <= set(listed)
         compared = None if complete else "train"
-        read, pictures = read_folder(folder, listed, source.mode, image_size, workers, compared)
-        parts = _Parts(classes, {part: Split(*split) for part, split in read.items()})
+        read, pictures = read_folder(folder, listed, row.mode, image_size, workers, compared)
+        parts = Parts(classes, {part: Split(*split) for part, split in read.items()})
     else:
-        assert source.fetch is not None
-        try:
-            parts = source.fetch(data_dir, download)
-        except FETCH_ERRORS as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
-            raise BnewError(
-                f"{name} is not whole in '{data_dir}' and was not downloaded ({reason}): put {source.files} "
-                f"there (and remove what is incomplete), or the images as {name}/train/<class>/* and "
-                f"{name}/test/<class>/*"
-            ) from error
+        parts = _fetch(name, row, data_dir, download)
         if image_size is not None:
-            parts = _Parts(parts.classes, {k: _resize(v, image_size) for k, v in parts.splits.items()})
+            parts = Parts(parts.classes, {k: _resize(v, image_size) for k, v in parts.splits.items()})
 
     splits = dict(parts.splits)
     if "test" not in splits and "val" in splits:
         splits["test"] = splits.pop("val")
     missing = [part for part in ("test", "val") if part not in splits]
-    if missing and source.fetch is None:
+    if missing and row.own_images:
         names, labels = flattened(listed["train"])
         assert pictures is not None
         held = hold_out_by_name(names, labels, parts.classes, pictures, missing)
@@ -254,10 +236,10 @@ def _load(name: str, data_dir: Path, image_size: int | None, workers: int, downl
         sizes = f"{len(train)} images to train on, {len(val)} to validate, {len(test)} to test"
         logger.info("%s: %d classes; %s", folder, len(parts.classes), sizes)
 
-    mean, std = source.mean, source.std
+    mean, std = row.mean, row.std
     if mean is None or std is None:
         mean, std = _mean_std(train.images)
-    padding = min(train.images.shape[2:]) // 8 if source.padding is None else source.padding
+    padding = min(train.images.shape[2:]) // 8 if row.padding is None else row.padding
     return MemoryDataset(
         name=name,
         classes=parts.classes,
@@ -266,9 +248,35 @@ def _load(name: str, data_dir: Path, image_size: int | None, workers: int, downl
         train=train,
         val=val,
         test=test,
-        augmentation=Augmentation(padding, source.flip),
-        held_out=tuple(missing) if source.fetch is None else (),
+        augmentation=Augmentation(padding, row.flip),
+        held_out=tuple(missing) if row.own_images else (),
     )
+
+
+def _fetch(name: str, row: DatasetRow, data_dir: Path, download: bool) -> Parts:
+    """What ``row`` fetches.
+
+    Raises:
+        BnewError: it is not there, or has other channels than its mode.
+    """
+    try:
+        parts = row.load()(data_dir, download)
+    except BnewError:  # of a user's own function, which says what is wrong
+        raise
+    except FETCH_ERRORS as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
+        files = f"{row.files} there (and remove what is incomplete), or " if row.files else ""
+        raise BnewError(
+            f"{name} is not whole in '{data_dir}' and was not downloaded ({reason}): put {files}the images "
+            f"{'' if files else 'there '}as {name}/train/<class>/* and {name}/test/<class>/*"
+        ) from error
+    channels = parts.splits["train"].images.shape[1]
+    if channels != CHANNELS[row.mode]:
+        raise BnewError(
+            f"the images of {name} have {channels} channels, but its mode is {row.mode}: register it with "
+            'mode="RGB" for 3 channels, or "L" for 1'
+        )
+    return parts
 
 
 def _resize(split: Split, size: int) -> Split:

@@ -17,7 +17,7 @@ from typing import Any
 from bnew.errors import BnewError, Interrupted, NumericalError, lookup
 from bnew.experiments.plan import Stage
 from bnew.process import cores, is_first_process, under_torchrun
-from bnew.recipe import OWN_IMAGES
+from bnew.registry import dataset_row
 from bnew.results.run import Run
 from bnew.training.machine import Machine
 
@@ -73,7 +73,7 @@ def run(
                     f"{stage.name} starts from {need}, which is not done in {out}: run that step too"
                 )
     for stage in stages:
-        if stage.name in done and stage.recipe.data in OWN_IMAGES:
+        if stage.name in done and dataset_row(stage.recipe.data).own_images:
             from bnew.training.run_data import check_finished
 
             check_finished(Run(out / stage.name), machine)
@@ -87,12 +87,14 @@ def run(
 
 
 def _check_inputs(stage: Stage, out: Path, machine: Machine) -> None:
-    """Check what every stage on ImageNet needs, so that a mistake is not found by one after the other.
+    """Check what every stage on streamed images needs, so that not one after the other finds a mistake.
+
+    Others would read all of their images for it.
 
     Raises:
         BnewError: there are no images, or no teacher.
     """
-    if stage.recipe.data != "imagenet":
+    if not dataset_row(stage.recipe.data).streamed:
         return
     from bnew.training.networks import load_teacher
     from bnew.training.run_data import load_data

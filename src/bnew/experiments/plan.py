@@ -99,13 +99,12 @@ def plan(
         BnewError: unknown experiment, method or step, no seeds, or options that make no sense.
     """
     experiment = lookup("experiment", name, EXPERIMENTS)
-    on_imagenet = bool(experiment.finetune)
     if changes:
         experiment = experiment.replace(**changes)
     if methods is None:
-        methods = ("bnew",) if on_imagenet else tuple(experiment.phase2)
+        methods = experiment.methods or tuple(experiment.phase2)
     if seeds is None:
-        seeds = (0,) if on_imagenet else (0, 1, 2, 3, 4)
+        seeds = experiment.seeds
     for method in methods:
         lookup("method of phase 2", method, experiment.phase2)
     if not methods or not seeds:
@@ -116,16 +115,16 @@ def plan(
         )
     if not 1 <= len(epochs_scale) <= 3:
         raise BnewError(f"the scale of the epochs takes one to three factors, not {len(epochs_scale)}")
-    allowed = STEPS if on_imagenet else STEPS[:2]
+    allowed = STEPS if experiment.finetune else STEPS[:2]
     for step in steps or ():
         lookup(f"step of {name}", step, dict.fromkeys(allowed))
-    if ablations and (on_imagenet or not distill):
+    if ablations and (experiment.distilled or not distill):
         raise BnewError(
             "the published ablations are of CIFAR's distilled runs: add --distill, or leave them out"
         )
     if teacher not in (None, "none"):
         experiment = dataclasses.replace(experiment, teacher=_teacher(teacher, Path(out)))
-    distilled = teacher != "none" and (distill or on_imagenet or teacher is not None)
+    distilled = teacher != "none" and (distill or experiment.distilled or teacher is not None)
     base = "distilled" if distilled else "plain"
     planned = _variant(base, base, Variant({}), experiment, methods, seeds, epochs_scale)
     for ablation, variant in ABLATIONS.items() if ablations else ():

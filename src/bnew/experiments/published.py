@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bnew.recipe import STEP1, TORCHVISION, Recipe
+from bnew.registry import DATASETS, METHODS
 from bnew.short_runs import CIFAR_PUSH, IMAGENET_PUSH
 
 
@@ -23,6 +24,12 @@ class Experiment:
     """What follows phase 2 by a method: its weights are frozen from the start."""
     first: str = "clip"
     """The name of phase 1 in the folder of runs."""
+    methods: tuple[str, ...] = ()
+    """The methods that are run where none is chosen; empty: all of phase 2."""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """Those that are run where none is chosen."""
+    distilled: bool = False
+    """Whether it is published with a teacher alone; else plain, and its ablations with a teacher."""
 
     def replace(self, **changes: Any) -> Experiment:
         """The experiment with some fields changed in every recipe."""
@@ -55,16 +62,23 @@ CIFAR10 = Experiment(
     phase2={
         "bnew": Recipe(method="bnew", method_options={"strength": CIFAR_PUSH.strength}, epochs=1000),
         "ste": Recipe(method="ste", epochs=1000),
-        # β grows by 1.01 an epoch.
-        "bmd": Recipe(method="bmd", method_options={"beta_end": 1.01**1000}, epochs=1000),
-        "bop": Recipe(method="bop", method_options={"gamma": 1e-4, "tau": 1e-8}, epochs=1000),
+        "bmd": Recipe(method="bmd", method_options=METHODS["bmd"].published, epochs=1000),
+        "bop": Recipe(method="bop", method_options=METHODS["bop"].published, epochs=1000),
     },
 ).replace(binary_lr=1.0)
 
-_REACTNET_A = Recipe(data="imagenet", model="reactnet_a", image_size=224, schedule="linear_by_epoch")
+_REACTNET_A = Recipe(
+    data="imagenet",
+    model="reactnet_a",
+    image_size=DATASETS["imagenet"].image_size,
+    schedule="linear_by_epoch",
+)
 IMAGENET = Experiment(
     teacher=TORCHVISION + "resnet34",
     first=STEP1,
+    methods=("bnew",),
+    seeds=(0,),
+    distilled=True,
     phase1=_REACTNET_A.replace(
         method="real", epochs=128, batch_size=256, lr=1.25e-3, weight_decay=1e-5, decayed="convolutions"
     ),

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from bnew.errors import check_options, lookup
+from bnew.errors import BnewError, check_options, lookup
 from bnew.methods.base import Binarizer
 from bnew.methods.bnew import BNEW
 from bnew.methods.bop import Bop
@@ -16,15 +16,7 @@ from bnew.methods.mirror import BinaryMirrorDescent
 from bnew.methods.real import Real
 from bnew.methods.ste import STE
 from bnew.methods.values import binary_value
-
-METHODS: dict[str, type[Binarizer]] = {
-    "real": Real,
-    "clip": Clip,
-    "bnew": BNEW,
-    "ste": STE,
-    "bmd": BinaryMirrorDescent,
-    "bop": Bop,
-}
+from bnew.registry import METHODS
 
 
 def create_method(
@@ -37,7 +29,9 @@ def create_method(
     """
     if name is None:
         return Binarizer([], total_steps)
-    method = lookup("method", name, METHODS)
+    method = lookup("method", name, METHODS).load()
+    if not issubclass(method, Binarizer):
+        raise BnewError(f"method {name} is {method.__name__}, which is no subclass of bnew.methods.Binarizer")
     check_options(f"method {name}", method, options)
     return method(params, total_steps, **options)
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from bnew.errors import as_number
 from bnew.methods.latent import Latent
+from bnew.short_runs import BETA_END
 
 
 class BinaryMirrorDescent(Latent):
@@ -40,7 +41,7 @@ class BinaryMirrorDescent(Latent):
         params: Iterable[nn.Parameter],
         total_steps: int | None = None,
         *,
-        beta_end: float = 1.01**1000,
+        beta_end: float = BETA_END,
         scale: bool = False,
     ) -> None:
         super().__init__(params, total_steps, scale=scale)

@@ -1,30 +1,15 @@
-"""Architectures by name: one a file, :data:`MODELS` is the table of them."""
+"""Architectures by name, one a file; :data:`MODELS` has a row for each."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from fnmatch import fnmatchcase
-from functools import partial
 from typing import Any
 
 from torch import nn
 
 from bnew.errors import BnewError, lookup, unknown
-from bnew.models.birealnet import BiRealNet
-from bnew.models.reactnet import ReActNet18, ReActNetA
-from bnew.models.resnet import resnet
-from bnew.models.wideresnet import WideResNet
-
-MODELS: dict[str, Callable[..., nn.Module]] = {
-    "birealnet8": partial(BiRealNet, blocks=2),
-    "birealnet20": partial(BiRealNet, blocks=6),
-    "reactnet18": ReActNet18,
-    "reactnet_a": ReActNetA,
-    "resnet18": partial(resnet, "resnet18"),
-    "resnet34": partial(resnet, "resnet34"),
-    "wideresnet22": partial(WideResNet, blocks=3),
-}
+from bnew.registry import MODELS
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -47,8 +32,9 @@ def create_model(name: str, **kwargs: Any) -> nn.Module:
     Raises:
         BnewError: unknown name or option, or a value of the wrong kind.
     """
-    make = lookup("model", name, MODELS)
-    options = inspect.signature(make).parameters
+    row = lookup("model", name, MODELS)
+    make = row.load()
+    options = {option: parameter.default for option, parameter in inspect.signature(make).parameters.items()}
     if "in_chans" in kwargs:
         if "in_channels" in kwargs:
             raise BnewError(f"model {name}: in_chans is in_channels under another name: give one of them")
@@ -56,8 +42,8 @@ def create_model(name: str, **kwargs: Any) -> nn.Module:
     for option, value in kwargs.items():
         if option not in options:
             raise unknown(f"option of model {name}", option, options)
-        _check(name, option, value, options[option].default)
-    return make(**kwargs)
+        _check(name, option, value, options[option])
+    return make(**{**row.options, **kwargs})
 
 
 def _check(model: str, option: str, value: object, default: object) -> None:

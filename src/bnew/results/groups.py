@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bnew.errors import BnewError
-from bnew.recipe import FINETUNED, OWN_IMAGES, STEP1, Recipe
+from bnew.recipe import FINETUNED, STEP1, Recipe
+from bnew.registry import dataset_row
 from bnew.results.run import Run
 
 
@@ -127,7 +128,7 @@ def _data_names(runs: Sequence[Run]) -> dict[tuple[str, str], str]:
     same = Counter((data, folder) for (data, _), folder in folders.items())
     names = {}
     for (data, data_id), folder in folders.items():
-        known = [folder] if folder and (data in OWN_IMAGES or shared[data] > 1) else []
+        known = [folder] if folder and (dataset_row(data).own_images or shared[data] > 1) else []
         if same[data, folder] > 1:
             known.append("/".join(Path(data_id).parts[-2:]) or "unknown images")
         names[data, data_id] = f"{data} ({' '.join(known)})" if known else data

@@ -15,28 +15,16 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from bnew.registry import GREY, method_row
 from bnew.results.groups import Group
 from bnew.results.run import Run
 from bnew.text import printable
-
-# Method → label and colour, in the order of tables and legends. The colours can be told apart by the
-# colour-blind, and read on white and on black.
-METHODS: dict[str | None, tuple[str, str]] = {
-    None: ("real network", "#a0793d"),
-    "real": ("real weights", "#495057"),
-    "clip": ("phase 1 (clip)", "#868e96"),
-    "bnew": ("BNEW", "#e8590c"),
-    "ste": ("STE", "#1c7ed6"),
-    "bmd": ("BMD", "#2b9a66"),
-    "bop": ("Bop", "#ae3ec9"),
-}
-OTHER = "#767676"
 
 
 def label(group: Group) -> str:
     """What a person calls the group: its method, and its folder where that says more."""
     recipe = group.recipe
-    label = METHODS[recipe.method][0] if recipe.method in METHODS else str(recipe.method)
+    label = method_row(recipe.method).label
     if recipe.freeze_epoch == 0:
         label = "weights frozen"
     return printable(label if group.name in (recipe.method, recipe.model) else f"{label} ({group.name})")
@@ -44,7 +32,7 @@ def label(group: Group) -> str:
 
 def color_of(group: Group) -> str:
     """The colour of the group's method."""
-    return METHODS.get(group.recipe.method, ("", OTHER))[1]
+    return method_row(group.recipe.method).color
 
 
 # ---------------------------------------------------------------------- reading the tables
@@ -98,7 +86,7 @@ def _curve(group: Group, key: str) -> _Curve:
 # ---------------------------------------------------------------------- the pictures
 
 # Grey that reads on white and on black; in the page it becomes the text's own colour.
-INK = "#767676"
+INK = GREY
 STYLE: dict[Any, Any] = {
     "font.size": 10,
     "font.family": "sans-serif",

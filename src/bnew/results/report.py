@@ -11,8 +11,9 @@ from pathlib import Path
 
 from bnew.errors import BnewError
 from bnew.files import write_atomically
+from bnew.registry import METHODS, dataset_row
 from bnew.results.groups import Group, find_runs, group_by_recipe, unfinished_runs
-from bnew.results.pictures import INK, METHODS, Picture, label, pictures
+from bnew.results.pictures import INK, Picture, label, pictures
 from bnew.results.run import Run
 from bnew.text import printable
 
@@ -53,7 +54,7 @@ REFERENCES = (
 
 def _groups(runs: Iterable[Run]) -> list[Group]:
     """By data set, model and variant; within these by method, what was frozen throughout last."""
-    rank = {method: i for i, method in enumerate(METHODS)}
+    rank = {method: i for i, method in enumerate((None, *METHODS))}
     return sorted(
         group_by_recipe(runs),
         key=lambda g: (
@@ -154,8 +155,9 @@ def _rows(groups: Sequence[Group]) -> list[_Row]:
     rows = []
     for data in dict.fromkeys(group.recipe.data for group in groups):
         rows += [_group_row(group) for group in groups if group.recipe.data == data]
-        # ImageNet is a folder of any images: the number of classes decides.
-        if data != "imagenet" or any(g.values("classes") == [1000] * len(g.runs) for g in groups):
+        # A folder may hold any images: the number of classes says whether they are the published ones.
+        classes = dataset_row(data).classes
+        if classes is None or any(g.values("classes") == [classes] * len(g.runs) for g in groups):
             rows += [_reference_row(r) for r in REFERENCES if r.data == data]
     return rows
 

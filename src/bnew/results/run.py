@@ -33,7 +33,8 @@ from bnew.data.preparation import Preparation
 from bnew.errors import BnewError
 from bnew.files import sha256_of, write_json
 from bnew.process import is_first_process
-from bnew.recipe import OWN_IMAGES, Recipe
+from bnew.recipe import Recipe
+from bnew.registry import dataset_row
 from bnew.results.tables import TABLES, Tables
 
 logger = logging.getLogger("bnew")
@@ -158,7 +159,7 @@ class Run(Tables):
         """What tells its images from those of other runs: a hash of them or, if that is unknown, a folder."""
         if self.fingerprint is not None:
             return short(self.fingerprint)
-        return (self.data_dir or "") if self.recipe.data in OWN_IMAGES else ""
+        return (self.data_dir or "") if dataset_row(self.recipe.data).own_images else ""
 
     @property
     def _data(self) -> dict[str, Any]:

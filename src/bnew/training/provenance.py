@@ -6,8 +6,10 @@ import ast
 import hashlib
 import platform
 import subprocess
+import sys
 import time
 from functools import cache
+from importlib.util import resolve_name
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ from bnew import __version__
 from bnew.errors import lookup
 from bnew.process import cores
 from bnew.recipe import Recipe
+from bnew.registry import DATASETS, METHODS, MODELS, NO_METHOD, DatasetRow, MethodRow, ModelRow, deciding
 from bnew.training.machine import Machine
 
 if TYPE_CHECKING:
@@ -41,9 +44,11 @@ def environment(fabric: Fabric) -> dict[str, Any]:
     }
 
 
-# The code that decides the outcome of a run: modules and packages, and those of which a run uses one.
+# The code that decides the outcome of a run: modules and packages, and those of which it uses some modules.
 DECIDING = ("data", "layers", "recipe", "short_runs", "training")
-CHOSEN = ("methods", "models")
+CHOSEN = ("bnew.methods.", "bnew.models.")
+# What may make a network of a user's own.
+MAKING = ("convert",)
 # What in them does not: what is only shown or recorded.
 BYSTANDERS = ("data.fingerprint", "data.preparation", "training.machine", "training.progress",
               "training.provenance", "training.recording", "training.signals")  # fmt: skip
@@ -53,7 +58,8 @@ def conditions(recipe: Recipe, machine: Machine) -> dict[str, Any]:
     """What decides the outcome of a run beside its recipe, by name.
 
     Of code a version, or the start of a hash of each file that the run uses: of its syntax tree without
-    docstrings, so that another comment is not other code. And how ``machine`` is to compute.
+    docstrings, so that another comment is not other code. Of the registry, that of the rows that it uses. And
+    how ``machine`` is to compute.
     """
     import torch
     import torchvision
@@ -62,55 +68,116 @@ def conditions(recipe: Recipe, machine: Machine) -> dict[str, Any]:
     # In how many parts batch norm sees a batch.
     parts = machine.accumulate * (1 if machine.sync_batch_norm else local * nodes)
     settings = {"precision": machine.precision, "batch_norm_parts": parts}
-    code = {f"bnew.{name}": code_hash(_file(name)) for name in used_modules(recipe)}
-    return {"torch": torch.__version__, "torchvision": torchvision.__version__, **code, **settings}
+    code = {_name(module): _code(module) for module in used_modules(recipe)}
+    rows = {what: _digest(repr(deciding(row))) for what, row in _rows(recipe).items()}
+    return {"torch": torch.__version__, "torchvision": torchvision.__version__, **code, **rows, **settings}
+
+
+def _rows(recipe: Recipe) -> dict[str, MethodRow | ModelRow | DatasetRow]:
+    """The rows of the registry that ``recipe`` uses, such as "method ste"."""
+    return {
+        f"method {recipe.method}": (
+            NO_METHOD if recipe.method is None else lookup("method", recipe.method, METHODS)
+        ),
+        f"model {recipe.model}": lookup("model", recipe.model, MODELS),
+        f"data set {recipe.data}": lookup("data set", recipe.data, DATASETS),
+    }
+
+
+# ---------------------------------------------------------------------- modules
 
 
 def used_modules(recipe: Recipe) -> list[str]:
-    """The modules of bnew that decide a run of ``recipe``, such as "methods.ste", sorted."""
-    from bnew.methods import METHODS, Binarizer
-    from bnew.models import MODELS
+    """The modules that decide a run of ``recipe``, such as "bnew.methods.ste", sorted.
 
+    Of a user's own method, model or data set: the module that registers it, and of those that it imports,
+    those in the same package, or beside the same file.
+    """
+    made = [
+        row.load() for row in _rows(recipe).values() if not (isinstance(row, DatasetRow) and row.own_images)
+    ]
+    homes = {_home(each.__module__) for each in made} - {"bnew"}
     used: set[str] = set()
-    for name in DECIDING:
+    for name in DECIDING + (MAKING if homes else ()):
         files = (_ROOT / name).glob("*.py")
-        used |= {f"{name}.{file.stem}" for file in files if file.stem != "__init__"} or {name}
-    method = Binarizer if recipe.method is None else lookup("method", recipe.method, METHODS)
-    model = lookup("model", recipe.model, MODELS)
-    chosen = [method.__module__, getattr(model, "func", model).__module__]
-    waiting = [module.removeprefix("bnew.") for module in chosen]
+        used |= {f"bnew.{name}.{file.stem}" for file in files if file.stem != "__init__"} or {f"bnew.{name}"}
+    waiting = {base.__module__ for each in made for base in getattr(each, "__mro__", (each,))}
     while waiting:
         module = waiting.pop()
-        if module not in used:
+        if module not in used and (module.startswith(CHOSEN) or _home(module) in homes):
             used.add(module)
-            waiting += [name for name in _imports(_file(module)) if name.startswith(CHOSEN)]
-    return sorted(used - set(BYSTANDERS))
+            waiting |= _imports(module)
+    return sorted(used - {f"bnew.{name}" for name in BYSTANDERS})
 
 
 _ROOT = Path(__file__).parent.parent
 
 
-def _file(module: str) -> Path:
-    return _ROOT.joinpath(*module.split(".")).with_suffix(".py")
+def _file(module: str) -> Path | None:
+    """The source of a module of bnew, or of one that is loaded; None where it has none, as in a notebook."""
+    if module.startswith("bnew."):
+        return _ROOT.joinpath(*module.split(".")[1:]).with_suffix(".py")
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return Path(file) if file is not None and file.endswith(".py") else None
 
 
-def _imports(file: Path) -> list[str]:
-    nodes = ast.walk(ast.parse(file.read_text("utf-8")))
-    names = [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
-    return [name.removeprefix("bnew.") for name in names if name.startswith("bnew.")]
+def _name(module: str) -> str:
+    """The name of ``module``; of a script that is run, the one by which it is imported."""
+    file = _file(module) if module in ("__main__", "__mp_main__") else None
+    spec = getattr(sys.modules.get(module), "__spec__", None)
+    return module if file is None else getattr(spec, "name", file.stem)
+
+
+def _home(module: str) -> str:
+    """What modules share that are developed together: their package, or of single files the folder."""
+    package, dot, _ = module.partition(".")
+    file = _file(module)
+    return package if dot or file is None or file.stem == "__init__" else str(file.parent.resolve())
+
+
+def _imports(module: str) -> set[str]:
+    """The modules that ``module`` imports, and those that define what it imports from others."""
+    file, names = _file(module), set()
+    if file is None:
+        return set()
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            package = getattr(sys.modules[module], "__package__", None)
+            source = resolve_name("." * node.level + (node.module or ""), package)
+            values = (getattr(sys.modules.get(source), alias.name, None) for alias in node.names)
+            names |= {source, *(getattr(value, "__module__", None) or "" for value in values)}
+            names |= {f"{source}.{alias.name}" for alias in node.names}
+    return names & set(sys.modules)
+
+
+def _code(module: str) -> str:
+    file = _file(module)
+    if file is None:  # then nobody knows whether it is the same
+        return f"in no file, at {time.time_ns()}"
+    return code_hash(file)
+
+
+def code_hash(file: Path) -> str:
+    """The start of a hash of the syntax tree of ``file``, without docstrings."""
+    return _hash_of(file.read_text("utf-8"))
 
 
 @cache
-def code_hash(file: Path) -> str:
-    """The start of a hash of the syntax tree of ``file``, without docstrings."""
-    tree = ast.parse(file.read_text("utf-8"))
+def _hash_of(text: str) -> str:
+    tree = ast.parse(text)
     for node in ast.walk(tree):
         if (
             isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
             and ast.get_docstring(node) is not None
         ):
             del node.body[0]
-    return hashlib.sha256(repr(_plain(tree)).encode()).hexdigest()[:12]
+    return _digest(repr(_plain(tree)))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _plain(node: Any) -> Any:

@@ -27,11 +27,12 @@ from bnew.data.image_folder import PARTS, flattened, list_classes, part_folder, 
 from bnew.data.images import suffixes
 from bnew.data.in_memory import Augmentation, MemoryDataset, Split
 from bnew.data.preparation import Preparation
-from bnew.data.sources import DATASETS, load
+from bnew.data.sources import load
 from bnew.data.streaming import Files, StreamedDataset
-from bnew.errors import BnewError
+from bnew.errors import BnewError, lookup
 from bnew.process import is_first_process
-from bnew.recipe import OWN_IMAGES, Recipe
+from bnew.recipe import Recipe
+from bnew.registry import DATASETS, dataset_row
 from bnew.results.run import Run
 from bnew.training.machine import Machine
 
@@ -146,7 +147,7 @@ def _data_of_before(run: Run, machine: Machine, download: bool = True) -> Datase
     """The data of a run of an earlier version, which does not say how its images were prepared."""
     place = replace(machine, data_dir=machine.data_dir or run.data_dir)
     elsewhere = run.data_dir is not None and not _is_data_dir_of(run, place)
-    own_images = run.recipe.data in OWN_IMAGES
+    own_images = dataset_row(run.recipe.data).own_images
     if elsewhere and (own_images or _image_folder(run.recipe.data, place.data_path, is_own=False)):
         raise BnewError(
             f"{run.path} is of an earlier version and does not record how its images were prepared: it can "
@@ -183,7 +184,7 @@ def _image_folder(name: str, place: Path, is_own: bool) -> Path | None:
 
     A folder that is not the run's own may hold images in place of the data set.
     """
-    if name in OWN_IMAGES:
+    if dataset_row(name).own_images:
         return place
     if (place / name / "train").is_dir():
         return place / name
@@ -240,13 +241,13 @@ def _load_folder(
         "name": name, "classes": preparation.classes, "mean": preparation.mean, "std": preparation.std,
     }  # fmt: skip
     _, height, width = preparation.size
-    source = DATASETS[name]
-    if source.streamed:
+    row = lookup("data set", name, DATASETS)
+    if row.streamed:
         names, labels = flattened(by_class)
         files = Files(root, np.array([os.fsencode(path) for path in names]), numbers[labels])
         options |= {"splits": {split: files}, "max_broken": machine.max_broken}
         return StreamedDataset(**options, side=height, workers=machine.readers)
-    read, _ = read_folder(root, {split: by_class}, source.mode, (height, width), machine.readers)
+    read, _ = read_folder(root, {split: by_class}, row.mode, (height, width), machine.readers)
     images, of = read[split]
     whole = Split(images, torch.from_numpy(numbers)[of])
     options |= dict.fromkeys(("train", "val", "test"), whole[torch.arange(0)]) | {split: whole}
