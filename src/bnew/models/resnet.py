@@ -1,4 +1,4 @@
-"""torchvision's ResNets: real networks, as teachers."""
+"""torchvision's ResNets: real networks that serve as teachers."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from torch import nn
 
 
 def resnet(name: str, num_classes: int = 1000, in_channels: int = 3) -> nn.Module:
-    """``torchvision.models.<name>``, newly initialised (arXiv 1512.03385).
+    """``torchvision.models.<name>`` with random weights (arXiv 1512.03385).
 
     Args:
-        name: resnet18 or resnet34, say.
+        name: for example resnet18 or resnet34.
         num_classes, in_channels: sizes of output and input.
 
-    (N, in_channels, H, W) → (N, num_classes); made for H = W = 224, the stride in all is 32.
+    (N, in_channels, H, W) → (N, num_classes); made for H = W = 224, the total stride is 32.
     """
     model: nn.Module = torchvision.models.get_model(name, num_classes=num_classes)
     if in_channels != 3:
