@@ -50,7 +50,7 @@ def test_val_may_be_called_otherwise(tmp_path: Path, name: str, caplog: pytest.L
 def test_two_folders_for_val(tmp_path: Path) -> None:
     make_folder(tmp_path, ("train", "val", "valid"), 4)
     for name in ("folder", "imagenet"):
-        with pytest.raises(BnewError, match="has folders val and valid, which both are val: leave one"):
+        with pytest.raises(BnewError, match="folders val and valid, both for val"):
             data.load(name, tmp_path)
 
 

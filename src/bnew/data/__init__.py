@@ -1,8 +1,7 @@
-"""Images: where they are found, which are held out, and the batches that training sees of them.
+"""Images: where they come from, which are held out, and the batches for training.
 
-``sources`` lists the data sets by name; images of a few megabytes are held in memory (``in_memory``), others
-are read when they are needed (``streaming``). To import this package alone loads no torch. May import nothing
-but modules at the root.
+``sources`` lists the data sets by name. Small images are held in memory (``in_memory``); others are read when
+they are needed (``streaming``). Importing this package loads no torch. It may import only root modules.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from bnew.data.sources import list_datasets as list_datasets
     from bnew.data.sources import load as load
 
-if not TYPE_CHECKING:  # who would take any name
+if not TYPE_CHECKING:  # a type checker would accept any name
     __getattr__ = fetched(
         __name__,
         {

@@ -1,24 +1,26 @@
 """Data sets by name.
 
 A name of :data:`DATASETS` → :func:`load` → :class:`Dataset` → its batches of train, val or test. Small images
-are held in memory as bytes (:mod:`bnew.data.in_memory`); those of ``imagenet`` are read when they are needed
+are held in memory as bytes (:mod:`bnew.data.in_memory`). Those of ``imagenet`` are read when they are needed
 (:mod:`bnew.data.streaming`).
 
-Where the images come from, in this order:
+Images are taken from the first of these that applies:
 
-* ``folder`` and ``imagenet``: a user's own images, ``DIR/train/<class>/*`` with ``DIR/val`` and ``DIR/test``
+* ``folder`` and ``imagenet``: a user's own images, ``DIR/train/<class>/*``, with ``DIR/val`` and ``DIR/test``
   optional;
-* ``DIR/<name>/{train,test}/<class>/*``, where that folder exists;
+* ``DIR/<name>/{train,test}/<class>/*``, if that folder exists;
 * torchvision's download into ``DIR`` (``digits`` comes with scikit-learn and needs no file).
 
-A class has the images at any depth below its folder; a folder valid or validation is val. Sorted class names
-number the classes and sorted file names order the images, so the same files always make the same data set.
+A class has the images at any depth below its folder. A folder may be called valid or validation in place of
+val. Sorted class names number the classes, and sorted file names order the images, so the same files always
+make the same data set.
 
-What a source lacks is held out of its training images: a fifth for test, then a tenth for validation. Of
-published images, a random part that is always the same (:func:`bnew.data.holdout.hold_out`); of a user's
-own, those that their names choose, copies together (:mod:`bnew.data.holdout`). Where there are train and val
-only, val serves as the test set; a ``folder`` then holds a tenth of train out for validation, and
-``imagenet`` validates on val too, as is published.
+Missing parts are held out of the training images: a fifth for test, then a tenth of the rest for validation.
+
+* Published images: a fixed random part (:func:`bnew.data.holdout.hold_out`).
+* A user's own images: chosen by name, copies together (:mod:`bnew.data.holdout`).
+* With train and val but no test, val serves as the test set. ``folder`` then holds a tenth of train out for
+  validation; ``imagenet`` also validates on val, as published.
 """
 
 from __future__ import annotations
@@ -47,13 +49,13 @@ from bnew.process import cores, is_first_process
 
 logger = logging.getLogger("bnew")
 
-# What torchvision raises without a network, and for files that are missing, cut short or otherwise wrong.
+# What torchvision raises without a network, and for files that are missing, truncated or otherwise wrong.
 FETCH_ERRORS = (OSError, RuntimeError, ValueError, AssertionError, HTTPException)
 
 
 @dataclass(frozen=True, eq=False)
 class _Parts:
-    """What a source has: "train" for certain, "val" and "test" perhaps."""
+    """The parts of a source: always "train", perhaps "val" and "test"."""
 
     classes: tuple[str, ...]
     splits: dict[str, Split]
@@ -61,12 +63,12 @@ class _Parts:
 
 @dataclass(frozen=True)
 class Source:
-    """How a data set is fetched and treated.
+    """How a data set is fetched and read.
 
-    ``fetch(data_dir, download)`` gets it where there is no image folder; ``None``: folder only.
-    ``files``: what a person without a network puts into the data folder.
-    ``mode``: PIL's, of the images. ``padding``: ``None`` is an eighth of the shorter side.
-    ``mean``, ``std``: ``None`` computes them from the training split.
+    ``fetch(data_dir, download)`` is used if there is no image folder; ``None``: image folder only.
+    ``files``: the files that a user without a network must put into the data folder.
+    ``mode``: PIL mode of the images. ``padding``: of the augmentation; ``None``: an eighth of the shorter
+    side. ``mean``, ``std``: ``None``: computed from the training split.
     ``streamed``: images are read when they are needed.
     """
 
@@ -81,7 +83,7 @@ class Source:
 
 
 def _digits(data_dir: Path, download: bool) -> _Parts:
-    """scikit-learn's 1,797 handwritten digits, 8×8, whose values 0..16 become 0..255."""
+    """scikit-learn's 1,797 handwritten digits, 8×8; their values 0..16 become 0..255."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -95,7 +97,7 @@ def _torchvision(
     to_nchw: Callable[[Tensor], Tensor],
     part: Callable[[str], dict[str, Any]] = lambda name: {"train": name == "train"},
 ) -> Callable[[Path, bool], _Parts]:
-    """A ``fetch`` by ``make``, a class of ``torchvision.datasets`` that takes ``part``'s arguments."""
+    """A ``fetch`` for ``make``, a class of ``torchvision.datasets`` that takes the options ``part(name)``."""
 
     def read(data_dir: Path, download: bool) -> _Parts:
         splits = {}
@@ -114,7 +116,7 @@ def _torchvision(
             if not download:
                 raise
         data_dir.mkdir(parents=True, exist_ok=True)
-        # One of several processes downloads; the others wait and then find the files complete.
+        # One of several processes downloads. The others wait and then find complete files.
         with FileLock(data_dir / f".{make.__name__}.lock"):
             return read(data_dir, download=True)
 
@@ -157,7 +159,7 @@ DATASETS: dict[str, Source] = {
 
 
 def list_datasets() -> list[str]:
-    """The names that :func:`load` knows, sorted."""
+    """The names that :func:`load` accepts, sorted."""
     return sorted(DATASETS)
 
 
@@ -175,22 +177,22 @@ def load(
     Args:
         name: one of :func:`list_datasets`.
         data_dir: the folder that holds the data sets; for ``folder`` and ``imagenet``, the data set itself.
-        image_size: resize the shorter side to this many pixels and crop the centre; for ``imagenet`` the side
-            of the crops, 224 by default.
-        workers: threads (of ``imagenet`` processes) that decode images, 0 for one a CPU. The result does not
-            depend on it.
-        download: whether what is missing may be downloaded.
-        max_broken: how many broken images of ``imagenet`` to go on without.
+        image_size: resize the shorter side to this many pixels and crop the centre; for ``imagenet``, the
+            side of the crops, 224 by default.
+        workers: threads (for ``imagenet``, processes) that decode images; 0: one per CPU core. The result
+            does not depend on it.
+        download: whether missing files may be downloaded.
+        max_broken: how many broken images of ``imagenet`` to skip at most.
 
     Raises:
-        BnewError: unknown name; a folder that is missing, empty or inconsistent; a broken image; images of
-            different sizes without ``image_size``; a download that is needed and fails or is not allowed.
+        BnewError: the name is unknown; a folder is missing, empty or inconsistent; an image is broken; images
+            differ in size without ``image_size``; a needed download fails or is not allowed.
     """
     source = lookup("data set", name, DATASETS)
     if image_size is not None and image_size < 1:
         raise BnewError(f"image size is {image_size}: give 1 or more pixels")
     if workers < 0:
-        raise BnewError(f"workers is {workers}: give 0 (one a CPU) or more")
+        raise BnewError(f"workers is {workers}: give 0 (one per CPU core) or more")
     if source.streamed:
         folder = Path(data_dir).resolve()
         return open_folder(name, folder, image_size or 224, workers or cores(), max_broken)
@@ -205,11 +207,11 @@ def load_in_memory(
     workers: int = 0,
     download: bool = True,
 ) -> MemoryDataset:
-    """:func:`load` one of the data sets that are held in memory."""
+    """:func:`load` for data sets that are held in memory."""
     return _load(name, Path(data_dir).resolve(), image_size, workers or cores(), download)
 
 
-@lru_cache(maxsize=4)  # one after the other, runs in one process share their data sets
+@lru_cache(maxsize=4)  # successive runs in one process share their data sets
 def _load(name: str, data_dir: Path, image_size: int | None, workers: int, download: bool) -> MemoryDataset:
     source = DATASETS[name]
     folder = data_dir if source.fetch is None else data_dir / name
@@ -229,8 +231,8 @@ def _load(name: str, data_dir: Path, image_size: int | None, workers: int, downl
         except FETCH_ERRORS as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
             raise BnewError(
-                f"{name} is not whole in '{data_dir}' and was not downloaded ({reason}): put {source.files} "
-                f"there (and remove what is incomplete), or the images as {name}/train/<class>/* and "
+                f"{name} is incomplete in '{data_dir}' and was not downloaded ({reason}): put {source.files} "
+                f"there (and remove incomplete files), or the images as {name}/train/<class>/* and "
                 f"{name}/test/<class>/*"
             ) from error
         if image_size is not None:
@@ -277,7 +279,7 @@ def _resize(split: Split, size: int) -> Split:
 
 
 def _mean_std(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of every channel in units of [0, 1], chunk by chunk to save memory."""
+    """Mean and standard deviation per channel of pixel values in [0, 1], chunk by chunk to save memory."""
     total = torch.zeros(images.shape[1], dtype=torch.float64)
     squares = total.clone()
     for start in range(0, len(images), 256):
@@ -286,5 +288,5 @@ def _mean_std(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
         squares += values.square().sum((0, 2, 3))
     count = images.numel() / images.shape[1]
     mean = total / count
-    std = (squares / count - mean.square()).sqrt().clamp(min=1)  # a channel of one value stays finite
+    std = (squares / count - mean.square()).sqrt().clamp(min=1)  # no division by 0 for a constant channel
     return tuple((mean / 255).tolist()), tuple((std / 255).tolist())
