@@ -393,7 +393,7 @@ def test_an_experiment_in_two_processes(tmp_path: Path) -> None:
     assert done.stdout.count("# Binarized networks: results") == 1
     runs = [Run(tmp_path / "out" / "plain" / name / "seed0") for name in ("clip", "ste")]
     assert all(run.done and run.environment["world_size"] == 2 for run in runs)
-    assert "2 of 2 runs are done already" in two_forks(tmp_path, words).stderr
+    assert "2 of 2 runs are already done" in two_forks(tmp_path, words).stderr
 
 
 # When one is lost
