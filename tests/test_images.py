@@ -107,9 +107,7 @@ def test_integers_and_real_numbers_are_refused_by_name(tmp_path: Path) -> None:
     for mode, what in (("I", "32-bit or signed whole numbers"), ("F", "32-bit real numbers")):
         path = tmp_path / f"{mode}.tif"
         of_mode(mode).save(path)
-        message = (
-            rf"{mode}\.tif' has {what} as pixels \(PIL's mode {mode}\): save it as PNG, with 8 or 16 bits"
-        )
+        message = rf"{mode}\.tif' has {what} as pixels \(PIL's mode {mode}\): save it as PNG"
         for reading in (lambda path: read_image(path, "RGB"), read):
             with pytest.raises(BnewError, match=message):
                 reading(path)
