@@ -329,7 +329,7 @@ def test_class_folder_without_images(tmp_path: Path) -> None:
 def test_class_names_differ(tmp_path: Path, part: str, other: str) -> None:
     make_folder(tmp_path, ("train", "test"))
     write_images(tmp_path / part / "cow", 2)
-    with pytest.raises(BnewError, match=f"{part} has a class 'cow' that {other} has not"):
+    with pytest.raises(BnewError, match=f"{part} has a class 'cow' that {other}"):
         data.load_in_memory("folder", tmp_path)
 
 

@@ -47,7 +47,9 @@ def list_folder(root: Path) -> tuple[tuple[str, ...], dict[str, ByClass]]:
         if list(by_class) != classes:
             odd = sorted(set(by_class) ^ set(classes))[0]
             has, lacks = (folders[p] for p in ((part, "train") if odd in by_class else ("train", part)))
-            raise BnewError(f"in '{root}', {has} has a class '{odd}' that {lacks} has not: make them agree")
+            raise BnewError(
+                f"in '{root}', {has} has a class '{odd}' that {lacks} does not have: make them agree"
+            )
     if len(classes) < 2:
         raise BnewError(f"'{root / 'train'}' has the one class '{classes[0]}': add a folder for another")
     others = []

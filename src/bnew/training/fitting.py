@@ -94,7 +94,7 @@ def _check_keys(found: Mapping[Any, Any], own: Mapping[Any, Any], name: str) -> 
     if missing:
         raise Unusable(f"does not fit this run: its {name} has no {missing[0]}")
     if extra:
-        raise Unusable(f"does not fit this run: its {name} has {extra[0]}, which this run has not")
+        raise Unusable(f"does not fit this run: its {name} has {extra[0]}, which this run does not have")
 
 
 def check_values(found: Any, kinds: tuple[type, ...], name: str) -> None:
