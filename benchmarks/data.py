@@ -182,13 +182,13 @@ def main(
             rows = measure(path, rounds)
             parts += [
                 f"## {name}: one core",
-                "Time of the processor, median (quartiles) over rounds in turns.",
-                table(("", "images a second and core", "times as many as plain"), rows),
+                "CPU time, median (quartiles) over rounds in turns.",
+                table(("", "images per second and core", "times as many as plain"), rows),
             ]
             parts += [
                 f"## {name}: the loaders, two reading processes",
-                "By the clock, with what the training process has to do.",
-                table(("", "images a second", "times as many as plain"), measure_loaders(path, 2, rounds)),
+                "Wall-clock time, including the work of the training process.",
+                table(("", "images per second", "times as many as plain"), measure_loaders(path, 2, rounds)),
             ]
     text = "\n\n".join(parts) + "\n"
     out.write_text(text)

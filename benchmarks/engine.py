@@ -161,7 +161,7 @@ class Comparison:
             for name, times in self.times.items()
         ]
         return (
-            f"## {self.title}\n\n{table(('', 'ms an image', f'times as fast as {self.reference}'), rows)}\n"
+            f"## {self.title}\n\n{table(('', 'ms per image', f'times as fast as {self.reference}'), rows)}\n"
         )
 
 

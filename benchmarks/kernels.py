@@ -141,7 +141,7 @@ def with_openvino(layer: Layer) -> Callable[[], float]:
 
 
 def measure(layer: Layer, options: Options, folder: Path) -> dict[str, float]:
-    """Binary multiply-accumulates a second, and the register peaks, by name; medians over rounds in turns."""
+    """Name → binary multiply-accumulates per second, or register peak; medians over rounds in turns."""
     isas = [isa for isa in bnew_engine.isas() if isa != "scalar"]
     contenders = {isa: with_engine(layer, isa, folder) for isa in isas}
     contenders["OpenVINO"] = with_openvino(layer)
@@ -183,10 +183,10 @@ Written by `python benchmarks/kernels.py --rounds {options.rounds}`.
 {openvino.__version__.split("-")[0]}.
 The engine's own choice here is {best}.
 
-10⁹ binary multiply-accumulates a second, from real values to real values: signs are packed, convolved and
+10⁹ binary multiply-accumulates per second, from real values to real values: signs are packed, convolved and
 written out as float32. Register peaks of the same rounds, without memory: {peaks}.
-(For AVX2 that is of its table look-ups, see engine/cpp/kernels/avx2.cpp.) The target is {TARGET:.0%} of the
-peak in each of the first four.
+(The AVX2 peak is that of its table look-ups, see engine/cpp/kernels/avx2.cpp.) The target is
+{TARGET:.0%} of the peak in each of the first four.
 
 {table(header, rows)}
 """

@@ -196,7 +196,7 @@ def write_random_images(folder: Path, count: int) -> None:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds a step, one number a round, and what the warm-up took beyond such steps."""
+    """Seconds per step, one number per round, and what the warm-up took beyond such steps."""
 
     steps: list[float]
     warm_up: float
@@ -257,13 +257,13 @@ def training_section(options: Options, timings: dict[str, Timing]) -> str:
 birealnet20, batch {RECIPE.batch_size}, 32×32, BNEW phase 2, the loader's time included. *plain*: eager, NCHW,
 sign by masks and `detach`, Adam as it comes, PIL images one by one in a `DataLoader` with two worker
 processes, which run beside PyTorch's threads. *bnew*: its own training loop, with fused sign, fused Adam,
-images in memory as bytes and augmented a batch at a time, channels_last, memory kept in large pages. Each
-runs in processes of its own. In float64 both sides were checked to give the same logits, gradients and
-weights after a step. Median (quartiles) over rounds in turns, {options.rounds} in each of a contender's \
+images in memory as bytes and augmented batch by batch, channels_last, memory kept in large pages. Each
+runs in processes of its own. In float64, both sides compute the same logits, gradients and weights in a
+step (checked). Median (quartiles) over rounds in turns, {options.rounds} in each of a contender's \
 {options.processes}
 processes; the ratio is that of the same round.
 
-{table(("", "ms a step", "images/s", "times as fast as plain"), rows)}
+{table(("", "ms per step", "images/s", "times as fast as plain"), rows)}
 
 Processes one by one, ms, sorted: {
         "; ".join(
@@ -290,7 +290,7 @@ def methods_section(step: float, repeats: int) -> str:
     verdict = f"above it: {', '.join(over)}" if over else "all are below it"
     return f"""## What a method adds to a step
 
-All that a method does before and after the optimizer's step, caches cold; median. The share is that of bnew's
+The work of a method before and after the optimizer's step, with cold caches; median. The share is of bnew's
 compiled step above. Target: less than {METHOD_TARGET:.0%}; {verdict}.
 
 {table(("method", "birealnet20, ms", "share of a step", f"{LARGE}, ms"), rows)}
@@ -315,8 +315,8 @@ weights before the optimizer sees them, so that Adam has no state for them.
 
 {table(("model", "method", "weights", "gradients", "Adam", "method's own", "total"), rows)}
 
-Measured for {LARGE}: by how many MiB the peak of a process (its resident set) grows from weights and
-gradients being there to two steps of Adam with the method done. Adam's state is in it.
+Measured for {LARGE}: the growth, in MiB, of a process's peak resident set, from existing weights and
+gradients to two steps of Adam with the method. It includes Adam's state.
 
 {table(("method", "MiB"), growth)}
 """

@@ -181,7 +181,7 @@ def test_a_signal_stops_with_130_and_says_how_to_go_on(bnew: Cli, tmp_path: Path
     with at_step(2, send(number)):
         code, out, err = bnew(TRAIN, tmp_path)
     assert (code, out) == (130, "")
-    assert f"saved in {tmp_path}: start the same command again to go on" in err
+    assert f"saved in {tmp_path}: start the same command again" in err
     assert "Traceback" not in err
     assert bnew(TRAIN, tmp_path)[0] == 0
 

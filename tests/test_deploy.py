@@ -353,7 +353,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
     "threads": (("bench", "FILE", "--threads", "-1"), "threads is -1"),
     "no run": (("pack", "nothing", "model.bnew"), "nothing has no recipe.json: there is no such folder"),
     "no run to verify": (("verify", "FILE", "nothing"), "there is no such folder"),
-    "run and file swapped": (("pack", "FILE", "nothing"), "that is a file, no folder of a run"),
+    "run and file swapped": (("pack", "FILE", "nothing"), "that is a file"),
     "no run to export": (("export", "nothing", "model.onnx"), "there is no such folder"),
 }
 

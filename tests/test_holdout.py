@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -160,8 +161,8 @@ def test_a_class_of_equal_pixels_is_said_to_be_absent(caplog: pytest.LogCaptureF
     labels = of_classes(names)
     split = divided(names, copies=Shown(labels, np.where(labels == 1, 0, np.arange(1, 61))))
     assert {split[name] for name in names if "/c1/" in name} == {"train"}
-    assert [message.split(",")[0] for message in caplog.messages] == [
-        "in 'c1' nearly all images look alike: those with other pixels count as different ones",
+    assert [re.split("[,:]", message)[0] for message in caplog.messages] == [
+        "in 'c1' nearly all images look alike",
         "test has no image of 'c1'",
         "val has no image of 'c1'",
     ]

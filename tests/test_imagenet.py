@@ -160,7 +160,7 @@ def test_torchvisions_teacher(thousand: Path, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("torch.hub._hub_dir", str(tmp_path / "hub"))
     data, run = opened(thousand), Run(tmp_path / "run")
     with mock.patch("torch.hub.urlopen", side_effect=URLError("no network")):
-        with pytest.raises(BnewError, match=r"weights of resnet34 are not whole in .*resnet34-b627a593.pth"):
+        with pytest.raises(BnewError, match=r"weights of resnet34 are incomplete in .*resnet34-b627a593.pth"):
             load_teacher("torchvision:resnet34", run, data)
         file = tmp_path / "hub" / "checkpoints" / Path(ResNet34_Weights.IMAGENET1K_V1.url).name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -170,7 +170,7 @@ def test_torchvisions_teacher(thousand: Path, tmp_path: Path, monkeypatch: pytes
         x = torch.randn(1, 3, 64, 64)
         torch.testing.assert_close(teacher(x), own.eval()(x), rtol=1e-4, atol=1e-3)
         torch.save({"fc": Recipe()}, file)  # anything but tensors is refused
-        with pytest.raises(BnewError, match="the weights of resnet34 are not whole in"):
+        with pytest.raises(BnewError, match="the weights of resnet34 are incomplete in"):
             load_teacher("torchvision:resnet34", run, data)
 
 

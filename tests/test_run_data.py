@@ -203,7 +203,7 @@ def test_other_parts(run: Run, pictures: Path, tmp_path: Path) -> None:
         assert evaluate_run(run, at(tmp_path), split)["accuracy"] == run.summary["test_accuracy"]
     with pytest.raises(BnewError, match=r"has no folder train, and not the images that .* was trained on"):
         evaluate_run(run, at(tmp_path), "train")
-    with pytest.raises(BnewError, match="nowhere' does not exist: give one of images"):
+    with pytest.raises(BnewError, match="nowhere' does not exist"):
         evaluate_run(run, at(tmp_path / "nowhere"))
 
 
@@ -232,7 +232,7 @@ def test_classes_that_lack_are_said_and_the_others_keep_their_numbers(
 def test_classes_that_the_run_does_not_know_are_named(run: Run, pictures: Path, tmp_path: Path) -> None:
     shutil.copytree(pictures / "test", tmp_path / "more" / "test")
     (tmp_path / "more/test/bee").rename(tmp_path / "more/test/wasp")
-    said = r"does not know \('wasp'\): name them as it does, .*; it knows ant, bee, cow"
+    said = r"does not know \('wasp'\): .* knows ant, bee, cow"
     for folder in ("more", "more/test"):
         with pytest.raises(BnewError, match=said):
             evaluate_run(run, at(tmp_path / folder))
@@ -454,15 +454,13 @@ def test_a_run_is_not_resumed_on_other_images(
     before = {path.name: path.read_bytes() for path in stopped.path.iterdir() if path.is_file()}
     folder = change(tmp_path / "mine", dark)
     forget()
-    with pytest.raises(
-        BnewError, match=rf"holds a run on other images \(.*{said}.*or go on with it by --force"
-    ):
+    with pytest.raises(BnewError, match=rf"holds a run on other images \(.*{said}.*--force$"):
         train(FOLDER, stopped.path, at(folder))
     assert {path.name: path.read_bytes() for path in stopped.path.iterdir() if path.is_file()} == before
     forced = train(FOLDER, stopped.path, replace(at(folder), force=True))
     assert forced.done
     assert any(change.startswith("data: ") for change in forced.environment["forced"])
-    assert "goes on although" in caplog.text
+    assert f"{stopped.path} is resumed although" in caplog.text
     assert forced.fingerprint == load_data(FOLDER, at(folder)).fingerprint
     assert [int(row["epoch"]) for row in forced.rows()] == list(range(FOLDER.epochs))
 
@@ -477,7 +475,7 @@ def test_a_finished_run_is_not_done_for_other_images(
     ):
         train(FOLDER, run.path, replace(at(dark), force=force))
     assert train(FOLDER, run.path, at(tmp_path / "lost")).done
-    assert "is done, but whether on these images cannot be checked" in caplog.text
+    assert "images cannot be checked" in caplog.text
 
 
 # Teachers

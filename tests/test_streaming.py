@@ -73,7 +73,7 @@ def test_layouts(
 ) -> None:
     with caplog.at_level(logging.INFO, logger="bnew"):
         loaded = opened(make_folder(tmp_path, parts))
-    assert ("held out, as there is no folder val" in caplog.text) == ("val" not in parts)
+    assert ("there is no folder val" in caplog.text) == ("val" not in parts)
     assert tuple(len(loaded.splits[name]) for name in ("train", "val", "test")) == sizes
     assert (loaded.classes, loaded.image_size) == (("ant", "bee"), (3, SIDE, SIDE))
     held = {bytes(name) for name in loaded.splits["val"].names}
@@ -211,7 +211,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 def test_a_class_folder_missing_in_val(folder: Path) -> None:
     (folder / "val" / "bee").rename(folder / "wasp")
-    with pytest.raises(BnewError, match="train has a class 'bee' that val has not"):
+    with pytest.raises(BnewError, match="train has a class 'bee' that val"):
         opened(folder)
 
 
@@ -233,7 +233,7 @@ def test_a_broken_image_is_named_counted_and_replaced(folder: Path, caplog: pyte
             assert y.sum() == 20
     (said,) = warnings(caplog)
     assert said.startswith(f"left out: '{broken}' (")
-    assert said.endswith("number 1 of this process, of at most 2 in all")
+    assert "number 1 of this process, of at most 2" in said
 
 
 def test_a_broken_image_is_not_validated_on(folder: Path) -> None:
@@ -261,7 +261,7 @@ def test_too_many_broken_images(folder: Path, limit: int) -> None:
         cut_short(folder / "train" / "ant" / f"00{i}.png")
     batches = opened(folder, max_broken=limit).batches("train", 16, train=True)
     for _ in range(2):  # and again, if asked again
-        with pytest.raises(BnewError, match=rf"is broken .*, and {limit} before it: .*--max-broken"):
+        with pytest.raises(BnewError, match=rf"is broken .* {limit} other .*--max-broken above {limit}"):
             epoch(batches)
 
 
@@ -270,7 +270,7 @@ def test_more_are_known_to_be_broken_than_are_allowed_now(folder: Path) -> None:
     loaded = opened(folder, max_broken=1)
     loaded.broken.update({"a": "why", "b": "why"})
     loaded.add_broken({"a": "why"})
-    with pytest.raises(BnewError, match="let --max-broken be more than 1"):
+    with pytest.raises(BnewError, match="--max-broken above 1"):
         loaded.add_broken({"c": "why"})
 
 
@@ -281,7 +281,7 @@ def test_files_that_cannot_be_read_are_not_broken(folder: Path, monkeypatch: pyt
         raise OSError(5, "Input/output error", str(path))
 
     monkeypatch.setattr(streaming, "read", gone)
-    with pytest.raises(BnewError, match=r"images cannot be read \(.*Input/output error.*start again"):
+    with pytest.raises(BnewError, match=r"images cannot be read \(.*Input/output error"):
         epoch(opened(folder, max_broken=100).batches("train", 16, train=True))
 
 
@@ -361,7 +361,7 @@ def test_reading_processes_that_die_at_one_place(folder: Path, monkeypatch: pyte
         return read_batch(self, batch)
 
     monkeypatch.setattr(streaming._Reader, "__getitem__", deadly)
-    with pytest.raises(BnewError, match=r"died twice at one place .*--decode-threads"):
+    with pytest.raises(BnewError, match=r"died twice .*--decode-threads"):
         epoch(opened(folder).batches("train", 4, train=True))
 
 

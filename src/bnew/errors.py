@@ -1,4 +1,4 @@
-"""What went wrong, in one sentence for the person who can put it right."""
+"""Errors whose message is one sentence for the user: what is wrong, where, what to do."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from bnew.text import printable
 
 T = TypeVar("T")
 
-# How PyTorch and its backends say that there is not enough memory, where the error's type does not.
+# Phrases by which PyTorch and its backends report too little memory in errors of a general type.
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "_ALLOC_FAILED")
 
 
 class BnewError(ValueError):
-    """A mistake in the input: the message says what is wrong and what to do.
+    """Bad input. The message says what is wrong, where, and what to do.
 
-    The command line prints the message alone and exits with code 2; in Python it is a ``ValueError``. As it
-    may quote a file, characters that cannot be seen are escaped in it.
+    The command line prints only the message and exits with code 2. In Python it is a ``ValueError``. The
+    message may quote a file, so invisible characters in it are escaped.
     """
 
     def __str__(self) -> str:
@@ -33,28 +33,28 @@ class NumericalError(BnewError):
 
 
 class Interrupted(Exception):
-    """A signal stopped the run, which has saved where it was; the message says how to go on."""
+    """A signal stopped the run after it saved a checkpoint; the message says how to resume."""
 
 
 class ProcessLost(Exception):
-    """Another process of the run is gone; the message says how to go on."""
+    """Another process of the run was lost; the message says how to resume."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether ``error`` says that there was not enough memory, of the machine or of a device."""
+    """Whether ``error`` reports that the host or a device ran out of memory."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # that of torch
+    known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # torch's
     return known or (isinstance(error, RuntimeError) and any(said in str(error) for said in _OUT_OF_MEMORY))
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error of another library says, or its name."""
+    """The first line of the message of ``error``, or the name of its class if the message is empty."""
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def unknown(kind: str, name: str, allowed: Iterable[str]) -> BnewError:
-    """The error for a ``name`` that is not one of ``allowed``, with the nearest name suggested."""
+    """The error for a ``name`` that is not one of ``allowed``. Its message suggests the nearest name."""
     names = sorted(allowed)
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean '{near[0]}'? " if near else ""
@@ -62,7 +62,11 @@ def unknown(kind: str, name: str, allowed: Iterable[str]) -> BnewError:
 
 
 def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:
-    """``table[name]``, or :func:`unknown` as a :class:`BnewError`."""
+    """``table[name]``.
+
+    Raises:
+        BnewError: the name is not in ``table``, see :func:`unknown`.
+    """
     if name not in table:
         raise unknown(kind, name, table)
     return table[name]
@@ -71,10 +75,10 @@ def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:
 def as_number(
     name: str, value: Any, *, least: float = -math.inf, above: float = -math.inf, most: float = math.inf
 ) -> float:
-    """``value`` if it is a finite number, at least ``least``, above ``above`` and at most ``most``.
+    """``value`` as a float, checked: finite, at least ``least``, above ``above`` and at most ``most``.
 
     Raises:
-        BnewError: it is not; ``name`` says whose it is.
+        BnewError: it is not such a number; the message begins with ``name``.
     """
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if is_number and least <= value <= most and value > above:
@@ -85,7 +89,11 @@ def as_number(
 
 
 def check_options(kind: str, make: Callable[..., Any], options: Iterable[str]) -> None:
-    """Raise :func:`unknown` unless each of ``options`` is a keyword-only parameter of ``make``."""
+    """Check that each of ``options`` is a keyword-only parameter of ``make``.
+
+    Raises:
+        BnewError: one is not, see :func:`unknown`.
+    """
     parameters = inspect.signature(make).parameters.items()
     allowed = [name for name, parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
     for option in options:

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic writes: a file is written completely or not at all."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from bnew.errors import BnewError
 
 
 def write_atomically(path: Path, write: Callable[[Path], object], keep: Path | None = None) -> None:
-    """Let ``write`` fill a file beside ``path``, then put it in place at once.
+    """Let ``write`` fill a temporary file beside ``path``, then rename it to ``path``.
 
-    Whatever happens on the way, ``path`` holds either what it held or the whole of the new content. With
-    ``keep``, that file becomes what ``path`` held. On a file system without hard links a kill may then leave
-    ``keep`` alone, where ``path`` was just renamed.
+    ``path`` always holds either its old content or all of the new. With ``keep``, the old content becomes the
+    file ``keep``. On a file system without hard links, a kill between the two renames leaves ``keep`` and no
+    ``path``.
 
     Raises:
-        BnewError: it could not be written; ``path`` is as it was.
+        BnewError: writing failed; ``path`` is unchanged.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         beside.touch()
-        mode = beside.stat().st_mode  # by the umask, which safetensors does not follow
+        mode = beside.stat().st_mode  # follows the umask, which safetensors ignores
         write(beside)
         beside.chmod(mode)
         with open(beside, "rb") as file:
@@ -41,19 +41,19 @@ def write_atomically(path: Path, write: Callable[[Path], object], keep: Path | N
         if not path.parent.is_dir():
             raise BnewError(f"could not write {path}: there is no folder {path.parent}") from error
         raise BnewError(
-            f"could not write {path}: {error}; what it held before is kept; "
-            "make room or check the permissions, then start the same command again"
+            f"could not write {path}: {error}; its old content is kept; "
+            "free disk space or check the permissions, then start the same command again"
         ) from error
     finally:
         beside.unlink(missing_ok=True)
 
 
 def _replace_and_keep(path: Path, new: Path, keep: Path) -> None:
-    """Put ``new`` in the place of ``path``, and what ``path`` held in the place of ``keep``."""
+    """Rename ``path`` to ``keep`` and ``new`` to ``path``, so that one of the two always exists."""
     link = keep.with_name(f".{keep.name}.{os.getpid()}")
     try:
         os.link(path, link)
-    except OSError:  # there are no hard links here
+    except OSError:  # a file system without hard links
         os.replace(path, keep)
         try:
             os.replace(new, path)
@@ -64,12 +64,12 @@ def _replace_and_keep(path: Path, new: Path, keep: Path) -> None:
     try:
         os.replace(link, keep)
     finally:
-        link.unlink(missing_ok=True)  # it stays if `keep` was the same file already
+        link.unlink(missing_ok=True)  # os.replace does nothing if `keep` was already the same file
     os.replace(new, path)
 
 
 def sha256_of(path: Path) -> str | None:
-    """The SHA-256 of a file in hexadecimal digits; None where there is no file."""
+    """The SHA-256 of a file in hexadecimal; None if there is no file."""
     if not path.is_file():
         return None
     with open(path, "rb") as file:
@@ -77,12 +77,12 @@ def sha256_of(path: Path) -> str | None:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """``data`` as JSON, atomically."""
+    """Write ``data`` as JSON, atomically."""
     write_atomically(path, lambda p: p.write_text(json.dumps(data, indent=2) + "\n"))
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], header: bool) -> None:
-    """Append rows of the same columns to a CSV file."""
+    """Append ``rows``, which have the same columns, to a CSV file; ``header``: write the names first."""
     with open(path, "a", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         if header:

@@ -1,7 +1,7 @@
 """The layers of a binarized network.
 
-One convention holds everywhere in bnew, in training, in packed files and in every kernel:
-**sign never returns 0; x >= 0 is +1 and x < 0 is -1.**
+One convention holds in training, in packed files and in every kernel:
+**sign(x) = +1 if x >= 0, else −1. It never returns 0.**
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ SURROGATES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def hard_sign(x: Tensor) -> Tensor:
-    """+1 where ``x >= 0``, else −1; same shape, dtype and memory format. No gradient of its own."""
-    return (x >= 0).to(x.dtype).mul_(2).sub_(1)  # several times as fast as torch.where on a CPU
+    """+1 where ``x >= 0``, else −1; same shape, dtype and memory format. It defines no gradient."""
+    return (x >= 0).to(x.dtype).mul_(2).sub_(1)  # several times faster than torch.where on a CPU
 
 
 class _Sign(torch.autograd.Function):
-    """sign with a surrogate gradient; its input is the one tensor it saves. torch.func knows it too."""
+    """sign with a surrogate gradient. Saves only its input for the backward pass. Works with torch.func."""
 
     generate_vmap_rule = True
 
@@ -56,13 +56,13 @@ class _Sign(torch.autograd.Function):
 def sign(x: Tensor, surrogate: str = "polynomial") -> Tensor:
     """Binarize activations: ``y = +1 if x >= 0 else −1``.
 
-    The gradient is that of a surrogate s with ``dL/dx = dL/dy · s'(x)``:
+    The gradient is that of a surrogate s, ``dL/dx = dL/dy · s'(x)``:
 
     * ``polynomial`` (default): ``s'(x) = 2 − 2|x|`` for ``|x| < 1``, else 0
       (Bi-Real Net, arXiv 1808.00278);
     * ``clipped_identity``: ``s'(x) = 1`` for ``|x| < 1``, else 0 (arXiv 1602.02830).
 
-    Any shape; the result has the shape, dtype and memory format of ``x``.
+    Any shape. The result has the shape, dtype and memory format of ``x``.
 
     Raises:
         BnewError: ``surrogate`` is not one of the above.
@@ -71,22 +71,22 @@ def sign(x: Tensor, surrogate: str = "polynomial") -> Tensor:
     return _sign(x, surrogate)
 
 
-@torch.fx.wrap  # torch.fx records the call, as it can look into no autograd function
+@torch.fx.wrap  # torch.fx cannot trace into an autograd function: record the call
 def _sign(x: Tensor, surrogate: str) -> Tensor:
     return _Sign.apply(x, surrogate)  # type: ignore[no-any-return]
 
 
-@torch.fx.wrap  # nor iterate over dimensions
+@torch.fx.wrap  # torch.fx cannot iterate over dimensions either
 def _per_channel(values: Tensor, like: Tensor) -> Tensor:
-    """``values`` (C,) shaped so that it broadcasts over ``like`` (N, C, ...)."""
+    """``values`` (C,) as (1, C, 1, ...), which broadcasts over ``like`` (N, C, ...)."""
     return values.view(1, -1, *(1,) * (like.dim() - 2))
 
 
 class RSign(nn.Module):
-    """ReActNet's sign (arXiv 2003.03488): ``y = sign(x + b)``, one learnable shift ``b`` a channel.
+    """ReActNet's sign (arXiv 2003.03488): ``y = sign(x + b)`` with a learnable shift ``b`` per channel.
 
-    Input and output (N, C, ...). ``shift=False`` leaves ``b`` out, which makes it plain :func:`sign`.
-    The gradient is that of :func:`sign` at ``x + b``.
+    Input and output (N, C, ...). ``shift=False`` leaves ``b`` out: ``y = sign(x)``. The gradient is that of
+    :func:`sign` at ``x + b``.
 
     Raises:
         BnewError: unknown ``surrogate``.
@@ -111,11 +111,11 @@ class RSign(nn.Module):
 
 
 class RPReLU(nn.Module):
-    """ReActNet's activation (arXiv 2003.03488): ``y = PReLU(x + b; a) + c``, all per channel.
+    """ReActNet's activation (arXiv 2003.03488): ``y = PReLU(x + b; a) + c`` with a, b, c per channel.
 
     ``PReLU(v; a) = v`` for ``v >= 0``, else ``a v``. ``a`` starts at 0.25, ``b`` and ``c`` at 0.
-    Input and output (N, C, ...). ``shift=False`` leaves out ``b`` and ``c``;
-    ``prelu=False`` makes it a ReLU (the published ablations).
+    Input and output (N, C, ...). Two published ablations: ``shift=False`` leaves out ``b`` and ``c``;
+    ``prelu=False`` uses ReLU in place of PReLU.
     """
 
     def __init__(self, channels: int, shift: bool = True, prelu: bool = True) -> None:
@@ -135,7 +135,7 @@ class RPReLU(nn.Module):
 
 
 class ChannelScale(nn.Module):
-    """``y = s x``, one learnable scale ``s`` a channel, starting at 1. (N, C, ...) → (N, C, ...)."""
+    """``y = s x`` with a learnable scale ``s`` per channel, initially 1. (N, C, ...) → (N, C, ...)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -159,7 +159,7 @@ def _pool_backward(
 
 _max_pool2d = torch.library.custom_op("bnew::max_pool2d", _pool, mutates_args=())
 _max_pool2d_backward = torch.library.custom_op("bnew::max_pool2d_backward", _pool_backward, mutates_args=())
-# PyTorch's operators tell the shapes of their results too.
+# PyTorch's own operators also compute the shapes of their results.
 _max_pool2d.register_fake(_pool)
 _max_pool2d_backward.register_fake(_pool_backward)
 
@@ -177,10 +177,10 @@ _max_pool2d.register_autograd(_backward, setup_context=_keep_for_backward)
 
 
 class MaxPool2d(nn.MaxPool2d):
-    """``torch.nn.MaxPool2d``, whose kernels torch.compile leaves as they are on a CPU.
+    """``torch.nn.MaxPool2d``, which torch.compile does not compile on a CPU.
 
-    Backward, the kernel that it would make takes several times as long as PyTorch's own. (Pools with
-    dilation, ceil_mode, return_indices or different sizes in the two directions are compiled as usual.)
+    The backward kernel that torch.compile generates takes several times as long as PyTorch's own. Pools with
+    dilation, ceil_mode, return_indices or different sizes in the two directions are compiled as usual.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -320,17 +320,17 @@ def named_binary_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     found: dict[int, tuple[str, nn.Parameter]] = {}
     for name, module in model.named_modules():
         if isinstance(module, BinaryConv2d | BinaryLinear):
-            weight = cast(nn.Parameter, module.weight)  # Conv2d declares a Tensor
+            weight = cast(nn.Parameter, module.weight)  # Conv2d's annotation says Tensor
             found.setdefault(id(weight), (name, weight))
     return list(found.values())
 
 
 def binary_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """The weights that a method is to binarize."""
+    """The weights that a method binarizes: those of all binary layers."""
     return [weight for _, weight in named_binary_parameters(model)]
 
 
 def real_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """All the other parameters: first and last layer, batch norm, shifts, scales, biases."""
+    """All other parameters: first and last layer, batch norms, shifts, scales, biases."""
     binary = {id(weight) for weight in binary_parameters(model)}
     return [p for p in model.parameters() if id(p) not in binary]

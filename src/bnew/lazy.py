@@ -1,4 +1,4 @@
-"""Public names of a package that are fetched when they are first used: to import it alone loads no torch."""
+"""Lazy public names of a package: importing the package loads no torch, using such a name may."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 
 def fetched(package: str, names: Mapping[str, str], modules: Collection[str] = ()) -> Callable[[str], Any]:
-    """A ``__getattr__`` for ``package``.
+    """A module ``__getattr__`` for ``package`` that imports a name on first use.
 
     Args:
         package: the package's ``__name__``.
         names: public name → the module that defines it.
-        modules: names of modules of the package that are public.
+        modules: names of the package's public modules.
     """
 
     def fetch(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""How settings published for 352,000 steps follow the length of a run; docs/methods.md explains each.
+"""How settings published for 352,000 steps follow the length of a run; docs/short-runs.md explains each.
 
 A run is ``factor`` times as long as the one that its settings are for.
 """

@@ -1,11 +1,11 @@
-"""Text of others, made safe to show: names in files and of folders, and messages about them."""
+"""Makes foreign text safe to print: names in files, names of folders, and messages that quote them."""
 
 from __future__ import annotations
 
 import re
 
-# Controls (C0, DEL, C1), ends of lines, what turns the direction of writing, and the byte order mark: the
-# list in engine/cpp/text.cpp. The joiners U+200C and U+200D stay: Persian, Hindi and emoji need them.
+# Control characters (C0, DEL, C1), line separators, marks of writing direction, and the byte order mark: the
+# same list as in engine/cpp/text.cpp. Persian, Hindi and emoji need the joiners U+200C and U+200D.
 CONTROLS = (
     (0x0000, 0x001F),
     (0x007F, 0x009F),
@@ -15,14 +15,14 @@ CONTROLS = (
     (0x2066, 0x2069),
     (0xFEFF, 0xFEFF),
 )
-_SURROGATES = (0xD800, 0xDFFF)  # half of a pair: bytes of a file name that is no UTF-8
+_SURROGATES = (0xD800, 0xDFFF)  # stand for the bytes of a file name that is not UTF-8
 _UNSEEN = re.compile("[" + "".join(f"{chr(a)}-{chr(b)}" for a, b in (*CONTROLS, _SURROGATES)) + "]")
 
 
 def printable(text: object) -> str:
-    """``str(text)`` in one line, with every character of :data:`CONTROLS` escaped, as ``\\x1b``.
+    """``str(text)`` on one line, with every character of :data:`CONTROLS` escaped, for example ``\\x1b``.
 
-    So no text can move a terminal's cursor, add a line to a log, or be written backwards; and a file name
-    that is no UTF-8 can be written. What is escaped already stays as it is.
+    The result cannot move a terminal's cursor, add a line to a log, or change the writing direction. File
+    names that are not UTF-8 can be printed too. Text that is already escaped stays the same.
     """
     return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))

@@ -1,4 +1,4 @@
-"""Images: where they are found, which are held out, and the batches that training sees of them.
+"""Images: where they come from, which are held out, and the batches for training.
 
 ``sources`` loads the data sets by name; images of a few megabytes are held in memory (``in_memory``), others
 are read when they are needed (``streaming``). To import this package alone loads no torch. May import nothing
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from bnew.data.sources import load as load
     from bnew.registry import DATASETS as DATASETS
 
-if not TYPE_CHECKING:  # who would take any name
+if not TYPE_CHECKING:  # a type checker would accept any name
     __getattr__ = fetched(
         __name__,
         {

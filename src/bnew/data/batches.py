@@ -1,4 +1,4 @@
-"""What training sees of a data set: its batches, the same whatever the number of processes."""
+"""Data sets and their batches, which do not depend on the number of processes."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from bnew.errors import BnewError
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Dataset(ABC):
-    """A data set. ``mean`` and ``std`` are per channel, of pixel values in [0, 1]."""
+    """A data set. ``mean`` and ``std`` are per channel, for pixel values in [0, 1]."""
 
     name: str
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     max_broken: int = 0
-    """How many broken images to go on without, where images are read when they are needed."""
+    """How many broken images to skip at most, where images are read when they are needed."""
     broken: dict[str, str] = field(default_factory=dict)
-    """Paths of the broken images that were met, and why each cannot be read."""
+    """Path → why it cannot be read, of the broken images found so far."""
     held_out: tuple[str, ...] = ()
-    """The splits whose images were held out of train by their names, see :mod:`bnew.data.holdout`."""
+    """The splits that were held out of train by image name, see :mod:`bnew.data.holdout`."""
 
     def add_broken(self, found: Mapping[str, str]) -> None:
-        """Count broken images that are not counted yet.
+        """Add broken images that are not known yet.
 
         Raises:
             BnewError: there are more than ``max_broken``.
@@ -40,14 +40,14 @@ class Dataset(ABC):
         for path, why in found.items():
             if path not in self.broken and len(self.broken) >= self.max_broken:
                 raise BnewError(
-                    f"the image '{path}' is broken ({why}), and {self.max_broken} before it: repair or "
-                    f"remove them, or let --max-broken be more than {self.max_broken}"
+                    f"the image '{path}' is broken ({why}), after {self.max_broken} other broken images: "
+                    f"repair or remove them, or set --max-broken above {self.max_broken}"
                 )
             self.broken[path] = why
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are."""
+        """The number of classes."""
         return len(self.classes)
 
     @property
@@ -58,28 +58,28 @@ class Dataset(ABC):
     @property
     @abstractmethod
     def image_size(self) -> tuple[int, int, int]:
-        """(C, H, W) of every image as the network sees it."""
+        """(C, H, W) of an input image of the network."""
 
     @property
     def resize(self) -> tuple[int, int] | None:
-        """Height and width that an image is to cover before its centre is taken, if not those above."""
+        """(H, W) that an image is scaled to cover before its centre is cropped; None: as ``image_size``."""
         return None
 
     @property
     def preparation(self) -> Preparation:
-        """How an image becomes what the network sees."""
+        """How an image becomes the network's input."""
         return Preparation(self.classes, self.image_size, self.mean, self.std, self.resize)
 
     @property
     @abstractmethod
     def fingerprint(self) -> Fingerprint:
-        """Which images these are, see :mod:`bnew.data.fingerprint`; found out when it is first asked for."""
+        """Identifies the images, see :mod:`bnew.data.fingerprint`; computed on first use."""
 
     @abstractmethod
     def batches(self, split: str, batch_size: int | None = None, **options: Any) -> Batches:
-        """Batches of ``split`` (train, val or test), with :class:`Batches`' options.
+        """Batches of ``split`` (train, val or test), with the options of :class:`Batches`.
 
-        Without ``batch_size``, batches are of a size that suits evaluation.
+        The default ``batch_size`` suits evaluation.
 
         Raises:
             BnewError: unknown split, or see :class:`Batches`.
@@ -87,15 +87,15 @@ class Dataset(ABC):
 
 
 class Batches(ABC):
-    """The batches of a split: x, float32 normalised (n, C, H, W), and y, int64 (n,), on ``device``.
+    """The batches of a split: x, normalised float32 (n, C, H, W), and y, int64 (n,), on ``device``.
 
-    With ``train``, every epoch has its own order and augmentation. They depend on (``seed``, epoch) alone:
-    not on earlier epochs, on threads or on the number of processes. Otherwise the images come once each,
-    in order and unchanged.
+    With ``train``, every epoch has its own order and augmentation. Both depend only on (``seed``, epoch): not
+    on earlier epochs, threads or the number of processes. Otherwise each image comes once, in order and
+    without augmentation.
 
-    ``batch_size`` is the total over ``world_size`` processes. Process ``rank`` gets every
-    ``world_size``-th image of each batch from its ``rank``-th on, so all processes make the same number
-    of steps; in evaluation a share of the last batch may be empty.
+    ``batch_size`` is the total over ``world_size`` processes. Process ``rank`` gets the images
+    ``batch[rank::world_size]`` of each batch, so all processes make the same number of steps. In evaluation a
+    process's share of the last batch may be empty.
 
     Raises:
         BnewError: ``batch_size`` is not positive, or a training batch has fewer images than processes.
@@ -127,7 +127,7 @@ class Batches(ABC):
         self.scale, self.shift = 1 / (255 * std), -mean / std
 
     def __len__(self) -> int:
-        """Batches an epoch; the last one may be smaller."""
+        """Batches per epoch; the last one may be smaller."""
         return -(-self.count // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -135,28 +135,28 @@ class Batches(ABC):
 
     @abstractmethod
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of ``epoch`` (from 0), from number ``start`` on."""
+        """The batches of ``epoch`` from batch ``start`` on; both count from 0."""
 
     def size(self, batch: int) -> int:
-        """How many images batch number ``batch`` has in all processes together."""
+        """The number of images in batch number ``batch``, over all processes."""
         return min(self.batch_size, self.count - batch * self.batch_size)
 
     def generator(self, epoch: int) -> torch.Generator:
-        """The source of an epoch's random numbers."""
-        # torch's CPU generator uses 32 bits of its seed: SeedSequence mixes the two numbers into them.
+        """The random number generator of an epoch."""
+        # torch's CPU generator uses only 32 bits of its seed. SeedSequence mixes both numbers into them.
         mixed = np.random.SeedSequence((self.seed, epoch)).generate_state(1)[0]
         return torch.Generator().manual_seed(int(mixed))
 
     def order(self, generator: torch.Generator) -> Tensor:
-        """The numbers of the images, in the order of an epoch."""
+        """The numbers of the images in the order of an epoch."""
         return torch.randperm(self.count, generator=generator) if self.train else torch.arange(self.count)
 
     def shares(self, start: int) -> Iterator[slice]:
-        """What of the order each batch from number ``start`` on has for this process."""
+        """This process's slice of the order for each batch from number ``start`` on."""
         for batch in range(start, len(self)):
             first = batch * self.batch_size
             yield slice(first + self.rank, first + self.size(batch), self.world_size)
 
     def normalised(self, images: Tensor) -> Tensor:
-        """Bytes (n, C, H, W) as the network takes them."""
+        """uint8 images (n, C, H, W) → normalised float32, the network's input."""
         return images.float().mul_(self.scale).add_(self.shift)

@@ -1,8 +1,8 @@
-"""Which images that are to be held out of training are copies of training images.
+"""Finds held-out images that are copies of training images.
 
-Copies are of one class: pixels that are equal, or a picture that was saved or scaled anew. Whether an image
-is a copy of another depends on their files alone, neither on the size to which training brings them nor,
-except in a scene (:data:`SCENE`), on a third.
+Two images of one class are copies if their pixels are equal, or if one is the other saved again or scaled.
+This depends only on their two files: not on the size that training scales them to, and, except in a scene
+(:data:`SCENE`), not on other images.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ Numbers = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 T = TypeVar("T")
 
-SIDE = 32  # pixels of the rendition by which pictures are compared
-# Two pictures are the same if their renditions differ by less than this share of the contrast of either, root
-# mean square. Photographs of 224 pixels and more are within after JPEG at quality 30 and after scaling by 0.5
-# to 2; most of 64 pixels at quality 75.
+SIDE = 32  # side of the rendition, in pixels, by which pictures are compared
+# Two pictures are the same if the root mean square difference of their renditions is below this share of the
+# contrast of both. That holds for photographs of 224 pixels and more after JPEG at quality 30 or scaling by
+# 0.5 to 2, and for most of 64 pixels after JPEG at quality 75.
 NEAR = 0.1
-# An image with more near ones in its class than this shows a scene that was taken many times, as by a fixed
-# camera. Its pictures are different ones.
+# An image with more near images in its class than this shows a scene that was taken many times, for example
+# by a fixed camera. Pictures of a scene do not count as copies.
 SCENE = 8
-CANDIDATES, COARSE = 16, 8  # so many are compared, the nearest on 8×8 pixels
+CANDIDATES, COARSE = 16, 8  # the 16 nearest at 8×8 pixels are compared at SIDE
 CHUNK = 512  # images that are compared at once
 
 
 class Copies(Protocol):
-    """Which of ``images`` have a copy of their class among ``others``; both are numbers of images."""
+    """Masks of which ``images`` have a copy of their class among ``others``; both are numbers of images."""
 
     def equal(self, images: Numbers, others: Numbers) -> Mask:
-        """Where the same pixels, or bytes, are among ``others``."""
+        """Where an image with the same pixels, or bytes, is among ``others``."""
 
     def near(self, images: Numbers, others: Numbers) -> Mask:
-        """Where the same picture is among ``others``, equal or saved anew."""
+        """Where the same picture, equal or saved again, is among ``others``."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Pictures:
     renditions: Tensor
     """uint8 (N, C, :data:`SIDE`, :data:`SIDE`)."""
     digests: npt.NDArray[np.void]
-    """A hash of all pixels of each image."""
+    """Hashes of each image's size and pixels."""
     labels: Numbers
 
     def equal(self, images: Numbers, others: Numbers) -> Mask:
@@ -75,18 +75,18 @@ class Pictures:
         return zip(self.labels[images].tolist(), (d.tobytes() for d in self.digests[images]), strict=True)
 
     def _near(self, images: Numbers, members: Numbers, asked: Mask) -> Mask:
-        """Where the same picture is among ``members[asked]``; it is a scene by all of ``members``."""
+        """Where the same picture is among ``members[asked]``; all ``members`` count for scenes."""
         everything, wanted = torch.from_numpy(members), torch.from_numpy(asked)
         coarse = self._coarse(everything)
         squares = coarse.square().sum(1)
         found = []
         for chunk in _chunks(torch.from_numpy(images)):
-            # d² less a term that is the same for all members
+            # d² minus |ours|², which is the same for all members
             ours = self._coarse(chunk)
             distances = torch.addmm(squares, ours, coarse.T, alpha=-2)
             a = self._fine(chunk)
             limit = NEAR * _contrast(a)
-            # Averages of (SIDE / COARSE)² pixels differ no more than these do; 1 % is for rounding.
+            # Averages over (SIDE / COARSE)² pixels differ no more than the pixels. 1 % allows for rounding.
             bound = 1.01 * (limit * COARSE / SIDE).square() - (1 - 1e-5) * ours.square().sum(1)
             distances, nearest = distances.topk(min(CANDIDATES, len(members)), largest=False)
             count, hits = torch.zeros(2, len(chunk), dtype=torch.int64)
@@ -126,15 +126,15 @@ def _contrast(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class SameFiles:
-    """:class:`Copies` of files, of which those alone are copies that have the same bytes.
+    """:class:`Copies` of files: only files with the same bytes are copies.
 
-    A file is read only where another of its class has its size.
+    A file is read only if another one of its class has the same size.
     """
 
     paths: Sequence[bytes]
     labels: Numbers
     workers: int
-    """Threads that read."""
+    """Number of reading threads."""
 
     def equal(self, images: Numbers, others: Numbers) -> Mask:
         """See :class:`Copies`.
@@ -164,7 +164,7 @@ def _among(keys: Iterable[Hashable], there: Collection[Hashable]) -> Mask:
 
 
 def map_files(look: Callable[[bytes], T], paths: Sequence[bytes], workers: int) -> list[T]:
-    """``look`` of every path, in order, by so many threads, each of which takes many paths at once."""
+    """``[look(path) for path in paths]`` in ``workers`` threads, each of which takes many paths at once."""
     chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
     with ThreadPoolExecutor(workers) as pool:
         return [

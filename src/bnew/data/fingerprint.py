@@ -1,14 +1,14 @@
-"""Which images a data set has, as plain data: stored with a run, and compared with what is there later.
+"""Fingerprints: which images a data set has, as plain data that is stored with a run and compared later.
 
-A fingerprint names the classes and every split, each with a few values:
+A fingerprint has an entry for the classes and one for every split:
 
-* ``images``: how many there are;
-* ``contents``, of images in memory: a hash of all pixels and labels, in their order;
-* ``names``, ``sizes``, ``sample`` and ``times``, of images that stay in files: hashes of the paths below the
-  data folder, of the sizes in bytes, of the contents of some files, and of the times of the last change in
-  whole seconds. Times alone make no other data set: they change where the same files are unpacked anew.
+* ``images``: their number;
+* ``contents``, for images in memory: a hash of all pixels and labels in order;
+* ``names``, ``sizes``, ``sample`` and ``times``, for images in files: hashes of the paths below the data
+  folder, of the sizes in bytes, of the contents of some files, and of the modification times in seconds.
+  Different times alone do not make another data set: unpacking the same files again changes them.
 
-It depends on neither the place of the folder nor the process, and values of JSON are all it has.
+A fingerprint depends neither on the folder's path nor on the process, and holds only JSON values.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from hashlib import blake2b
 from typing import Any
 
 Fingerprint = Mapping[str, Mapping[str, Any]]
-"""``classes`` or a split → what is known of it."""
+"""``classes`` or a split → its entry."""
 
 
 def digest(parts: Iterable[bytes | memoryview]) -> str:
-    """A hash of byte strings, of 32 hexadecimal digits; where one ends and the next begins counts."""
+    """A hash of a sequence of byte strings, 32 hexadecimal digits; ("ab", "c") and ("a", "bc") differ."""
     whole = blake2b(digest_size=16)
     for part in parts:
         whole.update(memoryview(part).nbytes.to_bytes(8, "little"))
@@ -37,10 +37,9 @@ def class_names(classes: Iterable[str]) -> dict[str, Any]:
 
 
 def differences(stored: Fingerprint, found: Fingerprint) -> list[str]:
-    """How the data that a run was trained with differ from those that are there now, in short phrases.
+    """How the data that a run was trained on (``stored``) differ from those found now, in short phrases.
 
-    Such as "train had 61 images and has 60", "val: other names". Empty if they are the same,
-    whatever their times.
+    For example "train had 61 images and has 60", "val: other names". Empty if only times differ.
     """
     phrases = []
     for part in dict.fromkeys((*stored, *found)):
@@ -58,14 +57,14 @@ def differences(stored: Fingerprint, found: Fingerprint) -> list[str]:
 
 
 def retouched(stored: Fingerprint, found: Fingerprint) -> list[str]:
-    """The parts whose files have other times; what else may differ, :func:`differences` says."""
+    """The parts whose files have other times; for all other differences see :func:`differences`."""
     return [
         part for part in stored if part in found and stored[part].get("times") != found[part].get("times")
     ]
 
 
 def short(fingerprint: Fingerprint) -> str:
-    """Eight hexadecimal digits that tell data sets apart. Times do not count: a copy has the same."""
+    """Eight hexadecimal digits that identify a data set. Times do not count, so a copy has the same."""
     timeless = {part: _timeless(values) for part, values in fingerprint.items()}
     return digest([json.dumps(timeless, sort_keys=True).encode()])[:8]
 

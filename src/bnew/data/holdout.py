@@ -1,19 +1,22 @@
-"""What is held out of training images for validation and test: by count, or by name.
+"""Which training images are held out for validation and test: by count, or by name.
 
-Of a published data set, a random part that is always the same (:func:`hold_out`).
+Of a published data set, a fixed random part is held out (:func:`hold_out`).
 
-A user's own images may become more, so there each is held out by its name (:func:`hold_out_by_name`). A hash
-of the name below the folder train, ``<class>/<file>``, is a number u in [0, 1). Test has the images with u
-below 1/5, val a tenth of the others: those below 0.28, or below 1/10 where there is a test already. A class
-that has none there gives its image with the next larger u.
+A user may add images later, so a user's own images are held out by name (:func:`hold_out_by_name`)::
 
-An image that is a copy of one that is further from being tested, of the same class, goes where that is
-(:mod:`bnew.data.copies`): from test to val or train, from val to train. Where this would leave a class
-without test or val images, only equal pixels count as copies in that class, with a warning.
+    u = hash("<class>/<file>") in [0, 1)
+    test and val missing:  test u < 0.2, val 0.2 ≤ u < 0.28, train u ≥ 0.28
+    only val missing:      val u < 0.1, train u ≥ 0.1
 
-So a new image changes nothing for the others, except for the few of a class of its own and for its copies:
-those may move from test to val or from val to train, never back. What was trained on is thus never tested on
-later, unless an image is removed, or a class comes to have copies alone held out or to be a scene.
+A class without an image in one of these ranges gives the image with the next larger u.
+
+Copies (:mod:`bnew.data.copies`) stay together: an image with a copy in val or train moves there from test,
+and one with a copy in train moves there from val. If this would leave a class without test or val images,
+only equal pixels count as copies in that class, with a warning.
+
+So a new image never moves the others, except for its copies and the few of a very small class. These may move
+from test to val or from val to train, never back. An image that was trained on is therefore never tested on
+later. Exceptions: an image is removed, a class has only copies held out, or a class becomes a scene.
 """
 
 from __future__ import annotations
@@ -33,16 +36,18 @@ from bnew.process import is_first_process
 
 logger = logging.getLogger("bnew")
 
-RULE = "by name, 1"  # is stored with a run: that of another one holds out other images
+RULE = "by name, 1"  # stored with a run; another rule would hold out other images
 SPLIT_SEED = 1234  # never the run's seed, so that all runs share one test set
-HELD_OUT = {"test": 5, "val": 10}  # one of so many of the images that are left, in this order
+HELD_OUT = {"test": 5, "val": 10}  # a fifth for test, then a tenth of the rest for val
 
 
 def hold_out(count: int, share: int) -> tuple[Tensor, Tensor]:
-    """The numbers 0..count − 1 but for a ``share``-th of them, and these: random, always the same, sorted.
+    """The kept and the held-out numbers of 0..count − 1, sorted; ``max(1, count // share)`` are held out.
+
+    The choice is random but always the same.
 
     Raises:
-        BnewError: there are too few.
+        BnewError: ``count`` is below 2.
     """
     if count < 2:
         raise BnewError("there are too few training images to hold some out for validation: add more")
@@ -53,7 +58,7 @@ def hold_out(count: int, share: int) -> tuple[Tensor, Tensor]:
 
 def position(name: str) -> float:
     """u of the image ``<part>/<class>/<file>``, in [0, 1): a hash of what follows the first ``/``."""
-    # macOS writes é as two characters, others as one.
+    # macOS stores é as two characters, other systems as one.
     text = f"{SPLIT_SEED}/{unicodedata.normalize('NFC', name.partition('/')[2])}".encode(
         errors="surrogateescape"
     )
@@ -67,16 +72,16 @@ def hold_out_by_name(
 
     Args:
         names: of the images, ``train/<class>/<file>``.
-        labels: their classes' numbers.
-        classes: the names of these.
-        copies: says which images are copies of others.
-        parts: what is missing: ``test`` and ``val``, or one of them.
+        labels: the number of each image's class.
+        classes: the classes' names.
+        copies: finds the images that are copies of others.
+        parts: the missing parts: ``test`` and ``val``, or one of them.
 
     Raises:
-        BnewError: a class has too few images, or all that would be held out equal training images.
+        BnewError: a class has too few images, or every image that would be held out equals a training image.
     """
     u = np.array([position(name) for name in names])
-    split = np.zeros(len(names), np.int64)  # 0 and on: a part's number, and after them train
+    split = np.zeros(len(names), np.int64)  # index of the image's part in (*parts, "train")
     limits, limit = [], 0.0
     for part in parts:
         limit += (1 - limit) / HELD_OUT[part]
@@ -115,7 +120,7 @@ def hold_out_by_name(
 def _with_copies(
     split: Numbers, labels: Numbers, classes: Sequence[str], copies: Copies, parts: Sequence[str]
 ) -> Numbers:
-    """Each image's part, after copies went to what they are copies of."""
+    """Each image's part after the copies moved together."""
     moved = _moved(split, copies.near, np.arange(len(split)))
     emptied = [
         label
@@ -125,8 +130,8 @@ def _with_copies(
     if emptied:
         if is_first_process():
             logger.warning(
-                "in %s nearly all images look alike: those with other pixels count as different ones, though "
-                "what is held out as %s may be very like what is trained on",
+                "in %s nearly all images look alike: images with different pixels count as different there, "
+                "although images held out as %s may be very similar to training images",
                 _enumerated([classes[label] for label in emptied]), " and ".join(parts),
             )  # fmt: skip
         members = np.flatnonzero(np.isin(labels, emptied))
@@ -135,9 +140,9 @@ def _with_copies(
 
 
 def _moved(split: Numbers, copied: Callable[[Numbers, Numbers], Mask], members: Numbers) -> Numbers:
-    """``split`` with those of ``members`` that are copies of any further from test moved there.
+    """``split`` after each of ``members`` moved to its copy that is furthest from test.
 
-    Likeness is handed on: with A like B and B like C, A goes where C is too.
+    This is transitive: if A is a copy of B and B of C, A moves to C's part.
     """
     moved = _moved_once(split, copied, members)
     while not np.array_equal(moved, split):
@@ -156,6 +161,6 @@ def _moved_once(split: Numbers, copied: Callable[[Numbers, Numbers], Mask], memb
 
 
 def _enumerated(names: Sequence[str]) -> str:
-    """The first three names and how many more there are."""
+    """The first three names, and the number of the others."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(f"'{name}'" for name in names[:3]) + more

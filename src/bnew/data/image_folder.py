@@ -1,4 +1,4 @@
-"""Listing and reading a folder of images, ``{train,val,test}/<class>/*``; val and test may be missing."""
+"""Lists and reads a folder of images, ``{train,val,test}/<class>/*``; val and test are optional."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from bnew.process import is_first_process
 
 logger = logging.getLogger("bnew")
 
-# What the folder of a part may be called.
+# Part → the names that its folder may have.
 PARTS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 
 ByClass = Mapping[str, Sequence[str]]
@@ -29,12 +29,12 @@ ByClass = Mapping[str, Sequence[str]]
 
 
 def list_folder(root: Path) -> tuple[tuple[str, ...], dict[str, ByClass]]:
-    """The classes, and of each part that is there the images of each class, at any depth below its folder.
+    """The classes, and for each part that exists its images by class, at any depth below the class folder.
 
-    What is no image that can be read is counted in one warning; only what is hidden counts for nothing.
+    One warning counts all files that are not readable images. Hidden files are ignored.
 
     Raises:
-        BnewError: a folder is missing or empty, a part has two, or the parts' classes differ.
+        BnewError: a folder is missing or empty, a part has two folders, or the parts' classes differ.
     """
     folders = {part: folder for part in PARTS if (folder := part_folder(root, part))}
     if "train" not in folders:
@@ -47,7 +47,9 @@ def list_folder(root: Path) -> tuple[tuple[str, ...], dict[str, ByClass]]:
         if list(by_class) != classes:
             odd = sorted(set(by_class) ^ set(classes))[0]
             has, lacks = (folders[p] for p in ((part, "train") if odd in by_class else ("train", part)))
-            raise BnewError(f"in '{root}', {has} has a class '{odd}' that {lacks} has not: make them agree")
+            raise BnewError(
+                f"in '{root}', {has} has a class '{odd}' that {lacks} does not have: make them agree"
+            )
     if len(classes) < 2:
         raise BnewError(f"'{root / 'train'}' has the one class '{classes[0]}': add a folder for another")
     others = []
@@ -62,19 +64,19 @@ def list_folder(root: Path) -> tuple[tuple[str, ...], dict[str, ByClass]]:
 
 
 def part_folder(root: Path, part: str) -> str | None:
-    """What the folder of ``part`` in ``root`` is called, if there is one.
+    """The name of the folder of ``part`` in ``root``, if there is one.
 
     Raises:
         BnewError: there are two.
     """
     there = [name for name in PARTS[part] if (root / name).is_dir()]
     if len(there) > 1:
-        raise BnewError(f"'{root}' has folders {' and '.join(there)}, which both are {part}: leave one")
+        raise BnewError(f"'{root}' has folders {' and '.join(there)}, both for {part}: remove one of them")
     return there[0] if there else None
 
 
 def list_classes(root: Path, folder: str, left_out: Counter[str]) -> ByClass:
-    """The images of each class in ``root / folder``; ``left_out`` counts what else is there, by its kind.
+    """The images of each class in ``root / folder``; adds all other files to ``left_out``, by kind.
 
     Raises:
         BnewError: there are no classes, or one has no images.
@@ -97,7 +99,7 @@ def list_classes(root: Path, folder: str, left_out: Counter[str]) -> ByClass:
 
 
 def _images(folder: str, below: str, inside: frozenset[str], left_out: Counter[str]) -> Iterator[str]:
-    """The images in ``folder`` and in the folders there; ``inside``: where we are, lest a link lead back."""
+    """The images in ``folder`` and below; ``inside``: the folders above, since a link may form a loop."""
     for entry in _visible(folder):
         path = f"{below}/{entry.name}"
         if entry.is_dir():
@@ -110,7 +112,7 @@ def _images(folder: str, below: str, inside: frozenset[str], left_out: Counter[s
 
 
 def _visible(folder: str | Path) -> list[os.DirEntry[str]]:
-    """What ``folder`` holds, sorted, except for the likes of ``.DS_Store`` and macOS's ``._cat.png``."""
+    """The entries of ``folder``, sorted, without hidden ones such as ``.DS_Store`` and ``._cat.png``."""
     with os.scandir(folder) as entries:
         return sorted((e for e in entries if not e.name.startswith(".")), key=lambda entry: entry.name)
 
@@ -124,7 +126,7 @@ def _is_image(name: str) -> bool:
 
 
 def _kind(name: str) -> str:
-    """What a warning calls a file that is left out."""
+    """How a warning describes a file that is left out."""
     suffix = _suffix(name)
     if suffix in PLUGINS:
         return f"{suffix} (install {PLUGINS[suffix]})"
@@ -138,7 +140,7 @@ def _counted(left_out: Counter[str]) -> str:
 
 
 def warn_of(root: Path, left_out: Counter[str], folders: Sequence[str]) -> None:
-    """One sentence on all that ``root`` has and that is not read."""
+    """Log one warning for everything in ``root`` that is not read."""
     parts = []
     if left_out:
         count = left_out.total()
@@ -151,7 +153,7 @@ def warn_of(root: Path, left_out: Counter[str], folders: Sequence[str]) -> None:
 
 
 def flattened(by_class: ByClass) -> tuple[list[str], npt.NDArray[np.int64]]:
-    """All paths, and the number of each one's class."""
+    """All paths, and the class number of each."""
     paths = [path for class_paths in by_class.values() for path in class_paths]
     return paths, np.repeat(np.arange(len(by_class)), [len(paths) for paths in by_class.values()])
 
@@ -164,16 +166,16 @@ def read_folder(
     workers: int,
     compared: str | None = None,
 ) -> tuple[dict[str, tuple[Tensor, Tensor]], Pictures | None]:
-    """Of each part, images, uint8 (N, C, H, W), and labels, int64 (N,), in the order of :func:`flattened`.
+    """Part → images, uint8 (N, C, H, W), and labels, int64 (N,), in the order of :func:`flattened`.
 
-    Also what of the part ``compared`` finds copies.
+    Also returns the :class:`Pictures` of the part ``compared``, which find copies.
 
     Args:
         root: the folder that holds the parts.
         listed: its images, by part and class, see :func:`list_folder`.
-        mode: PIL's, which every image is converted to.
-        image_size: scale to cover this many pixels, (height, width) or a square's side, and crop the centre.
-        workers: threads that decode.
+        mode: PIL mode that every image is converted to.
+        image_size: (height, width) or a square's side; images are scaled to cover it and cropped to it.
+        workers: number of decoding threads.
         compared: a part, or None.
 
     Raises:
@@ -205,23 +207,23 @@ def read_folder(
                 if image.shape != (height, width, channels):
                     raise BnewError(
                         f"the image '{path}' is {image.shape[1]}×{image.shape[0]} and '{first}' is "
-                        f"{width}×{height}: give --image-size to bring all to one size"
+                        f"{width}×{height}: give --image-size to scale all to one size"
                     )
                 images[index] = image.transpose(2, 0, 1)
 
         everything = range(len(paths))
-        # 64 a task: for small images, the pool would otherwise take as long as the decoding.
+        # 64 images per task: with one small image per task, the pool would take as long as the decoding.
         chunks = (everything[start : start + 64] for start in everything[::64])
         with ThreadPoolExecutor(workers) as pool:
             for _ in pool.map(decode, chunks):
-                pass  # to raise the first error, in the order of the files
+                pass  # raises the first error in the order of the files
         return torch.from_numpy(images), torch.from_numpy(labels)
 
     return {part: read(part) for part in listed}, pictures
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The images in ``folder``, at any depth, sorted; what else is there is counted in one warning.
+    """The images in ``folder``, at any depth, sorted; one warning counts all other files.
 
     Raises:
         BnewError: there are none, or the folder cannot be read.

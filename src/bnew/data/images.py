@@ -1,8 +1,8 @@
-"""Image files, read and brought to size: the same for training as for a packed network; without torch.
+"""Reads image files and scales them, identically for training and for packed networks; without torch.
 
-An image has 8 bits a channel afterwards, whatever the file has (:data:`MODES`). It stands upright, as EXIF or
-XMP say. Transparency is dropped: a pixel keeps its colour, also where nothing of it shows. Of an animation or
-a file of several pages, the first image counts.
+The result has 8 bits per channel, whatever the file has (:data:`MODES`). It is upright, as EXIF or XMP say.
+Transparency is dropped: even a fully transparent pixel keeps its colour. Of an animation or a file with
+several pages, the first image is read.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from PIL import ExifTags, Image, UnidentifiedImageError, features
 
 from bnew.errors import BnewError
 
-MOST_PIXELS = 100_000_000  # of a scaled image, before it is cropped
+MOST_PIXELS = 100_000_000  # of a scaled image before it is cropped
 
-# Pillow's names of the formats that are read. Others are no pictures of one size and 8 or 16 bits, or need
-# another program to be drawn. TGA is the last to be tried, as its files have no mark of their own.
+# Pillow's names of the formats that are read. The others hold no pictures of one size and 8 or 16 bits, or
+# need another program. TGA is tried last, as its files have no signature.
 FORMATS = (
     "AVIF", "BMP", "DIB", "GIF", "HEIF", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI", "TIFF",
     "WEBP", "TGA",
 )  # fmt: skip
-# Suffixes that Pillow may know by a plug-in alone, and its package.
+# Suffix → package of the plug-in that Pillow may need for it.
 PLUGINS: Mapping[str, str] = {
     ".avif": "pillow-avif-plugin",
     ".heic": "pillow-heif",
@@ -42,11 +42,11 @@ PLUGINS: Mapping[str, str] = {
 # ---------------------------------------------------------------------- the modes of Pillow's images
 
 Convert = Callable[[Image.Image, str], Image.Image]
-"""An image as Pillow opened it, and ``RGB`` or ``L`` → the image in that mode."""
+"""(image as Pillow opened it, ``RGB`` or ``L``) → the image in that mode."""
 
 
 class _RefusedError(ValueError):
-    """What an image has that cannot be brought to 8 bits without guessing."""
+    """The image cannot be converted to 8 bits without guessing; the message says why."""
 
 
 def _convert(image: Image.Image, mode: str) -> Image.Image:
@@ -54,21 +54,21 @@ def _convert(image: Image.Image, mode: str) -> Image.Image:
 
 
 def _by_way_of(between: str) -> Convert:
-    """Two conversions, for a mode that Pillow does not convert at once."""
+    """Two conversions, for a mode that Pillow cannot convert directly."""
     return lambda image, mode: image.convert(between).convert(mode)
 
 
 def _high_byte(image: Image.Image, mode: str) -> Image.Image:
-    """16 bits: v // 256. Of fewer, which TIFF keeps as they are: the 8 upper ones of those."""
+    """16 bits per pixel: v // 256. With fewer bits, which TIFF allows: the upper 8 of them."""
     tags = getattr(image, "tag_v2", {})
     if tags.get(ExifTags.Base.PhotometricInterpretation) == 0:
-        raise _RefusedError("has 16 bits a pixel of which 0 is white")
+        raise _RefusedError("has 16 bits per pixel with 0 as white")
     bits = tags.get(ExifTags.Base.BitsPerSample, (16,))[0]
     return Image.fromarray((np.asarray(image) >> (bits - 8)).astype(np.uint8)).convert(mode)
 
 
 def _integers(image: Image.Image, mode: str) -> Image.Image:
-    """32 bits, in which Pillow also keeps the 16 bits of PGM, and once kept those of PNG: v // 256."""
+    """32-bit mode. Pillow also uses it for 16-bit PGM, and older versions for 16-bit PNG: v // 256."""
     if getattr(image, "format", None) in ("PNG", "PPM"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert(mode)
     raise _RefusedError("has 32-bit or signed whole numbers as pixels (PIL's mode I)")
@@ -81,7 +81,7 @@ def _refuse(what: str) -> Convert:
     return refuse
 
 
-# What is done with an image of each of Pillow's modes.
+# Pillow's mode → conversion.
 MODES: Mapping[str, Convert] = {
     "1": _convert,
     "L": _convert,
@@ -112,16 +112,17 @@ MODES: Mapping[str, Convert] = {
 def read_image(
     path: Path, mode: str, size: tuple[int, int] | None = None, resize: tuple[int, int] | None = None
 ) -> npt.NDArray[np.uint8]:
-    """An image file as (H, W, C) bytes.
+    """An image file as uint8 (H, W, C).
 
     Args:
         path: the file.
-        mode: PIL's, which the image is converted to: ``RGB`` or ``L``.
-        size: (height, width) to bring it to, see :func:`cover`.
-        resize: (height, width), no smaller, that it is to cover before the centre of that size is taken.
+        mode: PIL mode that the image is converted to: ``RGB`` or ``L``.
+        size: (height, width) of the result, see :func:`cover`.
+        resize: (height, width), no smaller than ``size``: the image is scaled to cover this, then its centre
+            is cropped to ``size``.
 
     Raises:
-        BnewError: it cannot be read, or has pixels of a range that is not known.
+        BnewError: it cannot be read, or its pixels have an unknown range.
     """
     with _errors_named(path):
         return _brought_to(_open(path, mode), size, resize)
@@ -129,12 +130,12 @@ def read_image(
 
 @dataclass(frozen=True)
 class Rendition:
-    """What tells an image from others, at whatever size it is used."""
+    """Identifies an image, whatever size it is used at."""
 
     pixels: npt.NDArray[np.uint8]
     """The whole image, scaled to a square: (side, side, C)."""
     digest: bytes
-    """A hash of its size and of all its pixels, 16 bytes."""
+    """A hash of its size and all its pixels, 16 bytes."""
 
 
 def read_with_rendition(
@@ -153,8 +154,8 @@ def read_with_rendition(
 
 
 def _open(path: Path, mode: str) -> Image.Image:
-    # Opened here: Pillow would map a file that it knows by name into memory, with the height and the width of
-    # the image as EXIF turns it.
+    # Pass an open file, not a path: given a path, Pillow maps the file into memory with the height and width
+    # that EXIF's orientation would swap.
     with path.open("rb") as file, Image.open(file, formats=_formats()) as image:
         return _upright(image, mode)
 
@@ -169,35 +170,35 @@ def _brought_to(
 
 @contextmanager
 def _errors_named(path: Path) -> Iterator[None]:
-    """Have what Pillow raises when it reads ``path`` be a BnewError."""
+    """Turn what Pillow raises while it reads ``path`` into a BnewError."""
     try:
         yield
     except FileNotFoundError:
         raise BnewError(f"there is no image '{path}'") from None
     except _RefusedError as error:
-        raise BnewError(f"the image '{path}' {error}: save it as PNG, with 8 or 16 bits a channel") from error
+        raise BnewError(
+            f"the image '{path}' {error}: save it as PNG with 8 or 16 bits per channel"
+        ) from error
     except UnidentifiedImageError as error:
         plugin = PLUGINS.get(path.suffix.lower())
         if plugin and path.suffix.lower() not in suffixes():
             raise BnewError(f"cannot read the image '{path}': install {plugin}") from error
-        raise BnewError(
-            f"cannot read the image '{path}' (of no known format): repair or remove it"
-        ) from error
-    # What PIL raises, depending on the format.
+        raise BnewError(f"cannot read the image '{path}' (unknown format): repair or remove it") from error
+    # Pillow raises one of these, depending on the format.
     except (OSError, SyntaxError, ValueError, ImportError, Image.DecompressionBombError) as error:
         raise BnewError(f"cannot read the image '{path}' ({error}): repair or remove it") from error
 
 
 @cache
 def suffixes() -> frozenset[str]:
-    """The suffixes of the files that are read, such as ``.jpg``."""
-    formats = _formats()  # first, as plug-ins add suffixes
+    """The suffixes of readable image files, such as ``.jpg``."""
+    formats = _formats()  # loads the plug-ins, which register their suffixes
     return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in formats)
 
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """Those of :data:`FORMATS` that this Pillow knows, with its plug-ins where they are installed."""
+    """Those of :data:`FORMATS` that Pillow and its installed plug-ins can read."""
     Image.init()
     if not features.check("avif"):
         _import("pillow_avif")
@@ -214,7 +215,7 @@ def _import(plugin: str) -> Any:
 
 
 def is_turned(content: bytes) -> bool:
-    """Whether an image file with these bytes asks to be turned or mirrored, or cannot be asked."""
+    """Whether the orientation in these bytes of an image file says to turn or mirror it, or is unreadable."""
     if b"Exif" not in content and b"tiff:Orientation" not in content:
         return False
     try:
@@ -224,7 +225,7 @@ def is_turned(content: bytes) -> bool:
         return True
 
 
-# EXIF's orientations, but for the usual 1.
+# EXIF's orientations, except for 1, which is upright.
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -237,40 +238,40 @@ TURNS = {
 
 
 def _upright(file: Image.Image, mode: str) -> Image.Image:
-    """The image in ``mode``, turned as it is to be shown.
+    """The image in ``mode``, turned upright.
 
-    By hand, as ``ImageOps.exif_transpose`` writes EXIF anew, which fails where other parts of it are damaged.
+    ``ImageOps.exif_transpose`` would also rewrite EXIF, which fails if any other part of it is damaged.
     """
     if file.mode not in MODES:
         raise _RefusedError(f"has pixels of PIL's mode {file.mode}, which is not known")
     if file.format == "PPM" and file.mode == "RGB" and _highest(file) > 255:
-        raise _RefusedError("is a PPM with more than 8 bits a channel, which Pillow would round")
+        raise _RefusedError("is a PPM with more than 8 bits per channel, which Pillow would round")
     image = MODES[file.mode](file, mode)
-    turn = TURNS.get(_orientation(file))  # only now: in PNG, it may come after the pixels
+    turn = TURNS.get(_orientation(file))  # after the pixels: PNG may store the orientation behind them
     return image if turn is None else image.transpose(turn)
 
 
 def _highest(file: Image.Image) -> int:
-    """The value that stands for 255 in a PPM, which Pillow keeps for its decoder."""
+    """The maximum value of a PPM, which Pillow keeps for its decoder."""
     args = file.tile[0].args  # type: ignore[attr-defined]
     return args[1] if isinstance(args, tuple) else 255
 
 
 def _orientation(file: Image.Image) -> int:
-    """As EXIF or XMP say, 1 to 8; damaged, they say nothing."""
+    """The orientation in EXIF or XMP, 1 to 8; 1 if they are missing or damaged."""
     try:
         return int(file.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # Pillow raises whatever its parser met
+    except Exception:  # Pillow's parser raises many kinds
         return 1
 
 
 def cover(image: Image.Image, height: int, width: int) -> Image.Image:
-    """The centre of an image that is scaled until it just covers ``height`` × ``width`` pixels.
+    """Scale an image until it just covers ``height`` × ``width`` pixels, then crop its centre to that size.
 
-    For a square, the same pixels as torchvision's ``CenterCrop(n)`` of ``Resize(n)``.
+    For a square, the pixels are those of torchvision's ``Resize(n)`` and ``CenterCrop(n)``.
 
     Raises:
-        ValueError: it is so thin that scaled it would have more than 100 million pixels.
+        ValueError: the image is so thin that it would have more than 100 million pixels after scaling.
     """
     if width * image.height >= height * image.width:
         scaled = width, image.height * width // image.width

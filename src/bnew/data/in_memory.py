@@ -1,4 +1,4 @@
-"""A data set held in memory as bytes: its batches are cropped and flipped as whole tensors."""
+"""A data set held in memory as bytes. Whole batches are cropped and flipped as tensors."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Of training images: pad by ``padding`` black pixels, crop at random; ``flip`` half of them."""
+    """For training images: pad with ``padding`` black pixels and crop at random; ``flip`` half of them."""
 
     padding: int
     flip: bool
@@ -48,7 +48,7 @@ class Augmentation:
 
 @dataclass(frozen=True, eq=False)
 class MemoryDataset(Dataset):
-    """All images of a data set, which are of one size."""
+    """All images of a data set; they have one size."""
 
     train: Split
     val: Split
@@ -57,7 +57,7 @@ class MemoryDataset(Dataset):
 
     @property
     def image_size(self) -> tuple[int, int, int]:
-        """(C, H, W) of every image."""
+        """(C, H, W) of each image."""
         channels, height, width = self.train.images.shape[1:]
         return channels, height, width
 
@@ -76,20 +76,20 @@ class MemoryDataset(Dataset):
 
 
 class MemoryBatches(Batches):
-    """See :class:`Batches`. With ``train``, the images are cropped at random and flipped."""
+    """See :class:`Batches`. With ``train``, images are cropped and flipped at random."""
 
     def __init__(self, split: Split, dataset: MemoryDataset, batch_size: int, **options: Any) -> None:
         super().__init__(dataset, len(split), batch_size, **options)
         self.split, self.augmentation = split, dataset.augmentation
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of ``epoch`` (from 0), from number ``start`` on."""
+        """See :meth:`Batches.epoch`."""
         generator = self.generator(epoch)
         order = self.order(generator)
         if self.train:
             offsets, flips = self._draw(generator)
         for share in self.shares(start):
-            # index_select is many times faster than images[index] on a CPU.
+            # On a CPU, index_select is many times faster than images[index].
             images = self.split.images.index_select(0, order[share]).to(self.device, non_blocking=True)
             labels = self.split.labels[order[share]].to(self.device, non_blocking=True)
             if self.train:
@@ -97,7 +97,7 @@ class MemoryBatches(Batches):
             yield self.normalised(images), labels
 
     def _draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """All crops and flips of an epoch, at once, so that a run can go on in the middle of it."""
+        """All crops and flips of an epoch, drawn at once so that a run can resume in the middle of it."""
         places = 2 * self.augmentation.padding + 1
         offsets = torch.randint(places, (self.count, 2), generator=generator)
         flips = torch.randint(1 + self.augmentation.flip, (self.count,), generator=generator).bool()
@@ -105,17 +105,17 @@ class MemoryBatches(Batches):
 
 
 def crop_and_flip(images: Tensor, offsets: Tensor, flips: Tensor, padding: int) -> Tensor:
-    """Zero-pad all sides by ``padding``, crop every image at its own offset to its old size, then flip.
+    """Zero-pad all sides by ``padding``, crop each image at its own offset to its old size, then flip.
 
     ``images`` (N, C, H, W); ``offsets`` int64 (N, 2), the crop's top row and left column, 0..2·padding;
-    ``flips`` bool (N,), left to right. Returns (N, C, H, W).
+    ``flips`` bool (N,), mirror left to right. Returns (N, C, H, W).
     """
     n, channels, height, width = images.shape
     padded = F.pad(images, (padding,) * 4)
     rows = offsets[:, :1] + torch.arange(height, device=images.device)
     columns = offsets[:, 1:] + torch.arange(width, device=images.device)
     columns = torch.where(flips[:, None], columns.flip(1), columns)
-    # Where each pixel comes from in its flattened padded channel, the same for all channels of an image.
+    # Index of each pixel's source in its flattened padded channel, the same for all channels of an image.
     source = rows[:, :, None] * padded.shape[3] + columns[:, None, :]
     index = source.view(n, 1, height * width).expand(n, channels, height * width)
     return padded.flatten(2).gather(2, index).view_as(images)

@@ -1,4 +1,4 @@
-"""How the images of a run become what its network sees, as plain data that is kept with the run; no torch."""
+"""How an image becomes a network's input: plain data that is stored with a run; no torch."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from bnew.errors import BnewError, unknown
 
 @dataclass(frozen=True)
 class Preparation:
-    """Which classes a network knows, and how it takes an image.
+    """The classes of a network, and how an image becomes its input.
 
-    An image is scaled until it just covers ``resize`` pixels, its centre of ``size`` is taken, and a pixel
-    value v in [0, 1] becomes (v − mean) / std, per channel. Augmentation belongs to training alone.
+    An image is scaled until it just covers ``resize`` pixels, its centre is cropped to ``size``, and a pixel
+    value v in [0, 1] becomes (v − mean) / std, per channel. Augmentation belongs to training only.
 
     Raises:
-        BnewError: an impossible value, naming the field, the value and what is allowed.
+        BnewError: an impossible value; the message names the field, the value and what is allowed.
     """
 
     classes: tuple[str, ...]
-    """Their names, in the order of the network's outputs."""
+    """The classes' names, in the order of the network's outputs."""
     size: tuple[int, int, int]
-    """(C, H, W) of an image as the network takes it."""
+    """(C, H, W) of an input image."""
     mean: tuple[float, ...]
     std: tuple[float, ...]
     resize: tuple[int, int] | None = None
-    """Height and width to cover before the centre is taken, if not those of ``size``."""
+    """(H, W) to cover before the centre is cropped; None: those of ``size``."""
 
     def __post_init__(self) -> None:
         for name in ("classes", "size", "mean", "std", "resize"):
@@ -59,7 +59,7 @@ class Preparation:
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are."""
+        """The number of classes."""
         return len(self.classes)
 
     def to_dict(self) -> dict[str, Any]:
@@ -68,10 +68,10 @@ class Preparation:
 
     @classmethod
     def from_dict(cls, data: Any) -> Preparation:
-        """The preparation of :meth:`to_dict`'s result.
+        """The inverse of :meth:`to_dict`.
 
         Raises:
-            BnewError: a field that is missing or unknown, or an impossible value.
+            BnewError: a field is missing or unknown, or a value is impossible.
         """
         if not isinstance(data, Mapping):
             raise BnewError(f"the preparation is {data!r:.200}, but must be an object")
@@ -86,13 +86,13 @@ class Preparation:
 
 
 def _integers(values: Any, count: int) -> bool:
-    """Whether these are so many positive whole numbers."""
+    """Whether ``values`` is a tuple of ``count`` positive whole numbers."""
     return (
         isinstance(values, tuple) and len(values) == count and all(type(v) is int and v > 0 for v in values)
     )
 
 
 def _numbers(values: Any, count: int) -> bool:
-    """Whether these are so many finite numbers."""
+    """Whether ``values`` is a tuple of ``count`` finite numbers."""
     numbers = isinstance(values, tuple) and all(type(v) in (int, float) for v in values)
     return numbers and len(values) == count and all(abs(v) <= sys.float_info.max for v in values)

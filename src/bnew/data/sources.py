@@ -4,21 +4,23 @@ A name of :data:`bnew.registry.DATASETS` → :func:`load` → :class:`Dataset` �
 test. Small images are held in memory as bytes (:mod:`bnew.data.in_memory`); those of ``imagenet`` are read
 when they are needed (:mod:`bnew.data.streaming`).
 
-Where the images come from, in this order:
+Images are taken from the first of these that applies:
 
-* ``folder`` and ``imagenet``: a user's own images, ``DIR/train/<class>/*`` with ``DIR/val`` and ``DIR/test``
+* ``folder`` and ``imagenet``: a user's own images, ``DIR/train/<class>/*``, with ``DIR/val`` and ``DIR/test``
   optional;
-* ``DIR/<name>/{train,test}/<class>/*``, where that folder exists;
+* ``DIR/<name>/{train,test}/<class>/*``, if that folder exists;
 * torchvision's download into ``DIR`` (``digits`` comes with scikit-learn and needs no file).
 
-A class has the images at any depth below its folder; a folder valid or validation is val. Sorted class names
-number the classes and sorted file names order the images, so the same files always make the same data set.
+A class has the images at any depth below its folder. A folder may be called valid or validation in place of
+val. Sorted class names number the classes, and sorted file names order the images, so the same files always
+make the same data set.
 
-What a source lacks is held out of its training images: a fifth for test, then a tenth for validation. Of
-published images, a random part that is always the same (:func:`bnew.data.holdout.hold_out`); of a user's
-own, those that their names choose, copies together (:mod:`bnew.data.holdout`). Where there are train and val
-only, val serves as the test set; a ``folder`` then holds a tenth of train out for validation, and
-``imagenet`` validates on val too, as is published.
+Missing parts are held out of the training images: a fifth for test, then a tenth of the rest for validation.
+
+* Published images: a fixed random part (:func:`bnew.data.holdout.hold_out`).
+* A user's own images: chosen by name, copies together (:mod:`bnew.data.holdout`).
+* With train and val but no test, val serves as the test set. ``folder`` then holds a tenth of train out for
+  validation; ``imagenet`` also validates on val, as published.
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ from bnew.registry import CHANNELS, DATASETS, DatasetRow
 
 logger = logging.getLogger("bnew")
 
-# What torchvision raises without a network, and for files that are missing, cut short or otherwise wrong.
+# What torchvision raises without a network, and for files that are missing, truncated or otherwise wrong.
 FETCH_ERRORS = (OSError, RuntimeError, ValueError, AssertionError, HTTPException)
 
 
@@ -122,7 +124,7 @@ def _torchvision(
             if not download:
                 raise
         data_dir.mkdir(parents=True, exist_ok=True)
-        # One of several processes downloads; the others wait and then find the files complete.
+        # One of several processes downloads. The others wait and then find complete files.
         with FileLock(data_dir / f".{make.__name__}.lock"):
             return read(data_dir, download=True)
 
@@ -145,7 +147,7 @@ cifar100 = _torchvision(datasets.CIFAR100, _nhwc)
 
 
 def list_datasets() -> list[str]:
-    """The names that :func:`load` knows, sorted."""
+    """The names that :func:`load` accepts, sorted."""
     return sorted(DATASETS)
 
 
@@ -163,16 +165,16 @@ def load(
     Args:
         name: one of :func:`list_datasets`.
         data_dir: the folder that holds the data sets; for ``folder`` and ``imagenet``, the data set itself.
-        image_size: resize the shorter side to this many pixels and crop the centre; for ``imagenet`` the side
-            of the crops, 224 by default.
-        workers: threads (of ``imagenet`` processes) that decode images, 0 for one a CPU. The result does not
-            depend on it.
-        download: whether what is missing may be downloaded.
-        max_broken: how many broken images of ``imagenet`` to go on without.
+        image_size: resize the shorter side to this many pixels and crop the centre; for ``imagenet``, the
+            side of the crops, 224 by default.
+        workers: threads (for ``imagenet``, processes) that decode images; 0: one per CPU core. The result
+            does not depend on it.
+        download: whether missing files may be downloaded.
+        max_broken: how many broken images of ``imagenet`` to skip at most.
 
     Raises:
-        BnewError: unknown name; a folder that is missing, empty or inconsistent; a broken image; images of
-            different sizes without ``image_size``; a download that is needed and fails or is not allowed.
+        BnewError: the name is unknown; a folder is missing, empty or inconsistent; an image is broken; images
+            differ in size without ``image_size``; a needed download fails or is not allowed.
     """
     row = lookup("data set", name, DATASETS)
     if image_size is not None and image_size < 1:
@@ -285,7 +287,7 @@ def _resize(split: Split, size: int) -> Split:
 
 
 def _mean_std(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of every channel in units of [0, 1], chunk by chunk to save memory."""
+    """Mean and standard deviation per channel of pixel values in [0, 1], chunk by chunk to save memory."""
     total = torch.zeros(images.shape[1], dtype=torch.float64)
     squares = total.clone()
     for start in range(0, len(images), 256):
@@ -294,5 +296,5 @@ def _mean_std(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
         squares += values.square().sum((0, 2, 3))
     count = images.numel() / images.shape[1]
     mean = total / count
-    std = (squares / count - mean.square()).sqrt().clamp(min=1)  # a channel of one value stays finite
+    std = (squares / count - mean.square()).sqrt().clamp(min=1)  # no division by 0 for a constant channel
     return tuple((mean / 255).tolist()), tuple((std / 255).tolist())

@@ -1,6 +1,6 @@
-"""A folder of images that are read when they are needed, as ImageNet is: too many to be held in memory.
+"""A folder of images that are read when they are needed, for data sets too large for memory, as ImageNet is.
 
-Other processes decode the files, crop and flip; lighting noise and normalisation are one multiplication and
+Reading processes decode the files, crop and flip. Lighting noise and normalisation are one multiplication and
 one addition on whole batches, on the training device.
 """
 
@@ -37,18 +37,18 @@ from bnew.process import is_first_process
 
 logger = logging.getLogger("bnew")
 
-EVAL_BATCH_SIZE = 64  # of each process
-# How DataLoader says that one of its processes is gone.
+EVAL_BATCH_SIZE = 64  # per process
+# Phrases in DataLoader's error when one of its processes dies.
 _DEATHS = ("exited unexpectedly", "is killed by signal")
-SAMPLE = 64  # files of a split whose contents a fingerprint has, about
-READ_AHEAD, MOST_AHEAD = 3, 32  # batches that each reading process, and about all of them, are ahead
+SAMPLE = 64  # about the number of files per split whose contents a fingerprint covers
+READ_AHEAD, MOST_AHEAD = 3, 32  # batches read ahead: per reading process, and about the most in total
 
-# ImageNet's, of pixel values in [0, 1].
+# ImageNet's, for pixel values in [0, 1].
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# The share of a validation image's shorter side that is cropped: 224 of 256 pixels.
+# The share of a validation image's shorter side that the crop keeps: 224 of 256 pixels.
 CENTRE = 224 / 256
-# Lighting noise (AlexNet, NeurIPS 2012): along the principal components of ImageNet's colours (a column
-# each), in proportion to their eigenvalues, of pixel values in [0, 1].
+# Lighting noise (AlexNet, NeurIPS 2012): along the principal components of ImageNet's colours (the columns),
+# in proportion to their eigenvalues, for pixel values in [0, 1].
 LIGHTING = 0.1
 EIGENVALUES = torch.tensor((0.2175, 0.0188, 0.0045))
 EIGENVECTORS = torch.tensor(
@@ -58,7 +58,7 @@ EIGENVECTORS = torch.tensor(
 
 @dataclass(frozen=True)
 class Files:
-    """Image files and their labels, as two arrays: reading processes share them and copy nothing."""
+    """Image files and their labels as two arrays, which reading processes share without a copy."""
 
     root: Path
     names: npt.NDArray[np.bytes_]
@@ -72,27 +72,27 @@ class Files:
         return Files(self.root, self.names[index], self.labels[index])
 
     def path(self, index: int) -> Path:
-        """Where image number ``index`` is."""
+        """The path of image number ``index``."""
         return self.root / os.fsdecode(bytes(self.names[index]))
 
     @property
     def paths(self) -> list[bytes]:
-        """Where all images are."""
+        """The paths of all images."""
         root = os.path.join(os.fsencode(self.root), b"")
         return [root + name for name in self.names.tolist()]
 
     def fingerprint(self, workers: int = 1) -> dict[str, Any]:
-        """The entry of these files in a :data:`bnew.data.fingerprint.Fingerprint`; ``workers`` threads look.
+        """The entry of these files in a :data:`bnew.data.fingerprint.Fingerprint`, in ``workers`` threads.
 
         Raises:
-            BnewError: a file that was listed is no longer there, or cannot be read.
+            BnewError: a listed file no longer exists, or cannot be read.
         """
         paths = self.paths
         try:
             states = np.array(map_files(_size_and_time, paths, workers), "<i8").reshape(-1, 2)
             sample = map_files(file_digest, paths[:: max(1, len(paths) // SAMPLE)], workers)
         except OSError as error:
-            raise BnewError(f"the data folder has changed ({error}): start again") from error
+            raise BnewError(f"the data folder has changed ({error}): start the same command again") from error
         return {
             "images": len(self),
             "names": digest(self.names.tolist()),
@@ -109,7 +109,7 @@ def _size_and_time(path: bytes) -> tuple[int, int]:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class StreamedDataset(Dataset):
-    """Images in files. Training takes random crops of ``side``² pixels, validation the centre."""
+    """Images in files. Training takes random crops of ``side``² pixels, validation the centre crop."""
 
     splits: dict[str, Files]
     side: int
@@ -141,10 +141,10 @@ class StreamedDataset(Dataset):
 
 @lru_cache(maxsize=4)
 def open_folder(name: str, root: Path, side: int, workers: int, max_broken: int) -> StreamedDataset:
-    """The image folder ``root`` with train and, if possible, val and test; images are listed, not read.
+    """The image folder ``root`` with train and, if they exist, val and test; images are listed, not read.
 
-    Without val, a tenth of the training images is held out by name (:mod:`bnew.data.holdout`), where only
-    files of the same bytes count as copies; without test, val serves as the test set.
+    Without val, a tenth of the training images is held out by name (:mod:`bnew.data.holdout`). Only files
+    with the same bytes count as copies. Without test, val serves as the test set.
 
     Raises:
         BnewError: a folder is missing or empty, or the parts' classes differ.
@@ -160,7 +160,7 @@ def open_folder(name: str, root: Path, side: int, workers: int, max_broken: int)
     splits.setdefault("test", splits["val"])
     if is_first_process():
         sizes = f"{len(splits['train']):,} images to train on, {len(splits['val']):,} to validate"
-        held_out = "" if "val" in listed else " (a tenth, held out, as there is no folder val)"
+        held_out = "" if "val" in listed else " (a tenth, held out since there is no folder val)"
         tested = "" if splits["test"] is splits["val"] else f", {len(splits['test']):,} to test"
         logger.info("%s: %d classes; %s%s%s", root, len(classes), sizes, held_out, tested)
     return StreamedDataset(
@@ -185,53 +185,53 @@ def _files(root: Path, by_class: ByClass) -> Files:
 
 
 def read(path: Path) -> Tensor:
-    """An image file as bytes (3, H, W), in colour whatever it holds.
+    """An image file as uint8 RGB (3, H, W).
 
     Raises:
-        BnewError: it is broken.
-        OSError: it cannot be read at all.
+        BnewError: the image is broken.
+        OSError: the file cannot be read.
     """
     content = path.read_bytes()
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
         if height * width > MOST_PIXELS:
-            raise ValueError("it is huge, or its header damaged")
+            raise ValueError("it is huge, or its header is damaged")
         if colours not in ("YCbCr", "Gray", "RGB") or is_turned(content):
-            raise ValueError("Pillow converts or turns it")
+            raise ValueError("only Pillow converts or turns it")
         # The same pixels as Pillow's, in two thirds of the time.
         pixels = simplejpeg.decode_jpeg(content, fastdct=False, fastupsample=False)
-    except ValueError:  # or of another format, or broken: Pillow says
+    except ValueError:  # also for other formats and broken files, which Pillow reports
         pixels = read_image(path, "RGB").copy()
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def training_transform(side: int) -> v2.Transform:
-    """A random part of 8 to 100 % of the image, scaled to ``side``², and flipped half of the time."""
+    """A random crop of 8 to 100 % of the image, scaled to ``side``² pixels and flipped half of the time."""
     return v2.Compose(
         [v2.RandomResizedCrop(side, scale=(0.08, 1.0), antialias=True), v2.RandomHorizontalFlip()]
     )
 
 
 def covered(side: int) -> int:
-    """The pixels that a validation image's shorter side is scaled to, of which ``side`` are taken."""
+    """The length that a validation image's shorter side is scaled to before the centre crop of ``side``."""
     return round(side / CENTRE)
 
 
 def validation_transform(side: int) -> v2.Transform:
-    """The centre of ``side``² pixels of the image, whose shorter side is scaled to 256/224 of that."""
+    """The centre crop of ``side``² pixels after scaling the shorter side to ``side`` · 256/224."""
     return v2.Compose([v2.Resize(covered(side), antialias=True), v2.CenterCrop(side)])
 
 
 def lighting() -> Tensor:
-    """What one image's lighting adds to its red, green and blue, of pixel values in [0, 1]: (3,)."""
+    """Random lighting noise for one image, (3,): added to red, green and blue in [0, 1]."""
     return EIGENVECTORS @ (EIGENVALUES * torch.randn(3) * LIGHTING)
 
 
 @dataclass(frozen=True)
 class _Batch:
-    """What a reading process sends: bytes (n, 3, H, W), labels (n,), lighting (n, 3), and broken images.
+    """What a reading process sends: uint8 images (n, 3, H, W), labels (n,), lighting (n, 3), broken images.
 
-    ``failed`` says why the files could not be read, if so: an error there would come with a traceback.
+    ``failed`` says why the files could not be read, if so: an exception would bring a traceback with it.
     """
 
     images: Tensor
@@ -241,7 +241,7 @@ class _Batch:
     failed: str = ""
 
     def pin_memory(self) -> _Batch:
-        """The same where a GPU can fetch it; called by DataLoader."""
+        """The batch in pinned memory, for copies to a GPU; called by DataLoader."""
         return replace(self, images=self.images.pin_memory(), labels=self.labels.pin_memory())
 
 
@@ -266,7 +266,7 @@ class _Reader(torch.utils.data.Dataset[_Batch]):
                 return _Batch(images[:0], labels[:0], noise[:0], broken, str(error))
             if image is None:
                 continue
-            # An image's random numbers depend on nothing else, so neither on the number of processes.
+            # An image's random numbers depend only on these three, so not on the number of processes.
             seed = np.random.SeedSequence((self.seed, epoch, index)).generate_state(1)[0]
             torch.default_generator.manual_seed(int(seed))
             images[count] = self.transform(image)
@@ -277,7 +277,7 @@ class _Reader(torch.utils.data.Dataset[_Batch]):
         return _Batch(images[:count], labels[:count], noise[:count], broken)
 
     def _read(self, index: int, broken: list[tuple[int, str]]) -> tuple[Tensor | None, int]:
-        """The image and its label; of a broken one, the next that is whole if it is to train on."""
+        """The image and its label; in training, the next readable image replaces a broken one."""
         for number in range(index, index + self.max_broken + 1):
             number %= len(self.files)
             try:
@@ -290,7 +290,7 @@ class _Reader(torch.utils.data.Dataset[_Batch]):
 
 
 class _Plan:
-    """The batches that DataLoader is to ask for; exchanged for those of another epoch between two passes."""
+    """DataLoader's batch sampler, whose batches change from epoch to epoch."""
 
     def __init__(self) -> None:
         self.batches: list[tuple[int, Sequence[int]]] = []
@@ -306,10 +306,9 @@ class _Plan:
 
 
 class StreamedBatches(Batches):
-    """See :class:`Batches`. A broken image is left out; in training, the next whole one takes its place.
+    """See :class:`Batches`. A broken image is skipped; in training, the next readable image replaces it.
 
-    When a reading process dies, another reads its batch; when that happens twice in one place, it is an
-    error.
+    If a reading process dies, another one reads its batch. If that dies at the same batch, it is an error.
     """
 
     def __init__(self, files: Files, dataset: StreamedDataset, batch_size: int, **options: Any) -> None:
@@ -319,7 +318,7 @@ class StreamedBatches(Batches):
         self._loader: DataLoader[_Batch] | None = None
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of ``epoch`` (from 0), from number ``start`` on."""
+        """See :meth:`Batches.epoch`."""
         order = self.order(self.generator(epoch)).numpy()
         planned = [(epoch, order[share].tolist()) for share in self.shares(start)]
         done, died_at = 0, -1
@@ -335,12 +334,12 @@ class StreamedBatches(Batches):
                 self._loader = None
                 if died_at == done:
                     raise BnewError(
-                        f"the processes that read images died twice at one place ({first_line(error)}): is "
-                        "there memory enough, shared memory (/dev/shm) too? fewer of them (--decode-threads) "
-                        "take less"
+                        f"the processes that read images died twice at one batch ({first_line(error)}): free "
+                        "memory or shared memory (/dev/shm), or set --decode-threads lower, which needs less "
+                        "of both"
                     ) from error
                 died_at = done
-                logger.warning("a process that reads images died (%s): starting others", error)
+                logger.warning("a process that reads images died (%s): starting new ones", error)
 
     def _read(self) -> Iterator[_Batch]:
         if self._loader is None:
@@ -361,13 +360,16 @@ class StreamedBatches(Batches):
 
     def _on_device(self, batch: _Batch) -> tuple[Tensor, Tensor]:
         if batch.failed:
-            raise BnewError(f"images cannot be read ({batch.failed}): when they can, start again to go on")
+            raise BnewError(
+                f"images cannot be read ({batch.failed}): make them readable, then start the same command "
+                "again to resume"
+            )
         for index, why in batch.broken:
             path, broken = str(self.files.path(index)), self.dataset.broken
             if path not in broken:
                 self.dataset.add_broken({path: why})
                 logger.warning(
-                    "left out: '%s' (%s), the broken image number %d of this process, of at most %d in all",
+                    "left out: '%s' (%s), broken image number %d of this process, of at most %d in total",
                     path, why, len(broken), self.dataset.max_broken,
                 )  # fmt: skip
         images, labels, noise = (
@@ -380,9 +382,9 @@ class StreamedBatches(Batches):
 
 
 def _end_with_parent(_: int) -> None:
-    """Have this reading process end when the one that it reads for is gone, even by SIGKILL.
+    """End this reading process when the training process exits, even by SIGKILL.
 
-    DataLoader watches the process that forked it, which may be a server that lives as long as its children.
+    DataLoader watches the process that forked it, which may be a fork server that outlives the training.
     """
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -396,9 +398,10 @@ def _end_with_parent(_: int) -> None:
 
 @contextmanager
 def _sigchld_kept() -> Iterator[None]:
-    """Inside, DataLoader may not have a reading process's death raise an error just anywhere.
+    """Keep DataLoader from replacing the SIGCHLD handler.
 
-    It finds out by itself when it waits for a batch, which is where one can do something about it.
+    Its handler raises an error at an arbitrary place when a reading process dies. Without it, DataLoader
+    raises one while it waits for a batch, where :meth:`StreamedBatches.epoch` handles it.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

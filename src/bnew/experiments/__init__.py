@@ -1,6 +1,6 @@
-"""The published experiments: their recipes, which runs they are made of, and how these are started.
+"""The published experiments: their recipes, the runs that they consist of, and how these are launched.
 
-May import training and all that it may.
+May import training and everything that training may import.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from bnew.experiments.plan import Stage as Stage
     from bnew.experiments.plan import plan as plan
 
-if not TYPE_CHECKING:  # who would take any name
+if not TYPE_CHECKING:  # a type checker would accept any name
     __getattr__ = fetched(
         __name__, dict.fromkeys(("ABLATIONS", "STEPS", "Stage", "plan"), "bnew.experiments.plan")
     )

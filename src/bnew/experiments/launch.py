@@ -1,4 +1,4 @@
-"""Running the stages of an experiment: on this machine, in several processes at once, or on a Ray cluster."""
+"""Runs the stages of an experiment: in parallel processes on this machine, or on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -32,36 +32,34 @@ def run(
     launcher: str = "local",
     address: str | None = None,
 ) -> dict[str, str]:
-    """Run ``stages`` below ``out``, up to ``workers`` side by side, each with a share of the cores.
+    """Run ``stages`` below ``out``, up to ``workers`` in parallel, each with a share of the cores.
 
-    Each stage is a process of its own, so that one that dies takes no other with it. On several devices, it
-    is all of these processes together, and stages come one after the other. Stages already done are not run
-    again. Returns why each of those that did not finish did not, by name; empty if all are done.
+    Each stage runs in its own process, so a crash does not affect the others. On several devices, the stages
+    run one after the other, each in all processes. Stages that are already done are not run again. Returns
+    name → reason for each stage that did not finish; empty if all are done.
 
     Args:
         stages: each after those that it needs.
-        out: the experiment's folder; on a cluster, all machines have to see it, and the data.
+        out: the experiment's folder. On a cluster, all machines must see it and the data.
         machine: where to compute.
         workers: see above.
         launcher: one of LAUNCHERS.
-        address: of the Ray cluster; None: this machine alone.
+        address: of the Ray cluster; None: only this machine.
 
     Raises:
         BnewError: a stage's folder holds a run with another recipe or on other images; a stage needs one
-            that is neither planned nor done; no workers; options that do not go together.
-        KeyboardInterrupt, Interrupted: once every running stage has saved where it was.
-        ProcessLost: of several processes, another one is gone.
+            that is neither planned nor done; ``workers`` is below 1; options exclude each other.
+        KeyboardInterrupt, Interrupted: the user or a signal stopped the run; every running stage is saved.
+        ProcessLost: another one of several processes was lost.
     """
     launch = lookup("launcher", launcher, LAUNCHERS)
     if workers < 1:
         raise BnewError(f"workers is {workers}: give 1 or more")
     if address is not None and launcher != "ray":
-        raise BnewError("an address is that of a Ray cluster: add --launcher ray")
+        raise BnewError("--address is only for a Ray cluster: add --launcher ray")
     if machine.devices > 1 or under_torchrun():
         if workers > 1 or launcher != "local":
-            raise BnewError(
-                "several devices train one run together: --workers and --launcher ray are for runs of one"
-            )
+            raise BnewError("several devices train one run together: leave out --workers and --launcher ray")
         launch = _here
     out = Path(out)
     done = {stage.name for stage in stages if _is_done(stage, out, machine)}
@@ -79,7 +77,7 @@ def run(
             check_finished(Run(out / stage.name), machine)
     waiting = [stage for stage in stages if stage.name not in done]
     if is_first_process():
-        logger.info("%d of %d runs are done already", len(done), len(stages))
+        logger.info("%d of %d runs are already done", len(done), len(stages))
     if not waiting:
         return {}
     _check_inputs(waiting[0], out, machine)
@@ -105,24 +103,23 @@ def _check_inputs(stage: Stage, out: Path, machine: Machine) -> None:
 
 
 def _is_done(stage: Stage, out: Path, machine: Machine) -> bool:
-    """Whether ``stage`` has been run, with this recipe.
+    """Whether ``stage`` is done, with this recipe.
 
     Raises:
         BnewError: its folder holds a run with another recipe.
     """
     run = Run(out / stage.name)
-    if run.done or not machine.force:  # else the run itself will say what differs
+    if run.done or not machine.force:  # with --force, the run itself warns of differences
         run.check(stage.recipe)
     return run.done
 
 
 def lost_to(stage: Stage, failed: dict[str, str]) -> str | None:
-    """Why ``stage`` cannot be run, if one that it needs has failed."""
+    """Why ``stage`` cannot run: a stage that it needs has failed; None if none has."""
     return next((f"{need} did not finish" for need in stage.needs if need in failed), None)
 
 
 def say(name: str, out: Path, why: str | None) -> None:
-    """Log how a stage ended."""
     """Log how a stage ended."""
     if why is not None:
         logger.error("%s: %s", name, why)
@@ -132,7 +129,7 @@ def say(name: str, out: Path, why: str | None) -> None:
 
 
 def train_stage(stage: Stage, out: Path, machine: Machine, threads: int) -> str | None:
-    """In the stage's own process: train, and say in one sentence what went wrong, if anything did."""
+    """Train ``stage`` in this process; returns one sentence on what went wrong, or None."""
     import torch
 
     from bnew.training.loop import train
@@ -144,7 +141,7 @@ def train_stage(stage: Stage, out: Path, machine: Machine, threads: int) -> str 
         train(stage.recipe, out / stage.name, machine)
     except BnewError as error:
         return str(error)
-    except Interrupted:  # it depends on who started the stage what that means
+    except Interrupted:  # the launcher decides what to do
         raise
     except KeyboardInterrupt:
         return "stopped before its first step or after its last"
@@ -160,14 +157,14 @@ def train_stage(stage: Stage, out: Path, machine: Machine, threads: int) -> str 
 def _locally(
     stages: Sequence[Stage], out: Path, machine: Machine, workers: int, address: str | None
 ) -> dict[str, str]:
-    """In processes side by side on this machine."""
-    if workers > 1:  # several displays would write over each other
+    """In parallel processes on this machine."""
+    if workers > 1:  # several displays would overwrite each other
         machine = replace(machine, quiet=True)
     waiting = {stage.name: stage for stage in stages}
     failed: dict[str, str] = {}
     running: dict[str, tuple[BaseProcess, Any]] = {}
     threads = max(1, cores() // workers)
-    # Each stage is forked from a server that has loaded torch once, and has no threads yet.
+    # Each stage is forked from a server that has loaded torch once and has no threads yet.
     context: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
     if sys.platform == "linux":
         context.set_forkserver_preload(["bnew.training.loop"])
@@ -185,7 +182,7 @@ def _locally(
                     says.close()
                     running[stage.name] = process, said
                     logger.info("%s: started", stage.name)
-            if running:  # waiting for nothing would never end
+            if running:  # wait([]) would block forever
                 wait([process.sentinel for process, _ in running.values()])
             for name, (process, said) in list(running.items()):
                 if process.exitcode is None:
@@ -194,7 +191,7 @@ def _locally(
                 if process.exitcode:
                     try:
                         failed[name] = said.recv()
-                    except EOFError:  # it had no time to say why
+                    except EOFError:  # it died before it could send a reason
                         failed[name] = f"its process died with exit code {process.exitcode}"
                 say(name, out, failed.get(name))
     except KeyboardInterrupt:
@@ -212,7 +209,7 @@ def _run_stage(stage: Stage, out: Path, machine: Machine, threads: int, says: An
     except Interrupted as error:
         why = str(error)
     if why is not None:
-        with suppress(OSError):  # the process that started this one may be gone: the same signal came to both
+        with suppress(OSError):  # the same signal may have ended the launcher
             says.send(why)
         sys.exit(1)
 
@@ -220,7 +217,7 @@ def _run_stage(stage: Stage, out: Path, machine: Machine, threads: int, says: An
 def _here(
     stages: Sequence[Stage], out: Path, machine: Machine, workers: int, address: str | None
 ) -> dict[str, str]:
-    """One after the other in this process, which is one of several that do the same."""
+    """One after the other in this process; all other processes of the run do the same."""
     from bnew.training.loop import train
 
     failed: dict[str, str] = {}
@@ -229,7 +226,7 @@ def _here(
         if lost is None:
             try:
                 train(stage.recipe, out / stage.name, machine)
-            except NumericalError as error:  # all processes have it; another error one alone may have
+            except NumericalError as error:  # raised in all processes, unlike other errors
                 lost = str(error)
         if lost is not None:
             failed[stage.name] = lost
@@ -241,7 +238,7 @@ def _here(
 def _on_ray(
     stages: Sequence[Stage], out: Path, machine: Machine, workers: int, address: str | None
 ) -> dict[str, str]:
-    """As tasks of Ray, which is loaded for this alone."""
+    """As tasks of Ray, which only this function loads."""
     from bnew.experiments.launch_ray import on_ray
 
     return on_ray(stages, out, machine, workers, address)

@@ -1,4 +1,4 @@
-"""Running the stages of an experiment on a Ray cluster."""
+"""Runs the stages of an experiment on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from bnew.experiments.launch import lost_to, say, train_stage
 from bnew.experiments.plan import Stage
 from bnew.training.machine import Machine
 
-RETRIES = 3  # of a stage whose process or machine died
+RETRIES = 3  # per stage, when its process or machine dies
 
 
 def on_ray(
     stages: Sequence[Stage], out: Path, machine: Machine, workers: int, address: str | None
 ) -> dict[str, str]:
-    """As tasks of Ray: it knows what each waits for and starts anew what dies, which goes on where it was."""
+    """As tasks of Ray, which starts each stage after those that it needs, and restarts a stage that dies."""
     try:
         import ray
     except ImportError as error:
@@ -32,22 +32,22 @@ def on_ray(
     try:
         if address is not None and address.count(":"):
             host, port = address.rpartition("/")[2].rsplit(":", 1)
-            socket.create_connection((host, int(port)), timeout=10).close()  # Ray would try for minutes
+            socket.create_connection((host, int(port)), timeout=10).close()  # Ray would retry for minutes
         ray.init(address=address, log_to_driver=not machine.quiet, logging_level=logging.WARNING)
     except (OSError, RuntimeError, ValueError) as error:
         raise BnewError(
-            f"there is no Ray cluster at {address or 'RAY_ADDRESS'} ({first_line(error)}): start one with "
+            f"there is no Ray cluster at {address or 'RAY_ADDRESS'} ({first_line(error)}): start one by "
             "ray start --head"
         ) from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray would end this process at once
-    # Ray's machines have folders of their own to work in.
+    # Ray's tasks run in other working directories.
     machine = replace(machine, data_dir=str(machine.data_path.resolve()), quiet=True)
-    out = Path(os.path.abspath(out))  # links between runs are as they are written
+    out = Path(os.path.abspath(out))  # not resolve(): links between runs are relative to this path
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     threads, on_gpu = share_of_a_machine(nodes, workers, machine.device)
 
-    # A machine that is taken back says so by SIGTERM: the task saves, ends, and is started anew elsewhere.
+    # Preempted nodes get SIGTERM: the task saves and exits, and Ray reschedules it.
     again: Any = [Interrupted]
 
     @ray.remote(num_cpus=threads, num_gpus=int(on_gpu), max_retries=RETRIES, retry_exceptions=again)
@@ -57,7 +57,7 @@ def on_ray(
 
     tasks: dict[str, Any] = {}
     for stage in stages:
-        # What is done already has no task.
+        # A needed stage that is already done has no task.
         tasks[stage.name] = task.options(name=stage.name).remote(
             stage, *(tasks.get(need) for need in stage.needs)
         )
@@ -76,7 +76,7 @@ def on_ray(
             say(stage.name, out, why)
     except KeyboardInterrupt:
         for ref in waiting:
-            ray.cancel(ref)  # as Ctrl-C, so that each saves
+            ray.cancel(ref)  # acts like Ctrl-C, so that each task saves
         ray.wait(list(waiting), num_returns=len(waiting), timeout=120)
         raise
     finally:
@@ -85,10 +85,10 @@ def on_ray(
 
 
 def share_of_a_machine(nodes: Sequence[Mapping[str, float]], workers: int, device: str) -> tuple[int, bool]:
-    """How many cores a task on Ray has, and whether it has a GPU, on machines with these resources.
+    """The number of cores of a Ray task, and whether it has a GPU, on machines with these resources.
 
-    So that some machine has room for it: a ``workers``-th of the cores of the largest machine; or where there
-    are GPUs, the cores that go with one, where they are fewest.
+    Without GPUs, the cores of the largest machine divided by ``workers``. With GPUs, the cores per GPU of the
+    machine that has the fewest. So every task fits on some machine.
     """
     with_gpu = [node for node in nodes if node.get("GPU")]
     on_gpu = bool(with_gpu) and device in ("auto", "cuda", "gpu")

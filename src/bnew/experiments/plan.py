@@ -1,8 +1,8 @@
-"""Which runs make up an experiment, and what each waits for.
+"""The runs of an experiment, and which runs each of them needs.
 
 An experiment's folder::
 
-    <out>/teacher/<model>/seed<k>/               real networks, where distillation asks for them
+    <out>/teacher/<model>/seed<k>/               real networks, for distillation
     <out>/<variant>/clip/seed<k>/                phase 1; a variant is plain, distilled, or an ablation
     <out>/<variant>/<method>/seed<k>/            phase 2
     <out>/<variant>/<method>-finetune/seed<k>/   ImageNet's third step; its phase 1 is called step1
@@ -27,7 +27,10 @@ _LINK = "../../../"  # from a run's folder to the experiment's
 
 @dataclass(frozen=True)
 class Stage:
-    """One run of an experiment. ``name`` is its folder below the experiment's; ``needs`` are names too."""
+    """One run of an experiment.
+
+    ``name`` is its folder below the experiment's. ``needs`` are the names of the stages that it starts from.
+    """
 
     name: str
     recipe: Recipe
@@ -38,16 +41,16 @@ class Stage:
 
 @dataclass(frozen=True)
 class Variant:
-    """Changes to all the runs of a variant: an ablation is one of these, never a copied recipe."""
+    """Changes to all runs of a variant. An ablation is a variant, never a copied recipe."""
 
     model_options: dict[str, Any]
     phase1: bool = True
-    """Whether phase 2 starts from phase 1, and not from random weights."""
+    """Whether phase 2 starts from phase 1; else from random weights."""
     phase2_length: float = 1.0
-    """Times the epochs of phase 2, with the published λ."""
+    """Factor for the epochs of phase 2, with the published λ."""
 
 
-# The published ablations of BNEW: CIFAR-100 with distillation.
+# The published ablations of BNEW, on CIFAR-100 with distillation.
 ABLATIONS: dict[str, Variant] = {
     "no-scale": Variant({"scale": False}),
     "no-shift": Variant({"shift": False}),
@@ -62,7 +65,7 @@ ABLATIONS: dict[str, Variant] = {
 }
 
 
-# The phases of an experiment, as ImageNet's are called.
+# The steps of an experiment, by ImageNet's names.
 STEPS = ("step1", "step2", "finetune")
 
 
@@ -83,20 +86,20 @@ def plan(
 
     Args:
         name: one of EXPERIMENTS.
-        methods: of phase 2; None: all, for ImageNet BNEW alone.
-        seeds: None: 0 to 4, for ImageNet 0 alone.
-        distill: plan the distilled runs in place of the plain ones; ImageNet's are distilled anyway.
+        methods: of phase 2; None: all, or for ImageNet only BNEW.
+        seeds: None: 0 to 4, or for ImageNet only 0.
+        distill: plan the distilled runs in place of the plain ones; ImageNet's are always distilled.
         ablations: add the published ablations of BNEW.
-        epochs_scale: one factor for all runs, or one for teachers and phase 1 and one for what follows, or a
-            third for fine-tuning.
+        epochs_scale: one factor for all runs; or two, for teachers and phase 1 and for all later steps; or
+            three, the last for fine-tuning.
         steps: which of STEPS; None: all that the experiment has.
-        teacher: in place of the experiment's own, a run's folder, or a network of torchvision with its
-            weights; or none.
-        out: the experiment's folder, from which a teacher's is found.
-        changes: fields of all recipes to change.
+        teacher: in place of the experiment's own: a run's folder, a network of torchvision with its weights,
+            or none.
+        out: the experiment's folder; the path to a teacher's folder is relative to it.
+        changes: field → value for all recipes.
 
     Raises:
-        BnewError: unknown experiment, method or step, no seeds, or options that make no sense.
+        BnewError: unknown experiment, method or step; no methods or seeds; impossible options.
     """
     experiment = lookup("experiment", name, EXPERIMENTS)
     if changes:
@@ -111,7 +114,7 @@ def plan(
         raise BnewError("an experiment needs at least one method and one seed")
     if len(set(seeds)) < len(seeds):
         raise BnewError(
-            f"the seeds {', '.join(map(str, seeds))} name one twice: runs of one seed are the same run"
+            f"the seeds {', '.join(map(str, seeds))} name one twice, which would be the same run: remove one"
         )
     if not 1 <= len(epochs_scale) <= 3:
         raise BnewError(f"the scale of the epochs takes one to three factors, not {len(epochs_scale)}")
@@ -120,7 +123,7 @@ def plan(
         lookup(f"step of {name}", step, dict.fromkeys(allowed))
     if ablations and (experiment.distilled or not distill):
         raise BnewError(
-            "the published ablations are of CIFAR's distilled runs: add --distill, or leave them out"
+            "the published ablations are for CIFAR's distilled runs: add --distill, or leave out --ablations"
         )
     if teacher not in (None, "none"):
         experiment = dataclasses.replace(experiment, teacher=_teacher(teacher, Path(out)))
@@ -138,7 +141,7 @@ def plan(
 
 
 def _teacher(name: str, out: Path) -> str:
-    """A recipe's ``teacher`` for what the command line names, in an experiment at ``out``."""
+    """The recipe field ``teacher`` for the teacher ``name`` of an experiment in ``out``."""
     if Run(name).begun:
         return os.path.relpath(name, out / "variant" / "method" / "seed")
     if Path(name).is_dir() or len(Path(name).parts) > 1:
@@ -157,7 +160,7 @@ def _variant(
     seeds: Sequence[int],
     epochs_scale: Sequence[float],
 ) -> dict[str, Stage]:
-    """The stages of one variant, by name; phase 1 is that of ``base`` where the network is the same."""
+    """Name → stage of one variant; it shares phase 1 with ``base`` if the network is the same."""
     first, second, third = (epochs_scale[min(i, len(epochs_scale) - 1)] for i in range(3))
     stages: dict[str, Stage] = {}
 

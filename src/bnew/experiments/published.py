@@ -14,14 +14,14 @@ from bnew.short_runs import CIFAR_PUSH, IMAGENET_PUSH
 
 @dataclass(frozen=True)
 class Experiment:
-    """The recipes of an experiment: teacher, phase 1, phase 2 by each method, and perhaps fine-tuning."""
+    """The recipes of an experiment: teacher, phase 1, phase 2 by method, and perhaps fine-tuning."""
 
     teacher: Recipe | str
-    """To train, or a network of torchvision that comes with its weights."""
+    """A recipe to train, or the name of a network of torchvision with its weights."""
     phase1: Recipe
     phase2: Mapping[str, Recipe]
     finetune: Mapping[str, Recipe] = field(default_factory=dict)
-    """What follows phase 2 by a method: its weights are frozen from the start."""
+    """Method → recipe of the step after phase 2, with weights frozen from the start."""
     first: str = "clip"
     """The name of phase 1 in the folder of runs."""
     methods: tuple[str, ...] = ()
@@ -83,7 +83,7 @@ IMAGENET = Experiment(
         method="real", epochs=128, batch_size=256, lr=1.25e-3, weight_decay=1e-5, decayed="convolutions"
     ),
     phase2={
-        # Weights that are not at ±1 then are signed with a scale.
+        # The weights are not at ±1 at the end of step 2: they are signed with a scale.
         "bnew": _REACTNET_A.replace(
             method="bnew",
             method_options={"strength": IMAGENET_PUSH.strength, "fill": None, "scale": True},
@@ -104,9 +104,9 @@ IMAGENET = Experiment(
 ).replace(binary_lr=1.0)
 
 
-# A first look in minutes: scikit-learn's digits, 8×8, 1,295 of them for training: 21 steps an epoch.
+# A first look in minutes: scikit-learn's 8×8 digits, 1,295 for training, 21 steps per epoch.
 DIGITS = Experiment(
-    teacher=_WIDERESNET22.scaled(0.075).replace(lr=0.1),  # 1.0 is too much for 300 steps
+    teacher=_WIDERESNET22.scaled(0.075).replace(lr=0.1),  # 1.0 is too high for 300 steps
     phase1=CIFAR10.phase1.scaled(0.075),
     phase2={
         name: recipe.with_steps(epochs=20, factor=(20 * 21) / (1000 * 352))
@@ -114,7 +114,7 @@ DIGITS = Experiment(
     },
 ).replace(data="digits", model="birealnet8", batch_size=64)
 
-# By the names that `bnew reproduce` takes.
+# Name, as `bnew reproduce` takes it → experiment.
 EXPERIMENTS: dict[str, Experiment] = {
     "cifar10": CIFAR10,
     "cifar100": CIFAR10.replace(data="cifar100"),

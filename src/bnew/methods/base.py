@@ -1,4 +1,4 @@
-"""What all methods share: a binarizer rides on any optimizer by PyTorch's own step hooks."""
+"""The base class of all methods: it rides on any optimizer by PyTorch's step hooks."""
 
 from __future__ import annotations
 
@@ -19,16 +19,15 @@ from bnew.methods.values import binary_value, differs
 class Binarizer(Outside):
     """Decides, step by step, what value each binary weight has.
 
-    It attaches to any ``torch.optim.Optimizer``, so it works in any training loop, with any schedule,
-    under DDP or mixed precision, and where a step is given a closure. **Between steps a parameter holds what
-    the forward pass should use**, and what is set from outside (``load_state_dict``, ``copy_``, ``.data``)
-    wins over the method's own copy of it. A method overrides what it needs of ``_start``, ``_before``,
-    ``_after``, ``_values``, and for a copy of its own ``_forward_value``, ``_restart``, ``_show`` and
-    ``_state``. This class itself leaves the weights alone, which is how a real network (a teacher) is
-    trained.
+    It attaches to any ``torch.optim.Optimizer``. So it works in any training loop, with any schedule, under
+    DDP or mixed precision, and with closures. **Between steps a parameter holds the value that the forward
+    pass uses.** A value set from outside (``load_state_dict``, ``copy_``, ``.data``) wins over the method's
+    own copy. A method overrides what it needs of ``_start``, ``_before``, ``_after`` and ``_values``; one
+    with a copy of its own also ``_forward_value``, ``_restart``, ``_show`` and ``_state``. This base class
+    leaves the weights alone: it trains a real network, such as a teacher.
 
-    Its state is in the optimizer's ``state_dict()``, so whoever saves model and optimizer has it saved too. A
-    copied or unpickled method rides on no optimizer: :meth:`attach` continues from its state.
+    The method's state is part of the optimizer's ``state_dict()``. A copied or unpickled method rides on no
+    optimizer; after :meth:`attach` it continues from its state.
 
     Args:
         params: the weights to binarize, from :func:`bnew.binary_parameters`.
@@ -36,8 +35,8 @@ class Binarizer(Outside):
         scale: binary values are ``± mean|w|`` of the output channel in place of ±1.
 
     Raises:
-        BnewError: no weights to binarize, or what cannot be one; ``total_steps`` below 1, or missing where
-            it is needed.
+        BnewError: there are no weights, or one cannot be that of a binary layer; ``total_steps`` is below 1,
+            or missing where the method needs it.
     """
 
     needs_total_steps = False
@@ -77,43 +76,43 @@ class Binarizer(Outside):
         self._replaced: tuple[list[Tensor], list[Tensor]] | None = None
 
     def __repr__(self) -> str:
-        """The method with what it chose: ``BNEW(strength=9.29, ramp=3.76, ...)``."""
+        """The method with its settings: ``BNEW(strength=9.29, ramp=3.76, ...)``."""
         chosen = (f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in self.settings.items())
         return f"{type(self).__name__}({', '.join(chosen)})"
 
     # ------------------------------------------------------------------ what a method overrides
 
     def _start(self) -> None:
-        """Put the first values into the parameters and make the state; called by the first :meth:`attach`."""
+        """Set the parameters' first values and make the state; called by the first :meth:`attach`."""
 
     def _before(self) -> None:
-        """Just before the optimizer's step: gradients are there."""
+        """Called just before the optimizer's step, when the gradients exist."""
 
     def _after(self) -> None:
-        """Just after the optimizer's step."""
+        """Called just after the optimizer's step."""
 
     def _show(self) -> None:
-        """Put into the parameters what the forward pass of this step uses, if they do not hold it."""
+        """Set the parameters to the values that the next forward pass uses, if they do not hold them."""
 
     def _values(self) -> list[Tensor]:
         return [p.detach() for p in self.params]
 
     def _state(self) -> dict[str, list[Tensor]]:
-        """Tensors of the method's own, by name, one of each for every parameter; none by default."""
+        """Name → the method's own tensors, one per parameter; none by default."""
         return {}
 
     def schedule(self) -> dict[str, float]:
-        """The scheduled quantities at this step, by name, for logging (λ, β, γ)."""
+        """Name → scheduled quantity (λ, β, γ) at this step, for the log."""
         return {}
 
     @property
     def settings(self) -> dict[str, float | None]:
-        """What was given or follows from the length of the run, by name, for the record."""
+        """Name → setting, as passed or as derived from ``total_steps``, for the record."""
         return {}
 
     @property
     def binary_lr(self) -> float:
-        """What the rate of the binary weights should be multiplied by; 1 for most methods."""
+        """Factor for the learning rate of the binary weights; 1 for most methods."""
         return 1.0
 
     # ------------------------------------------------------------------ riding on the optimizer
@@ -122,7 +121,7 @@ class Binarizer(Outside):
         """Groups for an optimizer of ``model``: binary weights at ``lr · binary_lr``, all others at ``lr``.
 
         Raises:
-            BnewError: a weight to binarize is not one of ``model``.
+            BnewError: a weight to binarize is not a parameter of ``model``.
         """
         binary = {id(p) for p in self.params}
         others = [p for p in model.parameters() if id(p) not in binary]
@@ -133,12 +132,12 @@ class Binarizer(Outside):
     def attach(self, optimizer: torch.optim.Optimizer) -> Self:
         """Ride on ``optimizer`` from now on; returns self.
 
-        The first time this puts the first values into the parameters, unless the method's state was loaded
-        before: then it continues from that.
+        The first call sets the parameters' first values. If a state was loaded before, the method continues
+        from it instead.
 
         Raises:
-            BnewError: a weight to binarize is not among the optimizer's parameters; attached already; an
-                optimizer that evaluates the loss several times per step (LBFGS).
+            BnewError: a weight to binarize is not among the optimizer's parameters; the method is attached
+                already; the optimizer evaluates the loss several times per step (LBFGS).
         """
         self._check_held(
             (p for group in optimizer.param_groups for p in group["params"]),
@@ -161,7 +160,7 @@ class Binarizer(Outside):
         return self
 
     def detach(self) -> None:
-        """Leave the optimizer, which from now on has the weights to itself; :meth:`attach` continues."""
+        """Leave the optimizer, which then updates the weights alone; :meth:`attach` continues."""
         if self._ride is not None:
             self._ride.end()
             self._ride = None
@@ -173,14 +172,14 @@ class Binarizer(Outside):
 
     @torch.no_grad()
     def before_step(self, optimizer: torch.optim.Optimizer | None = None) -> None:
-        """Called before each step of the optimizer, or within it, when its closure has made the gradients.
+        """Called before each optimizer step; with a closure within the step, once the closure has returned.
 
         Raises:
             BnewError: inside :meth:`binarized`.
         """
         if self._inside:
             raise BnewError("an optimizer's step inside binarized() would be lost: step after it")
-        # A GradScaler leaves it to a fused optimizer to unscale, and to skip the step on overflow.
+        # A fused optimizer unscales the gradients of a GradScaler itself, and skips the step on overflow.
         found_inf, grad_scale = (getattr(optimizer, name, None) for name in ("found_inf", "grad_scale"))
         self._overflow = found_inf is not None and bool(found_inf.item())
         self._grad_scale = 1.0 if grad_scale is None else float(grad_scale.item())
@@ -189,8 +188,8 @@ class Binarizer(Outside):
         self._replaced = None
         self._take_in()
         if self.frozen:
-            # Without a gradient an optimizer skips a parameter, momentum and weight decay included.
-            # (requires_grad = False would do too, but breaks DDP and makes torch.compile start again.)
+            # An optimizer skips a parameter without a gradient, momentum and weight decay included.
+            # requires_grad = False would break DDP and make torch.compile recompile.
             for p in self.params:
                 p.grad = None
         else:
@@ -216,27 +215,26 @@ class Binarizer(Outside):
 
     @torch.no_grad()
     def undo_step(self) -> None:
-        """Take back what :meth:`before_step` did, where the optimizer's step failed after it."""
+        """Undo :meth:`before_step`, when the optimizer's step failed after it."""
         self._correct_all()
 
     @property
     def progress(self) -> float:
-        """The share of the run that is done, in [0, 1]."""
+        """Share of the run that is done, in [0, 1]."""
         return min(self.step / self.total_steps, 1.0)
 
     # ------------------------------------------------------------------ binary values
 
     def values(self) -> list[Tensor]:
-        """The real values whose signs are the binary weights: the parameters, or a latent copy."""
+        """The real values whose signs are the binary weights: the parameters or a latent copy."""
         self._take_in()
         return self._values()
 
     @contextmanager
     def binarized(self) -> Iterator[None]:
-        """Inside, the weights are at their binary values; afterwards they are as they were.
+        """Context in which the weights hold their binary values; afterwards the real values are restored.
 
-        The real values are held meanwhile, so the optimizer must not step inside. Weights that are set inside
-        stay as they were set.
+        The optimizer must not step inside. Weights that are set inside keep the values that were set.
         """
         held = [p.detach().clone() for p in self.params]
         self._set_binary(self.values())
@@ -254,8 +252,8 @@ class Binarizer(Outside):
         """Set the weights to their binary values permanently; the optimizer skips them from now on.
 
         Args:
-            warn: warn where the run is not at its end or weights are still away from ±1, as signing them then
-                costs accuracy. A loop that freezes on purpose passes False.
+            warn: warn if the run is not at its end or weights are still away from ±1: signing them then costs
+                accuracy. Pass False to freeze early on purpose.
         """
         if self.frozen:
             self._take_in()
@@ -278,7 +276,7 @@ class Binarizer(Outside):
     # ------------------------------------------------------------------ state
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs beside the parameters; ``optimizer.state_dict()`` has it too."""
+        """Everything but the parameters that a resumed run needs; ``optimizer.state_dict()`` has it too."""
         self._take_in()
         return {
             "method": type(self).__name__,
@@ -292,9 +290,9 @@ class Binarizer(Outside):
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from ``state``, and put what the forward pass uses then into the parameters.
+        """Continue from ``state``, and set the parameters to what the forward pass uses in it.
 
-        Load the parameters with the model, and this, in either order, before :meth:`attach` or after it.
+        Model and method may load in either order, before or after :meth:`attach`.
 
         Raises:
             BnewError: ``state`` is of another method or of other weights.
@@ -312,11 +310,10 @@ class Binarizer(Outside):
         device = self.params[0].device if self.params else None
         self._last_signs = state["last_signs"] and [s.to(device) for s in state["last_signs"]]
         if not started:
-            return  # there is nothing yet to continue from
+            return
         self._put_back()
         self._started = True
         for name, tensors in self._state().items():
-            # Once frozen there are none.
             tensors[:] = [t.clone().to(p) for t, p in zip(state[name], self.params, strict=not self.frozen)]
         self._correct_all()
 
@@ -324,5 +321,5 @@ class Binarizer(Outside):
         return [list(p.shape) for p in self.params]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without what ties it to an optimizer."""
+        """A copy rides on no optimizer."""
         return {**self.__dict__, "_ride": None, "_inside": False}

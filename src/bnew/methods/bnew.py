@@ -1,4 +1,4 @@
-"""BNEW: a concave regulariser pushes every weight to ±1; no second copy of the weights."""
+"""BNEW: a concave regulariser pushes every weight to ±1, without a second copy of the weights."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from bnew.short_runs import published_push, scale_ramp, share_of_published
 
 
 def push_(weights: list[Tensor], reg: float) -> None:
-    """``w ← clip((1 + 2λ) w, −1, 1)``, in place: a step against −λ‖w‖², then onto the box."""
+    """``w ← clip((1 + 2λ) w, −1, 1)``, in place: a gradient step on −λ‖w‖², then the projection."""
     torch._foreach_mul_(weights, 1 + 2 * reg)
     clip_(weights)
 
 
 def fill_(weights: list[Tensor], fill: float) -> None:
-    """``w ← clip(w · fill / mean|w|, −1, 1)`` for each tensor, in place; one of zeros stays as it is."""
+    """``w ← clip(w · fill / mean|w|, −1, 1)`` for each tensor, in place; a tensor of zeros stays zero."""
     for w in weights:
         w.mul_(fill / w.abs().mean().clamp_(min=torch.finfo(w.dtype).tiny))
     clip_(weights)
@@ -30,37 +30,40 @@ def fill_(weights: list[Tensor], fill: float) -> None:
 class BNEW(Binarizer):
     """Binarizing by a concave regulariser (Paren and Poudel, BMVC 2022), phase 2.
 
-    The loss gets −λ_t ‖w‖² for the weights to be binarized, in [−1, 1]. After every optimizer step t::
+    The loss gets −λ_t ‖w‖² for the binary weights, which stay in [−1, 1]. After every optimizer step t::
 
         w ← clip((1 + 2 λ_t) w, −1, 1),     λ_t = min(λ ((t + 1) / T)^ramp, 1),     T = total_steps
 
-    The forward pass uses w itself. The push outwards grows until every weight sits at ±1, when
-    :meth:`freeze` costs nothing. No state but the step.
+    The forward pass uses w itself. The push outwards grows until every weight is at ±1; :meth:`freeze` then
+    costs nothing. The only state is the step.
 
-    What is not given follows from the length of the run, f = T / 352,000 (bnew.short_runs): the published
-    settings for CIFAR from f = 1 on (strength 35.2, which is λ = 1e-4 over 352,000 steps; ramp 1; weights as
-    they are); in a shorter run a later push, weights that fill [−1, 1] at the start, and a higher rate for
-    them, which :attr:`binary_lr` says and :meth:`param_groups` follows. What is given means what it says,
-    each for itself; with ``reg`` all else is as published too. With ``scale`` and no freezing the settings
-    are ImageNet's: f = T / 2,335,424, strength 2.34, and no fill nor other rate in a short run.
+    Defaults follow the length of the run, f = T / 352,000 (:mod:`bnew.short_runs`, docs/short-runs.md):
+
+    * f ≥ 1: the settings published for CIFAR, strength 35.2 (λ = 1e-4 over 352,000 steps), ramp 1, no fill;
+    * f < 1: a later push, weights that fill [−1, 1] at the start, and a higher learning rate for them
+      (:attr:`binary_lr`, which :meth:`param_groups` uses);
+    * with ``scale`` and no freezing, ImageNet's: f = T / 2,335,424, strength 2.34, never a fill or another
+      learning rate.
+
+    A setting that is passed replaces its own default only; ``reg`` also makes all other defaults the
+    published ones.
 
     Args:
         params: the weights to binarize.
         total_steps: T.
-        strength: the total push over the run, ``Σ_t 2 λ_t``, in place of λ: a weight w that the loss leaves
-            alone grows by the factor ``exp(strength)``, whatever the length of the run.
-        reg: the paper's λ, instead of ``strength``; with the paper's ramp, ``strength = λ (T + 1)``.
-        ramp: how late the push comes. 1 is the paper's.
-        fill: scale every weight tensor at the start so that its mean |w| is this, before what is then beyond
-            ±1 is clipped. A layer with batch norm after it computes the same as before, except for the
-            clipping. None leaves the weights as they are.
-        freeze_at: the share of the run after which :meth:`freeze` is called: a short run's push is strong
-            enough for the weights to be at ±1 by then.
+        strength: the total push over the run, ``Σ_t 2 λ_t``, in place of λ. Without a gradient of the loss, a
+            weight grows by the factor ``exp(strength)``, whatever the length of the run.
+        reg: the paper's λ, in place of ``strength``; with the paper's ramp, ``strength = λ (T + 1)``.
+        ramp: the power of λ's growth: the larger, the later the push. 1 is the paper's.
+        fill: mean |w| to which every weight tensor is scaled at the start, before values beyond ±1 are
+            clipped. Batch norm after the layer undoes the scaling, though not the clipping. None: no scaling.
+        freeze_at: share of the run after which :meth:`freeze` is called. A short run's push is strong enough
+            for the weights to be at ±1 by then.
         scale: binary values are ± mean|w| (in ImageNet's fine-tuning).
 
     Raises:
-        BnewError: both ``strength`` and ``reg`` given, what is no positive number, or ``fill`` or
-            ``freeze_at`` above 1.
+        BnewError: both ``strength`` and ``reg`` are passed, a setting is not a positive number, or ``fill``
+            or ``freeze_at`` is above 1.
     """
 
     needs_total_steps = True
@@ -105,7 +108,7 @@ class BNEW(Binarizer):
 
     @property
     def binary_lr(self) -> float:
-        """``f^−0.4`` in a run that is f < 1 times as long as the published one, at most 8; else 1."""
+        """``min(f^−0.4, 8)`` for a run f < 1 times as long as the published one; else 1."""
         return self._binary_lr
 
     def schedule(self) -> dict[str, float]:

@@ -16,7 +16,7 @@ from bnew.short_runs import scale_gamma, scale_tau, share_of_published
 def bop_(weights: list[Tensor], momenta: list[Tensor], grads: list[Tensor], gamma: float, tau: float) -> None:
     """``m ← (1−γ) m + γ g``; ``w ← −w`` where ``|m| > τ`` and ``sign(m) = sign(w)``, in place.
 
-    With w = ±s, s > 0, both conditions together are ``sign(w) m > τ``.
+    For w = ±s with s > 0, both conditions together are ``sign(w) m > τ``.
     """
     torch._foreach_lerp_(momenta, grads, gamma)
     for w, m in zip(weights, momenta, strict=True):
@@ -25,26 +25,25 @@ def bop_(weights: list[Tensor], momenta: list[Tensor], grads: list[Tensor], gamm
 
 
 class Bop(Binarizer):
-    """Bop (Helwegen et al., arXiv 1906.02107): weights are binary from the start and are flipped.
+    """Bop (Helwegen et al., arXiv 1906.02107): weights are binary from the start and only flip.
 
-    With the gradient's moving average m, at every step t::
+    With the moving average m of the gradient g, at every step t::
 
         m ← (1 − γ_t) m + γ_t g,     γ_t = gamma (1 − t / T),     T = total_steps
         w ← −w   where |m| > τ and sign(m) = sign(w)
 
-    The state is m. The other parameters are the optimizer's; it skips the binary weights. Where weights are
-    set from outside and are not binary, their signs are taken.
+    The state is m. The optimizer skips the binary weights and trains all other parameters. Weights that are
+    set from outside are replaced by their binary values.
 
     Args:
-        params: the weights to binarize; their signs are the start.
+        params: the weights to binarize; the run starts from their signs.
         total_steps: T.
-        gamma: γ, the adaptivity rate; None: the published 1e-4 for 352,000 steps or more, times f^−1/2 for
-            f times as many.
+        gamma: γ, the adaptivity rate; None: the published 1e-4, times f^−1/2, f = min(T / 352,000, 1).
         tau: τ, the flipping threshold; None: the published 1e-8, times f^−0.9.
         scale: weights are ± mean|w| of the output channel at the start.
 
     Raises:
-        BnewError: ``gamma`` not in (0, 1] or ``tau`` negative.
+        BnewError: ``gamma`` is not in (0, 1], or ``tau`` is negative.
     """
 
     needs_total_steps = True

@@ -15,12 +15,12 @@ def clip_(weights: list[Tensor]) -> None:
 
 
 class Clip(Real):
-    """Phase 1 of BNEW: activations are binary, weights real within [−1, 1].
+    """Phase 1 of BNEW: activations are binary, weights are real and in [−1, 1].
 
     After every optimizer step ``w ← clip(w, −1, 1)``. No state. Source: Paren and Poudel, BMVC 2022.
 
-    The weights are not binary yet, so ``binarized()`` leaves them real: the best checkpoint of phase 1 is
-    the one that is best with real weights. ``freeze()`` signs them, as for every method.
+    The weights are not binary yet, so ``binarized()`` leaves them real: phase 1 is validated with real
+    weights. ``freeze()`` signs them, as in every method.
     """
 
     def _after(self) -> None:

@@ -1,4 +1,4 @@
-"""What methods share that keep real weights of their own beside those that the forward pass uses."""
+"""The base class of methods with latent weights: real weights beside those that the forward pass uses."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from bnew.methods.base import Binarizer
 
 
 class Latent(Binarizer):
-    """The optimizer moves a latent copy w of the weights; the parameter holds a function of it between steps.
+    """The optimizer updates a latent copy w of the weights; between steps a parameter holds a function of w.
 
-    A subclass says which function (``_forward_value``), and its inverse (``_latent_of``) for weights that are
-    set from outside.
+    A subclass defines the function (``_forward_value``). Its inverse (``_latent_of``) restarts w from weights
+    that are set from outside.
     """
 
     shows = True
@@ -43,7 +43,7 @@ class Latent(Binarizer):
         raise NotImplementedError
 
     def _latent_of(self, shown: Tensor) -> Tensor:
-        """A latent copy whose function is ``shown``, a parameter."""
+        """A latent copy w for which the parameter holds ``shown``."""
         return shown
 
     def _restart(self, index: int, where: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""How far the weights are on their way to ±1."""
+"""Measures of how near the weights are to ±1, and of how many change sign."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import warnings
 import torch
 from torch import Tensor, nn
 
-# The mean distance to ±1 above which it costs something to sign the weights.
+# Mean distance to ±1 above which signing the weights costs accuracy.
 ARRIVED = 0.01
 
 
 class Measures:
-    """Distances, shares at ±1 and changes of sign of a method's weights."""
+    """Distances to ±1, shares at ±1 and sign flips of a method's weights."""
 
     params: list[nn.Parameter]
     total_steps: int
@@ -28,7 +28,7 @@ class Measures:
         raise NotImplementedError
 
     def _magnitudes(self) -> list[Tensor]:
-        """|w| of each layer, or 1 where the weights are binary permanently (whatever the scale)."""
+        """|w| of each layer; 1 once the weights are frozen, whatever their scale."""
         values = self.values()
         return [torch.ones_like(v) if self.frozen else v.abs() for v in values]
 
@@ -40,8 +40,8 @@ class Measures:
     def distance(self) -> float:
         """Mean of ``||w| − 1|`` over all binary weights; 0 when every weight is at ±1.
 
-        w is what the method takes the sign of: the weight itself for BNEW, the latent copy for STE,
-        tanh(βw) for mirror descent.
+        w is the real value whose sign is the binary weight: the weight itself for BNEW, the latent copy for
+        STE, tanh(βw) for mirror descent.
         """
         return self._mean(self.layer_distances())
 
@@ -51,26 +51,26 @@ class Measures:
         return [float((m == 1).float().mean()) for m in self._magnitudes()]
 
     def share_at_one(self) -> float:
-        """The share of the weights that sit exactly at −1 or +1."""
+        """Share of the weights that are exactly −1 or +1."""
         return self._mean(self.layer_shares_at_one())
 
     @torch.no_grad()
     def layer_flips(self) -> list[int]:
-        """How many weights of each layer have another sign than when this (or flips) was last asked.
+        """Number of weights per layer whose sign has changed since the last call of this or :meth:`flips`.
 
-        The first call starts the counting and returns zeros. Costs one bit per weight from then on.
+        The first call returns zeros. It stores the signs, one bit per weight.
         """
         signs = [_pack_signs(value) for value in self.values()]
         last, self._last_signs = self._last_signs or signs, signs
         return [_count_bits(a ^ b) for a, b in zip(last, signs, strict=True)]
 
     def flips(self) -> int:
-        """How many binary weights have another sign than when last asked."""
+        """Number of binary weights whose sign has changed since the last call."""
         return sum(self.layer_flips())
 
     def _warn_unless_arrived(self) -> None:
-        """Warn where signing the weights changes what the forward pass uses, or the run is not at its end."""
-        # With a scale, weights are not meant to be at ±1.
+        """Warn if the run is not at its end, or if signing the weights changes them noticeably."""
+        # With a scale, weights need not be at ±1.
         distance = 0.0 if self.scale else self._mean([_distance(p.detach().abs()) for p in self.params])
         if self.step >= self.total_steps and distance <= ARRIVED:
             return
@@ -98,7 +98,7 @@ def _distance(magnitudes: Tensor) -> float:
 
 
 def _pack_signs(weight: Tensor) -> Tensor:
-    """The signs of ``weight``, eight to a byte (uint8)."""
+    """The signs of ``weight`` as bits, eight per byte (uint8)."""
     bits = (weight >= 0).flatten().to(torch.uint8)
     bits = torch.nn.functional.pad(bits, (0, -len(bits) % 8)).view(-1, 8)
     return (bits << torch.arange(8, device=bits.device, dtype=torch.uint8)).sum(1, dtype=torch.uint8)

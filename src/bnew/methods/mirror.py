@@ -15,23 +15,23 @@ from bnew.short_runs import BETA_END
 class BinaryMirrorDescent(Latent):
     """Mirror descent with the tanh map (Ajanthan et al., arXiv 1910.08237).
 
-    The forward pass uses ``x = tanh(β_t w)``; the gradient at x updates the latent w directly,
-    ``w ← w − step(dL/dx)``; β grows and takes x to ±1::
+    The forward pass uses ``x = tanh(β_t w)``. The gradient at x updates the latent w directly,
+    ``w ← w − step(dL/dx)``. β grows and drives x to ±1::
 
         β_t = min(beta_end^(t / T), 1e35),     T = total_steps
 
-    The parameter holds x, the method's state the latent copy w. Where weights x are set from outside,
-    ``w = atanh(x) / β_t``, with x clipped to what a number below 1 can say.
+    The parameter holds x, the method's state w. Weights x that are set from outside give
+    ``w = atanh(x) / β_t``, with |x| clipped to just below 1.
 
     Args:
         params: the weights to binarize.
         total_steps: T.
-        beta_end: β at the end of the run. The default is the published 1.01 an epoch over 1000 epochs,
-            whatever the length of the run.
+        beta_end: β at the end of the run. The default is the published factor of 1.01 per epoch over 1000
+            epochs, whatever the length of the run.
         scale: binary values are ± mean|x| of the output channel.
 
     Raises:
-        BnewError: ``beta_end`` below 1, as β grows from 1.
+        BnewError: ``beta_end`` is below 1, where β starts.
     """
 
     needs_total_steps = True
@@ -64,6 +64,6 @@ class BinaryMirrorDescent(Latent):
         rounding = torch.finfo(shown.dtype)
         below_one = 1 - rounding.eps
         latent = shown.clamp(-below_one, below_one).atanh_() / self.schedule()["beta"]
-        # A number too small for the type keeps its sign.
+        # Where w underflows to 0, keep its sign.
         least = torch.full_like(shown, rounding.tiny * rounding.eps).copysign_(shown)
         return torch.where((latent == 0) & (shown != 0), least, latent)

@@ -1,4 +1,4 @@
-"""Real weights: ImageNet's step 1, and its fine-tuning, whose weights are frozen from the start."""
+"""Real weights: ImageNet's step 1, and its fine-tuning with weights frozen from the start."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from bnew.methods.base import Binarizer
 
 
 class Real(Binarizer):
-    """The optimizer has the weights to itself: ``w ← w − step(dL/dw)``, real and without bounds.
+    """The optimizer alone updates the weights, real and unbounded: ``w ← w − step(dL/dw)``. No state.
 
-    With binary activations this is step 1 of ReActNet (arXiv 2003.03488). No state.
+    With binary activations this is step 1 of ReActNet (arXiv 2003.03488).
 
-    ``binarized()`` leaves the weights real, as they are not meant to be binary yet. ``freeze()`` signs them,
-    as for every method: in fine-tuning, ``freeze()`` before the first step and ``scale`` keep them at
-    ``mean|w| sign(w)``, the mean over each output channel (Paren and Poudel, BMVC 2022).
+    ``binarized()`` leaves the weights real, since they are not binary yet. ``freeze()`` signs them, as in
+    every method. Fine-tuning calls ``freeze()`` before the first step and uses ``scale``: the weights stay at
+    ``mean|w| sign(w)``, with the mean over each output channel (Paren and Poudel, BMVC 2022).
     """
 
     @contextmanager
@@ -25,5 +25,5 @@ class Real(Binarizer):
         yield
 
     def _warn_unless_arrived(self) -> None:
-        if not self.scale:  # with it, fine-tuning starts like this
+        if not self.scale:  # with a scale, this is how fine-tuning starts
             super()._warn_unless_arrived()

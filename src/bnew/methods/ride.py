@@ -1,4 +1,4 @@
-"""How a method rides on an optimizer: by its step hooks, also where a step computes its own gradients."""
+"""How a method rides on an optimizer: by its step hooks, also when a closure computes the gradients."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ if TYPE_CHECKING:
     from bnew.methods.base import Binarizer
 
 
-# The method's state in that of its optimizer.
+# Key of the method's state in the optimizer's.
 STATE = "bnew"
 
 
 class Ride:
     """The hooks of ``method`` in ``optimizer``, until :meth:`end`.
 
-    Without a closure the gradients are there when a step begins, and so is the method's turn. With one they
-    are there when the closure has returned, and its forward pass needs the weights as they are between steps:
-    the method's turn is then within the step, at the end of the closure.
+    Without a closure the gradients exist when a step begins, and the method's ``before_step`` runs then. With
+    one they exist only at its end, and its forward pass needs the weights as they are between steps. So
+    ``before_step`` runs at the end of the closure.
 
-    The method's state is in the optimizer's ``state_dict()``, under ``STATE``, and restored by its
-    ``load_state_dict()``.
+    The optimizer's ``state_dict()`` holds the method's state under ``STATE``; its ``load_state_dict()``
+    restores it.
 
     Raises:
-        BnewError: an optimizer that calls its closure several times per step.
+        BnewError: the optimizer calls its closure several times per step.
     """
 
     def __init__(self, method: Binarizer, optimizer: torch.optim.Optimizer) -> None:
@@ -40,7 +40,7 @@ class Ride:
         self.method = method
         self.closure: _Closure | None = None
         self.stepping = False
-        self.within = 0  # steps of a base class, which a step may call and which have hooks of their own
+        self.within = 0  # nested steps: a step may call the step of its base class, which calls the hooks too
         self.hooks = (
             optimizer.register_step_pre_hook(self._before),
             optimizer.register_step_post_hook(self._after),
@@ -51,18 +51,18 @@ class Ride:
         self.taken: dict[str, Any] | None = None
 
     def end(self) -> None:
-        """Take the hooks out of the optimizer."""
+        """Remove the hooks from the optimizer."""
         for hook in self.hooks:
             hook.remove()
 
     def _before(
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """``args`` are the optimizer itself and what its step was given."""
+        """``args`` are the optimizer and the positional arguments of its step."""
         if self.stepping and _steps_under_way(optimizer) > 1:
             self.within += 1
             return None
-        if self.stepping:  # the last step failed half-way
+        if self.stepping:  # the last step raised an error
             self.method.undo_step()
         self.closure, self.stepping, self.within = None, True, 0
         given = kwargs.get("closure", args[1] if len(args) > 1 else None)
@@ -91,8 +91,8 @@ class Ride:
         state[STATE] = self.method.state_dict()
 
     def _take_state(self, _: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-        """Out of ``state``, a copy, which other classes of optimizers may read as a whole."""
-        self.taken = state.pop(STATE, None)  # none in a checkpoint of an optimizer without a method
+        """Remove the method's state from ``state``, a copy, before the optimizer's own class reads it."""
+        self.taken = state.pop(STATE, None)  # None: saved from an optimizer without a method
 
     def _load_state(self, _: torch.optim.Optimizer) -> None:
         if self.taken is not None:
@@ -101,7 +101,7 @@ class Ride:
 
 
 class _Closure:
-    """A step's closure, and the method's turn after it."""
+    """A step's closure, followed by the method's ``before_step``."""
 
     def __init__(
         self, closure: Callable[..., Any], method: Binarizer, optimizer: torch.optim.Optimizer
@@ -116,7 +116,7 @@ class _Closure:
         self.called = True
         found = fingerprints(self.method.params)
         loss = self.closure(*args, **kwargs)
-        # Only now, as it makes an accelerator wait.
+        # Compared only after the closure, since this synchronizes with an accelerator.
         if changed(self.left, found):
             raise BnewError(
                 f"{type(self.optimizer).__name__} changes the weights before it calls its closure, which no "
@@ -127,8 +127,8 @@ class _Closure:
 
 
 def _steps_under_way(optimizer: torch.optim.Optimizer) -> int:
-    """How many calls of a ``step`` with hooks are under way for ``optimizer``."""
-    code = type(optimizer).step.__code__  # PyTorch's function around every class's own step
+    """How many calls of ``optimizer.step`` are on the stack."""
+    code = type(optimizer).step.__code__  # PyTorch's wrapper, the same for every class
     frame: FrameType | None = sys._getframe()
     count = 0
     while frame is not None:

@@ -12,10 +12,10 @@ from bnew.methods.values import binary_value
 class STE(Latent):
     """Straight-through estimation (BinaryConnect, arXiv 1511.00363): binary forward, real latent copy.
 
-    The forward pass uses ``b = sign(w)``, or with ``scale`` ``b = mean|w| sign(w)``, the mean over each
-    output channel. The gradient goes to the latent w unchanged, ``dL/dw := dL/db``; after every optimizer
-    step ``w ← clip(w, −1, 1)``. The parameter holds b, the method's state the latent copy w. Where weights
-    are set from outside, w starts from them.
+    The forward pass uses ``b = sign(w)``, or with ``scale`` ``b = mean|w| sign(w)``, with the mean over each
+    output channel. The latent w gets the gradient unchanged, ``dL/dw := dL/db``. After every optimizer step
+    ``w ← clip(w, −1, 1)``. The parameter holds b, the method's state w. Weights that are set from outside
+    become w.
 
     Args:
         params: the weights to binarize.

@@ -1,4 +1,4 @@
-"""Binary values, and whether a tensor holds what it must."""
+"""Binary values, and tests whether a tensor has changed."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor
 
 from bnew.layers import hard_sign
 
-# The relative difference that rounding on another machine may make to a value, which is then still the same.
+# Relative difference up to which two values count as the same: rounding differs between machines.
 SAME = 1e-3
 
 
 def binary_value(weight: Tensor, scale: bool = False) -> Tensor:
-    """``sign(w)``, or with ``scale`` ``mean|w| · sign(w)`` with the mean over each output channel.
+    """``sign(w)``; with ``scale``, ``mean|w| · sign(w)`` with the mean over each output channel.
 
-    Same shape as ``weight`` (C_out, ...); the scale is XNOR-Net's (arXiv 1603.05279).
+    Same shape as ``weight`` (C_out, ...). The scale is XNOR-Net's (arXiv 1603.05279).
     """
     binary = hard_sign(weight)
     if scale:
@@ -26,23 +26,24 @@ def binary_value(weight: Tensor, scale: bool = False) -> Tensor:
 
 
 def differs(weight: Tensor, due: Tensor) -> Tensor:
-    """Where ``weight`` is not ``due`` by more than rounding explains: a mask. Uses ``due`` up."""
+    """Mask of where ``weight`` differs from ``due`` by more than rounding. Overwrites ``due``."""
     rounding = torch.finfo(weight.dtype)
     gap = (due - weight.detach()).abs_()
     return ~(gap <= due.abs_().mul_(max(SAME, 8 * rounding.eps)).add_(rounding.tiny))
 
 
 def fingerprints(weights: Sequence[Tensor]) -> list[Tensor]:
-    """``W r`` of each weight, r a fixed random vector: a number per output channel.
+    """``W r`` of each weight tensor for a fixed random vector r: one number per output channel.
 
-    They are the same when nothing has changed; where a weight has, by more than the rounding of a sum of its
-    channel, they differ (but for a chance of about 1e-7). One pass over the weights, and no copy of them.
+    Equal weights have equal fingerprints. If a weight changes by more than the rounding of a sum over its
+    channel, the fingerprint changes, except with a probability of about 1e-7. Takes one pass over the weights
+    and no copy of them.
     """
     return [_in_memory_order(w) @ _direction(w[0].numel(), w.dtype, w.device) for w in weights]
 
 
 def changed(before: Sequence[Tensor], after: Sequence[Tensor]) -> list[int]:
-    """Which of the fingerprints differ, bit by bit; where none does, an accelerator is waited for once."""
+    """The numbers of the fingerprints that differ in any bit; if none does, synchronizes only once."""
     if not after or torch.equal(_joined(before, after[0]), _joined(after, after[0])):
         return []
     pairs = zip(before, after, strict=True)
@@ -50,12 +51,12 @@ def changed(before: Sequence[Tensor], after: Sequence[Tensor]) -> list[int]:
 
 
 def _joined(fingerprints: Sequence[Tensor], like: Tensor) -> Tensor:
-    """As bytes, in which NaN is the same as NaN."""
+    """The fingerprints as bytes, so that NaN equals NaN."""
     return torch.cat([f.to(like) for f in fingerprints]).view(torch.uint8)
 
 
 def _in_memory_order(weight: Tensor) -> Tensor:
-    """A row per output channel, without a copy."""
+    """One row per output channel, a view."""
     weight = weight.detach()
     if weight.dim() == 4 and weight.is_contiguous(memory_format=torch.channels_last):
         weight = weight.permute(0, 2, 3, 1)

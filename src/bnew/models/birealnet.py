@@ -1,4 +1,4 @@
-"""Bi-Real Net for small images, and the block of one binary convolution that ReActNet shares."""
+"""Bi-Real Net for small images, and the block with one binary convolution that it shares with ReActNet."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ class BinaryBlock(nn.Module):
     ``y = RPReLU(shortcut(x) + BN(s · conv(sign(x + b), W)))``
 
     A shortcut around *every* convolution carries the real values past each sign (Bi-Real Net,
-    arXiv 1808.00278); the shifts and the PReLU are ReActNet's (arXiv 2003.03488).
+    arXiv 1808.00278). The shifts and the PReLU are ReActNet's (arXiv 2003.03488).
 
     Args:
         c_in, c_out: channels.
         kernel_size: odd; the padding keeps the size.
         stride: 1 or 2.
-        shortcut: module for the real path; None chooses :func:`projection` where the shape changes.
-        scale: learnable scale per output channel before the batch norm.
-        shift: learnable shifts, before the sign and around the PReLU.
-        prelu: PReLU; else ReLU.
+        shortcut: module for the real path; None: :func:`projection` where the shape changes.
+        scale: use a learnable scale per output channel before the batch norm.
+        shift: use learnable shifts, before the sign and around the PReLU.
+        prelu: use PReLU, else ReLU.
         surrogate: gradient of sign, see :func:`bnew.sign`.
 
     (N, c_in, H, W) → (N, c_out, ⌈H/stride⌉, ⌈W/stride⌉).
@@ -69,7 +69,7 @@ class BinaryBlock(nn.Module):
 def projection(c_in: int, c_out: int, stride: int, conv: Callable[..., nn.Module] = nn.Conv2d) -> nn.Module:
     """The shortcut of a block: 2×2 average pool if it strides, 1×1 convolution and batch norm if it widens.
 
-    The pool rounds up, as a 3×3 convolution with padding 1 does, so that odd sizes work too.
+    The pool rounds sizes up, as a 3×3 convolution with stride 2 and padding 1 does. So odd sizes work too.
     """
     pool = [nn.AvgPool2d(2, stride, ceil_mode=True)] if stride > 1 else []
     widen = [conv(c_in, c_out, 1, bias=False), nn.BatchNorm2d(c_out)] if c_in != c_out else []
@@ -89,14 +89,14 @@ class BiRealNet(nn.Module):
 
     Args:
         num_classes, in_channels: sizes of output and input.
-        blocks: blocks a stage.
+        blocks: blocks per stage.
         scale, shift, prelu, surrogate: see :class:`BinaryBlock`; the published ablations.
-        binary_ends: ablation. The first convolution sees the sign of the (normalised, shifted) image, and
-            the classifier the sign of the pooled features; the classifier keeps a real bias, and a scale
-            per class if ``scale``, without which logits of ±1 weights could not be made small.
+        binary_ends: ablation. The first convolution takes the sign of the (normalised, shifted) image, and
+            the classifier the sign of the pooled features. The classifier keeps a real bias. With ``scale``
+            it has a scale per class, without which the logits of ±1 weights could not be small.
         binary_shortcut: ablation. The shortcuts' 1×1 convolutions are binary too.
 
-    (N, in_channels, H, W) → (N, num_classes); H and W may be anything, 8 to 32 make sense.
+    (N, in_channels, H, W) → (N, num_classes); any H and W, made for 8 to 32.
     """
 
     def __init__(

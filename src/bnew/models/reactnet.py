@@ -10,7 +10,7 @@ from bnew.models.birealnet import BinaryBlock
 
 
 class _Twice(nn.Module):
-    """The shortcut of a convolution that doubles the width: the input, twice side by side."""
+    """The shortcut of a convolution that doubles the width: the input, concatenated with itself."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) → (N, 2C, H, W)."""
@@ -18,10 +18,10 @@ class _Twice(nn.Module):
 
 
 def _mobile_block(c_in: int, c_out: int, stride: int, surrogate: str) -> nn.Sequential:
-    """3×3 binary convolution, then 1×1, each in a block of its own.
+    """A block with a 3×3 binary convolution, then a block with a 1×1 one.
 
     Where the width doubles, ReActNet runs two 1×1 convolutions C → C on the same signs, adds the same
-    input to each and concatenates. That is one convolution C → 2C plus the input twice, written so here.
+    input to each and concatenates. This is the same as one convolution C → 2C plus the doubled input.
     """
     wider = nn.Identity() if c_in == c_out else _Twice()
     return nn.Sequential(
@@ -48,14 +48,14 @@ class ReActNetA(_ReActNet):
     """ReActNet-A: MobileNet's outline in binary 3×3 and 1×1 convolutions (arXiv 2003.03488).
 
     3×3 convolution to 32 channels, stride 2 (real) → batch norm → blocks to 64, 128, 128, 256, 256,
-    512 ×6, 1024, 1024 channels, stride 2 where the width grows but at 64 → global average pool → linear
-    (real). With 1000 classes 29,343,592 parameters, 28,253,184 of them binary.
+    512 ×6, 1024, 1024 channels, stride 2 where the width grows, except to 64 → global average pool → linear
+    (real). With 1000 classes it has 29,343,592 parameters, 28,253,184 of them binary.
 
     Args:
         num_classes, in_channels: sizes of output and input.
         surrogate: gradient of sign, see :func:`bnew.sign`.
 
-    (N, in_channels, H, W) → (N, num_classes); made for H = W = 224, the stride in all is 32.
+    (N, in_channels, H, W) → (N, num_classes); made for H = W = 224, the total stride is 32.
     """
 
     def __init__(self, num_classes: int = 1000, in_channels: int = 3, surrogate: str = "polynomial") -> None:
@@ -83,7 +83,7 @@ class ReActNet18(_ReActNet):
         num_classes, in_channels: sizes of output and input.
         surrogate: gradient of sign, see :func:`bnew.sign`.
 
-    (N, in_channels, H, W) → (N, num_classes); made for H = W = 224, the stride in all is 32.
+    (N, in_channels, H, W) → (N, num_classes); made for H = W = 224, the total stride is 32.
     """
 
     def __init__(self, num_classes: int = 1000, in_channels: int = 3, surrogate: str = "polynomial") -> None:

@@ -1,4 +1,4 @@
-"""torchvision's ResNets: real networks, as teachers."""
+"""torchvision's ResNets: real networks that serve as teachers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def resnet18(num_classes: int = 1000, in_channels: int = 3) -> nn.Module:
     Args:
         num_classes, in_channels: sizes of output and input.
 
-    (N, in_channels, H, W) → (N, num_classes); made for H = W = 224, the stride in all is 32.
+    (N, in_channels, H, W) → (N, num_classes); made for H = W = 224, the total stride is 32.
     """
     return _resnet("resnet18", num_classes, in_channels)
 

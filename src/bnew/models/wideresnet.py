@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 
 class _Block(nn.Module):
-    """Two 3×3 convolutions, batch norm and ReLU before each, and a shortcut.
+    """Two 3×3 convolutions, each after batch norm and ReLU, and a shortcut.
 
-    Where the shape changes, the shortcut is a 1×1 convolution of the activated input.
+    Where the shape changes, the shortcut is a 1×1 convolution of the input after batch norm and ReLU.
     (N, c_in, H, W) → (N, c_out, ⌈H/stride⌉, ⌈W/stride⌉).
     """
 
@@ -32,17 +32,17 @@ class _Block(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """Pre-activation wide ResNet (arXiv 1605.07146), all real; depth 6 ``blocks`` + 4.
+    """Pre-activation wide ResNet (arXiv 1605.07146), all real, of depth 6 ``blocks`` + 4.
 
     3×3 convolution to 16 channels → three stages of ``blocks`` blocks, 16, 32 and 64 times ``widen``
     channels, the later two starting with stride 2 → batch norm → ReLU → global average pool → linear.
 
     Args:
         num_classes, in_channels: sizes of output and input.
-        blocks: blocks a stage; 3 makes depth 22.
+        blocks: blocks per stage; 3 gives depth 22.
         widen: factor of the stages' widths.
 
-    (N, in_channels, H, W) → (N, num_classes); H and W may be anything, 8 to 32 make sense.
+    (N, in_channels, H, W) → (N, num_classes); any H and W, made for 8 to 32.
     """
 
     def __init__(self, num_classes: int = 10, in_channels: int = 3, blocks: int = 3, widen: int = 1) -> None:

@@ -1,4 +1,4 @@
-"""What a run leaves behind in its folder, and how people look at it: groups of runs, the table, the pictures.
+"""The files of a run, and what is made of many runs: groups, the table and the pictures.
 
 No torch and no training. May import data's plain descriptions (preparation, fingerprint) and the recipe.
 """

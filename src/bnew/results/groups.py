@@ -1,4 +1,4 @@
-"""Many runs: those below a folder, the best of them, and groups that differ in nothing but their seed."""
+"""Many runs: those below a folder, the best of them, and groups that differ only in their seeds."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from bnew.results.run import Run
 
 
 def find_runs(roots: Iterable[str | Path]) -> list[Run]:
-    """Every run that is done at or below ``roots``, sorted by path.
+    """Every finished run at or below ``roots``, sorted by path.
 
     Raises:
-        BnewError: a root that does not exist, or no finished run below any of them.
+        BnewError: a root does not exist, or there is no finished run below any of them.
     """
     folders = [Path(root) for root in roots]
     if not folders:
@@ -39,16 +39,15 @@ def find_runs(roots: Iterable[str | Path]) -> list[Run]:
 
 
 def unfinished_runs(roots: Iterable[str | Path]) -> list[Run]:
-    """The runs at or below ``roots`` that were begun and are not done, sorted by path."""
+    """The unfinished runs at or below ``roots``, sorted by path."""
     begun = {path.parent for root in roots for path in Path(root).rglob("recipe.json")}
     return [run for path in sorted(begun) if not (run := Run(path)).done]
 
 
 def best_run(path: str | Path) -> Run:
-    """The run at ``path``; or the best of those below it, by validation accuracy.
+    """The run at ``path``, or else the one below it with the best validation accuracy.
 
-    Below a folder, only finished runs of a method that leaves its weights binary count: no teachers, no
-    phase 1.
+    Below a folder, only finished runs whose weights end binary count: no teachers, no phase 1.
 
     Raises:
         BnewError: there is no such run.
@@ -64,23 +63,23 @@ def best_run(path: str | Path) -> Run:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs on the same images that differ in nothing but their seed."""
+    """Runs on the same images that differ only in their seeds."""
 
     name: str
-    """The folder that holds the seeds, or the run's own where it is not one of several."""
+    """Name of the folder that holds the seeds, or of the run's folder if there are none."""
     variant: str
-    """In an experiment its variant (plain, distilled, an ablation) or "teacher"; else empty."""
+    """Within an experiment, its variant (plain, distilled, an ablation) or "teacher"; else empty."""
     runs: tuple[Run, ...]
     data: str = ""
-    """The name of the data set, and where that does not say which images they are, their folder's."""
+    """Name of the data set, followed by its folder's name where the first is ambiguous."""
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe of the first run: the others' but for the seed."""
+        """The recipe of the first run; the others have the same except for the seed."""
         return self.runs[0].recipe
 
     def values(self, key: str) -> list[float]:
-        """``key`` of the summaries of those runs that have it as a finite number."""
+        """The finite values of ``key`` in the runs' summaries."""
         values = (run.summary.get(key) for run in self.runs)
         return [float(v) for v in values if isinstance(v, int | float) and math.isfinite(v)]
 
@@ -97,13 +96,13 @@ class Group:
 def group_by_recipe(runs: Iterable[Run]) -> list[Group]:
     """Runs grouped by name, variant, images and recipe without the seed, in order of first appearance.
 
-    A seed counts once in a group: a second run of the same recipe and seed begins a group of its own.
+    A group has each seed once: a second run of the same recipe and seed starts another group.
     """
     groups: dict[str, list[Run]] = {}
     seen: Counter[str] = Counter()
     for run in runs:
         recipe = run.recipe.meaning()
-        # Runs of different seeds start from different runs, which differ in their seeds alone.
+        # Runs of different seeds have different --init and --teacher runs, which differ only in their seeds.
         for key in ("seed", "init", "teacher"):
             recipe[key] = key != "seed" and recipe[key] is not None
         kind = json.dumps([*_names(run), run.data_id, recipe], sort_keys=True)
@@ -119,9 +118,10 @@ def group_by_recipe(runs: Iterable[Run]) -> list[Group]:
 
 
 def _data_names(runs: Sequence[Run]) -> dict[tuple[str, str], str]:
-    """Data set and :attr:`Run.data_id` → a name that tells the images of these runs apart, and no longer.
+    """(data set, :attr:`Run.data_id`) → the shortest name that identifies the images among these runs.
 
-    The data set's own; the folder's too where it is one of many, and the start of the hash if need be.
+    It is the data set's name, with the folder's name if there are several, and the data id if that is still
+    ambiguous.
     """
     folders = {(run.recipe.data, run.data_id): Path(run.data_dir or "").name for run in runs}
     shared = Counter(data for data, _ in folders)
@@ -136,7 +136,7 @@ def _data_names(runs: Sequence[Run]) -> dict[tuple[str, str], str]:
 
 
 def _names(run: Run) -> tuple[str, str]:
-    """Name and variant of ``run`` by its place: an experiment's <variant>/<method>/seed<k>, or any other."""
+    """Name and variant of ``run`` by its path: <variant>/<method>/seed<k> in an experiment, or any other."""
     path = run.path.resolve()
     if path.name != f"seed{run.recipe.seed}":
         return path.name, ""

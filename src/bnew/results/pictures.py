@@ -1,4 +1,4 @@
-"""Pictures of results, as SVG: no torch, no training."""
+"""Pictures of results as SVG; without torch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from bnew.text import printable
 
 
 def label(group: Group) -> str:
-    """What a person calls the group: its method, and its folder where that says more."""
+    """The group's method, with its folder's name where that differs."""
     recipe = group.recipe
     label = method_row(recipe.method).label
     if recipe.freeze_epoch == 0:
@@ -39,10 +39,10 @@ def color_of(group: Group) -> str:
 
 
 def _numbers(run: Run, table: str) -> dict[int, dict[str, float]]:
-    """Epoch → column → value: the finite values in those rows of ``table`` that are whole."""
+    """Epoch → column → value: the finite values in the complete rows of ``table``."""
     rows: dict[int, dict[str, float]] = {}
     for row in run.rows(table):
-        if None in row.values():  # a kill cut it short
+        if None in row.values():  # cut short by a kill
             continue
         values = {name: value for name, text in row.items() if (value := _finite(text)) is not None}
         if "epoch" in values:
@@ -60,7 +60,7 @@ def _finite(text: object) -> float | None:
 
 @dataclass(frozen=True)
 class _Curve:
-    """A value over the epochs, counted from 1: mean, least and greatest over the runs that have it then."""
+    """A value by epoch, from 1: mean, minimum and maximum over the runs that have it in that epoch."""
 
     epochs: list[int]
     mean: list[float]
@@ -100,7 +100,7 @@ STYLE: dict[Any, Any] = {
     "ytick.color": INK,
     "text.parse_math": False,  # a folder's name may have a $
     "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "bnew",  # the same results give the same file
+    "svg.hashsalt": "bnew",  # the same results make the same file
 }
 WIDTH = 5.4
 LINES = ("-", "--", ":", "-.")
@@ -110,7 +110,7 @@ DISTANCE_FLOOR = 1e-4
 
 @dataclass(frozen=True)
 class Picture:
-    """An SVG, and what it shows."""
+    """An SVG and its caption."""
 
     kind: str
     caption: str
@@ -118,7 +118,7 @@ class Picture:
 
 
 def pictures(groups: Sequence[Group]) -> list[Picture]:
-    """The pictures of groups that share data set, model and variant; those without data are left out."""
+    """The pictures of groups that share data set, model and variant; pictures without data are left out."""
     binarized = [group for group in groups if group.recipe.method is not None]
     made = (_accuracy(groups), _distance(binarized), _histograms(binarized))
     return [picture for picture in made if picture is not None]
@@ -132,7 +132,7 @@ def _accuracy(groups: Sequence[Group]) -> Picture | None:
     def draw(figure: Figure) -> None:
         ax = figure.subplots()
         _draw_curves(ax, curves, scale=100)
-        # The first few epochs would squeeze all the others into a strip.
+        # Without this limit, the first few epochs would compress all others into a narrow range.
         means = sorted(100 * value for _, curve in curves for value in curve.mean)
         bottom, top = means[len(means) // 20], means[-1]
         margin = 0.08 * (top - bottom) or 1
@@ -160,8 +160,8 @@ def _distance(groups: Sequence[Group]) -> Picture | None:
         _label_ends(ax, curves)
 
     caption = (
-        f"Mean distance of the binary layers' weights to ±1 by epoch: of the real values whose signs they "
-        f"are, where a method keeps such. {_who(curves)} Logarithmic, but linear below {DISTANCE_FLOOR:g}."
+        f"Mean distance to ±1 of the binary layers' weights, or of the real values whose signs they are, by "
+        f"epoch. {_who(curves)} Logarithmic, but linear below {DISTANCE_FLOOR:g}."
     )
     return Picture("distance", caption, _svg(draw, 3.4))
 
@@ -184,15 +184,15 @@ def _histograms(groups: Sequence[Group]) -> Picture | None:
             ax.remove()
 
     caption = (
-        "Where the weights of the binary layers are, as they move to ±1: one line an epoch, the first on "
-        "top; heights are square roots of the shares, for the ends not to hide the middle. "
+        "Histograms of the binary layers' weights as they move to ±1: one line per epoch, the first on top. "
+        "Heights are square roots of the shares, so that the ends do not hide the middle. "
         f"The first run of each method ({_seeds([group.runs[0] for group, _ in shown])})."
     )
     return Picture("weights", caption, _svg(draw, 0.4 + 2.5 * lines))
 
 
 def _svg(draw: Callable[[Figure], None], height: float) -> str:
-    """What ``draw`` draws, as an SVG element without prologue or metadata."""
+    """The output of ``draw`` as an SVG element without prologue or metadata."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         draw(figure)
@@ -204,12 +204,12 @@ def _svg(draw: Callable[[Figure], None], height: float) -> str:
 
 
 def _curves(groups: Sequence[Group], key: str) -> list[tuple[Group, _Curve]]:
-    """The curves of those groups that have any."""
+    """The groups that have a curve, with their curves."""
     return [(group, curve) for group in groups if (curve := _curve(group, key)).epochs]
 
 
 def _who(curves: Sequence[tuple[Group, _Curve]]) -> str:
-    """What line and band are, in words."""
+    """The part of the caption that explains line and band."""
     if all(len(group.runs) == 1 for group, _ in curves):
         return f"One run each ({_seeds([group.runs[0] for group, _ in curves])})."
     return "Line: mean over the seeds; band: from the lowest to the highest of them."
@@ -221,7 +221,7 @@ def _seeds(runs: Sequence[Run]) -> str:
 
 
 def _draw_curves(ax: Axes, curves: Sequence[tuple[Group, _Curve]], scale: float = 1.0) -> None:
-    """A line a group, with a band over its runs; a second line of a colour is dashed, and so on."""
+    """A line per group, with a band over its runs; a second line of the same colour is dashed, and so on."""
     colors = [color_of(group) for group, _ in curves]
     for i, (color, (_, curve)) in enumerate(zip(colors, curves, strict=True)):
         mean, low, high = ([scale * v for v in values] for values in (curve.mean, curve.low, curve.high))
@@ -235,7 +235,7 @@ def _draw_curves(ax: Axes, curves: Sequence[tuple[Group, _Curve]], scale: float 
 
 
 def _label_ends(ax: Axes, curves: Sequence[tuple[Group, _Curve]], scale: float = 1.0) -> None:
-    """Write each group's label at the right, as near to its line's last height as the others allow."""
+    """Write each group's label at the right, as near to the end of its line as the other labels allow."""
     to_fraction = ax.transData + ax.transAxes.inverted()
     heights = [to_fraction.transform((curve.epochs[-1], scale * curve.mean[-1]))[1] for _, curve in curves]
     for (group, _), y in zip(curves, _spread(heights, gap=0.08), strict=True):
@@ -243,7 +243,7 @@ def _label_ends(ax: Axes, curves: Sequence[tuple[Group, _Curve]], scale: float =
 
 
 def _spread(heights: Sequence[float], gap: float) -> list[float]:
-    """The heights, moved up and then down so that any two are ``gap`` apart and none is above 1."""
+    """The heights, moved up and then down so that any two are at least ``gap`` apart and none is above 1."""
     order = sorted(range(len(heights)), key=lambda i: heights[i])
     spread = list(heights)
     below = -gap
@@ -256,7 +256,7 @@ def _spread(heights: Sequence[float], gap: float) -> list[float]:
 
 
 def _shares(run: Run) -> dict[int, list[float]]:
-    """Epoch, from 1 → share of the weights in each bin of [-1, 1], of at most RIDGES epochs spread evenly."""
+    """Epoch, from 1 → share of the weights in each bin of [-1, 1], for up to RIDGES evenly spread epochs."""
     counts = {
         epoch + 1: [row[f"bin{i}"] for i in range(len(row))]
         for epoch, row in _numbers(run, "histogram").items()
@@ -270,7 +270,7 @@ def _shares(run: Run) -> dict[int, list[float]]:
 
 
 def _draw_ridges(ax: Axes, shares: dict[int, list[float]], color: str) -> None:
-    """The histograms one below the other, each over its epoch's number."""
+    """Draw the histograms one below the other, each labelled with its epoch."""
     epochs = list(shares)
     for i, epoch in enumerate(epochs):
         base = -0.75 * i

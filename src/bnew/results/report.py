@@ -1,4 +1,4 @@
-"""The table of results, and the report of table and pictures: no torch, no training."""
+"""The table of results, and the report with table and pictures; without torch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MISSING = "–"
 
 @dataclass(frozen=True)
 class Reference:
-    """A published accuracy, in percent as it was published."""
+    """A published accuracy, in percent, as published."""
 
     data: str
     name: str
@@ -68,7 +68,7 @@ def _groups(runs: Iterable[Run]) -> list[Group]:
 
 
 def _panel(group: Group) -> tuple[str, str, str]:
-    """What groups must share to be in one picture: data set, model, variant."""
+    """Data set, model and variant, which groups in one picture share."""
     return group.data, group.recipe.model, group.variant
 
 
@@ -81,13 +81,13 @@ HEADER = (
 )  # fmt: skip
 
 NOTES = (
-    "Mean ± sample standard deviation (n − 1) over n runs that differ in their seeds alone; a single run "
-    "has no ±. “(k of n)” says that only k of the runs have the value.",
-    "Validation and test accuracy are those of the epoch with the best validation accuracy, at binary "
-    "weights; of phase 1 and of real networks, at real weights.",
+    "Mean ± sample standard deviation (n − 1) over n runs that differ only in their seeds; a single run has "
+    "no ±. “(k of n)”: only k of the runs have the value.",
+    "Validation and test accuracy are those of the epoch with the best validation accuracy, with binary "
+    "weights; for phase 1 and real networks, with real weights.",
     "Freezing cost: validation accuracy just before freezing minus that just after, in percentage points. "
     "Methods that never freeze have none.",
-    "Training time is what it took on the machine that ran it, beside whatever else it was running.",
+    "Training time depends on the machine and on other programs that ran at the same time.",
 )
 
 
@@ -98,7 +98,7 @@ class _Row:
 
 
 def _cell(group: Group, key: str, show: Callable[[float], str], spread: bool = True) -> str:
-    """Mean and, if asked for, standard deviation of ``key``; how many runs have it, if not all."""
+    """Mean and, if ``spread``, standard deviation of ``key``; how many runs have it, if not all."""
     values = group.values(key)
     if not values:
         return MISSING
@@ -151,7 +151,7 @@ def _reference_row(reference: Reference) -> _Row:
 
 
 def _rows(groups: Sequence[Group]) -> list[_Row]:
-    """The groups' rows, and after those of a data set what others published on it."""
+    """The groups' rows; those of each data set are followed by its published references."""
     rows = []
     for data in dict.fromkeys(group.recipe.data for group in groups):
         rows += [_group_row(group) for group in groups if group.recipe.data == data]
@@ -167,7 +167,7 @@ def _escape_markdown(text: str) -> str:
 
 
 def table(runs: Iterable[Run]) -> str:
-    """The result table in Markdown: a row a group of runs, then, in italics, what others published."""
+    """The result table in Markdown: a row per group of runs, then, in italics, published references."""
     return _markdown_table(_groups(runs))
 
 
@@ -200,12 +200,12 @@ def _notes(groups: Sequence[Group], unfinished: Sequence[Run]) -> list[str]:
     notes = list(NOTES)
     if any(row.published for row in _rows(groups)):
         notes.append(
-            "Rows in italics are reference points, published by the sources in brackets. They were trained "
-            "with other recipes, so they say where the field stands, not which method is better."
+            "Rows in italics are reference points from the sources in brackets. They were trained with other "
+            "recipes, so they show the state of the field, not which method is better."
         )
     if unfinished:
         names = ", ".join(f"{'/'.join(run.path.parts[-3:])} ({run.progress()})" for run in unfinished)
-        notes.append(f"Unfinished, and so left out ({len(unfinished)}): {names}.")
+        notes.append(f"Unfinished and left out ({len(unfinished)}): {names}.")
     return notes
 
 
@@ -308,11 +308,11 @@ def _file_name(number: int, picture: Picture) -> str:
 def write_report(roots: Iterable[str | Path], out_dir: str | Path) -> list[Path]:
     """Report every finished run at or below ``roots``.
 
-    Writes report.md with its pictures beside it, and report.html, a page that needs nothing else; returns
-    the paths of these two.
+    Writes report.md with its pictures beside it, and the self-contained page report.html; returns the paths
+    of these two.
 
     Raises:
-        BnewError: no finished run, a run's file that is broken, or ``out_dir`` cannot be written.
+        BnewError: there is no finished run, a run's file is broken, or ``out_dir`` cannot be written.
     """
     roots, out = list(roots), Path(out_dir)
     groups, unfinished = _groups(find_runs(roots)), unfinished_runs(roots)

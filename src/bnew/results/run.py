@@ -1,17 +1,17 @@
-"""A run's folder: what is written while it trains, and what is read from it afterwards.
+"""A run's folder: the files that are written while it trains and read afterwards.
 
 recipe.json        the recipe
 environment.json   versions, machine, commit, folder of the data sets
-data.json          how its images are prepared, and which images they are
-metrics.csv        one row an epoch
-layers.csv         one row an epoch and binary layer
-histogram.csv      one row an epoch: how many weights in each of 40 equal bins of [-1, 1]
+data.json          how its images are prepared, and their fingerprint
+metrics.csv        one row per epoch
+layers.csv         one row per epoch and binary layer
+histogram.csv      one row per epoch: the number of weights in each of 40 equal bins of [-1, 1]
 events.*           the same for TensorBoard
-last.pt            the whole state, to resume from; it carries a checksum
-previous.pt        the same, of the save before, should last.pt be damaged or deleted
+last.pt            the checkpoint to resume from, with a checksum
+previous.pt        the checkpoint before it, in case last.pt is damaged or deleted
 best.safetensors   the weights of the best epoch, at the values that were validated
-previous_best.safetensors  those of the best epoch before, which previous.pt may belong to
-summary.json       the outcome; it is there when the run is done
+previous_best.safetensors  those of the best epoch before it, to which previous.pt may belong
+summary.json       the result; written when the run is done
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ from bnew.results.tables import TABLES, Tables
 
 logger = logging.getLogger("bnew")
 
-# What write_atomically leaves when it is killed, of the files that only the holder of a run's lock writes.
+# Temporary files that a killed write_atomically leaves, for files that only the holder of the lock writes.
 LEFTOVER = re.compile(
     rf"\.((last|previous)\.pt|(previous_)?best\.safetensors|({'|'.join(TABLES)})\.csv|(recipe|environment|data|summary)\.json)\.\d+"
 )
 
 
 class Run(Tables):
-    """The folder of one run; nothing is read or made until it is asked for."""
+    """The folder of one run; files are read and written only when they are used."""
 
     @property
     def last(self) -> Path:
@@ -60,7 +60,7 @@ class Run(Tables):
 
     @property
     def newest(self) -> Path | None:
-        """The checkpoint to resume from: :attr:`last`, or :attr:`previous` where there is no last one."""
+        """The checkpoint to resume from: :attr:`last`, or :attr:`previous` if there is no last one."""
         return next((path for path in (self.last, self.previous) if path.exists()), None)
 
     @property
@@ -70,15 +70,15 @@ class Run(Tables):
 
     @property
     def previous_best(self) -> Path:
-        """The weights of the best epoch before, which a checkpoint may still belong to."""
+        """The weights of the best epoch before it, to which a checkpoint may still belong."""
         return self.path / "previous_best.safetensors"
 
     def best_of(self, sha256: str) -> Path | None:
-        """Which file holds the best weights with this checksum: :attr:`best`, the one before, or none."""
+        """The file with this checksum: :attr:`best`, :attr:`previous_best`, or None."""
         return next((path for path in (self.best, self.previous_best) if sha256_of(path) == sha256), None)
 
     def take_best(self, sha256: str) -> None:
-        """Let :attr:`best` be the weights with this checksum, which :meth:`best_of` found."""
+        """Make the weights with this checksum, which :meth:`best_of` found, :attr:`best`."""
         if self.best_of(sha256) == self.previous_best:
             os.replace(self.previous_best, self.best)
 
@@ -98,7 +98,7 @@ class Run(Tables):
 
     @cached_property
     def summary(self) -> dict[str, Any]:
-        """The outcome: accuracies and losses as shares and nats, seconds, steps.
+        """The result: accuracies as shares, losses in nats, seconds, steps.
 
         Raises:
             BnewError: the run is not done.
@@ -107,17 +107,17 @@ class Run(Tables):
 
     @property
     def environment(self) -> dict[str, Any]:
-        """Versions and machine that the run last ran with."""
+        """Versions and machine of the run's last start."""
         return self._read("environment.json")
 
     @property
     def data_dir(self) -> str | None:
-        """The folder of data sets that the run last used, if that is recorded."""
+        """The folder of data sets at the run's last start, if it is recorded."""
         return self._recorded().get("data_dir")
 
     @property
     def preparation(self) -> Preparation | None:
-        """How its images are prepared; None of a run that an earlier version of bnew began.
+        """How its images are prepared; None if an earlier version of bnew began the run.
 
         Raises:
             BnewError: data.json is damaged.
@@ -130,7 +130,7 @@ class Run(Tables):
 
     @property
     def fingerprint(self) -> Fingerprint | None:
-        """Which images it is trained on; None of a run that an earlier version of bnew began.
+        """Which images it is trained on; None if an earlier version of bnew began the run.
 
         Raises:
             BnewError: data.json is damaged.
@@ -144,7 +144,7 @@ class Run(Tables):
 
     @property
     def hold_out(self) -> dict[str, Any] | None:
-        """See :func:`bnew.training.run_data.hold_out_of`; None of a run that an earlier version began.
+        """See :func:`bnew.training.run_data.hold_out_of`; None if an earlier version of bnew began the run.
 
         Raises:
             BnewError: data.json is damaged.
@@ -156,7 +156,7 @@ class Run(Tables):
 
     @property
     def data_id(self) -> str:
-        """What tells its images from those of other runs: a hash of them or, if that is unknown, a folder."""
+        """Identifies its images among runs: their hash or, if that is unknown, their folder."""
         if self.fingerprint is not None:
             return short(self.fingerprint)
         return (self.data_dir or "") if dataset_row(self.recipe.data).own_images else ""
@@ -168,16 +168,16 @@ class Run(Tables):
     def _damaged(self, why: object) -> BnewError:
         return BnewError(
             f"{self.path / 'data.json'} is damaged ({why}): put its backup there, or delete it and use the "
-            "run on the images that it was trained on alone"
+            "run only on the images that it was trained on"
         )
 
     def progress(self) -> str:
-        """How far the run has come, such as "epoch 3 of 12"."""
+        """The last finished epoch, such as "epoch 3 of 12"."""
         ended = [int(row["epoch"]) + 1 for row in self.rows() if (row.get("epoch") or "").isdigit()]
         return f"epoch {max(ended, default=0)} of {self.recipe.epochs}"
 
     def _recorded(self) -> dict[str, Any]:
-        """:attr:`environment`, or nothing where there is none, as when a run was killed at its beginning."""
+        """:attr:`environment`, or an empty one, for example if the run was killed at its beginning."""
         return self.environment if (self.path / "environment.json").is_file() else {}
 
     def _read(self, name: str) -> dict[str, Any]:
@@ -189,7 +189,7 @@ class Run(Tables):
                 why = f"the run is not done ({self.progress()})" if self.begun else "the run is not done"
             if not self.path.is_dir():
                 why = (
-                    "that is a file, no folder of a run" if self.path.exists() else "there is no such folder"
+                    "that is a file, not a run's folder" if self.path.exists() else "there is no such folder"
                 )
             raise BnewError(f"{self.path} has no {name}: {why}") from None
         except ValueError as error:
@@ -202,19 +202,19 @@ class Run(Tables):
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run for this process; what a killed one left half written is removed.
+        """Lock the run for this process; removes the temporary files of a killed one.
 
-        A folder in which nothing was begun is left as it was found, or removed if it was made here.
+        If no run begins in the folder, it is left as it was found, or removed if it was made here.
 
         Raises:
-            BnewError: another process holds it.
+            BnewError: another process holds the lock.
         """
         made = [path for path in (self.path, *self.path.parents) if not path.exists()]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.path / ".lock", timeout=0)
             lock.acquire()
-            if not (self.path / ".lock").exists():  # whoever held it has just removed it
+            if not (self.path / ".lock").exists():  # the last holder has just removed it
                 raise Timeout(lock.lock_file)
             for path in self.path.iterdir():
                 if LEFTOVER.fullmatch(path.name):
@@ -228,7 +228,7 @@ class Run(Tables):
         try:
             yield
         finally:
-            with suppress(OSError):  # a folder that is not empty stays
+            with suppress(OSError):  # rmdir keeps a folder that is not empty
                 if os.listdir(self.path) == [".lock"]:
                     (self.path / ".lock").unlink()
                     for path in made:
@@ -243,7 +243,7 @@ class Run(Tables):
         fingerprint: Fingerprint | None = None,
         hold_out: Mapping[str, Any] | None = None,
     ) -> None:
-        """Record recipe, environment and data; of a run begun with others, what was different then."""
+        """Record recipe, environment and data; of a resumed run, also what has changed since it began."""
         changes = self.changes(recipe, environment.get("conditions"))
         if fingerprint is not None:
             changes += [f"data: {difference}" for difference in self.data_changes(fingerprint)]
@@ -260,33 +260,33 @@ class Run(Tables):
 
     @property
     def begun(self) -> bool:
-        """Whether there is a run here, done or not."""
+        """Whether the folder holds a run, done or not."""
         return (self.path / "recipe.json").is_file()
 
     def check(self, recipe: Recipe, conditions: Mapping[str, Any] | None = None, force: bool = False) -> None:
         """Check that this folder is new, or holds a run with the same recipe and, unless done, conditions.
 
         Args:
-            recipe: what is to be run.
-            conditions: see :func:`bnew.training.machine.conditions`; None for any.
+            recipe: of the new run.
+            conditions: of the new run, see :func:`bnew.training.provenance.conditions`; None: any.
             force: only warn, unless the run is done.
 
         Raises:
-            BnewError: recipe or conditions are others; says what differs.
+            BnewError: recipe or conditions differ; the message says in what.
         """
         what = "with another recipe" if self.changes(recipe) else "under other conditions"
         self._refuse(what, self.changes(recipe, conditions), force)
 
     def check_data(self, fingerprint: Fingerprint, data_dir: Path, force: bool = False) -> None:
-        """Check that the run here, if there is one, is or was trained on these images.
+        """Check that the run in this folder, if there is one, was trained on these images.
 
         Args:
-            fingerprint: of the data that are there now.
-            data_dir: where they are.
+            fingerprint: of the images now.
+            data_dir: their folder.
             force: only warn, unless the run is done.
 
         Raises:
-            BnewError: it has other images; says what differs.
+            BnewError: it was trained on others; the message says what differs.
         """
         differing = self.data_changes(fingerprint)
         if differing and self.data_dir not in (None, str(data_dir.resolve())):
@@ -295,29 +295,29 @@ class Run(Tables):
         parts = retouched(self.fingerprint, fingerprint) if self.begun and self.fingerprint else []
         if parts and not differing and is_first_process():
             logger.warning(
-                "the files of %s have other times than when %s was begun; as names, sizes and a sample of "
+                "the files of %s have other times than when %s began; as names, sizes and a sample of "
                 "contents are the same, they count as the same images", " and ".join(parts), self.path
             )  # fmt: skip
 
     def data_changes(self, fingerprint: Fingerprint) -> list[str]:
-        """In what the images of the run here differ from those of ``fingerprint``, where that is known."""
+        """How the run's images differ from those of ``fingerprint``; empty if its own are unknown."""
         return differences(self.fingerprint, fingerprint) if self.begun and self.fingerprint else []
 
     def _refuse(self, what: str, differing: Sequence[str], force: bool) -> None:
-        """Say in what the run here differs from what is to be run: an error, or by ``force`` a warning."""
+        """Report how the run in this folder differs from the new one: by an error, or by a warning."""
         if not differing:
             return
         if force and not self.done:
             if is_first_process():
-                logger.warning("%s goes on although %s", self.path, ", ".join(differing))
+                logger.warning("%s is resumed although %s", self.path, ", ".join(differing))
             return
-        hint = "" if self.done else ", or go on with it by --force"
+        hint = "" if self.done else ", or resume it with --force"
         raise BnewError(
             f"{self.path} holds a run {what} ({', '.join(differing)}): choose another folder{hint}"
         )
 
     def changes(self, recipe: Recipe, conditions: Mapping[str, Any] | None = None) -> list[str]:
-        """In what the run here differs from ``recipe`` or, unless it is done, from ``conditions``."""
+        """How the run in this folder differs from ``recipe`` and, unless it is done, from ``conditions``."""
         if not self.begun:
             return []
         pairs = [(self.recipe.meaning(), recipe.meaning())]

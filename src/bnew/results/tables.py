@@ -1,4 +1,4 @@
-"""The tables of a run's folder, an epoch after the other."""
+"""The tables of a run's folder, which grow epoch by epoch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TABLES = ("metrics", "layers", "histogram")
 
 
 class Tables:
-    """Those of the folder ``path``, as CSV files."""
+    """The tables of the folder ``path``, as CSV files."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -28,7 +28,9 @@ class Tables:
         try:
             write_rows(path, rows, header=not path.exists())
         except OSError as error:
-            raise BnewError(f"could not write {path}: {error}; make room, then start again") from error
+            raise BnewError(
+                f"could not write {path}: {error}; free disk space, then start the same command again"
+            ) from error
 
     def rows(self, table: str = "metrics") -> list[dict[str, str]]:
         """The rows of ``table``.csv; none if there is no such file."""
@@ -39,9 +41,9 @@ class Tables:
             return []
 
     def rewind(self, epoch: int) -> None:
-        """Drop what the tables say of ``epoch`` and later: a resumed run will say it again."""
+        """Drop the rows of ``epoch`` and later: a resumed run writes them again."""
         for table in TABLES:
-            # A row that a kill cut short has fields missing.
+            # A row that was cut short by a kill lacks fields.
             kept = [row for row in self.rows(table) if None not in row.values() and int(row["epoch"]) < epoch]
             path = self.path / f"{table}.csv"
             if kept:

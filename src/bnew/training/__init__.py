@@ -1,5 +1,5 @@
-"""The one training loop, with its optimizers, checkpoints, records and evaluation, on one process or several.
+"""The one training loop with its optimizers, checkpoints, records and evaluation, in one process or several.
 
-Where a run is computed (``machine``) and by what (``provenance``) stand beside it. May import methods,
+``machine`` describes where a run is computed, ``provenance`` by which code and versions. May import methods,
 models, data and results.
 """

@@ -1,11 +1,11 @@
-"""A run's checkpoints: files with a checksum, of which nothing is restored before all of it is checked.
+"""A run's checkpoints: files with a checksum. Nothing is restored before the whole file is checked.
 
-Such a file is what ``torch.save`` writes, and then a line with the SHA-256 of all bytes before its digits::
+A checkpoint is the output of ``torch.save``, followed by a line with the SHA-256 of all bytes before it::
 
     bnew checkpoint 1 sha256 <64 hexadecimal digits>
 
-``torch.load`` reads it as any other file of PyTorch's. Files without that line, of bnew before it had it, are
-checked by the CRC-32 of each of their parts.
+``torch.load`` reads it like any other file of PyTorch. Older versions of bnew wrote no such line; their files
+are checked by the CRC-32 of each part.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from bnew.results.run import Run
 MARK = b"\nbnew checkpoint 1 sha256 "
 _DIGITS = 64
 _CHUNK = 1 << 20
-# The last bytes of a zip file without a comment: how they begin, and how many they are.
+# How the end record of a zip file without a comment begins, and its length.
 _ZIP_END, _ZIP_END_SIZE = b"PK\x05\x06", 22
 
 
 class Unusable(BnewError):
-    """A checkpoint that cannot be resumed from; the message says what its file is, without its name."""
+    """A run cannot resume from this checkpoint; the message says why, without the file's name."""
 
 
 class _Hashed:
-    """A file to write to, and the digest of what was written."""
+    """A file to write to, which hashes what is written."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file, self.sha256 = file, hashlib.sha256()
@@ -50,16 +50,16 @@ def save(run: Run, state: Mapping[str, Any]) -> None:
     """Write ``state``, of tensors and plain values, as the last checkpoint of ``run``; keep the one before.
 
     Raises:
-        BnewError: it could not be written; what was saved before is kept.
+        BnewError: writing failed; the old checkpoints are kept.
     """
     write_atomically(run.last, lambda path: write_checkpoint(state, path), keep=run.previous)
 
 
 def load(run: Run, path: Path, check: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    """What ``path``, a checkpoint of ``run``, holds; ``check`` raises Unusable for what does not fit.
+    """The content of ``path``, a checkpoint of ``run``; ``check`` raises Unusable if it does not fit.
 
     Raises:
-        BnewError: it cannot be resumed from; says from where the run can continue instead.
+        BnewError: the run cannot resume from it; the message says from where it can resume instead.
     """
     try:
         return _load(run, path, check)
@@ -68,7 +68,7 @@ def load(run: Run, path: Path, check: Callable[[dict[str, Any]], None]) -> dict[
 
 
 def _instead(run: Run, path: Path, check: Callable[[dict[str, Any]], None]) -> str:
-    """What to do where ``path`` is unusable."""
+    """What the user should do if ``path`` is unusable."""
     if path != run.last or not run.previous.exists():
         return "delete it to start the run from its beginning"
     try:
@@ -79,11 +79,13 @@ def _instead(run: Run, path: Path, check: Callable[[dict[str, Any]], None]) -> s
 
 
 def _load(run: Run, path: Path, check: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    """:func:`load`, which raises Unusable without saying what to do instead."""
+    """:func:`load`, but raises Unusable, which does not say from where to resume instead."""
     try:
         state = read_checkpoint(path)
     except OSError as error:
-        raise BnewError(f"{path} cannot be read ({error}): make it readable, then start again") from error
+        raise BnewError(
+            f"{path} cannot be read ({error}): make it readable, then start the same command again"
+        ) from error
     _complete(state)
     check(state)
     if state["best_sha256"] is not None and run.best_of(state["best_sha256"]) is None:
@@ -94,18 +96,18 @@ def _load(run: Run, path: Path, check: Callable[[dict[str, Any]], None]) -> dict
 
 
 def _complete(state: dict[str, Any]) -> None:
-    """Add what earlier versions of bnew did not record."""
+    """Add the entries that earlier versions of bnew did not record."""
     state.setdefault("best_sha256", None)
     state.setdefault("stopped", False)
     if isinstance(method := state.get("method"), dict):
-        method.setdefault("started", True)  # they saved after attach alone
+        method.setdefault("started", True)  # they saved only after attach
 
 
 def write_checkpoint(state: Mapping[str, Any], path: Path) -> None:
-    """Write ``state``, of tensors and plain values, to ``path``, hashed on the way.
+    """Write ``state``, of tensors and plain values, to ``path``, with its checksum.
 
     Raises:
-        OSError, RuntimeError: it could not be written; torch reports a full disk as the second.
+        OSError, RuntimeError: writing failed; torch reports a full disk as a RuntimeError.
     """
     with open(path, "wb") as file:
         hashed = _Hashed(file)
@@ -115,11 +117,11 @@ def write_checkpoint(state: Mapping[str, Any], path: Path) -> None:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """What is saved in ``path``, with all tensors on the CPU; no pickled code is run.
+    """The content of ``path``, with all tensors on the CPU; runs no pickled code.
 
     Raises:
-        Unusable: a bit of it is not as it was written, it is no file or no checkpoint.
-        OSError, MemoryError, RuntimeError: it could not be read, or there is not enough memory for it.
+        Unusable: the content has changed since it was written, or ``path`` is not a file or not a checkpoint.
+        OSError, MemoryError, RuntimeError: it cannot be read, or there is not enough memory for it.
     """
     check_is_file(path)
     with open(path, "rb") as file:
@@ -127,7 +129,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         file.seek(0)
         try:
             state = torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises many kinds for what is no checkpoint
+        except Exception as error:  # torch raises many kinds for a file that is not a checkpoint
             if is_out_of_memory(error) or isinstance(error, OSError):
                 raise
             raise Unusable(f"is not a checkpoint of bnew ({first_line(error)})") from error
@@ -137,13 +139,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def check_is_file(path: Path) -> None:
-    """Raise Unusable for a pipe, a device or a folder: to open or read it might wait without end."""
+    """Raise Unusable for a pipe, a device or a folder: opening or reading it might block forever."""
     if path.exists() and not path.is_file():
         raise Unusable("is not a file, but a folder, a pipe or a device")
 
 
 def _check_whole(file: IO[bytes]) -> None:
-    """Raise Unusable unless all of ``file`` is as it was written."""
+    """Raise Unusable unless the checksum of ``file`` is right."""
     size = file.seek(0, os.SEEK_END)
     end = len(MARK) + _DIGITS
     file.seek(max(size - end, 0))
@@ -162,7 +164,7 @@ def _check_whole(file: IO[bytes]) -> None:
         raise Unusable("is cut short or damaged, or not a checkpoint")
     try:
         part = zipfile.ZipFile(file).testzip()
-    except Exception as error:  # the module raises many kinds for a file that is damaged
+    except Exception as error:  # zipfile raises many kinds for a damaged file
         raise Unusable(f"is cut short or damaged ({first_line(error)})") from error
     if part is not None:
         raise Unusable(f"is damaged: '{part}' in it does not have the checksum that it carries")

@@ -1,4 +1,4 @@
-"""What several processes that train one network need beyond Fabric."""
+"""What processes that train one network together need beyond Fabric."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnew.process import is_first_process
 
-# How long a process has to end by itself, once another is gone.
+# How long a process may take to exit by itself after another one is lost.
 GRACE = 10.0  # seconds
-# How long one that failed waits for the others to fail alike.
+# How long a process that failed waits for the others to fail in the same way.
 ALIKE = 5.0  # seconds
-# How a backend says that another process, or the way to it, is gone.
+# Phrases in a backend's error when another process, or the connection to it, is lost.
 _LOST = (
     "connection closed by peer",
     "connection reset",
@@ -36,13 +36,11 @@ _LOST = (
 
 
 class TotalBatchNorm(_BatchNorm):
-    """Batch norm over the batches of all processes together, where ``torch.nn.SyncBatchNorm`` cannot run.
+    """Batch norm over the batches of all processes, for CPUs: ``torch.nn.SyncBatchNorm`` runs only on GPUs.
 
-    ``y = (x − μ) / √(σ² + ε) · weight + bias``, in training with mean μ and variance σ² of each channel over
-    all images of all processes. Gradients flow through both, to all processes: what each gets is the gradient
-    of the sum of all losses. Any shape (N, C, ...); processes may have batches of different sizes.
-
-    PyTorch's own, which is faster, runs on GPUs alone.
+    ``y = (x − μ) / √(σ² + ε) · weight + bias``. In training, mean μ and variance σ² of each channel are over
+    all images of all processes. Gradients flow through both to all processes: each gets the gradient of the
+    sum of all losses. Any shape (N, C, ...); processes may have batches of different sizes.
     """
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -69,7 +67,7 @@ class TotalBatchNorm(_BatchNorm):
 
     @torch.no_grad()
     def _track(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
-        """The running statistics, as ``torch.nn.BatchNorm2d`` keeps them."""
+        """Update the running statistics as ``torch.nn.BatchNorm2d`` does."""
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
         self.num_batches_tracked.add_(1)
@@ -79,8 +77,8 @@ class TotalBatchNorm(_BatchNorm):
 
 
 def _sum(values: Tensor) -> Tensor:
-    """The sum over all processes; its gradient is the sum of theirs."""
-    with warnings.catch_warnings():  # PyTorch's other way to do this has no gradient
+    """The sum over all processes; its gradient is the sum of their gradients."""
+    with warnings.catch_warnings():  # deprecated, but the replacement has no gradient
         warnings.simplefilter("ignore", FutureWarning)
         from torch.distributed.nn.functional import all_reduce
 
@@ -89,9 +87,9 @@ def _sum(values: Tensor) -> Tensor:
 
 
 def synchronize_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
-    """Have all batch norms of ``model`` see the batch of all processes; returns the model.
+    """Make all batch norms of ``model`` normalise over the batch of all processes; returns the model.
 
-    Names and parameters stay as they are, and so do checkpoints.
+    Names and parameters stay the same, so checkpoints still fit.
     """
     if device.type == "cuda":
         converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
@@ -110,38 +108,38 @@ def synchronize_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 def is_lost(error: RuntimeError) -> bool:
-    """Whether ``error`` says that another process is gone."""
+    """Whether ``error`` reports that another process was lost."""
     if isinstance(error, torch.distributed.DistError):
         return True
     return any(word in str(error).lower() for word in _LOST)
 
 
 def leave_together() -> None:
-    """Wait for all processes, so that none is ended for another's exit code while it has work to do."""
+    """Wait for all processes, so that none is killed for another's exit code while it still works."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         try:
             torch.distributed.barrier()
-        except RuntimeError as error:  # another one is gone already
+        except RuntimeError as error:  # another one has exited already
             if not is_lost(error):
                 raise
         disconnect()
 
 
 def disconnect() -> None:
-    """Wait for the threads through which this process talks to the others, and end them.
+    """Destroy the process group.
 
-    What they still do when Python is taken down, such as to free the last tensor, ends a process by SIGABRT.
-    Only for when nothing waits for the others any more, as this would too.
+    A Gloo thread still running at interpreter shutdown aborts the process (SIGABRT). Call this only when
+    nothing waits for the other processes any more, as destroying the group would then wait too.
     """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
 def say_once(message: str) -> bool:
-    """Print ``message`` on stderr, unless another process of the run has printed the same.
+    """Print ``message`` on stderr, unless another process of the run has printed the same message.
 
-    Returns whether all processes end so, for which this one waits a little. They meet at the store through
-    which PyTorch's processes find each other; one that cannot reach it speaks for itself.
+    Returns whether all processes fail with this message; waits up to ALIKE seconds for them. The processes
+    share PyTorch's rendezvous store. A process that cannot reach it prints.
     """
     key = f"bnew/{hashlib.sha256(message.encode()).hexdigest()}"
     try:
@@ -155,20 +153,23 @@ def say_once(message: str) -> bool:
     except (KeyError, RuntimeError, ValueError):
         store, first = None, True
     if first:
-        print(f"{message}\n", end="", file=sys.stderr, flush=True)  # at once: lines of several do not mix
+        print(f"{message}\n", end="", file=sys.stderr, flush=True)  # one write: processes' lines do not mix
     if store is None:
         return False
     try:
         alike = _come(store, f"{key}/failed", wait=True)
-        if alike:  # the first process, which may keep the store, does not end before all know
+        if alike:  # the first process, which may host the store, exits last
             _come(store, f"{key}/known", wait=is_first_process())
-    except RuntimeError:  # whoever keeps the store is gone
+    except RuntimeError:  # the process that hosts the store has exited
         return False
     return alike
 
 
 def _come(store: Any, key: str, wait: bool) -> bool:
-    """Say that this process is here; with ``wait``, whether within ALIKE seconds all of them are."""
+    """Count this process under ``key``; with ``wait``, wait up to ALIKE seconds for the others.
+
+    Returns whether all processes have been counted.
+    """
     world_size, until = int(os.environ["WORLD_SIZE"]), time.monotonic() + ALIKE
     here = store.add(key, 1)
     while wait and here < world_size and time.monotonic() < until:
@@ -178,7 +179,7 @@ def _come(store: Any, key: str, wait: bool) -> bool:
 
 
 def watch_started(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Have this process end with a sentence when one that it started is gone, whatever it waits for."""
+    """End this process with a message when one that it started is lost, whatever this one waits for."""
 
     def wait(process: subprocess.Popen[bytes]) -> None:
         if process.wait() != 0:
@@ -189,7 +190,7 @@ def watch_started(processes: Sequence[subprocess.Popen[bytes]]) -> None:
 
 
 def watch_starter() -> None:
-    """Have this process end with a sentence when the one that started it is gone, whatever it waits for."""
+    """End this process with a message when the one that started it is lost, whatever this one waits for."""
     starter = os.getppid()
 
     def wait() -> None:
@@ -201,13 +202,13 @@ def watch_starter() -> None:
 
 
 def _end_lost(which: str, started: Sequence[subprocess.Popen[bytes]] = ()) -> None:
-    time.sleep(GRACE)  # all may end alike, or this one notices by itself and says more
+    time.sleep(GRACE)  # meanwhile this process may fail by itself, with a better message
     for process in started:
         process.kill()
     print(
-        f"bnew: another process of the run is gone ({which}): start the same command again to go on from "
-        "what was saved last",
+        f"bnew: another process of the run was lost ({which}): start the same command again to resume from "
+        "the last checkpoint",
         file=sys.stderr,
         flush=True,
     )
-    os._exit(1)  # the main thread may wait for the other process, and nothing wakes it
+    os._exit(1)  # the main thread may wait for the other process forever

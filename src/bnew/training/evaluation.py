@@ -1,4 +1,4 @@
-"""Measuring how good a network is."""
+"""Loss and accuracy of a network."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ logger = logging.getLogger("bnew")
 
 
 class Meter:
-    """Sums over batches of loss, top-1 and top-5 hits and images, as one tensor for the checkpoint."""
+    """Sums over batches of loss, top-1 hits, top-5 hits and images, in one tensor for the checkpoint."""
 
     def __init__(self, num_classes: int, device: torch.device) -> None:
         self.k = 5 if num_classes >= 100 else 1
-        dtype = torch.float32 if device.type == "mps" else torch.float64  # mps has no more
+        dtype = torch.float32 if device.type == "mps" else torch.float64  # mps has no float64
         self.sums = torch.zeros(4, dtype=dtype, device=device)
 
     @torch.no_grad()
@@ -49,19 +49,19 @@ class Meter:
 
 @torch.no_grad()
 def evaluate(model: nn.Module, batches: Batches, fabric: Fabric, num_classes: int) -> dict[str, float]:
-    """:meth:`Meter.result` of ``model`` in evaluation mode over ``batches``, every image counted once.
+    """:meth:`Meter.result` of ``model`` in eval mode over ``batches``, with every image counted once.
 
-    Afterwards each of its modules is in the mode that it was in.
+    Each module's mode is restored afterwards.
     """
     meter = Meter(num_classes, fabric.device)
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        # Compiling a second graph for a short pass would not pay.
+        # A short pass does not pay for compiling a second graph.
         with torch.compiler.set_stance("force_eager"):
             for x, y in batches.epoch(0):
                 logits = model(x).float()
-                if len(y):  # of several processes, one may have no share of the last batch
+                if len(y):  # this process's share of the last batch may be empty
                     meter.update(F.cross_entropy(logits, y), logits, y)
     finally:
         for module, mode in modes:
@@ -75,22 +75,22 @@ def shares(fabric: Fabric) -> dict[str, Any]:
 
 
 def load_run(run: Run, machine: Machine, split: str = "test") -> tuple[nn.Module, Dataset]:
-    """:func:`load_model`, and images for it of ``split``, see :func:`bnew.training.run_data.load_run_data`.
+    """:func:`load_model`, and its images of ``split``, see :func:`bnew.training.run_data.load_run_data`.
 
     Raises:
-        BnewError: no such run, or its images cannot be had.
+        BnewError: there is no such run, or its images are not available.
     """
     data = load_run_data(run, machine, split)
     return load_model(run, data.num_classes, data.in_channels), data
 
 
 def evaluate_run(run: Run, machine: Machine, split: str = "test") -> dict[str, float]:
-    """The best weights of ``run`` on ``split`` (train, val or test), at the values that were validated.
+    """Evaluate the best weights of ``run``, as they were validated, on ``split`` (train, val or test).
 
-    The images are those of :func:`bnew.training.run_data.load_run_data`, prepared as the run's own were.
+    The images are those of :func:`bnew.training.run_data.load_run_data`, prepared as in training.
 
     Raises:
-        BnewError: no such run or split, or its images cannot be had.
+        BnewError: there is no such run or split, or its images are not available.
     """
     fabric = make_fabric(machine)
     model, data = load_run(run, machine, split)

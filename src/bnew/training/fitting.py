@@ -1,4 +1,4 @@
-"""Whether a run can restore a state that was read from a file: checked before any of it is restored."""
+"""Checks whether a run can restore a state that was read from a file, before any of it is restored."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bnew.training.checkpoint import Unusable
 
-# Dictionaries that are empty at the beginning of a run, and of what their values are.
+# Dictionaries that are empty at the start of a run → the types of their values.
 VALUES: dict[str, tuple[type, ...]] = {
     "best": (int, float),
     "at_freezing": (float,),
@@ -29,15 +29,15 @@ def check_state(
     """Check that a run can restore all of ``found``.
 
     Args:
-        found: what was read.
-        own: what the run would save now, before its first step.
-        optimizer: that of the run.
+        found: the state that was read.
+        own: the state that the run would save now, before its first step.
+        optimizer: the run's.
         names: of the optimizer's parameters.
-        forced: real numbers may be of another precision, and what the optimizer no longer keeps is dropped
-            from ``found``.
+        forced: real numbers may have another precision, and state that the optimizer no longer keeps is
+            dropped from ``found``.
 
     Raises:
-        Unusable: it cannot, naming the entry.
+        Unusable: it cannot; the message names the entry.
     """
     _check_keys(found, own, "content")
     for key, value in own.items():
@@ -53,18 +53,18 @@ def check_state(
         else:
             check_like(
                 found[key], value, key, forced or key == "meter"
-            )  # devices add in different precisions
+            )  # the meter's precision depends on the device
     if found["best"] and not {"epoch", "accuracy"} <= found["best"].keys():
         raise Unusable("does not fit this run: its best has no epoch or no accuracy")
 
 
 def check_like(found: Any, own: Any, name: str, cast: bool = False) -> None:
-    """Check that ``found`` is built as ``own`` is: keys, lengths, types of values, shapes of tensors.
+    """Check that ``found`` has the structure of ``own``: keys, lengths, types, shapes and types of tensors.
 
-    With ``cast``, real numbers may be of another precision.
+    With ``cast``, real numbers may have another precision. ``name`` is that of ``found`` in messages.
 
     Raises:
-        Unusable: it is not, naming the entry, which is in ``name``.
+        Unusable: it has not; the message names the entry.
     """
     if isinstance(own, Tensor):
         same = isinstance(found, Tensor) and (found.layout, found.device.type) == (torch.strided, "cpu")
@@ -94,7 +94,7 @@ def _check_keys(found: Mapping[Any, Any], own: Mapping[Any, Any], name: str) -> 
     if missing:
         raise Unusable(f"does not fit this run: its {name} has no {missing[0]}")
     if extra:
-        raise Unusable(f"does not fit this run: its {name} has {extra[0]}, which this run has not")
+        raise Unusable(f"does not fit this run: its {name} has {extra[0]}, which this run does not have")
 
 
 def check_values(found: Any, kinds: tuple[type, ...], name: str) -> None:
@@ -114,7 +114,7 @@ def check_method(found: Any, own: dict[str, Any], cast: bool = False) -> None:
     """:func:`check_like` for the state of a method, which may have dropped its tensors if it is frozen.
 
     Raises:
-        Unusable: it is not of this method or of these weights.
+        Unusable: it is of another method or of other weights.
     """
     frozen = isinstance(found, dict) and found.get("frozen") is True
     dropped = {key for key in own if frozen and found.get(key) == []}
@@ -127,30 +127,30 @@ def check_method(found: Any, own: dict[str, Any], cast: bool = False) -> None:
 def check_optimizer(
     found: Any, optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str], forced: bool = False
 ) -> None:
-    """Check that ``found`` is a state of ``optimizer``: what it keeps of a parameter has its shape and type.
+    """Check that ``found`` is a state of ``optimizer``: each parameter's state has its shape and type.
 
-    A fused kernel would end the process where that is not so. ``names`` are of the parameters. If ``forced``,
-    precisions may differ, and what ``optimizer`` does not keep, such as momenta of SGD without momentum, is
-    dropped from ``found``: it would be saved again.
+    A fused kernel would crash the process otherwise. ``names`` are those of the parameters. If ``forced``,
+    precisions may differ, and state that ``optimizer`` does not keep is dropped from ``found``, so that it is
+    not saved again: for example momenta, for SGD without momentum.
 
     Raises:
-        Unusable: it is not, naming the parameter.
+        Unusable: it is not; the message names the parameter.
     """
     groups = [{"params": group["params"]} for group in optimizer.state_dict()["param_groups"]]
     try:
         saved = [{"params": group["params"]} for group in found["param_groups"]]
         entries = dict(found["state"])
     except (KeyError, TypeError, ValueError):
-        raise Unusable("does not fit this run: what it holds as optimizer is no optimizer's state") from None
+        raise Unusable("does not fit this run: its optimizer entry is not an optimizer's state") from None
     if saved != groups:
         raise Unusable("does not fit this run: its optimizer has other parameters")
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     kept = _kept_by(optimizer)
     for number, entry in list(entries.items()):
         if type(number) is not int or not 0 <= number < len(parameters):
-            raise Unusable(f"does not fit this run: its optimizer has a state of no parameter, {number!r}")
+            raise Unusable(f"does not fit this run: its optimizer has state for no parameter, {number!r}")
         p = parameters[number]
-        if entry != {}:  # as of a parameter without a gradient up to now
+        if entry != {}:  # empty: a parameter that has had no gradient yet
             own = {key: p if value.shape == (1,) else value for key, value in kept.items()}
             if forced and isinstance(entry, dict):
                 entry = entries[number] = {key: entry[key] for key in entry if key in own}
@@ -160,7 +160,7 @@ def check_optimizer(
 
 
 def _kept_by(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """What such an optimizer keeps of a parameter of shape (1,), found by a step on one."""
+    """The state that such an optimizer keeps for a parameter of shape (1,), found by taking a step."""
     p = nn.Parameter(torch.zeros(1))
     p.grad = torch.zeros(1)
     twin = type(optimizer)([p], **optimizer.defaults)

@@ -1,15 +1,14 @@
 """The one training loop.
 
-A user's callbacks are objects with any of these methods, as in Lightning Fabric::
+A callback is an object with any of these methods, as in Lightning Fabric::
 
-    on_train_start(trainer)                  before the first step of this process
+    on_train_start(trainer)                   before the first step of this process
     on_train_epoch_start(trainer, epoch)
-    on_train_batch_end(trainer, epoch, step) after the optimizer's step
-    on_train_epoch_end(trainer, epoch, row)  with the epoch's row of metrics.csv, before it is saved
-    on_train_end(trainer)                    after the test
+    on_train_batch_end(trainer, epoch, step)  after the optimizer's step
+    on_train_epoch_end(trainer, epoch, row)   row: the epoch's row of metrics.csv; before the checkpoint
+    on_train_end(trainer)                     after the test
 
-``trainer.should_stop = True`` in any of them ends the run after that epoch. With several processes they are
-called in each.
+``trainer.should_stop = True`` in any of them ends the run after that epoch. Every process calls them.
 """
 
 from __future__ import annotations
@@ -53,10 +52,10 @@ from bnew.training.signals import stop_signals
 
 logger = logging.getLogger("bnew")
 
-# Compiling takes about a minute and then saves some 20 ms a step on a CPU.
+# On a CPU, compiling takes about a minute and then saves about 20 ms per step.
 COMPILE_FROM_STEPS = 2000
-# Every so many steps the loss is looked at, and on accelerators several processes ask each other whether to
-# stop: it makes an accelerator wait.
+# Every so many steps the loss is checked, and on accelerators also whether any process must stop: both
+# synchronize with the accelerator.
 CHECK_EVERY = 20
 
 
@@ -67,30 +66,31 @@ def train(
     *,
     callbacks: Sequence[object] = (),
 ) -> Run:
-    """Train ``recipe`` in the folder ``path``, or go on where a stopped run left off; a finished run is kept.
+    """Train ``recipe`` in the folder ``path``, or resume the run there; a finished run is returned as it is.
 
-    A resumed run ends exactly where an unbroken one ends: bit for bit on a CPU with as many threads.
+    A resumed run gives the same result as an uninterrupted one: bit for bit on a CPU with the same number of
+    threads.
 
     Args:
         recipe: what to train.
         path: the run's folder.
         machine: where to compute.
-        callbacks: a user's own, see :mod:`bnew.training.loop`.
+        callbacks: your own, see :mod:`bnew.training.loop`.
 
     Raises:
         BnewError: bad input; the folder holds a run with another recipe, on other images or by other code, or
             is in use.
         NumericalError: the loss became NaN or infinite.
-        Interrupted: SIGINT or SIGTERM came; the run is saved.
-        ProcessLost: of several processes, another one is gone.
+        Interrupted: SIGINT or SIGTERM arrived; the run is saved.
+        ProcessLost: another one of several processes was lost.
     """
     run = Run(path)
-    # The first process holds the folder for those that it starts.
+    # The first process holds the folder's lock for the processes that it starts.
     with run.locked() if is_first_process() else nullcontext():
         run.check(recipe, conditions(recipe, machine), machine.force)
         if run.done:
             check_finished(run, machine)
-            logger.info("%s is done already", run.path)
+            logger.info("%s is already done", run.path)
             return run
         fabric = make_fabric(machine, callbacks)
         try:
@@ -100,8 +100,8 @@ def train(
                 raise _out_of_memory(run, recipe, machine, fabric.world_size, error) from error
             if isinstance(error, RuntimeError) and fabric.world_size > 1 and is_lost(error):
                 raise ProcessLost(
-                    f"another of the {fabric.world_size} processes that train {run.path} is gone: start the "
-                    f"same command again to go on from what was saved last ({first_line(error)})"
+                    f"another of the {fabric.world_size} processes that train {run.path} was lost "
+                    f"({first_line(error)}): start the same command again to resume from the last checkpoint"
                 ) from error
             raise
     return Run(path)
@@ -112,18 +112,18 @@ def _out_of_memory(
 ) -> BnewError:
     parts = f", each share of it in {machine.accumulate} parts" if machine.accumulate > 1 else ""
     processes = f" on {world_size} devices" if world_size > 1 else ""
-    saved = f"; what was saved is kept in {run.path}, and --force continues from it" if run.newest else ""
+    saved = f"; the checkpoint in {run.path} is kept, and --force continues from it" if run.newest else ""
     return BnewError(
         f"there is not enough memory for batches of {recipe.batch_size} images{processes}{parts} "
-        f"({first_line(error)}): give --accumulate {2 * machine.accumulate}, to compute a batch in more "
+        f"({first_line(error)}): give --accumulate {2 * machine.accumulate} to compute a batch in more "
         f"parts, or a smaller --batch-size{saved}"
     )
 
 
 class Trainer:
-    """One run in progress: the recipe's network, data, optimizer and method, and how far it is.
+    """One run in progress: the recipe's network, data, optimizer and method, and the loop's state.
 
-    :func:`train` makes it, holds the run's folder meanwhile and says what went wrong.
+    :func:`train` makes it, holds the lock of the run's folder and reports errors.
     """
 
     def __init__(self, recipe: Recipe, run: Run, machine: Machine, fabric: Fabric) -> None:
@@ -165,7 +165,7 @@ class Trainer:
             recipe.method, (w for _, w in layers), self.total_steps, **recipe.method_arguments
         )
         optimizer = make_optimizer(recipe, model, self.method.binary_lr)
-        # Fabric moves the parameters in place, so the method's first values come after it.
+        # Fabric moves the parameters in place, so the method sets their first values after it.
         self.model, self.optimizer = fabric.setup(self._compiled(model), optimizer)
         self.method.attach(optimizer)
         self.teacher: nn.Module | None = None
@@ -190,12 +190,12 @@ class Trainer:
     # ------------------------------------------------------------------ the loop
 
     def fit(self) -> None:
-        """Train from the last checkpoint, if there is one, to the end; then test once."""
-        self.method.layer_flips()  # counting starts at the first values
+        """Train to the end, from the last checkpoint if there is one; then test once."""
+        self.method.layer_flips()  # counts flips from the first values on
         if self.resume_from is not None:
             self.saver.resume(self.resume_from)
         first = self.state.step // len(self.batches)
-        if self.fabric.is_global_zero:  # only now: a mistake is not to claim the folder
+        if self.fabric.is_global_zero:  # only now: a run that fails before must not claim the folder
             self.run.rewind(first)
             self._begin()
         records = recorder(self.run, first, self.fabric.is_global_zero)
@@ -217,7 +217,7 @@ class Trainer:
         return self.state.stopped or epoch + 1 == self.recipe.epochs
 
     def _begin(self) -> None:
-        """Record what the run is and where it runs; print what the method chose by its length."""
+        """Record the run and its machine; log the settings that the method chose by the run's length."""
         chosen = self.method.settings
         if self.recipe.binary_lr is not None and "binary_lr" in chosen:
             chosen["binary_lr"] = self.recipe.binary_lr
@@ -233,7 +233,7 @@ class Trainer:
         self.run.begin(self.recipe, started, self.data.preparation, self.fingerprint, hold_out_of(self.data))
 
     def train_epoch(self, epoch: int) -> None:
-        """The steps of ``epoch``, from 0, that are left."""
+        """The remaining steps of ``epoch``, which counts from 0."""
         self.fabric.call("on_train_epoch_start", self, epoch)
         started = time.perf_counter()
 
@@ -254,7 +254,7 @@ class Trainer:
                 self._check_finite(epoch)
                 self._shown.step(epoch, state.step)
             if batch + 1 == len(self.batches):
-                break  # the end of the epoch saves, with what it records
+                break  # the end of the epoch saves, together with its records
             stopping = self._stopping()
             if stopping or (self.machine.save_every and state.step % self.machine.save_every == 0):
                 self._check_finite(epoch)
@@ -266,7 +266,7 @@ class Trainer:
         count_time()
 
     def _waiting(self, batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-        """The same batches; counts the time that they let one wait."""
+        """The same batches; measures the time spent waiting for them."""
         while True:
             asked = time.perf_counter()
             batch = next(batches, None)
@@ -276,17 +276,17 @@ class Trainer:
             yield batch
 
     def train_step(self, x: Tensor, y: Tensor, total: int) -> None:
-        """One step of the optimizer on a batch that has ``total`` images in all processes."""
+        """One optimizer step on this process's share of a batch with ``total`` images."""
         lr = self._lr(self.state.step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["rate"]
-        # What a network draws in training (dropout, say) depends on nothing that came before.
+        # Random layers such as dropout depend on the step only, so that a run can resume at any step.
         numbers = (self.recipe.seed, self.fabric.global_rank, self.state.step)
         torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
-        # As many in all processes, for batch norm to be synchronized, and of two images at least.
+        # Synchronized batch norm needs as many parts in all processes, with at least two images in each.
         count = max(1, min(self.machine.accumulate, total // self.fabric.world_size // 2))
         parts = list(zip(x.tensor_split(count), y.tensor_split(count), strict=True))
-        # A last, smaller batch is not worth a graph of its own.
+        # The last, smaller batch is not worth compiling a second graph.
         with torch.compiler.set_stance("default" if total == self.recipe.batch_size else "force_eager"):
             for images, labels in parts[:-1]:
                 with self._apart():
@@ -296,25 +296,25 @@ class Trainer:
         self.optimizer.zero_grad()
 
     def _lr(self, step: int) -> float:
-        """The rate of optimizer step ``step``, from 0."""
+        """The learning rate of optimizer step ``step``, which counts from 0."""
         return self.recipe.lr_at(step / self.total_steps)
 
     def _apart(self) -> AbstractContextManager[object]:
-        """Inside, processes do not tell each other their gradients: there are more to come."""
+        """Context without gradient synchronization, for all parts of a batch but the last."""
         several = self.fabric.world_size > 1
         return self.fabric.no_backward_sync(self.model) if several else nullcontext()
 
     def _backward(self, images: Tensor, labels: Tensor, total: int) -> None:
-        """Add to the gradients what these images have in that of the mean loss of ``total`` images."""
+        """Add the gradient of these images' share of the mean loss over ``total`` images."""
         logits = self.model(images.contiguous(memory_format=torch.channels_last)).float()
         loss = F.cross_entropy(logits, self.targets(images, labels))
-        # DDP takes the mean over processes, which is that over images only where each has as many.
+        # DDP averages over processes. That is the mean over images only if all have the same number.
         share = len(labels) * self.fabric.world_size / total
         self.fabric.backward(loss if share == 1 else loss * share)
         self.meter.update(loss, logits, labels)
 
     def _any(self, mine: bool) -> bool:
-        """Whether ``mine`` is true in any process. All of them must ask, and so do the same."""
+        """Whether ``mine`` is true in any process. All processes must call this, and get the same result."""
         if self.fabric.world_size == 1:
             return mine
         votes = self.fabric.all_reduce(torch.tensor(float(mine), device=self.fabric.device), reduce_op="sum")
@@ -329,31 +329,31 @@ class Trainer:
     def _interrupted(self, epoch: int) -> Interrupted:
         return Interrupted(
             f"stopped in epoch {epoch + 1} of {self.recipe.epochs}, saved in {self.run.path}: "
-            "start the same command again to go on"
+            "start the same command again to resume"
         )
 
     def targets(self, x: Tensor, y: Tensor) -> Tensor:
-        """Labels, or with a teacher its softmax: the cross-entropy with it is the distillation loss."""
+        """Labels, or the teacher's softmax: cross-entropy with it is the distillation loss."""
         if self.teacher is None:
             return y
         with torch.no_grad(), self.fabric.autocast():
             return self.teacher(x).float().softmax(1)  # type: ignore[no-any-return]
 
     def _check_finite(self, epoch: int, loss: float | None = None) -> None:
-        """Raise NumericalError unless ``loss`` is finite, by default that of the epoch up to now."""
+        """Raise NumericalError unless ``loss`` is finite; the default is the epoch's loss so far."""
         if self._any(not math.isfinite(self.meter.sums[0] if loss is None else loss)):
-            saved = f"what was saved before is in {self.run.last}; " if self.run.last.exists() else ""
+            saved = f"the last checkpoint before it is {self.run.last}; " if self.run.last.exists() else ""
             raise NumericalError(
                 f"the loss became NaN or infinite in epoch {epoch + 1}, by step {self.state.step}: "
-                f"{saved}lower the rate ({self.recipe.lr}) or look for broken images"
+                f"{saved}lower the learning rate ({self.recipe.lr}) or look for broken images"
             )
 
     def validate(self) -> dict[str, float]:
-        """Loss and accuracy of the validation images, at the weights as they are."""
+        """Loss and accuracy on the validation images, with the weights as they are."""
         return evaluate(self.model, self.val, self.fabric, self.data.num_classes)
 
     def freeze(self) -> None:
-        """Freeze the binary weights, and record what that costs if they were trained before."""
+        """Freeze the binary weights; record the cost in accuracy unless this is the start of the run."""
         if self.state.step == 0:
             self.method.freeze(warn=False)
             return
@@ -369,7 +369,7 @@ class Trainer:
         state = self.state
         with self.method.binarized():
             val = self.validate()
-            self._check_finite(epoch, val["loss"])  # what the last step did, no training loss has shown
+            self._check_finite(epoch, val["loss"])  # the training losses do not include the last step
             if val["accuracy"] > state.best.get("accuracy", -1.0):
                 state.best = {"epoch": epoch, **val}
                 self.saver.save_best()
@@ -398,7 +398,7 @@ class Trainer:
         self._shown.epoch(epoch, state.step, row)
 
     def finish(self) -> None:
-        """Test the best checkpoint, once."""
+        """Test the best weights, once."""
         state = self.state
         load_weights(self.module, self.run, state.best_sha256)
         tested = evaluate(self.model, self.test, self.fabric, self.data.num_classes)
@@ -426,13 +426,13 @@ class Trainer:
 
     @property
     def module(self) -> nn.Module:
-        """The network itself, out of the wrappers of Fabric and torch.compile."""
+        """The network itself, without the wrappers of Fabric and torch.compile."""
         module: nn.Module = self.model.module
         return getattr(module, "_orig_mod", module)
 
-    # ------------------------------------------------------------------ what a person sees
+    # ------------------------------------------------------------------ the display
 
     def _display(self) -> AbstractContextManager[Show]:
-        """What a person sees of the run; of several processes the first one's."""
+        """The progress display; only the first process shows one."""
         quiet = self.machine.quiet or not self.fabric.is_global_zero
         return display(self.run.path.name, self.recipe.epochs, self.total_steps, self.state.step, quiet)

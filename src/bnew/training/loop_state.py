@@ -1,4 +1,4 @@
-"""How far a run is."""
+"""The training loop's own state."""
 
 from __future__ import annotations
 
@@ -9,27 +9,28 @@ from typing import Any
 
 @dataclass
 class LoopState:
-    """The loop's own state, all of which a checkpoint holds."""
+    """How far a run is; a checkpoint holds all of it."""
 
     step: int = 0
-    """Optimizer steps that are done."""
+    """Optimizer steps done."""
     best: dict[str, float] = field(default_factory=dict)
     """Epoch, loss and accuracy of the best validation; empty before the first."""
     best_sha256: str | None = None
-    """Of the file with the best weights."""
+    """SHA-256 of the file with the best weights."""
     at_freezing: dict[str, float] = field(default_factory=dict)
-    """What freezing cost."""
+    """The cost of freezing, and the distance to ±1 just before it."""
     last_val_accuracy: float = 0.0
     stopped: bool = False
     """Whether a callback ended the run before its last epoch."""
     seconds: float = 0.0
-    """Spent in training steps, of the whole run and of the epoch up to now."""
+    """Time spent in training steps, of the whole run."""
     epoch_seconds: float = 0.0
+    """The same, of the epoch so far."""
     epoch_waited: float = 0.0
-    """Of the epoch's seconds, those that were spent waiting for data."""
+    """The part of ``epoch_seconds`` that was spent waiting for data."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As a checkpoint has it."""
+        """The state as a checkpoint stores it."""
         return {
             "step": self.step,
             "best": self.best,
@@ -42,7 +43,7 @@ class LoopState:
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> LoopState:
-        """That of a checkpoint, which is checked."""
+        """The inverse of :meth:`to_dict`; ``saved`` must have been checked."""
         seconds, epoch_seconds, epoch_waited = saved["seconds"]
         names = ("step", "best", "best_sha256", "at_freezing", "last_val_accuracy", "stopped")
         return cls(

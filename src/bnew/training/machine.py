@@ -1,4 +1,4 @@
-"""Where and how a run is computed, which is not part of its recipe."""
+"""Where and how a run is computed: settings that are not part of its recipe."""
 
 from __future__ import annotations
 
@@ -20,33 +20,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Machine:
-    """Where the data is, and what computes."""
+    """Where the data are, and what computes."""
 
     data_dir: str | None = None
-    """Folder of the data sets, or of one's own images; None: data, and to evaluate a run the folder that it
-    was trained with."""
+    """Folder of the data sets, or of your own images. Default: data, or, to evaluate a run, the folder that
+    it was trained on."""
     device: str = "auto"
     """cpu, cuda, mps or auto."""
     devices: int = 1
-    """Number of devices or processes; under torchrun, its processes are used and this says nothing."""
+    """Number of devices, with one process each; ignored under torchrun, which starts the processes."""
     precision: str = "32-true"
-    """Any precision of Lightning Fabric, such as bf16-mixed."""
+    """Precision, as Lightning Fabric names it: 32-true, bf16-mixed, 16-mixed and others."""
     compile: bool | None = None
-    """Use torch.compile; by default where the run is long enough to pay for it."""
+    """Use torch.compile. Default: only if the run is long enough to pay for it."""
     accumulate: int = 1
-    """Parts that each process computes its share of a batch in, one after the other, to need less memory;
-    batch norm then sees a part at a time."""
+    """Number of parts in which each process computes its share of a batch, to need less memory; batch norm
+    then sees one part at a time."""
     sync_batch_norm: bool = True
-    """Have batch norm see the batch of all processes, so that their number does not change the result."""
+    """Compute batch norm over the batch of all processes, so that their number does not change the result."""
     decode_threads: int = 0
-    """Threads that decode images, or for imagenet processes; 0 is one a core, shared among the devices."""
+    """Threads (for imagenet, processes) that decode images; 0: one per core, shared among the devices."""
     max_broken: int = 10
-    """How many broken images of imagenet to go on without."""
+    """How many broken images of imagenet to skip at most."""
     save_every: int = 1000
-    """Save every so many steps too; 0 is at the end of each epoch only."""
+    """Save every so many steps too, not only at the end of each epoch; 0: only at the end of each epoch."""
     force: bool = False
-    """Go on with a run that was begun with another recipe, other code, other images, or another way to
-    compute."""
+    """Resume a run even if the recipe, the code, the images or the way to compute have changed since."""
     quiet: bool = False
     """Show no progress."""
 
@@ -57,13 +56,13 @@ class Machine:
 
     @property
     def readers(self) -> int:
-        """How many threads or processes decode images for each process that trains."""
+        """Threads or processes that decode images, per training process."""
         local, _ = self.processes
         return self.decode_threads or max(1, cores() // local)
 
     @property
     def processes(self) -> tuple[int, int]:
-        """How many processes train on each machine, and on how many machines: torchrun's, or ``devices``."""
+        """(training processes per machine, machines): torchrun's, or ``devices`` and 1."""
         if not under_torchrun():
             return self.devices, 1
         local = int(os.environ["LOCAL_WORLD_SIZE"])
@@ -76,11 +75,11 @@ class Machine:
 
 
 def keep_memory() -> None:
-    """Let this process keep what it frees, in large pages: training on a CPU soon asks for it again.
+    """Keep freed memory in this process, in large pages: training on a CPU soon needs it again.
 
-    By default glibc gives large blocks back to the system and gets them anew, page by page, at every step.
-    That is a tenth of a training step of a small network. Without glibc, or where the environment variable
-    THP_MEM_ALLOC_ENABLE of PyTorch is set already, pages stay as they are.
+    By default glibc returns large blocks to the system and gets them again, page by page, at every step. For
+    a small network this takes a tenth of a training step. Does nothing without glibc. PyTorch's environment
+    variable THP_MEM_ALLOC_ENABLE keeps its value if it is set.
     """
     trim_threshold, mmap_threshold = -1, -3  # of glibc's malloc.h
     try:
@@ -92,14 +91,14 @@ def keep_memory() -> None:
 
 
 def make_fabric(machine: Machine, callbacks: Sequence[object] = ()) -> Fabric:
-    """Lightning Fabric for ``machine``, launched; on a CPU, memory is kept, see :func:`keep_memory`.
+    """Lightning Fabric for ``machine``, launched; on a CPU also calls :func:`keep_memory`.
 
     Args:
         machine: where to compute.
-        callbacks: what ``fabric.call`` calls.
+        callbacks: the objects that ``fabric.call`` calls.
 
     Raises:
-        BnewError: the device is not there, the precision unknown, or processes cannot reach each other.
+        BnewError: the device does not exist, the precision is unknown, or processes cannot reach each other.
     """
     from lightning_fabric import Fabric
 
@@ -126,23 +125,22 @@ def make_fabric(machine: Machine, callbacks: Sequence[object] = ()) -> Fabric:
             watch_starter()
         elif started := getattr(fabric.strategy.launcher, "procs", None):
             watch_started(started[:])
-            started.clear()  # Fabric would kill this process without a word
+            started.clear()  # Fabric would kill this process without a message
     return fabric
 
 
 def _check_port() -> None:
-    """Check that processes can meet at MASTER_PORT, if that is set: they would wait for each other for long.
+    """Check that MASTER_PORT is free, if it is set: otherwise the processes would wait for each other.
 
     Raises:
-        BnewError: the port is taken.
+        BnewError: the port is in use.
     """
     port = os.environ.get("MASTER_PORT")
-    if port is None or "LOCAL_RANK" in os.environ:  # one that is free is chosen, or was before
+    if port is None or "LOCAL_RANK" in os.environ:  # Fabric chooses a free one, or the processes run already
         return
     try:
         socket.create_server(("", int(port))).close()
     except (OSError, OverflowError, ValueError) as error:
         raise BnewError(
-            f"MASTER_PORT is {port}, where processes cannot meet ({error}): set it to a port that is free, "
-            "or leave it out"
+            f"MASTER_PORT is {port}, which processes cannot use ({error}): set it to a free port, or unset it"
         ) from None

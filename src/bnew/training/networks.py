@@ -1,4 +1,4 @@
-"""Networks of runs: built by their recipes, with the weights of a run or of torchvision."""
+"""Networks of runs: built from their recipes, with the weights of a run or of torchvision."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ logger = logging.getLogger("bnew")
 
 
 class OtherModel(BnewError):
-    """Weights that are of another model, or for another number of classes."""
+    """The weights are of another model, or for another number of classes."""
 
 
 def load_weights(model: nn.Module, run: Run, best_sha256: str | None = None) -> None:
     """Put the best weights of ``run`` into ``model``.
 
-    ``best_sha256`` is the checksum of their file, by default what the summary of a finished run says.
+    ``best_sha256`` is the checksum of their file; the default is the one in a finished run's summary.
 
     Raises:
-        BnewError: the file is missing, cut short, or not the one that has that checksum.
+        BnewError: the file is missing or truncated, or has another checksum.
         OtherModel: it is of another model, or for another number of classes.
     """
     if best_sha256 is None and run.done:
@@ -51,7 +51,7 @@ def load_weights(model: nn.Module, run: Run, best_sha256: str | None = None) -> 
     except FileNotFoundError:
         raise BnewError(f"{run.path} has no {run.best.name}: that run has not finished an epoch") from None
     except Unusable as error:
-        raise BnewError(f"{run.best} {error}: put the right one there, or train that run again") from None
+        raise BnewError(f"{run.best} {error}; put the right file there, or train that run again") from None
     except (SafetensorError, OSError) as error:
         raise BnewError(
             f"{run.best} is cut short or not a checkpoint ({error}): train that run again"
@@ -59,12 +59,12 @@ def load_weights(model: nn.Module, run: Run, best_sha256: str | None = None) -> 
     theirs, ours = ({name: t.shape for name, t in state.items()} for state in (weights, model.state_dict()))
     wrong = sorted(name for name in theirs | ours if theirs.get(name) != ours.get(name))
     shapes = [(theirs.get(name, ()), ours.get(name, ())) for name in wrong]
-    # Any layer but the last one takes the next one along when its number of rows changes.
+    # If only a number of rows differs, it is the last layer: any other would also change its successor.
     rows = [(a[0], b[0]) for a, b in shapes if a and b and a[1:] == b[1:]]
     if len(rows) == len(wrong) and len(set(rows)) == 1:
         raise OtherModel(
-            f"{run.best} has {rows[0][0]} classes and the data {rows[0][1]} classes: give the data that it "
-            "was trained on, or a run that was trained on this data"
+            f"{run.best} has {rows[0][0]} classes and the data {rows[0][1]} classes: give the data that the "
+            "run was trained on, or a run that was trained on this data"
         )
     if wrong:
         raise OtherModel(
@@ -74,16 +74,16 @@ def load_weights(model: nn.Module, run: Run, best_sha256: str | None = None) -> 
 
 
 def build_model(recipe: Recipe, num_classes: int, in_channels: int) -> nn.Module:
-    """The recipe's network for such data, newly initialised, in channels_last."""
+    """The recipe's network for such data, with random weights, in channels_last."""
     options = {"num_classes": num_classes, "in_channels": in_channels, **recipe.model_options}
     return create_model(recipe.model, **options).to(memory_format=torch.channels_last)
 
 
 def load_model(run: Run, num_classes: int, in_channels: int) -> nn.Module:
-    """The network of ``run`` with its best weights, in eval mode; a run that is not finished is warned of.
+    """The network of ``run`` with its best weights, in eval mode; warns if the run is unfinished.
 
     Raises:
-        BnewError: no such run, or it is not for such data.
+        BnewError: there is no such run, or it is not for such data.
     """
     model = build_model(run.recipe, num_classes, in_channels)
     load_weights(model, run)
@@ -93,7 +93,7 @@ def load_model(run: Run, num_classes: int, in_channels: int) -> nn.Module:
 
 
 def linked(run: Run, link: str) -> Run:
-    """The run that ``link``, in the recipe of ``run``, names."""
+    """The run that ``link`` in the recipe of ``run`` names."""
     return Run(os.path.normpath(run.path / link))
 
 
@@ -112,7 +112,7 @@ def load_start(model: nn.Module, recipe: Recipe, start: Run) -> None:
     """Put the best weights of ``start``, which ``--init`` names, into ``model``.
 
     Raises:
-        BnewError: there are none, or they do not fit; says what both runs are.
+        BnewError: there are none, or they do not fit; the message describes both runs.
     """
     try:
         load_finished(model, start)
@@ -122,7 +122,7 @@ def load_start(model: nn.Module, recipe: Recipe, start: Run) -> None:
         what = f"--model {theirs.model}" if other_model else f"--data {theirs.data}, the same images"
         raise BnewError(
             f"--init {start.path} does not fit: it is {_described(theirs)}, and this run {_described(ours)} "
-            f"({error}): give {what}, or as --init a run of phase 1 (--method clip) with this model and data"
+            f"({error}): give {what}, or --init with a run of phase 1 (--method clip), this model and data"
         ) from error
 
 
@@ -136,24 +136,24 @@ def _described(recipe: Recipe) -> str:
 
 
 def load_teacher(teacher: str, run: Run, data: Dataset) -> nn.Module:
-    """The network that ``teacher``, in the recipe of ``run``, names, in eval mode.
+    """The network that ``teacher`` in the recipe of ``run`` names, in eval mode.
 
     Raises:
-        BnewError: it cannot be had, or does not fit the data.
+        BnewError: it is not available, or does not fit the data.
     """
     if teacher.startswith(TORCHVISION):
         return _load_torchvision(teacher.removeprefix(TORCHVISION), data)
     taught = linked(run, teacher)
     if taught.recipe.data != data.name:
         raise BnewError(
-            f"the teacher {taught.path} was trained on {taught.recipe.data}, the student is to be on "
-            f"{data.name}: give a teacher of the same data set"
+            f"the teacher {taught.path} was trained on {taught.recipe.data}, but the student trains on "
+            f"{data.name}: give a teacher that was trained on the same data set"
         )
     prepared = taught.preparation
     if prepared is not None and prepared.classes != data.classes:
         raise BnewError(
-            f"the teacher {taught.path} was trained on other classes than the student's, or on the same in "
-            "another order: give a teacher of the same classes"
+            f"the teacher {taught.path} was trained on other classes than the student's, or on the same ones "
+            "in another order: give a teacher with the same classes"
         )
     model = build_model(taught.recipe, data.num_classes, data.in_channels)
     load_finished(model, taught)
@@ -163,7 +163,7 @@ def load_teacher(teacher: str, run: Run, data: Dataset) -> nn.Module:
 
 
 class _Renormalised(nn.Module):
-    """A network for images that are normalised as ``given``, which it takes normalised as ``wanted``."""
+    """``model``, which takes images normalised as ``wanted``, for images normalised as ``given``."""
 
     scale: Tensor
     shift: Tensor
@@ -184,7 +184,7 @@ class _Renormalised(nn.Module):
 
 
 def _load_torchvision(name: str, data: Dataset) -> nn.Module:
-    """A network of torchvision with the first weights that it got for ImageNet."""
+    """A network of torchvision with its first ImageNet weights (``IMAGENET1K_V1``)."""
     try:
         weights = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"]
     except (KeyError, ValueError):
@@ -204,7 +204,7 @@ def _load_torchvision(name: str, data: Dataset) -> nn.Module:
     except (OSError, RuntimeError, TypeError, EOFError, HTTPException, UnpicklingError) as error:
         file = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
         raise BnewError(
-            f"the weights of {name} are not whole in {file} and were not downloaded ({first_line(error)}): "
+            f"the weights of {name} are incomplete in {file} and were not downloaded ({first_line(error)}): "
             f"put {weights.url} there, or give a run as --teacher, or none"
         ) from error
     return model.to(memory_format=torch.channels_last).eval()

@@ -13,15 +13,16 @@ from bnew.recipe import Recipe
 
 
 def make_optimizer(recipe: Recipe, model: nn.Module, binary_lr: float = 1.0) -> torch.optim.Optimizer:
-    """Adam, or SGD with Nesterov's momentum, as the recipe says; fused. A group's "rate" is times lr.
+    """The recipe's optimizer, fused: Adam, or SGD with Nesterov momentum.
 
-    ``binary_lr`` is that of the binary weights, where the recipe does not say it.
+    A group's learning rate is lr · ``group["rate"]``. ``binary_lr`` is the rate of the binary weights if the
+    recipe has none.
     """
     options: dict[str, Any] = {"lr": recipe.lr, "fused": True}
     binary_lr = binary_lr if recipe.binary_lr is None else recipe.binary_lr
     convolutions = {id(m.weight) for m in model.modules() if isinstance(m, _ConvNd)}
     binary = {id(p) for p in binary_parameters(model)}
-    # The same groups whatever the recipe's numbers, so that a run can go on with others by force.
+    # The groups do not depend on the recipe's numbers, so that --force can resume a run with others.
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for p in model.parameters():
         groups.setdefault((id(p) in binary, id(p) in convolutions), []).append(p)

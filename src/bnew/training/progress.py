@@ -1,4 +1,4 @@
-"""What a person sees of a run while it trains."""
+"""The progress display of a run."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from bnew.text import printable
 
 @contextmanager
 def display(name: str, epochs: int, total_steps: int, done: int, quiet: bool) -> Iterator[Show]:
-    """A bar with the time left of a run of ``total_steps`` steps; nothing if ``quiet``."""
+    """A progress bar with the remaining time of a run of ``total_steps`` steps; nothing if ``quiet``."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=30),
         TextColumn("{task.completed}/{task.total} steps"),
         TimeRemainingColumn(),
     )
-    terminal = Console().is_terminal  # elsewhere a bar would be one more line that is true no longer
+    terminal = Console().is_terminal  # in a file, each update of the bar would stay as a line
     with Progress(*columns, disable=quiet or not terminal) as progress:
         task = progress.add_task(escape(printable(name)), total=total_steps, completed=done)
         yield Show(progress, task, epochs, quiet)
 
 
 class Show:
-    """The progress display: a bar where there is a terminal, and a line an epoch."""
+    """The progress display: a bar in a terminal, and one line per epoch."""
 
     def __init__(self, progress: Progress, task: TaskID, epochs: int, quiet: bool) -> None:
         self.progress, self.task, self.epochs, self.quiet = progress, task, epochs, quiet
@@ -41,11 +41,11 @@ class Show:
         return cls(progress, progress.add_task("", total=None), 0, quiet=True)
 
     def step(self, epoch: int, step: int) -> None:
-        """``step`` steps are done, in ``epoch``, from 0."""
+        """Show that ``step`` steps are done; ``epoch`` counts from 0."""
         self.progress.update(self.task, completed=step, description=f"epoch {epoch + 1}/{self.epochs}")
 
     def epoch(self, epoch: int, step: int, row: Mapping[str, Any]) -> None:
-        """``epoch``, from 0, is done, by ``step``, with this row of the metrics."""
+        """Show the row of the metrics of ``epoch``, from 0, which ended with ``step``."""
         self.step(epoch, step)
         if not self.quiet:
             self.progress.console.print(
@@ -53,5 +53,5 @@ class Show:
                 f"train {row['train_accuracy']:.2%}  val {row['val_accuracy']:.2%}  "
                 f"distance {row['distance']:.4f}  at ±1 {row['share_at_one']:.1%}  flips {row['flips']}  "
                 f"waited for data {row['data_wait']:.0%}",
-                soft_wrap=True,  # in a file a line stays a line
+                soft_wrap=True,  # do not wrap lines in a file
             )

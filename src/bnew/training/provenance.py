@@ -1,4 +1,4 @@
-"""What a run was computed by: code, versions and machine, for the record and for those who resume it."""
+"""The code, versions and machine of a run: recorded, and compared when the run is resumed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def environment(fabric: Fabric) -> dict[str, Any]:
-    """Versions and machine, for the record."""
+    """Name → version or property of the machine, for the record."""
     import torch
 
     return {
@@ -55,7 +55,7 @@ BYSTANDERS = ("data.fingerprint", "data.preparation", "training.machine", "train
 
 
 def conditions(recipe: Recipe, machine: Machine) -> dict[str, Any]:
-    """What decides the outcome of a run beside its recipe, by name.
+    """Name → everything besides the recipe that decides the outcome of a run.
 
     Of code a version, or the start of a hash of each file that the run uses: of its syntax tree without
     docstrings, so that another comment is not other code. Of the registry, that of the rows that it uses. And
@@ -65,7 +65,7 @@ def conditions(recipe: Recipe, machine: Machine) -> dict[str, Any]:
     import torchvision
 
     local, nodes = machine.processes
-    # In how many parts batch norm sees a batch.
+    # The number of parts of a batch that batch norm sees separately.
     parts = machine.accumulate * (1 if machine.sync_batch_norm else local * nodes)
     settings = {"precision": machine.precision, "batch_norm_parts": parts}
     code = {_name(module): _code(module) for module in used_modules(recipe)}
@@ -181,7 +181,7 @@ def _digest(text: str) -> str:
 
 
 def _plain(node: Any) -> Any:
-    """A syntax tree as tuples, the same for every version of Python that can read it."""
+    """A syntax tree as nested tuples, the same in all versions of Python that can parse it."""
     if isinstance(node, list):
         return tuple(map(_plain, node))
     if not isinstance(node, ast.AST):
@@ -191,7 +191,7 @@ def _plain(node: Any) -> Any:
 
 
 def _commit() -> str | None:
-    """The commit of bnew's own source, where it runs from a checkout."""
+    """The commit of bnew's source, if it runs from a checkout."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
@@ -200,7 +200,7 @@ def _commit() -> str | None:
 
 
 def cpu_name() -> str:
-    """As Linux names it; family and model tell apart what a cloud calls by one name."""
+    """Linux's name of the CPU, with family and model: clouds use one name for several models."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:

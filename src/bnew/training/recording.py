@@ -1,4 +1,4 @@
-"""What is recorded of a run, epoch by epoch: the tables of its folder, and the same for TensorBoard."""
+"""Records of a run, epoch by epoch: the tables in its folder, and the same for TensorBoard."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HISTOGRAM_BINS = 40
 
 @contextmanager
 def recorder(run: Run, epoch: int, first: bool) -> Iterator[Recorder | None]:
-    """What records ``run`` from ``epoch`` on, in the ``first`` process; the others have none."""
+    """The recorder of ``run`` from ``epoch`` on, in the ``first`` process; None in the others."""
     if not first:
         yield None
         return
@@ -26,13 +26,13 @@ def recorder(run: Run, epoch: int, first: bool) -> Iterator[Recorder | None]:
 
 
 def layer_rows(epoch: int, names: Sequence[str], method: Binarizer) -> list[dict[str, Any]]:
-    """A row for each binary layer: how far it is, and how many signs have changed since last asked."""
+    """A row per binary layer: distance to ±1, share at ±1, and sign flips since the last call."""
     layers = zip(
         names,
         method.layer_distances(),
         method.layer_shares_at_one(),
         method.layer_flips(),
-        strict=False,  # a real network has no method, but perhaps binary layers
+        strict=False,  # without a method there are no measures, but there may be binary layers
     )
     return [
         {"epoch": epoch, "layer": name, "distance": distance, "share_at_one": share, "flips": flips}
@@ -41,13 +41,13 @@ def layer_rows(epoch: int, names: Sequence[str], method: Binarizer) -> list[dict
 
 
 class Recorder:
-    """Appends to a run's tables and to TensorBoard's file."""
+    """Appends to a run's tables and to its TensorBoard file."""
 
     def __init__(self, run: Run, writer: SummaryWriter) -> None:
         self.run, self.writer = run, writer
 
     def epoch(self, row: Mapping[str, Any], layers: Sequence[Mapping[str, Any]], method: Binarizer) -> None:
-        """Record an epoch: ``row`` of the metrics, a row for each of ``layers``, and the binary weights."""
+        """Record an epoch: ``row`` of the metrics, one row per layer, and the binary weights."""
         epoch = row["epoch"]
         self.run.append("metrics", row)
         self.run.append("layers", *layers)
@@ -57,7 +57,7 @@ class Recorder:
         for layer in layers:
             for name in ("distance", "share_at_one", "flips"):
                 self.writer.add_scalar(f"{name}/{layer['layer']}", layer[name], epoch)
-        self.writer.flush()  # before the checkpoint: a resumed run does not say it again
+        self.writer.flush()  # before the checkpoint, since a resumed run does not write it again
 
     def _weights(self, epoch: int, method: Binarizer) -> None:
         if method.params:

@@ -1,9 +1,8 @@
-"""The images that a run is evaluated on: its own, or a user's, prepared as those that it was trained on.
+"""The images that a run is evaluated on: its own or others, prepared as those that it was trained on.
 
-A run takes images as its :class:`bnew.data.preparation.Preparation` says, wherever they come from: with its
-mean and std, at its size, and with its classes' numbers. Of its own images, some were held out of training.
-Of another folder a part (train, val or test) counts as a whole, and so do class folders with no part above
-them.
+Wherever images come from, the run's :class:`bnew.data.preparation.Preparation` applies: its mean and std, its
+size, and its numbering of the classes. Of its own images, some were held out of training. In another folder,
+nothing is held out: a part (train, val or test) is used whole, and so are class folders without a part.
 """
 
 from __future__ import annotations
@@ -52,15 +51,15 @@ def load_data(recipe: Recipe, machine: Machine, download: bool = True) -> Datase
 
 
 def hold_out_of(data: Dataset) -> dict[str, Any]:
-    """What is held out of train in ``data``, and by which rule: plain data, to be kept with a run."""
+    """What is held out of train in ``data``, and by which rule: plain data, stored with a run."""
     return {"rule": RULE, "parts": list(data.held_out)}
 
 
 def check_hold_out(run: Run, data: Dataset, splits: Sequence[str] = ("val", "test")) -> None:
-    """Check that what of ``splits`` is held out of train in ``data`` was held out when ``run`` was trained.
+    """Check that what ``data`` holds out of train for ``splits`` was held out when ``run`` trained.
 
     Raises:
-        BnewError: other images were, by an earlier version, or as the folder had other parts.
+        BnewError: other images were: an earlier version had another rule, or the folder had other parts.
     """
     held_out = [split for split in splits if split in data.held_out]
     if held_out and run.begun and run.hold_out != hold_out_of(data):
@@ -71,12 +70,12 @@ def check_hold_out(run: Run, data: Dataset, splits: Sequence[str] = ("val", "tes
         )
         raise BnewError(
             f"{run.path} may have been trained on images that are now held out as {' and '.join(held_out)}, "
-            f"as {why}: evaluate it on a folder test of other images, or train again"
+            f"as {why}: evaluate it on other images in a folder test, or train again"
         )
 
 
 def check_finished(run: Run, machine: Machine) -> None:
-    """Check that a finished run was trained on the images that are there now, if there are any.
+    """Check that a finished run was trained on the images in its folder now, if there are any.
 
     Raises:
         BnewError: it was trained on others.
@@ -86,29 +85,29 @@ def check_finished(run: Run, machine: Machine) -> None:
     try:
         data = load_data(run.recipe, machine, download=False)
     except BnewError as error:
-        logger.warning("%s is done, but whether on these images cannot be checked: %s", run.path, error)
+        logger.warning("%s is done, but its images cannot be checked: %s", run.path, error)
         return
     run.check_data(data.fingerprint, machine.data_path)
 
 
 def preparation_of(run: Run, machine: Machine) -> Preparation:
-    """How the images of ``run`` are prepared; a run of an earlier version does not say it, but its images do.
+    """How the images of ``run`` are prepared; if an earlier version did not record it, as its images say.
 
     Raises:
-        BnewError: it does not say, and its images are not there.
+        BnewError: it is not recorded, and the images do not exist.
     """
     return run.preparation or _data_of_before(run, machine).preparation
 
 
 def load_run_data(run: Run, machine: Machine, split: str = "test", download: bool = True) -> Dataset:
-    """Images for ``run``, prepared as it says, of which ``split`` can be asked for.
+    """A data set with ``split`` for ``run``, prepared as the run requires.
 
-    Without a folder in ``machine``, or with that of the run: its own. With another: the images of its folder
-    ``split`` (for test that of val, if need be), or of its class folders.
+    Without a ``machine.data_dir``, or with the run's own, these are the run's images. Of another folder, they
+    are the images in its folder ``split`` (for test, val if there is no test), or in its class folders.
 
     Raises:
         BnewError: there is no such folder; it has classes that the run does not know, or lacks the split; or
-            the run is of an earlier version, and does not say how its images were prepared.
+            an earlier version did not record how the run's images were prepared.
     """
     preparation = run.preparation
     if preparation is None:
@@ -127,31 +126,31 @@ def load_run_data(run: Run, machine: Machine, split: str = "test", download: boo
         if root is None:
             raise BnewError(
                 f"{run.recipe.data} in '{machine.data_path}' has other classes or sizes than {run.path} was "
-                "trained on: give the folder of the very data set as --data-dir"
+                "trained on: give the folder of the same data set as --data-dir"
             )
     folder = _folder_of(root, split, preparation.classes)
     if folder is not None:
         return _load_folder(root, folder, split, run.recipe.data, preparation, machine)
     with suppress(BnewError):
         data = load_data(run.recipe, machine, download=False)
-        # The same splits, so what is held out is what was.
+        # The same fingerprint of the splits means that the same images are held out.
         if run.fingerprint is not None and short(data.fingerprint) == short(run.fingerprint):
             return replace(data, mean=preparation.mean, std=preparation.std)
     raise BnewError(
         f"'{root}' has no folder {split}, and not the images that {run.path} was trained on, of which some "
-        f"were held out for {split}: give the name of a folder that it has as --split, or class folders alone"
+        f"were held out for {split}: give --split a folder that it has, or --data-dir class folders alone"
     )
 
 
 def _data_of_before(run: Run, machine: Machine, download: bool = True) -> Dataset:
-    """The data of a run of an earlier version, which does not say how its images were prepared."""
+    """The data of a run for which an earlier version did not record how images were prepared."""
     place = replace(machine, data_dir=machine.data_dir or run.data_dir)
     elsewhere = run.data_dir is not None and not _is_data_dir_of(run, place)
     own_images = dataset_row(run.recipe.data).own_images
     if elsewhere and (own_images or _image_folder(run.recipe.data, place.data_path, is_own=False)):
         raise BnewError(
             f"{run.path} is of an earlier version and does not record how its images were prepared: it can "
-            f"be used on those in '{run.data_dir}' alone, so leave out --data-dir"
+            f"be used only on those in '{run.data_dir}', so leave out --data-dir"
         )
     if own_images and is_first_process():
         logger.warning(
@@ -173,14 +172,14 @@ def _say_changes(run: Run, data: Dataset) -> None:
     if run.fingerprint is None or not is_first_process():
         return
     if changes := differences(run.fingerprint, data.fingerprint):
-        logger.warning("the images have changed since %s was begun: %s", run.path, ", ".join(changes))
+        logger.warning("the images have changed since %s began: %s", run.path, ", ".join(changes))
 
 
 # ---------------------------------------------------------------------- a folder of images
 
 
 def _image_folder(name: str, place: Path, is_own: bool) -> Path | None:
-    """Where the images of data set ``name`` lie as files; None where they come from torchvision or the like.
+    """The folder with the image files of data set ``name``; None if torchvision or scikit-learn has them.
 
     A folder that is not the run's own may hold images in place of the data set.
     """
@@ -196,16 +195,16 @@ def _image_folder(name: str, place: Path, is_own: bool) -> Path | None:
 
 
 def _folder_of(root: Path, split: str, classes: Sequence[str]) -> str | None:
-    """The folder of ``split`` in ``root``, if there is one; "." where it has class folders and no parts.
+    """The folder of ``split`` in ``root``, if there is one; "." if ``root`` has class folders and no parts.
 
     Raises:
-        BnewError: there is no ``root``, no part to choose, or two of the same.
+        BnewError: there is no ``root``, no part to choose, or a part has two folders.
     """
     if not root.is_dir():
-        raise BnewError(f"the data folder '{root}' does not exist: give one of images as --data-dir")
+        raise BnewError(f"the data folder '{root}' does not exist: give --data-dir a folder of images")
     folders = {path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")}
     parts = {alias for aliases in PARTS.values() for alias in aliases}
-    # A class may be called train: the vehicle.
+    # A class may be called train, the vehicle.
     if not folders & parts or (folders <= set(classes) and not folders <= parts):
         if split != "test":
             raise BnewError(f"'{root}' has class folders, and no folder {split}: leave out --split")
@@ -216,10 +215,10 @@ def _folder_of(root: Path, split: str, classes: Sequence[str]) -> str | None:
 def _load_folder(
     root: Path, folder: str, split: str, name: str, preparation: Preparation, machine: Machine
 ) -> Dataset:
-    """The images of the class folders in ``root / folder``, as ``split``; the other splits are empty.
+    """The images of the class folders in ``root / folder`` as ``split``; the other splits are empty.
 
     Raises:
-        BnewError: a class is not one of the preparation's, or has no images; an image is broken.
+        BnewError: a class is unknown to the run or has no images, or an image is broken.
     """
     left_out: Counter[str] = Counter()
     by_class = list_classes(root, folder, left_out)
@@ -227,8 +226,8 @@ def _load_folder(
     unknown = [f"'{each}'" for each in by_class if each not in preparation.classes]
     if unknown:
         raise BnewError(
-            f"'{where}' has class folders that the run does not know ({_some(unknown)}): name them as it "
-            f"does, or remove them; it knows {_some(preparation.classes)}"
+            f"'{where}' has class folders that the run does not know ({_some(unknown)}): rename or remove "
+            f"them; the run knows {_some(preparation.classes)}"
         )
     if is_first_process():
         warn_of(root, left_out, [])

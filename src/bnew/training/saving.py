@@ -1,4 +1,4 @@
-"""What a run saves while it trains, and how it goes on from that."""
+"""Saves a run's checkpoints and best weights, and resumes from them."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ logger = logging.getLogger("bnew")
 
 
 class Saver:
-    """The checkpoints of a run, of which the first process writes, and its best weights."""
+    """Writes, in the first process, and reads a run's checkpoints and its best weights."""
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
 
     def save_best(self) -> None:
-        """Write the weights as they are as those of the best epoch."""
+        """Write the current weights as the best ones."""
         trainer = self.trainer
         if trainer.fabric.is_global_zero:
             weights = {name: t.contiguous() for name, t in trainer.module.state_dict().items()}
@@ -39,7 +39,7 @@ class Saver:
         trainer.state.best_sha256 = trainer.fabric.broadcast(trainer.state.best_sha256)
 
     def share_broken(self) -> dict[str, str]:
-        """The broken images that any process has met, which from now on all of them know.
+        """Share the broken images that each process has found with all processes; returns them.
 
         Raises:
             BnewError: there are too many.
@@ -53,7 +53,7 @@ class Saver:
         return trainer.data.broken
 
     def _to_save(self, meter: Tensor, broken: dict[str, str]) -> dict[str, Any]:
-        """All that a resumed run needs, with the sums and the broken images of all processes."""
+        """Everything that a resumed run needs; ``meter`` and ``broken`` are of all processes."""
         trainer = self.trainer
         optimizer = dict(trainer.optimizer.state_dict())
         return {
@@ -62,23 +62,24 @@ class Saver:
             "optimizer": optimizer,
             **trainer.state.to_dict(),
             "meter": meter,
-            "precision": trainer.fabric.strategy.precision.state_dict(),  # of 16-mixed, how losses are scaled
+            "precision": trainer.fabric.strategy.precision.state_dict(),  # the loss scale of 16-mixed
             "broken": broken,
         }
 
     def save(self) -> None:
-        """Write a checkpoint, from which the same command goes on."""
+        """Write a checkpoint, from which the same command resumes."""
         trainer = self.trainer
         state = self._to_save(trainer.meter.total(trainer.fabric), self.share_broken())
         if trainer.fabric.is_global_zero:
             checkpoint.save(trainer.run, state)
-        trainer.fabric.barrier()  # an error of the first one is to be known to all before they go on
+        trainer.fabric.barrier()  # no process may continue before the first one has written the file
 
     def resume(self, path: Path) -> None:
-        """Continue from the checkpoint ``path``, of which nothing is restored before all of it is checked.
+        """Resume from the checkpoint ``path``; nothing is restored before all of it is checked.
 
         Raises:
-            BnewError: it is damaged or does not fit this run; says from where the run can continue instead.
+            BnewError: it is damaged or does not fit this run; the message says from where the run can resume
+                instead.
         """
         trainer = self.trainer
         names: dict[Tensor, str] = {p: name for name, p in trainer.module.named_parameters()}
@@ -94,23 +95,23 @@ class Saver:
 
         state = checkpoint.load(trainer.run, path, check)
         self.restore(state)
-        logger.info("going on from step %d of %d", trainer.state.step, trainer.total_steps)
+        logger.info("resuming from step %d of %d", trainer.state.step, trainer.total_steps)
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take up where ``state`` was, which is checked."""
+        """Restore ``state``, which must have been checked."""
         trainer = self.trainer
         trainer.module.load_state_dict(state["model"])
-        # The settings are those of the recipe, not of what was saved.
+        # The settings come from the recipe, not from the checkpoint.
         settings = trainer.optimizer.state_dict()["param_groups"]
         trainer.optimizer.load_state_dict(
             {"state": state["optimizer"]["state"], "param_groups": settings, STATE: state["method"]}
         )
         trainer.state = LoopState.from_dict(state)
-        if state["precision"]:  # empty of a run that goes on by force and had no 16-mixed
+        if state["precision"]:  # empty if --force has changed the precision to 16-mixed
             trainer.fabric.strategy.precision.load_state_dict(state["precision"])
         trainer.data.broken.update(state["broken"])
-        trainer.fabric.barrier()  # all have looked at the best weights
+        trainer.fabric.barrier()  # all processes have read the best weights
         if trainer.fabric.is_global_zero:
-            trainer.meter.sums.copy_(state["meter"])  # the sum over the processes, as many as there were
+            trainer.meter.sums.copy_(state["meter"])  # the sum over all processes, so only in one
             if trainer.state.best_sha256 is not None:
                 trainer.run.take_best(trainer.state.best_sha256)

@@ -1,4 +1,4 @@
-"""Stopping in good order when a signal asks for it."""
+"""Stopping cleanly on a signal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from types import FrameType
 
 @contextmanager
 def stop_signals() -> Iterator[threading.Event]:
-    """An event that SIGINT or SIGTERM sets; the same signal again has its usual effect."""
+    """An event that SIGINT or SIGTERM sets; a second signal of the same kind has its usual effect."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
