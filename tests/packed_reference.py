@@ -207,7 +207,7 @@ def layer_norm(x: Array, node: dict[str, Any]) -> Array:
 
 
 def erf(x: Array) -> Array:
-    return np.vectorize(math.erf, [np.float64])(x)
+    return np.asarray(np.vectorize(math.erf, [np.float64])(x))
 
 
 def softmax(x: Array) -> Array:
@@ -317,7 +317,7 @@ class Reference:
             case "sign":
                 return sign(v)
             case "gelu":
-                return v / 2 * (1 + erf(v / math.sqrt(2)))
+                return np.asarray(v / 2 * (1 + erf(v / math.sqrt(2))))
             case "gelu_tanh":
-                return v / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (v + 0.044715 * v**3)))
+                return np.asarray(v / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (v + 0.044715 * v**3))))
         raise AssertionError(kind)
