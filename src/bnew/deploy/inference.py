@@ -17,8 +17,8 @@ from rich.table import Table
 
 from bnew.data.images import read_image
 from bnew.deploy.limits import BY_SIZE, Limits
+from bnew.display import Shown
 from bnew.errors import BnewError
-from bnew.packing.file import PackedFile
 from bnew.process import cores
 from bnew.text import printable
 
@@ -75,9 +75,7 @@ _SAID = {
 class Prediction:
     """An image's likeliest classes with their probabilities, the likeliest first.
 
-    ``kind`` says what these are: ``softmax``, which sum to 1, taken here or by the network itself;
-    ``sigmoid``, independent of each other, by the network itself; ``logistic``, 1 / (1 + exp(−v)) of the
-    network's one output v, the probability of its one class.
+    ``kind`` is ``bnew_engine.Model.output_kind``, which says what these are.
     """
 
     path: Path
@@ -91,7 +89,7 @@ class Prediction:
 
 def predict(
     file: str | Path,
-    images: Iterable[Path],
+    images: str | Path | Iterable[str | Path],
     top: int = 5,
     threads: int = 1,
     limits: Limits = BY_SIZE,
@@ -101,34 +99,39 @@ def predict(
     An image is scaled until it just covers the network's input, or what the file says in its place, and its
     centre is taken, as in validation. A folder stands for all images in it and in the folders there, by name.
 
+    Args:
+        file: the packed network.
+        images: image files and folders of them, or one.
+        top: how many classes, the likeliest first.
+        threads: how many threads compute.
+        limits: the most that the file may ask for.
+
     Raises:
         BnewError: see :func:`load_engine`; no image, or one that cannot be read; a network without mean and
             std, that takes neither 1 nor 3 channels, or whose output is no probability of classes; ``top`` is
             below 1.
     """
-    images = _files(images)
+    paths = _files([images] if isinstance(images, str | Path) else images)
     if top < 1:
         raise BnewError(f"top is {top}: give 1 or more")
     model = load_engine(file, threads, limits)
-    channels, *size = model.input_shape
+    channels, height, width = model.input_shape
     modes = {1: "L", 3: "RGB"}
     if channels not in modes:
         raise BnewError(f"the network takes {channels} channels, but images have 1 or 3")
-    kind = _kind(PackedFile(Path(file), model.graph, tensors={}, header_bytes=0))  # of what has been loaded
-    for path in images:
-        image = read_image(path, modes[channels], (size[0], size[1]), model.graph["input"].get("resize"))
+    with engine_errors():
+        kind = model.output_kind
+    for path in paths:
+        image = read_image(path, modes[channels], (height, width), model.resize)
         with engine_errors():
-            result = np.ravel(model(image[None])).astype(np.float64)
-        shares = _shares(result, kind)
-        names = model.classes or tuple(f"class {i}" for i in range(len(shares)))
-        best = np.argsort(-shares, kind="stable")[:top]
-        yield Prediction(path, tuple((names[i], float(shares[i])) for i in best), kind.removeprefix("own "))
+            (names,), (shares,) = model.predict(image, top)
+        yield Prediction(path, tuple(zip(names, map(float, shares), strict=True)), kind)
 
 
-def _files(images: Iterable[Path]) -> list[Path]:
+def _files(images: Iterable[str | Path]) -> list[Path]:
     """The images, and those in the folders among them."""
     files = []
-    for path in images:
+    for path in map(Path, images):
         if path.is_dir():
             from bnew.data.image_folder import list_images
 
@@ -138,34 +141,6 @@ def _files(images: Iterable[Path]) -> list[Path]:
     if not files:
         raise BnewError("no image was named: give one or more image files, or a folder of them")
     return files
-
-
-def _kind(packed: PackedFile) -> str:
-    """What the shares are, see :class:`Prediction`; ``own softmax`` if the network takes it itself."""
-    outputs, height, width = packed.output_shape
-    if (height, width) != (1, 1):
-        raise BnewError(
-            f"the output of '{packed.path}' is an image of {outputs}×{height}×{width} numbers, and no "
-            "classes: run it with bnew_engine.load"
-        )
-    kinds = {"softmax": "own softmax", "sigmoid": "sigmoid"}
-    kinds["numbers"] = "logistic" if outputs == 1 else "softmax"
-    if packed.ending not in kinds:
-        raise BnewError(
-            f"the output of '{packed.path}' is made of probabilities that were scaled, shifted or joined, "
-            "and what it means is not in the file: run it with bnew_engine.load"
-        )
-    return kinds[packed.ending]
-
-
-def _shares(result: Array, kind: str) -> Array:
-    """Probabilities of the classes from the network's output (C)."""
-    if kind == "softmax":
-        exponentials = np.exp(result - result.max())
-        return np.asarray(exponentials / exponentials.sum())
-    if kind == "logistic":
-        return np.asarray(0.5 + 0.5 * np.tanh(result / 2))  # 1 / (1 + exp(−v)), without overflow
-    return result
 
 
 @dataclass(frozen=True)
@@ -178,8 +153,8 @@ class Timing:
     seconds: float
 
 
-@dataclass(frozen=True)
-class Timings:
+@dataclass(frozen=True, repr=False)
+class Timings(Shown):
     """What :func:`bench` measures; prints as a table."""
 
     rows: tuple[Timing, ...]
