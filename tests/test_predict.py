@@ -20,7 +20,8 @@ from bnew.cli import main
 from bnew.deploy.inference import Prediction, load_engine, predict
 from bnew.packing.file import read_packed
 
-pytest.importorskip("bnew_engine")
+EngineError = pytest.importorskip("bnew_engine").EngineError
+_images = pytest.importorskip("bnew_engine._images")
 
 
 class Function(nn.Module):
@@ -119,7 +120,10 @@ def test_one_output_is_the_probability_of_its_class(red: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (maps(), r"is an image of 3×2×2 numbers, and no classes: run it with bnew_engine.load"),
+        (
+            maps(),
+            r"is an image of 3×2×2 numbers, and no classes: call the model that bnew_engine.load returns",
+        ),
         (maps(nn.Softmax(1)), "is an image of 3×2×2"),
         (ends_with(nn.Softmax(1), Function(lambda x: 100 * x)), "probabilities that were scaled, shifted"),
         (ends_with(nn.Sigmoid(), Function(lambda x: 1 - x)), "probabilities that were scaled, shifted"),
@@ -183,6 +187,48 @@ def test_a_folder_stands_for_its_images(file: Path, red: Path, tmp_path: Path) -
     (folder / "like.png").mkdir()
     found = [prediction.path for prediction in predict(file, [red, folder])]
     assert found == [red, *sorted(folder / name for name in names)]
+
+
+@pytest.mark.parametrize("mode", _images.MODES)
+@pytest.mark.parametrize("size", [(37, 23), (9, 40), (16, 12)])
+def test_the_engine_reads_the_same_pixels(mode: str, size: tuple[int, int], tmp_path: Path) -> None:
+    """It does not share the reader of training, which needs bnew: they must not differ."""
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    suffix = {"LA": "png", "P": "gif", "PA": "tiff", "RGBA": "webp", "RGBX": "tiff"}.get(mode, "jpg")
+    path = tmp_path / f"x.{'png' if mode == '1' else suffix}"
+    image = Image.fromarray(pixels)
+    (image.convert("L").convert("LA") if mode == "LA" else image.convert("P").convert("PA") if mode == "PA"
+     else image.convert(mode)).save(path)  # fmt: skip
+    for channels, name in ((1, "L"), (3, "RGB")):
+        for resize in ((12, 16), (15, 20)):
+            found = _images.read_image(path, (channels, 12, 16), resize)
+            np.testing.assert_array_equal(found, read_image(path, name, (12, 16), resize))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_engine_turns_images_alike(orientation: int, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    for suffix in ("png", "jpg", "webp", "tiff"):
+        path = tmp_path / f"x.{suffix}"
+        Image.fromarray(pixels).save(path, exif=exif)
+        found = _images.read_image(path, (3, 5, 5), (5, 5))
+        np.testing.assert_array_equal(found, read_image(path, "RGB", (5, 5)))
+
+
+def test_what_only_bnew_reads_is_refused_by_the_engine(file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    Image.fromarray(np.full((2, 2), 65535, np.uint16)).save(path)
+    assert list(predict(file, path))
+    with pytest.raises(EngineError, match="save it with 8 bits a channel"):
+        load_engine(file).predict(path)
+
+
+def test_the_engine_predicts_the_same(file: Path, red: Path) -> None:
+    (found,) = bnew.predict(str(file), str(red), top=2)
+    classes, probabilities = load_engine(file).predict(red, top=2)
+    assert found.classes == tuple(zip(classes[0], probabilities[0], strict=True))
 
 
 def test_an_empty_folder_is_named(file: Path, tmp_path: Path) -> None:

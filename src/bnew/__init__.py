@@ -27,6 +27,10 @@ _NAMES = {
     "plan": "bnew.convert",
     "summary": "bnew.convert",
     "pack": "bnew.packing",
+    "load": "bnew.deploy.trained",
+    "verify": "bnew.deploy.verify",
+    "predict": "bnew.deploy.inference",
+    "export_onnx": "bnew.deploy.onnx",
     "create_model": "bnew.models",
     "list_models": "bnew.models",
     "register_dataset": "bnew.register",
@@ -50,6 +54,10 @@ if TYPE_CHECKING:  # `as` is how a type checker knows that a name is public
     from bnew.convert import binarize as binarize
     from bnew.convert import plan as plan
     from bnew.convert import summary as summary
+    from bnew.deploy.inference import predict as predict
+    from bnew.deploy.onnx import export_onnx as export_onnx
+    from bnew.deploy.trained import load as load
+    from bnew.deploy.verify import verify as verify
     from bnew.errors import BnewError as BnewError
     from bnew.layers import BinaryConv2d as BinaryConv2d
     from bnew.layers import BinaryLinear as BinaryLinear

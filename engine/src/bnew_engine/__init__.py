@@ -10,20 +10,22 @@ results are the same to the last bit.
 from __future__ import annotations
 
 import json
-import operator
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bnew_engine import _engine
+from bnew_engine._arguments import array, path_bytes, text, unchanged, whole
 from bnew_engine._engine import EngineError
+from bnew_engine._images import are_paths, read_image
+from bnew_engine._outputs import Predictions, likeliest, output_kind
 
-__all__ = ["EngineError", "Model", "StageTime", "isa", "isas", "load", "register_peak"]
+__all__ = ["EngineError", "Model", "Predictions", "StageTime", "isa", "isas", "load", "register_peak"]
 __version__ = "0.1.0"
 
 
@@ -82,10 +84,10 @@ def load(
             value is impossible.
     """
     options = (
-        _whole("threads", threads, 1024),
-        _text("isa", "" if isa is None else isa),
-        0 if max_macs is None else _whole("max_macs", max_macs, _LARGEST_LIMIT),
-        0 if max_bytes is None else _whole("max_bytes", max_bytes, _LARGEST_LIMIT),
+        whole("threads", threads, 1024),
+        text("isa", "" if isa is None else isa),
+        0 if max_macs is None else whole("max_macs", max_macs, _LARGEST_LIMIT),
+        0 if max_bytes is None else whole("max_bytes", max_bytes, _LARGEST_LIMIT),
     )
     if isinstance(file, bytes | bytearray | memoryview):
         content = bytes(file)
@@ -95,10 +97,10 @@ def load(
                 "give all of it, or the file's name as a str or an os.PathLike"
             )
         return Model(_engine.Model.from_content(content, *options), lambda: content, options)
-    path = _path(file)
+    path = path_bytes(file)
     engine = _engine.Model(path, *options)
     found = os.path.abspath(path)  # wherever the process is when it is read again
-    return Model(engine, lambda: _unchanged(found, engine.checksum), options)
+    return Model(engine, lambda: unchanged(found, engine.checksum), options)
 
 
 class Model:
@@ -139,7 +141,7 @@ class Model:
         Raises:
             EngineError: another shape or type, or numbers that are not finite.
         """
-        images = _array("images", images)
+        images = array("images", images)
         if images.dtype == np.uint8:
             c, h, w = self.input_shape
             self._check(images, (h, w, c), "uint8 images (N, H, W, C)")
@@ -147,6 +149,55 @@ class Model:
         else:
             result = self._engine.run_floats(self._floats(images, self.input_shape))
         return result[:, :, 0, 0] if result.shape[2:] == (1, 1) else result
+
+    def predict(self, images: Any, top: SupportsIndex = 5) -> Predictions:
+        """The likeliest classes of images, and their probabilities.
+
+        Args:
+            images: a batch as :meth:`__call__` takes it, or one image of it; or the name of an image file, or
+                a list of names. A file is read with Pillow, turned upright, scaled until it just covers
+                :attr:`resize` pixels, and its centre is taken.
+            top: how many classes, if there are so many.
+
+        Returns:
+            Names and probabilities, (N, top) each. What these are, :attr:`output_kind` says.
+
+        Raises:
+            EngineError: as :meth:`__call__`; the output is no probability of classes; a file cannot be read,
+                or Pillow is not installed.
+        """
+        count, kind = whole("top", top, 2**31 - 1), self._kind
+        if are_paths(images):
+            paths = [images] if isinstance(images, str | os.PathLike) else list(images)
+            parts = [paths[start : start + _FILES] for start in range(0, len(paths), _FILES)]
+            results = [self(np.stack([self._read(path) for path in part])) for part in parts]
+            outputs = np.concatenate(results)
+        else:
+            batch = array("images", images)
+            alone = batch.ndim == 3 or (batch.ndim == 1 and self.input_shape[1:] == (1, 1))
+            outputs = self(batch[None] if alone else batch)
+        return likeliest(outputs, kind, self.classes, count)
+
+    @property
+    def output_kind(self) -> str:
+        """What the probabilities of :meth:`predict` are.
+
+        ``softmax``: they sum to 1 over all classes. ``sigmoid``: independent of each other. ``logistic``:
+        1 / (1 + exp(−v)) of the network's one output v, the probability of its one class.
+
+        Raises:
+            EngineError: the output is no probability of classes.
+        """
+        return self._kind.removeprefix("own ")
+
+    @cached_property
+    def _kind(self) -> str:
+        return output_kind(self.graph, self._engine.output)
+
+    def _read(self, path: str | os.PathLike[str]) -> NDArray[np.uint8]:
+        if not isinstance(path, str | os.PathLike):
+            raise EngineError(f"images has {type(path).__name__} among names of files: give names, or arrays")
+        return read_image(path, self.input_shape, self.resize)
 
     def values(self, images: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
         """Every named value of the file for a batch, (N, C, H, W); bits as −1 and +1. Slow: for checks.
@@ -174,8 +225,8 @@ class Model:
         Raises:
             EngineError: no such node, another shape, or other numbers.
         """
-        name = _text("name", name)
-        signs = _array("signs", signs, np.float32)
+        name = text("name", name)
+        signs = array("signs", signs, np.float32)
         if signs.ndim != 4:
             raise EngineError(f"signs has shape {signs.shape}, but must be (N, C, H, W)")
         signs = np.require(signs, np.float32, ["C", "ALIGNED"])
@@ -206,7 +257,7 @@ class Model:
         macs = max(1, int(self._engine.macs))
         if repeats is None:
             return max(1, min(_PROFILE_REPEATS, _PROFILE_MACS // macs))
-        count = _whole("repeats", repeats, 2**31 - 1)
+        count = whole("repeats", repeats, 2**31 - 1)
         most = max(1, _MOST_PROFILE_MACS // macs)
         if count > most:
             raise EngineError(
@@ -227,10 +278,45 @@ class Model:
         return tuple(self._engine.classes)
 
     @property
+    def mean(self) -> tuple[float, ...] | None:
+        """Per channel, of pixel values in [0, 1]; None if the file does not say how images are normalised."""
+        return self._numbers("mean")
+
+    @property
+    def std(self) -> tuple[float, ...] | None:
+        """Per channel, of pixel values in [0, 1]; None as for :attr:`mean`."""
+        return self._numbers("std")
+
+    @property
+    def resize(self) -> tuple[int, int]:
+        """Height and width that an image file is scaled to cover, before its centre is taken."""
+        height, width = self._input.get("resize", self.input_shape[1:])
+        return height, width
+
+    @cached_property
+    def _input(self) -> dict[str, Any]:
+        image: dict[str, Any] = self.graph["input"]
+        return image
+
+    def _numbers(self, name: str) -> tuple[float, ...] | None:
+        return tuple(self._input[name]) if self._engine.normalises else None
+
+    @property
     def graph(self) -> dict[str, Any]:
         """The graph as docs/format.md describes it."""
         graph: dict[str, Any] = json.loads(self._engine.graph)
         return graph
+
+    def __repr__(self) -> str:
+        """One line: ``<bnew_engine.Model: 3×32×32 → 10 classes, 24 nodes, avx2, 1 thread>``."""
+        c, h, w = self._engine.output
+        result = f"{c} {'class' if c == 1 else 'classes'}" if (h, w) == (1, 1) else f"{c}×{h}×{w}"
+        nodes, threads = (
+            f"{n} {what}{'s' * (n != 1)}"
+            for n, what in ((len(self.graph["nodes"]), "node"), (self.threads, "thread"))
+        )
+        shape = "×".join(map(str, self.input_shape))
+        return f"<bnew_engine.Model: {shape} → {result}, {nodes}, {self.isa}, {threads}>"
 
     @property
     def threads(self) -> int:
@@ -243,7 +329,7 @@ class Model:
         return self._engine.isa
 
     def _floats(self, images: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.float32]:
-        images = _array("images", images)
+        images = array("images", images)
         if images.dtype.kind != "f":
             raise EngineError(
                 f"images are {images.dtype}, but must be float32 (N, C, H, W) or uint8 (N, H, W, C)"
@@ -261,62 +347,5 @@ class Model:
 
 
 _LARGEST_LIMIT = 2**60
+_FILES = 64  # how many images are in memory at once
 _PROFILE_REPEATS, _PROFILE_MACS, _MOST_PROFILE_MACS = 100, 2**40, 2**48
-
-
-def _whole(name: str, value: object, most: int) -> int:
-    """The whole number from 1 to ``most``, of whatever integer type."""
-    try:
-        number = 0 if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        number = 0
-    if not 1 <= number <= most:
-        raise EngineError(f"{name} is {value!r}, but must be a whole number from 1 to {most}")
-    return number
-
-
-def _text(name: str, value: object) -> str:
-    if not isinstance(value, str):
-        raise EngineError(f"{name} is {value!r}, but must be a str")
-    return value
-
-
-def _array(name: str, value: object, dtype: type[np.float32] | None = None) -> NDArray[Any]:
-    try:
-        return np.asarray(value, dtype)
-    except (TypeError, ValueError) as error:
-        raise EngineError(f"{name} cannot be made an array of numbers: {error}") from None
-
-
-def _path(file: object) -> bytes:
-    try:
-        path = os.fsencode(file)  # type: ignore[arg-type]
-    except TypeError:
-        raise EngineError(
-            f"file is {file!r}, but must be a str or an os.PathLike, or the content of a packed file as bytes"
-        ) from None
-    except UnicodeEncodeError:
-        raise EngineError(f"{file!r} is no path: it has half of a character in it") from None
-    if b"\0" in path:
-        raise EngineError(f"{file!r} is no path: it has a zero in it")
-    return path
-
-
-def _unchanged(path: bytes, checksum: int) -> bytes:
-    """The content of the file, which must be the one that was loaded."""
-    again = "load it again, or its content as bytes, which a Model keeps"
-    try:
-        content = Path(os.fsdecode(path)).read_bytes()
-    except OSError as error:
-        raise EngineError(
-            f"{path!r} cannot be read again to copy its model ({error.strerror}): {again}"
-        ) from None
-    try:
-        same = _engine.checksum(content) == checksum
-    except EngineError:
-        same = False
-    if not same:
-        raise EngineError(
-            f"{path!r} has changed since it was loaded, and its model cannot be copied: {again}"
-        )
-    return content

@@ -17,8 +17,8 @@ from rich.table import Table
 
 from bnew.data.images import read_image
 from bnew.deploy.limits import BY_SIZE, Limits
+from bnew.display import Shown
 from bnew.errors import BnewError
-from bnew.packing.file import PackedFile
 from bnew.process import cores
 from bnew.text import printable
 
@@ -75,9 +75,7 @@ _SAID = {
 class Prediction:
     """An image's likeliest classes with their probabilities, the likeliest first.
 
-    ``kind`` says what these are: ``softmax``, which sum to 1, taken here or by the network itself;
-    ``sigmoid``, independent of each other, by the network itself; ``logistic``, 1 / (1 + exp(−v)) of the
-    network's one output v, the probability of its one class.
+    ``kind`` is ``bnew_engine.Model.output_kind``, which says what these are.
     """
 
     path: Path
@@ -91,7 +89,7 @@ class Prediction:
 
 def predict(
     file: str | Path,
-    images: Iterable[Path],
+    images: str | Path | Iterable[str | Path],
     top: int = 5,
     threads: int = 1,
     limits: Limits = BY_SIZE,
@@ -115,11 +113,11 @@ def predict(
             network without mean and std, that takes neither 1 nor 3 channels, or whose output is no
             probability of classes; ``top`` is below 1.
     """
-    images = _files(images)
+    paths = _files([images] if isinstance(images, str | Path) else images)
     if top < 1:
         raise BnewError(f"top is {top}: give 1 or more")
     model = load_engine(file, threads, limits)
-    channels, *size = model.input_shape
+    channels, height, width = model.input_shape
     modes = {1: "L", 3: "RGB"}
     if channels not in modes:
         raise BnewError(f"the network takes {channels} channels, but images have 1 or 3")
@@ -133,17 +131,14 @@ def predict(
             broken.append(error)
             continue
         with engine_errors():
-            result = np.ravel(model(image[None])).astype(np.float64)
-        shares = _shares(result, kind)
-        names = model.classes or tuple(f"class {i}" for i in range(len(shares)))
-        best = np.argsort(-shares, kind="stable")[:top]
-        yield Prediction(path, tuple((names[i], float(shares[i])) for i in best), kind.removeprefix("own "))
+            (names,), (shares,) = model.predict(image, top)
+        yield Prediction(path, tuple(zip(names, map(float, shares), strict=True)), kind)
 
 
-def _files(images: Iterable[Path]) -> list[Path]:
+def _files(images: Iterable[str | Path]) -> list[Path]:
     """The images, and those in the folders among them."""
     files = []
-    for path in images:
+    for path in map(Path, images):
         if path.is_dir():
             from bnew.data.image_folder import list_images
 
@@ -193,8 +188,8 @@ class Timing:
     seconds: float
 
 
-@dataclass(frozen=True)
-class Timings:
+@dataclass(frozen=True, repr=False)
+class Timings(Shown):
     """What :func:`bench` measures; prints as a table."""
 
     rows: tuple[Timing, ...]

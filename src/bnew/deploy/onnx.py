@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bnew.data.preparation import Preparation
+from bnew.deploy.trained import trained
 from bnew.errors import BnewError
 from bnew.files import write_atomically
 from bnew.results.run import Run
@@ -57,8 +58,7 @@ def export_run(run: Run, path: str | Path, machine: Machine) -> OnnxCheck | None
     Raises:
         BnewError: no such run, or it cannot be exported.
     """
-    prepared = preparation_of(run, machine)
-    model = load_model(run, prepared.num_classes, prepared.size[0])
+    model, prepared = trained(run, machine)
     try:
         data = load_run_data(run, machine, download=False)
         images, _ = next(iter(data.batches("test", train=False).epoch(0)))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from bnew.deploy.trained import trained
 from bnew.errors import BnewError
 from bnew.layers import binary_parameters
 from bnew.packing.file import PackedFile
@@ -24,8 +25,7 @@ def pack_run(run: Run, path: str | Path, machine: Machine, *, half: bool = False
     Raises:
         BnewError: no such run, or it cannot be packed.
     """
-    prepared = preparation_of(run, machine)
-    model = load_model(run, prepared.num_classes, prepared.size[0])
+    model, prepared = trained(run, machine)
     if not run.recipe.ends_binary and binary_parameters(model):
         which = f"phase 1 (--method {run.recipe.method})" if run.recipe.method else "no method"
         raise BnewError(

@@ -1,0 +1,75 @@
+"""Checks of what Python passes to the engine, and of a file that is read again."""
+
+from __future__ import annotations
+
+import operator
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnew_engine import _engine
+from bnew_engine._engine import EngineError
+
+
+def whole(name: str, value: object, most: int) -> int:
+    """The whole number from 1 to ``most``, of whatever integer type."""
+    try:
+        number = 0 if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = 0
+    if not 1 <= number <= most:
+        raise EngineError(f"{name} is {value!r}, but must be a whole number from 1 to {most}")
+    return number
+
+
+def text(name: str, value: object) -> str:
+    """The value, if it is a string."""
+    if not isinstance(value, str):
+        raise EngineError(f"{name} is {value!r}, but must be a str")
+    return value
+
+
+def array(name: str, value: object, dtype: type[np.float32] | None = None) -> NDArray[Any]:
+    """The value as an array."""
+    try:
+        return np.asarray(value, dtype)
+    except (TypeError, ValueError) as error:
+        raise EngineError(f"{name} cannot be made an array of numbers: {error}") from None
+
+
+def path_bytes(file: object) -> bytes:
+    """The path as the file system encodes it."""
+    try:
+        path = os.fsencode(file)  # type: ignore[arg-type]
+    except TypeError:
+        raise EngineError(
+            f"file is {file!r}, but must be a str or an os.PathLike, or the content of a packed file as bytes"
+        ) from None
+    except UnicodeEncodeError:
+        raise EngineError(f"{file!r} is no path: it has half of a character in it") from None
+    if b"\0" in path:
+        raise EngineError(f"{file!r} is no path: it has a zero in it")
+    return path
+
+
+def unchanged(path: bytes, checksum: int) -> bytes:
+    """The content of the file, which must be the one that was loaded."""
+    again = "load it again, or its content as bytes, which a Model keeps"
+    try:
+        content = Path(os.fsdecode(path)).read_bytes()
+    except OSError as error:
+        raise EngineError(
+            f"{path!r} cannot be read again to copy its model ({error.strerror}): {again}"
+        ) from None
+    try:
+        same = _engine.checksum(content) == checksum
+    except EngineError:
+        same = False
+    if not same:
+        raise EngineError(
+            f"{path!r} has changed since it was loaded, and its model cannot be copied: {again}"
+        )
+    return content
