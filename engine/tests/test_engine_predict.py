@@ -22,9 +22,10 @@ def classifier(
     random = np.random.default_rng(0)
     network = Network(shape, **image)
     pooled = network.node("adaptive_avg_pool", "input", size=[1, 1])
-    steps = [{end: {}} for end in ends if end != "softmax"]
+    steps: list[dict[str, Any]] = [{end: {}} for end in ends if end != "softmax"]
     weight = random.standard_normal((outputs, shape[0], 1, 1)).astype(np.float32)
-    last = network.conv(pooled, weight, **({"then": steps} if steps else {}))
+    then: dict[str, Any] = {"then": steps} if steps else {}
+    last = network.conv(pooled, weight, **then)
     if "softmax" in ends:
         network.node("softmax", last)
     return network
@@ -105,7 +106,7 @@ def test_outputs_that_are_no_classes(tmp_path: Path) -> None:
     network = classifier((3, 4, 6), "softmax")
     network.node("identity", network.graph["output"], then=[{"scale": network.tensor([2.0])}])
     model = load(network.write(tmp_path / "m.bnew"))
-    with pytest.raises(EngineError, match="probabilities that were scaled, shifted or joined"):
+    with pytest.raises(EngineError, match="probabilities that were scaled, shifted, added"):
         model.predict(np.zeros((1, 3, 4, 6), np.float32))
 
 

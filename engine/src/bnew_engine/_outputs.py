@@ -45,8 +45,8 @@ def output_kind(graph: Mapping[str, Any], shape: tuple[int, int, int]) -> str:
     ending = _ending(graph)
     if ending not in kinds:
         raise EngineError(
-            "the output is made of probabilities that were scaled, shifted or joined, and what it means is "
-            "not in the file: call the model that bnew_engine.load returns, for these numbers"
+            "the output is made of probabilities that were scaled, shifted, added, multiplied or joined, and "
+            "what it means is not in the file: call the model of bnew_engine.load for these numbers"
         )
     return kinds[ending]
 
@@ -70,7 +70,7 @@ def _shares(outputs: NDArray[np.float64], kind: str) -> NDArray[np.float64]:
 
 def _ending(graph: Mapping[str, Any]) -> str:
     """What the output is: of a ``softmax``; of a ``sigmoid``, each number between 0 and 1 by itself;
-    ``altered``, if a scale or a shift follows one of these; or ``numbers`` of any size.
+    ``altered``, if these were scaled, shifted, added, multiplied or joined; or ``numbers`` of any size.
     """
     shapes: dict[str, tuple[int, ...]] = {graph["input"]["name"]: tuple(graph["input"]["shape"])}
     endings: dict[str, str] = {}
@@ -83,33 +83,48 @@ def _ending(graph: Mapping[str, Any]) -> str:
             shapes[node["output"]] = shape
             inputs = {endings.get(name, "numbers") for name in names}
             vectors = len(names) == 1 and shapes[names[0]][1:] == (1, 1)
-            endings[node["output"]] = _ending_of_node(node, inputs, vectors)
+            endings[node["output"]] = _ending_of_node(node, endings, inputs, vectors)
     return endings.get(graph["output"], "numbers")
 
 
-def _ending_of_node(node: Mapping[str, Any], inputs: set[str], vectors: bool) -> str:
-    altered = False
-    for kind, of in reversed(list(_steps(node))):
+def _ending_of_node(
+    node: Mapping[str, Any], endings: Mapping[str, str], inputs: set[str], vectors: bool
+) -> str:
+    """That of a node's result, from those of all values and of its ``inputs``."""
+    ending = _ending_of_operator(node["op"], inputs, vectors)
+    for kind, of in _steps(node):
         if kind in ("sigmoid", "hard_sigmoid"):
-            return "altered" if altered else "sigmoid"
-        if kind in ("scale", "shift"):
-            altered = True
-        elif kind != "clamp" or None in of or not 0 <= of[0] <= of[1] <= 1:
-            return "numbers"
-    result = _ending_of_operator(node["op"], inputs, vectors)
-    return "altered" if altered and result != "numbers" else result
+            ending = "sigmoid"
+        elif kind == "clamp":
+            ending = _clamped(ending, *of)
+        elif kind in ("add", "multiply"):
+            other = endings.get(of, "numbers")
+            ending = "numbers" if "numbers" in (ending, other) else "altered"
+        elif kind != "prelu" and ending != "numbers":  # prelu changes nothing of what is never negative
+            ending = "altered"
+    return ending
+
+
+def _clamped(ending: str, low: float | None, high: float | None) -> str:
+    """The ending of what is clamped: 0 to 1 makes shares of numbers, and other limits may leave none."""
+    if ending == "numbers":
+        return "sigmoid" if (low, high) == (0, 1) else "numbers"
+    leaves_some = (low is None or low < 1) and (high is None or high > 0)
+    return ending if leaves_some else "altered"
 
 
 def _ending_of_operator(op: str, inputs: set[str], vectors: bool) -> str:
     if op == "softmax":
         return "softmax"
     keeps = ("identity", "flatten", "concat", "max_pool", "avg_pool", "adaptive_avg_pool")
-    if len(inputs) > 1 or op not in keeps:
+    if op not in keeps:
         return "numbers"
+    if len(inputs) > 1:
+        return "altered"
     (before,) = inputs
     # Of several places, or pooled otherwise than by means, the shares of all classes no longer sum to 1.
-    unmixed = vectors or op in ("identity", "adaptive_avg_pool")
-    return "altered" if before == "softmax" and not unmixed else before
+    whole = vectors or op in ("identity", "adaptive_avg_pool")
+    return "altered" if before == "softmax" and not whole else before
 
 
 def _steps(node: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:

@@ -102,9 +102,9 @@ def predict(
 
     Args:
         file: the packed network.
-        images: image files, or folders of them.
-        top: how many classes.
-        threads: of the engine.
+        images: image files and folders of them, or one.
+        top: how many classes, the likeliest first.
+        threads: how many threads compute.
         limits: the most that the file may ask for.
         broken: a list that gets the error of each image that cannot be read, which is skipped then.
 
@@ -121,10 +121,11 @@ def predict(
     modes = {1: "L", 3: "RGB"}
     if channels not in modes:
         raise BnewError(f"the network takes {channels} channels, but images have 1 or 3")
-    kind = _kind(PackedFile(Path(file), model.graph, tensors={}, header_bytes=0))  # of what has been loaded
-    for path in images:
+    with engine_errors():
+        kind = model.output_kind
+    for path in paths:
         try:
-            image = read_image(path, modes[channels], (size[0], size[1]), model.graph["input"].get("resize"))
+            image = read_image(path, modes[channels], (height, width), model.resize)
         except BnewError as error:
             if broken is None:
                 raise
@@ -148,34 +149,6 @@ def _files(images: Iterable[str | Path]) -> list[Path]:
     if not files:
         raise BnewError("no image was named: give one or more image files, or a folder of them")
     return files
-
-
-def _kind(packed: PackedFile) -> str:
-    """What the shares are, see :class:`Prediction`; ``own softmax`` if the network takes it itself."""
-    outputs, height, width = packed.output_shape
-    if (height, width) != (1, 1):
-        raise BnewError(
-            f"the output of '{packed.path}' is an image of {outputs}×{height}×{width} numbers, and no "
-            "classes: run it with bnew_engine.load"
-        )
-    kinds = {"softmax": "own softmax", "sigmoid": "sigmoid"}
-    kinds["numbers"] = "logistic" if outputs == 1 else "softmax"
-    if packed.ending not in kinds:
-        raise BnewError(
-            f"the output of '{packed.path}' is made of probabilities that were scaled, shifted, added, "
-            "multiplied or joined, and what it means is not in the file: run it with bnew_engine.load"
-        )
-    return kinds[packed.ending]
-
-
-def _shares(result: Array, kind: str) -> Array:
-    """Probabilities of the classes from the network's output (C)."""
-    if kind == "softmax":
-        exponentials = np.exp(result - result.max())
-        return np.asarray(exponentials / exponentials.sum())
-    if kind == "logistic":
-        return np.asarray(0.5 + 0.5 * np.tanh(result / 2))  # 1 / (1 + exp(−v)), without overflow
-    return result
 
 
 @dataclass(frozen=True)

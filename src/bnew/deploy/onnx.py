@@ -19,8 +19,7 @@ from bnew.errors import BnewError
 from bnew.files import write_atomically
 from bnew.results.run import Run
 from bnew.training.machine import Machine
-from bnew.training.networks import load_model
-from bnew.training.run_data import load_run_data, preparation_of
+from bnew.training.run_data import load_run_data
 
 logger = logging.getLogger("bnew")
 

@@ -13,8 +13,6 @@ from bnew.packing.file import PackedFile
 from bnew.packing.packer import pack
 from bnew.results.run import Run
 from bnew.training.machine import Machine
-from bnew.training.networks import load_model
-from bnew.training.run_data import preparation_of
 
 
 def pack_run(run: Run, path: str | Path, machine: Machine, *, half: bool = False) -> PackedFile:

@@ -9,8 +9,8 @@ from torch import nn
 from bnew.data.preparation import Preparation
 from bnew.results.groups import best_run
 from bnew.results.run import Run
-from bnew.training.evaluation import load_model
 from bnew.training.machine import Machine
+from bnew.training.networks import load_model
 from bnew.training.run_data import preparation_of
 
 

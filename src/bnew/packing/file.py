@@ -100,20 +100,6 @@ class PackedFile:
         return self._read[1][self.graph["output"]]
 
     @property
-    def ending(self) -> str:
-        """What the output is: of a ``softmax``; of a ``sigmoid``, each number between 0 and 1 by itself;
-        ``altered``, if these were scaled, shifted, added, multiplied or joined; or ``numbers`` of any size.
-        """
-        endings: dict[str, str] = {}
-        for node in self.graph["nodes"]:
-            if "output" in node:
-                names = node["inputs"] if node["op"] == "concat" else [node["input"]]
-                inputs = {endings.get(name, "numbers") for name in names}
-                vectors = len(names) == 1 and self._read[1][names[0]][1:] == (1, 1)
-                endings[node["output"]] = _ending(node, endings, inputs, vectors)
-        return endings.get(self.graph["output"], "numbers")
-
-    @property
     def half(self) -> bool:
         """Whether real numbers are stored as float16."""
         return any(tensor.dtype == "F16" for tensor in self.tensors.values())
@@ -259,45 +245,6 @@ def _text(name: Any) -> str:
     if not isinstance(name, str):
         raise TypeError(f"{name!r} is no name")
     return name
-
-
-def _ending(node: Mapping[str, Any], endings: Mapping[str, str], inputs: set[str], vectors: bool) -> str:
-    """:attr:`PackedFile.ending` of a node's result, from those of all values and of its ``inputs``."""
-    ending = _ending_of_operator(node["op"], inputs, vectors)
-    for kind, of in _steps(node):
-        if kind in ("sigmoid", "hard_sigmoid"):
-            ending = "sigmoid"
-        elif kind == "clamp":
-            ending = _clamped(ending, *of)
-        elif kind in ("add", "multiply"):
-            other = endings.get(of, "numbers")
-            ending = "numbers" if "numbers" in (ending, other) else "altered"
-        elif kind in ("scale", "shift") and ending != "numbers":
-            ending = "altered"
-        # A prelu changes nothing of what is never negative.
-    return ending
-
-
-def _clamped(ending: str, low: float | None, high: float | None) -> str:
-    """The ending of what is clamped: 0 to 1 makes shares of numbers, and other limits may leave none."""
-    if ending == "numbers":
-        return "sigmoid" if (low, high) == (0, 1) else "numbers"
-    leaves_some = (low is None or low < 1) and (high is None or high > 0)
-    return ending if leaves_some else "altered"
-
-
-def _ending_of_operator(op: str, inputs: set[str], vectors: bool) -> str:
-    if op == "softmax":
-        return "softmax"
-    keeps = ("identity", "flatten", "concat", "max_pool", "avg_pool", "adaptive_avg_pool")
-    if op not in keeps:
-        return "numbers"
-    if len(inputs) > 1:
-        return "altered"
-    (before,) = inputs
-    # Of several places, or pooled otherwise than by means, the shares of all classes no longer sum to 1.
-    whole = vectors or op in ("identity", "adaptive_avg_pool")
-    return "altered" if before == "softmax" and not whole else before
 
 
 def _steps(node: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
