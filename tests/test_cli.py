@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,8 @@ from helpers import at_step, fill_with_nan, send
 from PIL import Image
 
 from bnew import __version__
-from bnew.cli import COMMANDS, main, names
+from bnew.cli import COMMANDS, main
+from bnew.cli.arguments import names
 from bnew.convert.summary import summary
 from bnew.experiments.published import EXPERIMENTS
 from bnew.models import create_model, list_models
@@ -65,6 +67,18 @@ def test_help(bnew: Cli, command: str) -> None:
     code, out, _ = bnew(f"{command} --help")
     assert code == 0
     assert f"bnew {command}" in out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_is_explained(bnew: Cli, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside its default; and positionals have names that say what they are."""
+    monkeypatch.setenv("COLUMNS", "400")
+    out = bnew(f"{command} --help")[1]
+    assert "--help" in out
+    for line in out.splitlines():
+        assert not re.search(r"(^|\s\s)\((default|required)", line.strip("│ ")), line
+    usage = out.partition("\n")[0]
+    assert not re.search(r"(?<!--out)(?<!\|) PATH", usage), usage
 
 
 def test_help_lists_the_commands(bnew: Cli) -> None:
@@ -250,7 +264,7 @@ def test_out_of_memory(sentence: Callable[..., str], tmp_path: Path) -> None:
     with at_step(1, lambda _: torch.empty(10**15)):
         said = sentence(TRAIN, tmp_path, "--accumulate", 3)
     assert "not enough memory for batches of 256 images, each share of it in 3 parts (" in said
-    assert said.endswith("give --accumulate 6, to compute a batch in more parts, or a smaller --batch-size")
+    assert said.endswith("give --accumulate 6 to compute a batch in more parts, or a smaller --batch-size")
 
 
 def test_out_of_memory_elsewhere(

@@ -135,7 +135,6 @@ def test_no_file_outgrows_its_room() -> None:
 
 # Longer ones, and why they are one room.
 LONG = {
-    "cli": 560,
     "training.loop": 500,
     "packing.lowering": 380,
     "packing.reading": 380,

@@ -57,36 +57,48 @@ class Recipe:
     """
 
     data: str = "cifar10"
+    """Data set; folder and imagenet read your own images from --data-dir."""
     model: str = "birealnet20"
+    """Network."""
     model_options: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the network, such as width=32."""
     method: str | None = None
-    """The name of a method, or None for an ordinary network (a teacher)."""
+    """Method that binarizes the weights; None trains an ordinary network, such as a teacher."""
     method_options: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the method, such as strength=20."""
     epochs: int = 200
+    """Passes over the training images."""
     batch_size: int = 128
+    """Images per step, in all processes together."""
     optimizer: str = "adam"
+    """adam or sgd."""
     lr: float = 0.01
+    """Learning rate at the start."""
     binary_lr: float | None = None
-    """Times the rate, for the binary weights; None: as the method says for a run of this length."""
+    """The learning rate of the binary weights is this times --lr; None: as the method says for a run of this
+    length."""
     momentum: float = 0.9
-    """Of sgd, which is Nesterov's; Adam has its own betas."""
+    """Momentum of sgd (Nesterov's); adam ignores it."""
     weight_decay: float = 0.0
+    """Weight decay."""
     decayed: str = "all"
-    """What weight decay is for: all parameters, or the weights of convolutions alone."""
+    """What weight decay applies to: all, or the weights of convolutions."""
     schedule: str = "linear"
+    """Course of the learning rate: linear, linear_by_epoch, cosine, step or constant."""
     milestones: tuple[float, ...] = (0.5, 0.75)
-    """Shares of the run after which the step schedule divides the rate by ten."""
+    """Shares of the run after which the step schedule divides the learning rate by ten."""
     freeze: float | None = None
-    """Share of the epochs after which the binary weights are frozen; 0: from the start; 1: never; None: as
+    """Share of the epochs after which the binary weights are frozen. 0: from the start; 1: never; None: as
     published."""
     init: str | None = None
-    """Run whose best checkpoint is the start."""
+    """Folder of the run whose best weights are the start."""
     teacher: str | None = None
-    """Run whose best checkpoint teaches, or torchvision:NAME for a network of torchvision with its weights
-    for ImageNet: the loss is then distillation, without labels."""
+    """Folder of the run whose best weights teach, or torchvision:NAME for a network of torchvision with its
+    weights for ImageNet. The loss is then distillation, without labels."""
     image_size: int | None = None
-    """Side of the images of a folder of one's own, or of ImageNet's crops, in pixels."""
+    """Side in pixels to which images of --data folder are brought, or of the crops of --data imagenet."""
     seed: int = 0
+    """Seed of the first weights, the order of the images and their augmentation."""
 
     def __post_init__(self) -> None:
         for name, (kind, low, high) in LIMITS.items():

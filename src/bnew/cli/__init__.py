@@ -1,0 +1,152 @@
+"""The command line: parse, then one call."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+
+import tyro
+from tyro.conf import OmitArgPrefixes
+
+from bnew import __version__
+from bnew.cli.arguments import constructors, names
+from bnew.cli.packed import bench, export, info, pack, predict, verify
+from bnew.cli.runs import evaluate, models, report, reproduce, summary, train
+from bnew.errors import (
+    BnewError,
+    Interrupted,
+    NumericalError,
+    ProcessLost,
+    first_line,
+    is_out_of_memory,
+    lookup,
+)
+from bnew.process import is_first_process
+from bnew.text import printable
+
+logger = logging.getLogger("bnew")
+
+
+COMMANDS: dict[str, Callable[..., int]] = {
+    "reproduce": reproduce,
+    "train": train,
+    "eval": evaluate,
+    "summary": summary,
+    "models": models,
+    "report": report,
+    "pack": pack,
+    "info": info,
+    "verify": verify,
+    "predict": predict,
+    "bench": bench,
+    "export": export,
+}
+# Their help, with names to be filled in.
+HELP = {command: command.__doc__ or "" for command in COMMANDS.values()}
+
+
+def _help() -> str:
+    firsts = {name: (command.__doc__ or "").partition("\n")[0] for name, command in COMMANDS.items()}
+    lines = [
+        "usage: bnew COMMAND ...",
+        "",
+        "Train binarized neural networks the easy way.",
+        "",
+        *(f"  {name:<10}  {first}" for name, first in firsts.items()),
+        "",
+        "bnew COMMAND --help lists its options; bnew --version says which version this is.",
+    ]
+    return "\n".join(lines)
+
+
+def _run(words: Sequence[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    if words[0] == "--version":
+        print(f"bnew {__version__}")
+        return 0
+    command = lookup("command", words[0], COMMANDS)
+    command.__doc__ = HELP.get(command, "").format(
+        **{kind: ", ".join(known) for kind, known in names().items()}
+    )
+    return tyro.cli(
+        command,
+        prog=f"bnew {words[0]}",
+        args=words[1:],
+        registry=constructors(),
+        config=(OmitArgPrefixes,),
+    )
+
+
+def _run_together(words: Sequence[str]) -> int:
+    """:func:`_run`, at whose end several processes wait for each other, if their ends are alike.
+
+    What goes wrong in all of them is said once.
+    """
+    alike = True
+    try:
+        code = _run(words)
+    except ProcessLost as lost:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, for the same reason
+        print(printable(f"bnew: {lost}"), file=sys.stderr)
+        code, alike = 1, False
+    except (Interrupted, NumericalError) as ended:
+        code = 130 if isinstance(ended, Interrupted) else 2
+        if is_first_process():
+            print(printable(f"bnew: {'' if code == 130 else 'error: '}{ended}"), file=sys.stderr)
+    except BnewError as error:
+        if os.environ.get("WORLD_SIZE", "1") == "1":
+            raise
+        from bnew.training.distributed import say_once
+
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, as soon as another one has ended
+        code, alike = 2, False
+        if not say_once(printable(f"bnew: error: {error}")):
+            return code  # the others may wait for this one, and disconnecting for them
+    if "torch" in sys.modules:  # else it was not needed, and takes seconds to load
+        from bnew.training.distributed import disconnect, leave_together
+
+        if alike:
+            leave_together()
+        else:
+            disconnect()
+    return code
+
+
+def _in_one_line(record: logging.LogRecord) -> bool:
+    """Escape what cannot be seen in a message, which may name files and folders."""
+    record.msg, record.args = printable(record.getMessage()), ()
+    return True
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 some runs failed, 2 bad input, 130 stopped."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # of a class "été" where all is ASCII
+    handler = logging.StreamHandler()
+    handler.addFilter(_in_one_line)
+    logging.basicConfig(format="bnew: %(message)s", handlers=[handler])
+    # Other libraries have their say only when something is wrong, and of several processes all but the first.
+    logger.setLevel(logging.INFO if is_first_process() else logging.WARNING)
+    try:
+        code = _run_together(sys.argv[1:] if args is None else args)
+    except BnewError as error:
+        print(f"bnew: error: {error}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        if is_first_process():
+            print("bnew: stopped: start the same command again to go on", file=sys.stderr)
+        code = 130
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"bnew: error: there is not enough memory ({first_line(error)})", file=sys.stderr)
+        code = 2
+    sys.exit(code)

@@ -1,0 +1,87 @@
+"""Arguments of the command line: their kinds, and how their words are read."""
+
+from __future__ import annotations
+
+import ast
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias
+
+import tyro
+from tyro.conf import Positional
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
+
+from bnew.deploy.limits import Limits
+from bnew.experiments.plan import STEPS
+from bnew.experiments.published import CIFAR10, EXPERIMENTS, IMAGENET
+from bnew.recipe import Recipe
+from bnew.registry import DATASETS, METHODS, MODELS
+from bnew.training.machine import Machine
+
+logger = logging.getLogger("bnew")
+
+
+RunArgument: TypeAlias = Annotated[Positional[Path], tyro.conf.arg(metavar="RUN")]
+FileArgument: TypeAlias = Annotated[Positional[Path], tyro.conf.arg(metavar="FILE")]
+RunArguments: TypeAlias = Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN [RUN ...]")]
+ImageArguments: TypeAlias = Annotated[
+    Positional[tuple[Path, ...]], tyro.conf.arg(metavar="IMAGE [IMAGE ...]")
+]
+ExperimentArgument: TypeAlias = Annotated[Positional[str], tyro.conf.arg(metavar="EXPERIMENT")]
+ModelArgument: TypeAlias = Annotated[Positional[str], tyro.conf.arg(metavar="MODEL")]
+MachineOptions: TypeAlias = Annotated[Machine, tyro.conf.arg(name="")]
+RecipeOptions: TypeAlias = Annotated[Recipe, tyro.conf.arg(name="")]
+LimitOptions: TypeAlias = Annotated[Limits, tyro.conf.arg(name="")]
+
+
+def options_of(words: list[str]) -> dict[str, Any]:
+    """``name=value`` words as a dictionary; a value is a Python literal, or else text.
+
+    Raises:
+        ValueError: a word without an equals sign.
+    """
+    options = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise ValueError(f"'{word}' is not NAME=VALUE")
+        try:
+            options[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            options[name] = value
+    return options
+
+
+def constructors() -> ConstructorRegistry:
+    """How kinds of values are read that tyro does not know."""
+    registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def _(
+        info: tyro.constructors.PrimitiveTypeInfo,
+    ) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
+        if info.type_origin is not Mapping:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs="*",
+            metavar="[NAME=VALUE ...]",
+            instance_from_str=options_of,
+            is_instance=lambda value: isinstance(value, Mapping),
+            str_from_instance=lambda value: [f"{k}={v}" for k, v in value.items()],
+        )
+
+    return registry
+
+
+def names() -> dict[str, tuple[str, ...]]:
+    """The names that help lists, by kind; a user's own are there once they are registered."""
+    return {
+        "experiments": tuple(EXPERIMENTS),
+        "phase2": tuple(CIFAR10.phase2),
+        "imagenet_phase2": tuple(IMAGENET.phase2),
+        "steps": STEPS,
+        "methods": tuple(METHODS),
+        "models": tuple(MODELS),
+        "datasets": tuple(DATASETS),
+    }

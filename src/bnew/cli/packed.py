@@ -1,0 +1,160 @@
+"""Commands on packed files."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from bnew.cli.arguments import FileArgument, ImageArguments, LimitOptions, RunArgument
+from bnew.errors import (
+    BnewError,
+)
+from bnew.text import printable
+from bnew.training.machine import Machine
+
+logger = logging.getLogger("bnew")
+
+
+def pack(run: RunArgument, file: FileArgument, /, half: bool = False, data_dir: str | None = None) -> int:
+    """Write a run's best weights as a packed file, which the engine runs.
+
+    Args:
+        run: the run's folder; or a folder above runs, for the best of them by validation accuracy.
+        file: the file to write, such as model.bnew.
+        half: store real numbers as float16, in half the space.
+        data_dir: folder of the data sets, for a run of an earlier version alone; others need no images.
+    """
+    from bnew.deploy.pack_run import pack_run
+    from bnew.results.groups import best_run
+
+    best = best_run(run)
+    packed = pack_run(best, file, Machine(data_dir=data_dir, device="cpu"), half=half)
+    sizes = f"{packed.file_bytes:,} bytes, {packed.header_bytes:,} of them the header"
+    print(printable(f"{file}: {best.path} in {sizes}"))
+    return 0
+
+
+def info(file: FileArgument, /) -> int:
+    """What a packed file holds: its graph, node by node, and sizes.
+
+    Args:
+        file: the packed file.
+    """
+    from bnew.packing.file import read_packed
+
+    _show(read_packed(file))
+    return 0
+
+
+def verify(
+    file: FileArgument,
+    run: RunArgument,
+    /,
+    limits: LimitOptions,
+    data_dir: str | None = None,
+) -> int:
+    """Check a packed file against its run in PyTorch; exit code 1 if it is not the same network.
+
+    Binary layers have to give the same integers for the same signs, and a sign may differ only where its
+    value is 0 but for rounding. Where no sign differs, so may logits by rounding only; and no more images may
+    get another class, nor the accuracy be another, than that explains.
+
+    Args:
+        file: the packed file.
+        run: the folder of the run that it was packed from, named as for `bnew pack`.
+        limits: what the file may ask for.
+        data_dir: folder of the images, named as for `bnew eval`; by default those of the run.
+    """
+    from bnew.deploy.verify import verify_run
+    from bnew.results.groups import best_run
+
+    found = verify_run(file, best_run(run), Machine(data_dir=data_dir, device="cpu"), limits)
+    _show(found)
+    return 1 if found.problems else 0
+
+
+def export(run: RunArgument, file: FileArgument, /, data_dir: str | None = None) -> int:
+    """Write a run's best weights as an ordinary ONNX graph, for other runtimes; it is not fast.
+
+    Args:
+        run: the run's folder; or a folder above runs, for the best of them by validation accuracy.
+        file: the file to write, such as model.onnx.
+        data_dir: folder of images to check the file on, named as for `bnew eval`; by default those of the
+            run, or generated ones where there are none.
+    """
+    from bnew.deploy.onnx import export_run
+    from bnew.results.groups import best_run
+
+    check = export_run(best_run(run), file, Machine(data_dir=data_dir, device="cpu"))
+    print(printable(f"{file}: {file.stat().st_size:,} bytes"))
+    print(check or "not checked, as onnxruntime is not installed")
+    print("Signs and binary weights are float32 in it: neither small nor fast. `bnew pack` makes what is.")
+    return 0
+
+
+def predict(
+    file: FileArgument,
+    images: ImageArguments,
+    /,
+    limits: LimitOptions,
+    top: int = 5,
+) -> int:
+    """The likeliest classes of images, by a packed file.
+
+    Args:
+        file: the packed file.
+        images: image files, or folders of them.
+        limits: what the file may ask for.
+        top: how many classes.
+    """
+    from bnew.deploy.inference import predict as predictions
+
+    broken: list[BnewError] = []
+    for prediction in predictions(file, images, top, limits=limits, broken=broken):
+        print(prediction)
+    for error in broken:
+        print(f"bnew: error: {error}", file=sys.stderr)
+    return 2 if broken else 0
+
+
+def bench(
+    file: FileArgument,
+    /,
+    limits: LimitOptions,
+    threads: int = 0,
+    batch: int = 64,
+    run: Path | None = None,
+) -> int:
+    """How fast a packed file runs: one image and a batch, on one thread and on several.
+
+    Args:
+        file: the packed file.
+        limits: what the file may ask for.
+        threads: how many several are; 0 is one a core.
+        batch: how many images a batch has.
+        run: the run that it was packed from, to be timed in PyTorch beside it, in turns.
+    """
+    from bnew.deploy.inference import bench as measure
+
+    model = None
+    if run is not None:
+        from bnew.packing.file import read_packed
+        from bnew.results.groups import best_run
+        from bnew.training.networks import load_model
+
+        packed = read_packed(file)
+        model = load_model(best_run(run), packed.output_shape[0], packed.input_shape[0])
+    _show(measure(file, threads, batch, model, limits=limits))
+    return 0
+
+
+def _show(table: Any) -> None:
+    """Print in full, however narrow the terminal."""
+    from rich.console import Console
+
+    console = Console()
+    # Both, as rich takes a dumb terminal for 80 wide whatever its width alone is set to.
+    console.size = (max(console.width, 140), console.height)
+    console.print(table)
