@@ -16,11 +16,13 @@ from rich.table import Table
 from rich.text import Text
 
 from bnew.errors import BnewError
+from bnew.packing.vocabulary import OPERATORS, STEPS, Argument, Ending, Takes
 from bnew.text import printable
 
 VERSION = "1"
 METADATA = {"format", "version", "graph", "crc32"}
 BYTES = {"U32": 4, "F32": 4, "F16": 2}  # of one element
+_FIELDS = {"op", "name", "input", "inputs", "then", "output", "sign"}  # that any node may have
 # What reading a header or a graph raises that is not as docs/format.md says.
 _DAMAGE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 
@@ -100,14 +102,14 @@ class PackedFile:
         return self._read[1][self.graph["output"]]
 
     @property
-    def ending(self) -> str:
+    def ending(self) -> Ending:
         """What the output is: of a ``softmax``; of a ``sigmoid``, each number between 0 and 1 by itself;
         ``altered``, if a scale or a shift follows one of these; or ``numbers`` of any size.
         """
-        endings: dict[str, str] = {}
+        endings: dict[str, Ending] = {}
         for node in self.graph["nodes"]:
             if "output" in node:
-                names = node["inputs"] if node["op"] == "concat" else [node["input"]]
+                names = _inputs(node)
                 inputs = {endings.get(name, "numbers") for name in names}
                 vectors = len(names) == 1 and self._read[1][names[0]][1:] == (1, 1)
                 endings[node["output"]] = _ending(node, inputs, vectors)
@@ -130,9 +132,12 @@ class PackedFile:
         counted = set[str]()
         rows = []
         for node in self.graph["nodes"]:
-            names = node["inputs"] if node["op"] == "concat" else [node["input"]]
-            shape = _result_shape(node, [shapes[name] for name in names])
-            steps = [f"{kind} {of}" if kind in ("add", "multiply") else kind for kind, of in _steps(node)]
+            if unknown := _unknown(node):
+                raise BnewError(
+                    f"'{self.path}' has the {unknown}, which this version of bnew does not know: update bnew"
+                )
+            shape = OPERATORS[node["op"]].shape(node, [shapes[name] for name in _inputs(node)])
+            steps = [f"{kind} {of}" if _is_word(kind, of) else kind for kind, of in _steps(node)]
             if "sign" in node:
                 shapes[node["sign"]["output"]] = shape
                 steps.append("→ bits")
@@ -225,6 +230,8 @@ def read_packed(path: str | Path) -> PackedFile:
         complete = packed.file_bytes == size and min(packed.output_shape) > 0
         for name in packed.graph.get("classes", []):
             _text(name)
+    except BnewError:
+        raise
     except _DAMAGE as error:
         raise BnewError(f"'{path}' is damaged ({error!r}): pack the network again") from None
     if not complete:
@@ -261,57 +268,68 @@ def _text(name: Any) -> str:
     return name
 
 
-def _ending(node: Mapping[str, Any], inputs: set[str], vectors: bool) -> str:
+def _unknown(node: Mapping[str, Any]) -> str | None:
+    """What in a node is not in the vocabulary.
+
+    Raises:
+        LookupError: a field is missing.
+    """
+    row = OPERATORS.get(_text(node["op"]))
+    if row is None:
+        return f"operator '{node['op']}'"
+    fields = {*row.fields, *row.tensors}
+    if missing := fields - set(node) - set(row.optional):
+        raise LookupError(f"'{node['name']}' has no field '{min(missing)}'")
+    found = [f"step '{kind}'" for kind, _ in _steps(node) if kind not in STEPS]
+    found += [f"field '{field}' in an operator '{node['op']}'" for field in set(node) - fields - _FIELDS]
+    return min(found, default=None)
+
+
+def _inputs(node: Mapping[str, Any]) -> list[str]:
+    names: list[str] = node["inputs"] if OPERATORS[node["op"]].takes is Takes.LIST else [node["input"]]
+    return names
+
+
+def _ending(node: Mapping[str, Any], inputs: set[Ending], vectors: bool) -> Ending:
     """:attr:`PackedFile.ending` of a node's result, from those of its ``inputs``."""
-    altered = False
-    for kind, of in reversed(list(_steps(node))):
-        if kind in ("sigmoid", "hard_sigmoid"):
-            return "altered" if altered else "sigmoid"
-        if kind in ("scale", "shift"):
-            altered = True
-        elif kind != "clamp" or None in of or not 0 <= of[0] <= of[1] <= 1:
-            return "numbers"
+    endings = [STEPS[kind].ending(of) for kind, of in _steps(node)]
     result = _ending_of_operator(node["op"], inputs, vectors)
-    return "altered" if altered and result != "numbers" else result
+    for ending in endings:
+        if ending == "altered":
+            result = "altered" if result != "numbers" else "numbers"
+        elif ending != "kept":
+            result = ending
+    return result
 
 
-def _ending_of_operator(op: str, inputs: set[str], vectors: bool) -> str:
-    if op == "softmax":
-        return "softmax"
-    keeps = ("identity", "flatten", "concat", "max_pool", "avg_pool", "adaptive_avg_pool")
-    if len(inputs) > 1 or op not in keeps:
+def _ending_of_operator(op: str, inputs: set[Ending], vectors: bool) -> Ending:
+    row = OPERATORS[op]
+    if row.ending != "kept":
+        return row.ending
+    if len(inputs) > 1:
         return "numbers"
     (before,) = inputs
     # Of several places, or pooled otherwise than by means, the shares of all classes no longer sum to 1.
-    whole = vectors or op in ("identity", "adaptive_avg_pool")
-    return "altered" if before == "softmax" and not whole else before
+    return "altered" if before == "softmax" and row.mixes and not vectors else before
 
 
 def _steps(node: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
     return ((kind, of) for step in node.get("then", ()) for kind, of in step.items())
 
 
+def _is_word(kind: str, of: Any) -> bool:
+    """Whether the argument of a step is shown beside its name."""
+    return STEPS[kind].argument is Argument.VALUE or (
+        STEPS[kind].argument is Argument.SETTING and isinstance(of, str)
+    )
+
+
 def _tensor_names(node: Mapping[str, Any]) -> list[str]:
-    """All that may name a tensor; in steps these are names of values too."""
+    """All tensors that a node names."""
+    fields = [node[field] for field in OPERATORS[node["op"]].tensors if field in node]
+    steps = [of for kind, of in _steps(node) if STEPS[kind].argument is Argument.NUMBERS]
     sign = node.get("sign", {})
-    steps = [of for kind, of in _steps(node) if kind in ("scale", "shift", "prelu")]
-    return [node.get("weight", ""), *steps, sign.get("scale", ""), sign.get("shift", "")]
-
-
-def _result_shape(node: Mapping[str, Any], inputs: list[tuple[int, ...]]) -> tuple[int, int, int]:
-    channels, height, width = inputs[0]
-    if node["op"] in ("conv", "binary_conv"):
-        top, left, bottom, right = node["padding"]
-        (sy, sx), (dy, dx), (kh, kw) = node["stride"], node["dilation"], node["kernel"]
-        rows = (height + top + bottom - dy * (kh - 1) - 1) // sy + 1
-        return node["channels"][1], rows, (width + left + right - dx * (kw - 1) - 1) // sx + 1
-    if node["op"] == "flatten":
-        return channels * height * width, 1, 1
-    if node["op"] == "concat":
-        return sum(shape[0] for shape in inputs), height, width
-    if "size" in node:
-        return channels, node["size"][0], node["size"][1]
-    return channels, height, width
+    return [*fields, *steps, *(sign[key] for key in ("scale", "shift") if key in sign)]
 
 
 def _some(names: list[str]) -> str:
