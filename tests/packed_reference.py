@@ -7,6 +7,7 @@ mistakes.
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ FIELDS = {
     "max_pool": {"kernel", "stride", "padding", "dilation", "size"},
     "avg_pool": {"kernel", "stride", "padding", "size", "count_padding"},
     "adaptive_avg_pool": {"size"},
+    "resize_nearest": {"size", "scale"},
+    "layer_norm": {"eps"},
     "identity": set(),
     "concat": set(),
     "flatten": set(),
@@ -112,7 +115,7 @@ def check(graph: dict[str, Any], tensors: dict[str, Array]) -> None:
             elif kind == "clamp":
                 assert len(argument) == 2
             else:
-                assert kind in ("sigmoid", "hard_sigmoid", "sign")
+                assert kind in ("sigmoid", "hard_sigmoid", "sign", "gelu", "gelu_tanh")
                 assert argument == {}
         if "output" in node:
             give(node["output"], "real")
@@ -189,6 +192,24 @@ def adaptive_avg_pool(x: Array, node: dict[str, Any]) -> Array:
     return out
 
 
+def resize_nearest(x: Array, node: dict[str, Any]) -> Array:
+    for axis in (2, 3):
+        size, scale = node["size"][axis - 2], np.float32(node["scale"][axis - 2])
+        places = np.floor(np.arange(size, dtype=np.float32) * scale)
+        x = x.take(np.minimum(places, x.shape[axis] - 1).astype(int), axis)
+    return x
+
+
+def layer_norm(x: Array, node: dict[str, Any]) -> Array:
+    difference = x - x.mean(1, keepdims=True)
+    variance = (difference**2).mean(1, keepdims=True)
+    return np.asarray(difference / np.sqrt(variance + np.float32(node["eps"])))
+
+
+def erf(x: Array) -> Array:
+    return np.asarray(np.vectorize(math.erf, [np.float64])(x))
+
+
 def softmax(x: Array) -> Array:
     e = np.exp(x - x.max(1, keepdims=True))
     return np.asarray(e / e.sum(1, keepdims=True))
@@ -256,6 +277,10 @@ class Reference:
                 return avg_pool(x, node)
             case "adaptive_avg_pool":
                 return adaptive_avg_pool(x, node)
+            case "resize_nearest":
+                return resize_nearest(x, node)
+            case "layer_norm":
+                return layer_norm(x, node)
             case "identity":
                 return x
             case "concat":
@@ -291,4 +316,8 @@ class Reference:
                 return np.clip(v / 6 + 0.5, 0, 1)
             case "sign":
                 return sign(v)
+            case "gelu":
+                return np.asarray(v / 2 * (1 + erf(v / math.sqrt(2))))
+            case "gelu_tanh":
+                return np.asarray(v / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (v + 0.044715 * v**3))))
         raise AssertionError(kind)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import bnew
 from bnew import BnewError
 from bnew.deploy.inference import Prediction, load_engine, predict
-from bnew.packing.file import read_packed
+from bnew.packing.file import PackedFile
 
 pytest.importorskip("bnew_engine")
 
@@ -140,7 +140,7 @@ def test_the_file_is_read_once(red: Path, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_the_input_itself_is_numbers(tmp_path: Path) -> None:
-    assert read_packed(packed(nn.Identity(), tmp_path / "m.bnew")).ending == "numbers"
+    assert PackedFile.read(packed(nn.Identity(), tmp_path / "m.bnew")).ending == "numbers"
 
 
 # ------------------------------------------------------------------------------------------------- files

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -73,12 +74,64 @@ class NodeSummary:
 
 @dataclass(frozen=True, eq=False)
 class PackedFile:
-    """Header of a packed file, see :func:`read_packed`; prints as tables."""
+    """Header of a packed file; prints as tables."""
 
     path: Path
     graph: Mapping[str, Any]
     tensors: Mapping[str, StoredTensor]
     header_bytes: int
+
+    @classmethod
+    def read(cls, path: str | Path) -> PackedFile:
+        """The header of a packed file, whose checksum is compared if it has one.
+
+        Raises:
+            BnewError: the file is missing or damaged, no packed file, or of another version.
+        """
+        path = Path(path)
+        try:
+            with open(path, "rb") as file:
+                length = int.from_bytes(file.read(8), "little")
+                size = path.stat().st_size
+                if length > size - 8:
+                    raise ValueError("it is cut short, or something else")
+                header = json.loads(file.read(length))
+            metadata = header.pop("__metadata__")
+            if metadata["format"] != "bnew":
+                raise ValueError(f"its format is '{metadata['format']}'")
+        except OSError as error:
+            raise BnewError(f"cannot read '{path}': {error.strerror}") from None
+        except _DAMAGE as error:
+            why = error if type(error) is ValueError else "its header is not that of one"
+            raise BnewError(f"'{path}' is no packed file: {why}; make one with `bnew pack`") from None
+        if metadata.get("version") != VERSION:
+            raise BnewError(
+                f"'{path}' is of version {metadata.get('version')} and this is bnew for version {VERSION}: pack "
+                "the network again"
+            )
+        try:
+            tensors = {name: StoredTensor(t["dtype"], tuple(t["shape"])) for name, t in header.items()}
+            packed = cls(path, json.loads(metadata["graph"]), tensors, 8 + length)
+            complete = packed.file_bytes == size and min(packed.output_shape) > 0
+            for name in packed.graph.get("classes", []):
+                _text(name)
+        except BnewError:
+            raise
+        except _DAMAGE as error:
+            raise BnewError(f"'{path}' is damaged ({error!r}): pack the network again") from None
+        if not complete:
+            raise BnewError(
+                f"'{path}' is damaged, or was cut short while it was copied: pack the network again"
+            )
+        unknown = sorted(set(metadata) - METADATA)
+        if unknown:
+            raise BnewError(f"'{path}' is damaged, its header has {unknown[0]!r}: pack the network again")
+        if "crc32" in metadata and not _is_whole(path, 8 + length, metadata["crc32"]):
+            raise BnewError(
+                f"'{path}' is damaged, its bytes do not have the checksum that its header says: copy it again, "
+                "or pack the network again"
+            )
+        return packed
 
     @property
     def tensor_bytes(self) -> int:
@@ -99,7 +152,7 @@ class PackedFile:
     @property
     def output_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of the result; (classes, 1, 1) of a classifier."""
-        return self._read[1][self.graph["output"]]
+        return self._nodes_and_shapes[1][self.graph["output"]]
 
     @property
     def ending(self) -> Ending:
@@ -111,7 +164,7 @@ class PackedFile:
             if "output" in node:
                 names = _inputs(node)
                 inputs = {endings.get(name, "numbers") for name in names}
-                vectors = len(names) == 1 and self._read[1][names[0]][1:] == (1, 1)
+                vectors = len(names) == 1 and self._nodes_and_shapes[1][names[0]][1:] == (1, 1)
                 endings[node["output"]] = _ending(node, inputs, vectors)
         return endings.get(self.graph["output"], "numbers")
 
@@ -123,10 +176,10 @@ class PackedFile:
     @property
     def nodes(self) -> tuple[NodeSummary, ...]:
         """A row per node."""
-        return self._read[0]
+        return self._nodes_and_shapes[0]
 
     @cached_property
-    def _read(self) -> tuple[tuple[NodeSummary, ...], dict[str, tuple[int, int, int]]]:
+    def _nodes_and_shapes(self) -> tuple[tuple[NodeSummary, ...], dict[str, tuple[int, int, int]]]:
         """A row per node, and the shape of every value."""
         shapes = {_text(self.graph["input"]["name"]): self.input_shape}
         counted = set[str]()
@@ -198,53 +251,9 @@ class PackedFile:
 
 
 def read_packed(path: str | Path) -> PackedFile:
-    """The header of a packed file, whose checksum is compared if it has one.
-
-    Raises:
-        BnewError: the file is missing or damaged, no packed file, or of another version.
-    """
-    path = Path(path)
-    try:
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            size = path.stat().st_size
-            if length > size - 8:
-                raise ValueError("it is cut short, or something else")
-            header = json.loads(file.read(length))
-        metadata = header.pop("__metadata__")
-        if metadata["format"] != "bnew":
-            raise ValueError(f"its format is '{metadata['format']}'")
-    except OSError as error:
-        raise BnewError(f"cannot read '{path}': {error.strerror}") from None
-    except _DAMAGE as error:
-        why = error if type(error) is ValueError else "its header is not that of one"
-        raise BnewError(f"'{path}' is no packed file: {why}; make one with `bnew pack`") from None
-    if metadata.get("version") != VERSION:
-        raise BnewError(
-            f"'{path}' is of version {metadata.get('version')} and this is bnew for version {VERSION}: pack "
-            "the network again"
-        )
-    try:
-        tensors = {name: StoredTensor(t["dtype"], tuple(t["shape"])) for name, t in header.items()}
-        packed = PackedFile(path, json.loads(metadata["graph"]), tensors, 8 + length)
-        complete = packed.file_bytes == size and min(packed.output_shape) > 0
-        for name in packed.graph.get("classes", []):
-            _text(name)
-    except BnewError:
-        raise
-    except _DAMAGE as error:
-        raise BnewError(f"'{path}' is damaged ({error!r}): pack the network again") from None
-    if not complete:
-        raise BnewError(f"'{path}' is damaged, or was cut short while it was copied: pack the network again")
-    unknown = sorted(set(metadata) - METADATA)
-    if unknown:
-        raise BnewError(f"'{path}' is damaged, its header has {unknown[0]!r}: pack the network again")
-    if "crc32" in metadata and not _is_whole(path, 8 + length, metadata["crc32"]):
-        raise BnewError(
-            f"'{path}' is damaged, its bytes do not have the checksum that its header says: copy it again, "
-            "or pack the network again"
-        )
-    return packed
+    """The old name of :meth:`PackedFile.read`, for one release."""
+    warnings.warn("read_packed(path) is written PackedFile.read(path) now", DeprecationWarning, stacklevel=2)
+    return PackedFile.read(path)
 
 
 def _is_whole(path: Path, header_bytes: int, stored: Any) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from bnew.errors import BnewError
 from bnew.files import write_atomically
-from bnew.packing.file import VERSION, PackedFile, read_packed, sealed
+from bnew.packing.file import VERSION, PackedFile, sealed
 from bnew.packing.fusion import Graph
 from bnew.packing.reading import read
 
@@ -98,7 +98,7 @@ def pack(
     tensors = {name: _stored(name, array, half) for name, array in graph.tensors.items()}
     content = _container(description, tensors)
     write_atomically(Path(path), lambda beside: beside.write_bytes(content))
-    return read_packed(path)
+    return PackedFile.read(path)
 
 
 def _is_utf8(text: str) -> bool:
