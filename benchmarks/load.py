@@ -2,7 +2,8 @@
 
 python benchmarks/load.py
 
-ReActNet-A with random weights, in turns, round by round. ``read_packed`` is what `bnew info` does, in Python.
+ReActNet-A with random weights, in turns, round by round. ``PackedFile.read`` is what `bnew info` does, in
+Python.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import tyro
 from bnew_engine import _engine
 
 import bnew
-from bnew.packing.file import read_packed
+from bnew.packing.file import PackedFile
 from bnew.training.machine import Machine, make_fabric
 from bnew.training.provenance import environment
 from comparing import in_turns, spread, table
@@ -46,7 +47,7 @@ def main(options: Options) -> None:
             "load, from a file": lambda: bnew_engine.load(path),
             "load, from its content": lambda: bnew_engine.load(content),
             "of which header and checksum": lambda: _engine.checksum(content),
-            "read_packed, with its checksum": lambda: read_packed(path),
+            "PackedFile.read, with its checksum": lambda: PackedFile.read(path),
         }
         times = in_turns(contenders, options.rounds, clock=time.process_time)
     rows = [(name, spread([1e3 * t for t in found], 2)) for name, found in times.items()]

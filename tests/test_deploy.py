@@ -30,7 +30,7 @@ from bnew.deploy.inference import bench, predict
 from bnew.deploy.onnx import export_onnx
 from bnew.deploy.pack_run import pack_run
 from bnew.deploy.verify import Verification, most_disagreements, verify
-from bnew.packing.file import PackedFile, read_packed
+from bnew.packing.file import PackedFile
 from bnew.results.run import Run
 from bnew.training.evaluation import load_run
 from bnew.training.loop import train
@@ -81,7 +81,7 @@ def changed(path: Path, tmp_path: Path, tensor: str, change: Callable[[Any], Any
 
 def test_info_is_what_the_file_is(run: Run, packed: Path) -> None:
     model, data = load_run(run, MACHINE)
-    found = read_packed(packed)
+    found = PackedFile.read(packed)
     total = summary(model, data.image_size).total
     assert found.tensor_bytes == total.packed_bytes == sum(row.bytes for row in found.nodes)
     assert sum(row.binary_weights for row in found.nodes) == total.binary_parameters
@@ -99,7 +99,7 @@ def test_info_knows_the_shapes(tmp_path: Path) -> None:
     reference = Reference(path)
     reference(np.zeros((1, 3, 9, 11), np.float32))
     outputs = [node["output"] for node in reference.file.graph["nodes"]]
-    shapes = [row.shape for row in read_packed(path).nodes]
+    shapes = [row.shape for row in PackedFile.read(path).nodes]
     assert shapes == [reference.values[output].shape[1:] for output in outputs]
 
 
@@ -108,7 +108,7 @@ def test_the_output_may_be_the_input(tmp_path: Path) -> None:
     header = json.dumps({"__metadata__": {"format": "bnew", "version": "1", "graph": json.dumps(graph)}})
     path = tmp_path / "model.bnew"
     path.write_bytes(len(header).to_bytes(8, "little") + header.encode())
-    assert read_packed(path).output_shape == (3, 4, 5)
+    assert PackedFile.read(path).output_shape == (3, 4, 5)
 
 
 def test_info_command(cli: Any, packed: Path) -> None:
@@ -159,9 +159,9 @@ def test_broken_files(what: str, packed: Path, tmp_path: Path) -> None:
     path = tmp_path / "broken.bnew"
     path.write_bytes(spoil(packed.read_bytes()))
     with pytest.raises(BnewError, match=message):
-        read_packed(path)
+        PackedFile.read(path)
     with pytest.raises(BnewError, match=r"cannot read .*: No such file"):
-        read_packed(tmp_path / "nothing.bnew")
+        PackedFile.read(tmp_path / "nothing.bnew")
 
 
 def test_a_flipped_bit_is_found(packed: Path, tmp_path: Path) -> None:
@@ -181,24 +181,24 @@ def test_a_flipped_bit_is_found(packed: Path, tmp_path: Path) -> None:
             flipped[at] ^= 1 << bit
             path.write_bytes(flipped)
             with pytest.raises(BnewError, match=r"damaged|is no packed file") as caught:
-                read_packed(path)
+                PackedFile.read(path)
             assert at < start or "do not have the checksum" in str(caught.value)
             if engine is not None:
                 with pytest.raises(engine.EngineError):
                     engine.load(path)
     older = re.sub(rb'"crc32":"\w{8}",', b" " * 19, data, count=1)
     path.write_bytes(older)
-    assert read_packed(path).nodes == read_packed(packed).nodes
+    assert PackedFile.read(path).nodes == PackedFile.read(packed).nodes
     path.write_bytes(data.replace(b'"crc32"', b'"crc33"'))
     with pytest.raises(BnewError, match="is damaged, its header has 'crc33'"):
-        read_packed(path)
+        PackedFile.read(path)
     path.write_bytes(re.sub(rb'"crc32":"\w{8}"', rb'"crc32":"\\ud800  "', data, count=1))
     with pytest.raises(BnewError, match="do not have the checksum"):
-        read_packed(path)
+        PackedFile.read(path)
 
 
 def test_info_loads_no_torch(packed: Path) -> None:
-    script = f"import sys; from bnew.packing.file import read_packed; read_packed({str(packed)!r}).nodes; "
+    script = f"import sys; from bnew.packing.file import PackedFile; PackedFile.read({str(packed)!r}).nodes; "
     assert subprocess.run([sys.executable, "-c", script + "sys.exit('torch' in sys.modules)"]).returncode == 0
 
 
@@ -394,7 +394,7 @@ def test_pack_command(cli: Any, run: Run, packed: Path, tmp_path: Path) -> None:
     assert path.read_bytes() == packed.read_bytes()
     assert f"{path.stat().st_size:,} bytes" in out
     cli("pack", run.path, path, "--half")
-    assert read_packed(path).half
+    assert PackedFile.read(path).half
 
 
 def test_pack_returns_what_info_reads(packed: Path, tmp_path: Path) -> None:
@@ -404,7 +404,7 @@ def test_pack_returns_what_info_reads(packed: Path, tmp_path: Path) -> None:
         tmp_path / "m",
     )
     assert isinstance(found, PackedFile)
-    assert found.nodes == read_packed(tmp_path / "m").nodes
+    assert found.nodes == PackedFile.read(tmp_path / "m").nodes
 
 
 def binarized(module: torch.nn.Module) -> None:

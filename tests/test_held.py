@@ -19,13 +19,12 @@ from torch import Tensor, nn
 
 import bnew
 from bnew import BinaryConv2d, BnewError
-from bnew.packing import fusion
+from bnew.packing import vocabulary
 from bnew.packing.held import HELD, held
-from bnew.packing.lowering import OPERATORS
 from bnew.packing.packer import _lattice
 from bnew.packing.pieces import Held
-from bnew.packing.reading import Value, read
-from bnew.packing.weights import LAYERS
+from bnew.packing.reading import read
+from bnew.packing.values import Value
 
 Function = Callable[[Any, Tensor], Tensor]
 
@@ -223,7 +222,7 @@ def path(tmp_path: Path) -> Path:
 def values() -> dict[str, Value]:
     """What each of the functions is in the packed file, by its name."""
     functions = ZEROS | NO_ZEROS | USES
-    output = read(network(*functions.values()), torch.randn(1, 3, 6, 6), {**OPERATORS, **LAYERS}, LATTICE)
+    output = read(network(*functions.values()), torch.randn(1, 3, 6, 6), LATTICE)
     return dict(zip(functions, output.inputs, strict=True))
 
 
@@ -353,7 +352,7 @@ def test_images_are_bytes(which: str, path: Path) -> None:
     images = [normalised(levels, mean, std) for _, mean, std, levels in map(PIXELS.__getitem__, names)]
     _, mean, std, _ = PIXELS[names[0]]
     numbers: dict[str, Any] = {} if which == "unknown" else {"mean": mean, "std": std}
-    output = read(beside(functions), images[0], {**OPERATORS, **LAYERS}, _lattice(numbers))
+    output = read(beside(functions), images[0], _lattice(numbers))
     values = output.inputs if len(names) > 1 else (output,)
     model = Applied(lambda x: bnew.sign(beside(functions)(x)))
     bnew.pack(model, images[0], path, mean=numbers.get("mean"), std=numbers.get("std"))
@@ -418,7 +417,7 @@ class Sign(nn.Module):
 
 def test_every_operator_says_what_it_does_to_zeros() -> None:
     operators = set(packed_reference.FIELDS) - {"identity"}  # which is a node, and no value
-    assert set(HELD) == operators | fusion.STEPS | {"input", "bits", "choice"}
+    assert set(HELD) == operators | set(vocabulary.STEPS) | {"input", "bits", "choice"}
 
 
 @pytest.mark.parametrize("op", sorted(set(HELD) - {"choice"}))  # which becomes a sign before it is used

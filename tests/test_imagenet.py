@@ -21,7 +21,7 @@ from bnew.experiments.published import IMAGENET
 from bnew.layers import binary_parameters
 from bnew.methods import create_method
 from bnew.models import create_model
-from bnew.packing.file import read_packed
+from bnew.packing.file import PackedFile
 from bnew.recipe import Recipe
 from bnew.results.groups import best_run
 from bnew.results.run import Run
@@ -226,4 +226,4 @@ def test_all_steps_on_a_small_folder(bnew: Cli, tmp_path: Path) -> None:
         for path, prediction in zip(images, predict(tmp_path / "model.bnew", images), strict=True)
     )
     assert hits == pytest.approx(best.summary["val_accuracy"] * len(images), abs=1)
-    assert read_packed(tmp_path / "model.bnew").graph["input"]["resize"] == [37, 37]
+    assert PackedFile.read(tmp_path / "model.bnew").graph["input"]["resize"] == [37, 37]

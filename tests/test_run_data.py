@@ -30,7 +30,7 @@ from bnew.deploy.verify import verify_run
 from bnew.errors import BnewError, Interrupted
 from bnew.experiments import launch
 from bnew.experiments.plan import Stage
-from bnew.packing.file import read_packed
+from bnew.packing.file import PackedFile
 from bnew.recipe import Recipe
 from bnew.results.run import Run
 from bnew.training.evaluation import evaluate_run, load_run
@@ -344,7 +344,7 @@ def test_a_run_of_before_is_used_on_its_own_images_alone(
         with pytest.raises(BnewError, match=r"does not record how .* so leave out --data-dir"):
             use(old, at(dark))
     pack_run(old, tmp_path / "old.bnew", MACHINE)
-    assert read_packed(tmp_path / "old.bnew").graph["classes"] == list(CLASSES)
+    assert PackedFile.read(tmp_path / "old.bnew").graph["classes"] == list(CLASSES)
 
 
 def test_a_stopped_run_of_before_is_resumed_where_nothing_is_held_out(pictures: Path, tmp_path: Path) -> None:

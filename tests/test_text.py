@@ -20,7 +20,7 @@ from bnew.cli import main
 from bnew.convert.planned import Plan, PlannedLayer
 from bnew.convert.summary import summary
 from bnew.errors import BnewError, NumericalError
-from bnew.packing.file import read_packed
+from bnew.packing.file import PackedFile
 from bnew.results.report import write_report
 from bnew.text import CONTROLS, printable
 
@@ -140,7 +140,7 @@ def test_info_is_plain(
 
 def test_the_version_of_a_file_is_plain(tmp_path: Path) -> None:
     with pytest.raises(BnewError, match=r"is of version \\x1b and this"):
-        read_packed(with_names(tmp_path / "model.bnew", version="\x1b"))
+        PackedFile.read(with_names(tmp_path / "model.bnew", version="\x1b"))
 
 
 def test_tables_of_layers_are_plain() -> None:

@@ -42,9 +42,9 @@ def info(file: FileArgument, /) -> int:
     Args:
         file: the packed file.
     """
-    from bnew.packing.file import read_packed
+    from bnew.packing.file import PackedFile
 
-    _show(read_packed(file))
+    _show(PackedFile.read(file))
     return 0
 
 
@@ -140,11 +140,11 @@ def bench(
 
     model = None
     if run is not None:
-        from bnew.packing.file import read_packed
+        from bnew.packing.file import PackedFile
         from bnew.results.groups import best_run
         from bnew.training.networks import load_model
 
-        packed = read_packed(file)
+        packed = PackedFile.read(file)
         model = load_model(best_run(run), packed.output_shape[0], packed.input_shape[0])
     _show(measure(file, threads, batch, model, limits=limits))
     return 0

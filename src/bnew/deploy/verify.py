@@ -23,7 +23,7 @@ from bnew.deploy.inference import engine_errors, load_engine
 from bnew.deploy.limits import BY_SIZE, Limits
 from bnew.errors import BnewError
 from bnew.layers import BinaryConv2d, BinaryLinear, RSign
-from bnew.packing.file import read_packed
+from bnew.packing.file import PackedFile
 from bnew.process import cores
 from bnew.results.run import Run
 from bnew.text import printable
@@ -138,7 +138,7 @@ def verify(
     Raises:
         BnewError: the engine is missing, or the file is of another network or other data.
     """
-    packed = read_packed(file)
+    packed = PackedFile.read(file)
     engine = load_engine(file, cores(), limits)
     if engine.input_shape != data.image_size or (engine.classes or data.classes) != data.classes:
         raise BnewError(

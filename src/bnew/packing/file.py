@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,11 +17,13 @@ from rich.table import Table
 from rich.text import Text
 
 from bnew.errors import BnewError
+from bnew.packing.vocabulary import OPERATORS, STEPS, Argument, Ending, Takes
 from bnew.text import printable
 
 VERSION = "1"
 METADATA = {"format", "version", "graph", "crc32"}
 BYTES = {"U32": 4, "F32": 4, "F16": 2}  # of one element
+_FIELDS = {"op", "name", "input", "inputs", "then", "output", "sign"}  # that any node may have
 # What reading a header or a graph raises that is not as docs/format.md says.
 _DAMAGE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 
@@ -71,12 +74,64 @@ class NodeSummary:
 
 @dataclass(frozen=True, eq=False)
 class PackedFile:
-    """Header of a packed file, see :func:`read_packed`; prints as tables."""
+    """Header of a packed file; prints as tables."""
 
     path: Path
     graph: Mapping[str, Any]
     tensors: Mapping[str, StoredTensor]
     header_bytes: int
+
+    @classmethod
+    def read(cls, path: str | Path) -> PackedFile:
+        """The header of a packed file, whose checksum is compared if it has one.
+
+        Raises:
+            BnewError: the file is missing or damaged, no packed file, or of another version.
+        """
+        path = Path(path)
+        try:
+            with open(path, "rb") as file:
+                length = int.from_bytes(file.read(8), "little")
+                size = path.stat().st_size
+                if length > size - 8:
+                    raise ValueError("it is cut short, or something else")
+                header = json.loads(file.read(length))
+            metadata = header.pop("__metadata__")
+            if metadata["format"] != "bnew":
+                raise ValueError(f"its format is '{metadata['format']}'")
+        except OSError as error:
+            raise BnewError(f"cannot read '{path}': {error.strerror}") from None
+        except _DAMAGE as error:
+            why = error if type(error) is ValueError else "its header is not that of one"
+            raise BnewError(f"'{path}' is no packed file: {why}; make one with `bnew pack`") from None
+        if metadata.get("version") != VERSION:
+            raise BnewError(
+                f"'{path}' is of version {metadata.get('version')} and this is bnew for version {VERSION}: "
+                "pack the network again"
+            )
+        try:
+            tensors = {name: StoredTensor(t["dtype"], tuple(t["shape"])) for name, t in header.items()}
+            packed = cls(path, json.loads(metadata["graph"]), tensors, 8 + length)
+            complete = packed.file_bytes == size and min(packed.output_shape) > 0
+            for name in packed.graph.get("classes", []):
+                _text(name)
+        except BnewError:
+            raise
+        except _DAMAGE as error:
+            raise BnewError(f"'{path}' is damaged ({error!r}): pack the network again") from None
+        if not complete:
+            raise BnewError(
+                f"'{path}' is damaged, or was cut short while it was copied: pack the network again"
+            )
+        unknown = sorted(set(metadata) - METADATA)
+        if unknown:
+            raise BnewError(f"'{path}' is damaged, its header has {unknown[0]!r}: pack the network again")
+        if "crc32" in metadata and not _is_whole(path, 8 + length, metadata["crc32"]):
+            raise BnewError(
+                f"'{path}' is damaged, its bytes do not have the checksum that its header says: copy it "
+                "again, or pack the network again"
+            )
+        return packed
 
     @property
     def tensor_bytes(self) -> int:
@@ -97,7 +152,21 @@ class PackedFile:
     @property
     def output_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of the result; (classes, 1, 1) of a classifier."""
-        return self._read[1][self.graph["output"]]
+        return self._nodes_and_shapes[1][self.graph["output"]]
+
+    @property
+    def ending(self) -> Ending:
+        """What the output is: of a ``softmax``; of a ``sigmoid``, each number between 0 and 1 by itself;
+        ``altered``, if a scale or a shift follows one of these; or ``numbers`` of any size.
+        """
+        endings: dict[str, Ending] = {}
+        for node in self.graph["nodes"]:
+            if "output" in node:
+                names = _inputs(node)
+                inputs = {endings.get(name, "numbers") for name in names}
+                vectors = len(names) == 1 and self._nodes_and_shapes[1][names[0]][1:] == (1, 1)
+                endings[node["output"]] = _ending(node, inputs, vectors)
+        return endings.get(self.graph["output"], "numbers")
 
     @property
     def half(self) -> bool:
@@ -107,18 +176,21 @@ class PackedFile:
     @property
     def nodes(self) -> tuple[NodeSummary, ...]:
         """A row per node."""
-        return self._read[0]
+        return self._nodes_and_shapes[0]
 
     @cached_property
-    def _read(self) -> tuple[tuple[NodeSummary, ...], dict[str, tuple[int, int, int]]]:
+    def _nodes_and_shapes(self) -> tuple[tuple[NodeSummary, ...], dict[str, tuple[int, int, int]]]:
         """A row per node, and the shape of every value."""
         shapes = {_text(self.graph["input"]["name"]): self.input_shape}
         counted = set[str]()
         rows = []
         for node in self.graph["nodes"]:
-            names = node["inputs"] if node["op"] == "concat" else [node["input"]]
-            shape = _result_shape(node, [shapes[name] for name in names])
-            steps = [f"{kind} {of}" if kind in ("add", "multiply") else kind for kind, of in _steps(node)]
+            if unknown := _unknown(node):
+                raise BnewError(
+                    f"'{self.path}' has the {unknown}, which this version of bnew does not know: update bnew"
+                )
+            shape = OPERATORS[node["op"]].shape(node, [shapes[name] for name in _inputs(node)])
+            steps = [f"{kind} {of}" if _is_word(kind, of) else kind for kind, of in _steps(node)]
             if "sign" in node:
                 shapes[node["sign"]["output"]] = shape
                 steps.append("→ bits")
@@ -179,51 +251,9 @@ class PackedFile:
 
 
 def read_packed(path: str | Path) -> PackedFile:
-    """The header of a packed file, whose checksum is compared if it has one.
-
-    Raises:
-        BnewError: the file is missing or damaged, no packed file, or of another version.
-    """
-    path = Path(path)
-    try:
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            size = path.stat().st_size
-            if length > size - 8:
-                raise ValueError("it is cut short, or something else")
-            header = json.loads(file.read(length))
-        metadata = header.pop("__metadata__")
-        if metadata["format"] != "bnew":
-            raise ValueError(f"its format is '{metadata['format']}'")
-    except OSError as error:
-        raise BnewError(f"cannot read '{path}': {error.strerror}") from None
-    except _DAMAGE as error:
-        why = error if type(error) is ValueError else "its header is not that of one"
-        raise BnewError(f"'{path}' is no packed file: {why}; make one with `bnew pack`") from None
-    if metadata.get("version") != VERSION:
-        raise BnewError(
-            f"'{path}' is of version {metadata.get('version')} and this is bnew for version {VERSION}: pack "
-            "the network again"
-        )
-    try:
-        tensors = {name: StoredTensor(t["dtype"], tuple(t["shape"])) for name, t in header.items()}
-        packed = PackedFile(path, json.loads(metadata["graph"]), tensors, 8 + length)
-        complete = packed.file_bytes == size and min(packed.output_shape) > 0
-        for name in packed.graph.get("classes", []):
-            _text(name)
-    except _DAMAGE as error:
-        raise BnewError(f"'{path}' is damaged ({error!r}): pack the network again") from None
-    if not complete:
-        raise BnewError(f"'{path}' is damaged, or was cut short while it was copied: pack the network again")
-    unknown = sorted(set(metadata) - METADATA)
-    if unknown:
-        raise BnewError(f"'{path}' is damaged, its header has {unknown[0]!r}: pack the network again")
-    if "crc32" in metadata and not _is_whole(path, 8 + length, metadata["crc32"]):
-        raise BnewError(
-            f"'{path}' is damaged, its bytes do not have the checksum that its header says: copy it again, "
-            "or pack the network again"
-        )
-    return packed
+    """The old name of :meth:`PackedFile.read`, for one release."""
+    warnings.warn("read_packed(path) is written PackedFile.read(path) now", DeprecationWarning, stacklevel=2)
+    return PackedFile.read(path)
 
 
 def _is_whole(path: Path, header_bytes: int, stored: Any) -> bool:
@@ -247,31 +277,68 @@ def _text(name: Any) -> str:
     return name
 
 
+def _unknown(node: Mapping[str, Any]) -> str | None:
+    """What in a node is not in the vocabulary.
+
+    Raises:
+        LookupError: a field is missing.
+    """
+    row = OPERATORS.get(_text(node["op"]))
+    if row is None:
+        return f"operator '{node['op']}'"
+    fields = {*row.fields, *row.tensors}
+    if missing := fields - set(node) - set(row.optional):
+        raise LookupError(f"'{node['name']}' has no field '{min(missing)}'")
+    found = [f"step '{kind}'" for kind, _ in _steps(node) if kind not in STEPS]
+    found += [f"field '{field}' in an operator '{node['op']}'" for field in set(node) - fields - _FIELDS]
+    return min(found, default=None)
+
+
+def _inputs(node: Mapping[str, Any]) -> list[str]:
+    names: list[str] = node["inputs"] if OPERATORS[node["op"]].takes is Takes.LIST else [node["input"]]
+    return names
+
+
+def _ending(node: Mapping[str, Any], inputs: set[Ending], vectors: bool) -> Ending:
+    """:attr:`PackedFile.ending` of a node's result, from those of its ``inputs``."""
+    endings = [STEPS[kind].ending(of) for kind, of in _steps(node)]
+    result = _ending_of_operator(node["op"], inputs, vectors)
+    for ending in endings:
+        if ending == "altered":
+            result = "altered" if result != "numbers" else "numbers"
+        elif ending != "kept":
+            result = ending
+    return result
+
+
+def _ending_of_operator(op: str, inputs: set[Ending], vectors: bool) -> Ending:
+    row = OPERATORS[op]
+    if row.ending != "kept":
+        return row.ending
+    if len(inputs) > 1:
+        return "numbers"
+    (before,) = inputs
+    # Of several places, or pooled otherwise than by means, the shares of all classes no longer sum to 1.
+    return "altered" if before == "softmax" and row.mixes and not vectors else before
+
+
 def _steps(node: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
     return ((kind, of) for step in node.get("then", ()) for kind, of in step.items())
 
 
+def _is_word(kind: str, of: Any) -> bool:
+    """Whether the argument of a step is shown beside its name."""
+    return STEPS[kind].argument is Argument.VALUE or (
+        STEPS[kind].argument is Argument.SETTING and isinstance(of, str)
+    )
+
+
 def _tensor_names(node: Mapping[str, Any]) -> list[str]:
-    """All that may name a tensor; in steps these are names of values too."""
+    """All tensors that a node names."""
+    fields = [node[field] for field in OPERATORS[node["op"]].tensors if field in node]
+    steps = [of for kind, of in _steps(node) if STEPS[kind].argument is Argument.NUMBERS]
     sign = node.get("sign", {})
-    steps = [of for kind, of in _steps(node) if kind in ("scale", "shift", "prelu")]
-    return [node.get("weight", ""), *steps, sign.get("scale", ""), sign.get("shift", "")]
-
-
-def _result_shape(node: Mapping[str, Any], inputs: list[tuple[int, ...]]) -> tuple[int, int, int]:
-    channels, height, width = inputs[0]
-    if node["op"] in ("conv", "binary_conv"):
-        top, left, bottom, right = node["padding"]
-        (sy, sx), (dy, dx), (kh, kw) = node["stride"], node["dilation"], node["kernel"]
-        rows = (height + top + bottom - dy * (kh - 1) - 1) // sy + 1
-        return node["channels"][1], rows, (width + left + right - dx * (kw - 1) - 1) // sx + 1
-    if node["op"] == "flatten":
-        return channels * height * width, 1, 1
-    if node["op"] == "concat":
-        return sum(shape[0] for shape in inputs), height, width
-    if "size" in node:
-        return channels, node["size"][0], node["size"][1]
-    return channels, height, width
+    return [*fields, *steps, *(sign[key] for key in ("scale", "shift") if key in sign)]
 
 
 def _some(names: list[str]) -> str:

@@ -11,9 +11,8 @@ from collections.abc import Container, Sequence
 from itertools import chain, count
 from typing import Any
 
-from bnew.packing.reading import Array, Shape, Value, reachable
-
-STEPS = frozenset(["scale", "shift", "add", "multiply", "prelu", "clamp", "sigmoid", "hard_sigmoid", "sign"])
+from bnew.packing.values import Array, Shape, Value, reachable
+from bnew.packing.vocabulary import OPERATORS, STEPS, Argument, Takes
 
 
 class Graph:
@@ -123,25 +122,28 @@ class Graph:
         )
 
     def _step(self, value: Value, others: Sequence[Value]) -> Any:
-        if others:
-            return self._name(others[0])
-        if value.numbers.size:
-            return self._tensor(value.numbers, value)
-        return value.fields["step"]
+        match STEPS[value.op].argument:
+            case Argument.VALUE:
+                return self._name(others[0])
+            case Argument.NUMBERS:
+                return self._tensor(value.numbers, value)
+            case Argument.SETTING:
+                return value.argument
 
     # Nodes
 
     def _emit_operator(self, value: Value) -> None:
         number = self._new_node(value.op, value, *value.inputs)
         node = self.nodes[number]
-        if value.weight is not None:
-            node["weight"] = self._tensor(value.weight, value, "weight")
+        for field, array in value.tensors.items():
+            node[field] = self._tensor(array, value, field)
         node.update(value.fields)
+        assert OPERATORS[value.op].shape(node, [each.shape for each in value.inputs]) == value.shape
         self._made_by[value] = number
 
     def _new_node(self, op: str, at: Value, *inputs: Value) -> int:
         names = [self._name(value) for value in inputs]
-        feeds = {"inputs": names} if op == "concat" else {"input": names[0]}
+        feeds = {"inputs": names} if OPERATORS[op].takes is Takes.LIST else {"input": names[0]}
         self.nodes.append({"op": op, "name": self._node_name(at), **feeds})
         return len(self.nodes) - 1
 

@@ -2,44 +2,29 @@
 
 ``torch.sign`` of exactly 0 is 0, but a bit is +1 or −1. A value that is 0 by a coincidence of roundings may
 get any sign. A value that is 0 wherever a ReLU is closed, or whenever a sum of signs comes out even, may not.
-The table :data:`HELD` tells the two apart: it says what each operator does to the numbers at which its inputs
-are held. An operator that is not in it may give any number, 0 as well.
+The vocabulary tells the two apart: it says what each operator does to the numbers at which its inputs are
+held. An operator that says nothing may give any number, 0 as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
+from collections.abc import MutableMapping
 from dataclasses import replace
-from functools import partial, reduce
-from itertools import product
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
-from bnew.packing.pieces import (
-    ANY,
-    ROUNDING,
-    WIDEST,
-    Held,
-    Piece,
-    Slopes,
-    anything,
-    common_step,
-    either,
-    is_whole,
-    itself,
-    mixed,
-    of_channels,
-    only_where,
-    pieced,
-    plus,
-    step_product,
-    summed,
-    tiled,
-    times,
-)  # fmt: skip
-from bnew.packing.reading import Array, Numbers, Value, ancestors
+from bnew.packing import rules
+from bnew.packing.pieces import Held, Rule, anything
+from bnew.packing.values import Value, ancestors
+from bnew.packing.vocabulary import ROWS
+
+HELD: dict[str, Rule] = {
+    **{name: row.held for name, row in ROWS.items() if row.held is not None},
+    # What is no operator of the file.
+    "input": rules.image,
+    "bits": rules.same,  # nothing but a binary convolution reads it
+    "choice": rules.choice,
+}
 
 
 def held(value: Value, known: MutableMapping[Value, Held]) -> Held:
@@ -50,316 +35,10 @@ def held(value: Value, known: MutableMapping[Value, Held]) -> Held:
             if each.op == "add" and all(term in known for term in each.terms):
                 # In (a + b) − (a − b), a has cancelled out.
                 inputs = [
-                    _scaled(term, known[term], np.array([n])) for term, n in each.terms.items()
+                    rules.scale(term, known[term], np.array([n])) for term, n in each.terms.items()
                 ] or inputs
             found = HELD.get(each.op, anything)(each, *inputs)
             if any(of.unknown for of in inputs) and np.any(found.at_any):
                 found = replace(found, unknown=True)
             known[each] = found
     return known[value]
-
-
-# ------------------------------------------------------------------------------------------------ steps
-
-
-def _scaled(value: Value, x: Held, numbers: Numbers | None = None) -> Held:
-    factors = (value.numbers if numbers is None else numbers) + np.zeros(value.shape[0])
-    kept = np.where(factors == 0, np.nan, factors)  # what is multiplied by 0 is held at 0
-    pieces: list[Piece] = [(step * np.abs(kept), offset * kept) for step, offset in x.pieces]
-    pieces.append((0.0, only_where(factors == 0)))
-    return pieced(value, pieces, times(x.slopes, factors))
-
-
-def _shifted(value: Value, x: Held, numbers: Numbers | None = None) -> Held:
-    shift = value.numbers if numbers is None else numbers
-    return pieced(value, [(step, plus(offset, shift)) for step, offset in x.pieces], x.slopes)
-
-
-def _clamped(value: Value, x: Held, limits: Sequence[float | None] | None = None) -> Held:
-    low, high = limits or value.fields["step"]
-    pieces: list[Piece] = [
-        (step, np.where(step == 0, np.clip(offset, low, high), offset)) for step, offset in x.pieces
-    ]
-    if x.varies:
-        pieces += [(0.0, limit) for limit in (low, high) if limit is not None]
-    closed = {root: np.zeros((1, *ranges.shape[1:])) for root, ranges in x.slopes.items()}
-    return pieced(value, pieces, either(x.slopes, closed))
-
-
-def _prelu(value: Value, x: Held) -> Held:
-    single = x.steps == 0
-    positive = Held(x.steps, np.where(single & (x.offsets < 0), np.nan, x.offsets), x.slopes)
-    negative = Held(x.steps, np.where(single & (x.offsets >= 0), np.nan, x.offsets), x.slopes)
-    below = _scaled(value, negative)
-    return pieced(value, [*positive.pieces, *below.pieces], either(x.slopes, below.slopes))
-
-
-def _sigmoid(value: Value, x: Held) -> Held:
-    """Of a sum of whole numbers only 0 has a sigmoid, 1/2, that a constant is likely to hit."""
-    pieces = [
-        (step, np.where(step == 0, 1 / (1 + np.exp(-offset)), only_where(np.isinf(step))))
-        for step, offset in x.pieces
-    ]
-    return pieced(value, [*pieces, (0.0, only_where(x.known_at_zero, 0.5))], itself(value))
-
-
-def _hard_sigmoid(value: Value, x: Held) -> Held:
-    sixth = _scaled(value, x, np.array([1 / 6]))
-    return _clamped(value, _shifted(value, sixth, np.array([0.5])), (0.0, 1.0))
-
-
-def _sign(value: Value, x: Held) -> Held:
-    return pieced(value, [(0.0, 1.0), (0.0, -1.0)], {})
-
-
-def _choice(value: Value, x: Held) -> Held:
-    return pieced(value, [(0.0, numbers) for numbers in value.numbers], {})
-
-
-def _added(value: Value, *terms: Held) -> Held:
-    return reduce(partial(_sum, value), (tiled(term, value.shape[0]) for term in terms))
-
-
-def _sum(value: Value, x: Held, y: Held) -> Held:
-    slopes, cancels = summed(x.slopes, y.slopes)
-    if cancels:
-        return anything(value)
-    pieces: list[Piece] = [(common_step(s, t), plus(a, b)) for (s, a), (t, b) in product(x.pieces, y.pieces)]
-    # Of two steps without a common one, such as those of two batch norms, only 0 + 0 is no coincidence.
-    pieces.append((0.0, only_where(x.known_at_zero & y.known_at_zero)))
-    return pieced(value, pieces, slopes | itself(value))
-
-
-def _multiplied(value: Value, x: Held, y: Held) -> Held:
-    x, y = (tiled(part, value.shape[0]) for part in (x, y))
-    pieces: list[Piece] = [
-        (reduce(common_step, (step_product(s, b), step_product(t, a), step_product(s, t))), a * b)
-        for (s, a), (t, b) in product(x.pieces, y.pieces)
-    ]
-    pieces.append((0.0, only_where(x.known_at_zero | y.known_at_zero)))
-    pieces.append((ANY, only_where(x.at_any | y.at_any)))
-    if not (x.pieces or y.pieces):
-        return pieced(value, pieces, itself(value))
-    # Where one is held, the product follows the other.
-    every = np.stack([np.full(value.shape[0], limit) for limit in (-np.inf, np.inf)])[None]
-    unbounded = dict.fromkeys([*x.slopes, *y.slopes], every)
-    return pieced(value, pieces, unbounded | itself(value))
-
-
-# -------------------------------------------------------------------------------------------- operators
-
-
-def _input(value: Value) -> Held:
-    """Bytes b as (b / 255 − mean) / std, whose step and offset (2, C) ``zero`` is where these are known.
-
-    Else any number, but not an unknown one: sums with weights that do not fit together are continuous.
-    """
-    lattice = np.asarray(value.fields["zero"])
-    if lattice.ndim < 2:
-        return replace(anything(value), unknown=False)
-    return pieced(value, [(lattice[0], lattice[1])], {})
-
-
-def _max_pool(value: Value, x: Held) -> Held:
-    return x
-
-
-def _bits(value: Value, x: Held) -> Held:
-    return x  # nothing but a binary convolution reads it
-
-
-def _concat(value: Value, *parts: Held) -> Held:
-    pieces: list[Piece] = []
-    slopes: list[dict[Value, Array]] = []
-    start = 0
-    for part in parts:
-        stop = start + part.steps.shape[1]
-        for row in part.pieces:
-            wide = np.full((2, value.shape[0]), np.nan)
-            wide[:, start:stop] = row
-            pieces.append((wide[0], wide[1]))
-        slopes.append({})
-        for root, ranges in part.slopes.items():
-            slopes[-1][root] = np.zeros((len(ranges), 2, value.shape[0]))
-            slopes[-1][root][..., start:stop] = ranges
-        start = stop
-    return pieced(value, pieces, either(*slopes))
-
-
-def _flatten(value: Value, x: Held) -> Held:
-    channels = x.steps.shape[1]
-    return of_channels(x, np.repeat(np.arange(channels), value.shape[0] // channels))
-
-
-def _softmax(value: Value, x: Held) -> Held:
-    if x.pieces or value.shape[0] == 1:
-        return anything(value)
-    return pieced(value, [], itself(value))
-
-
-def _avg_pool(value: Value, x: Held) -> Held:
-    (before,) = value.inputs
-    fields = value.fields
-    places, padded = [], []
-    for axis in (0, 1):
-        size, kernel, padding = before.shape[axis + 1], fields["kernel"][axis], fields["padding"]
-        first = np.arange(fields["size"][axis]) * fields["stride"][axis] - padding[axis]
-        last = first + kernel
-        places.append(np.minimum(last, size) - np.maximum(first, 0))
-        padded.append(np.minimum(last, size + padding[axis + 2]) - first)
-    counts = np.outer(*places)
-    divisors = np.outer(*padded) if fields["count_padding"] else counts
-    return _averaged(value, x, set(zip(counts.flat, divisors.flat, strict=True)))
-
-
-def _adaptive_avg_pool(value: Value, x: Held) -> Held:
-    (before,) = value.inputs
-    spans = []
-    for size, results in zip(before.shape[1:], value.fields["size"], strict=True):
-        i = np.arange(results)
-        spans.append(-(-(i + 1) * size // results) - i * size // results)
-    return _averaged(value, x, {(count, count) for count in np.unique(np.outer(*spans))})
-
-
-def _averaged(value: Value, x: Held, windows: Collection[tuple[int, int]]) -> Held:
-    """Sums of n values divided by d, for every window (n, d): n/d times the value where it is flat."""
-    pieces: list[Piece] = [(0.0, only_where(x.known_at_zero))]
-    if x.pieces:
-        step, offset = mixed(x.pieces)
-        groups: list[Piece] = [(step, offset)]
-        if np.isnan(step).any():  # no mixture, then: each by itself, and what are single numbers together
-            groups += [(s, np.where(np.isnan(step), o, np.nan)) for s, o in x.pieces]
-            single = [(s, np.where(s == 0, o, np.nan)) for s, o in x.pieces]
-            groups.append(mixed(single))
-        pieces += [(s / d, o * (n / d)) for n, d in windows for s, o in groups]
-    flat = (times(x.slopes, np.full(value.shape[0], n / d)) for n, d in windows)
-    return pieced(value, pieces, either(itself(value), *flat))
-
-
-def _conv(value: Value, x: Held) -> Held:
-    """Held where sums of held numbers are, and at 0 where they are by themselves.
-
-    These are where all that it sums up is 0, or where it sums up nothing; and in places of one colour, where
-    the weights of that colour sum to 0. With weights that are no multiples of one number, all other sums are
-    coincidences.
-    """
-    assert value.weight is not None
-    (before,) = value.inputs
-    weight = value.weight.astype(np.float64)
-    top, left, bottom, right = value.fields["padding"]
-
-    def sums(channels: Array, weights: Array) -> Array:
-        """(C_out, places), of a number per channel."""
-        plane = torch.from_numpy(channels.astype(np.float64))[None, :, None, None].expand(1, *before.shape)
-        plane = F.pad(plane, (left, right, top, bottom))
-        options = {name: value.fields[name] for name in ("stride", "dilation", "groups")}
-        return np.asarray(F.conv2d(plane, torch.from_numpy(weights), **options)[0].flatten(1).numpy())
-
-    def uses(channels: Array) -> Array:
-        """(C_out, places): whether it sums up one of these channels there."""
-        return np.asarray(sums(channels, (weight != 0).astype(np.float64)) > 0)
-
-    zero = np.any(~uses(~x.known_at_zero), axis=1) | _balanced(value, x)
-    pieces: list[Piece] = [(0.0, only_where(zero))]
-    if x.unknown:
-        pieces.append((ANY, only_where(np.any(uses(x.at_any), axis=1))))
-    unit = _units(weight)
-    only_zero = np.all(np.isnan(x.offsets) | ((x.steps == 0) & (x.offsets == 0)), axis=0)
-    slopes = either(itself(value), _blurred(value, x))
-    if np.isnan(unit).all() or only_zero.all():
-        return pieced(value, pieces, slopes)
-    step, offset = mixed(x.pieces)
-    step = np.where(x.anywhere & np.isnan(step), ANY, np.nan_to_num(step, posinf=ANY))
-    step = unit * np.repeat(_common_steps(step, value.fields["groups"]), len(unit) // value.fields["groups"])
-    places = uses(~only_zero) & ~uses(~x.anywhere)
-    pieces.append((0.0, only_where(np.isnan(step) & ~np.isnan(unit) & np.any(places, axis=1))))
-    offsets = np.where(places, sums(np.nan_to_num(offset), weight), np.nan)
-    pieces += [(step, each) for each in np.unique(np.round(offsets / unit[:, None], 9), axis=1).T * unit]
-    return pieced(value, pieces, slopes)
-
-
-def _blurred(value: Value, x: Held) -> Slopes:
-    """What a depthwise convolution follows where its input is flat, as a blur follows what it blurs."""
-    assert value.weight is not None
-    if value.weight.shape[1] != 1:
-        return {}
-    outputs, channels = len(value.weight), x.steps.shape[1]
-    source = of_channels(x, np.repeat(np.arange(channels), outputs // channels))
-    return times(source.slopes, value.weight.astype(np.float64).sum((1, 2, 3)))
-
-
-def _balanced(value: Value, x: Held) -> Array:
-    """(C_out), whether the weights sum to 0 for each channel, or over channels that are held alike.
-
-    The latter is what makes 0 of gray, and of an image that was flattened.
-    """
-    assert value.weight is not None
-    groups, outputs = value.fields["groups"], len(value.weight)
-    weight = value.weight.astype(np.float64).reshape(outputs, value.weight.shape[1], -1)
-    alike = np.arange(x.steps.shape[1])
-    if np.any(x.steps > 0):
-        columns = np.nan_to_num(np.concatenate([x.steps, x.offsets]), nan=-1.0, posinf=ANY)
-        kinds = np.unique(columns, axis=1, return_inverse=True)[1].reshape(-1)
-        alike = np.where(np.any(x.steps > 0, axis=0), kinds, len(alike) + alike)
-    balanced = np.zeros(outputs, bool)
-    for own, rows in zip(alike.reshape(groups, -1), np.split(np.arange(outputs), groups), strict=True):
-        member = (own[:, None] == np.unique(own)).astype(np.float64)  # (C_in / groups, kinds)
-        total, size = (part.sum(2) @ member for part in (weight[rows], np.abs(weight[rows])))
-        balanced[rows] = np.all(np.abs(total) <= 4 * ROUNDING * size, axis=1)
-    return balanced
-
-
-def _common_steps(steps: Array, groups: int) -> Array:
-    """(groups), the step of sums over the channels of each group."""
-    return np.array(
-        [reduce(common_step, np.unique(own)[:, None])[0] for own in steps.reshape(groups, -1)], np.float64
-    )
-
-
-def _units(weights: Array) -> Array:
-    """(C_out), the number of which the greatest weights of a row are multiples; NaN if there is none."""
-    rows = np.sort(np.abs(weights.reshape(len(weights), -1)))[:, -32:]
-    shares = rows / rows[:, -1:]
-    units = np.full(len(rows), np.nan)
-    for parts in range(WIDEST, 0, -1):
-        fits = np.all((rows == 0) | is_whole(shares * parts), axis=1)
-        units = np.where(fits & (rows[:, -1] > 0), rows[:, -1] / parts, units)
-    return units
-
-
-def _binary_conv(value: Value, _: Held) -> Held:
-    """A sum of n signs: an even whole number if n is even, an odd one if n is odd."""
-    (before,) = value.inputs
-    fields = value.fields
-    taps = []
-    for axis in (0, 1):
-        first = np.arange(value.shape[axis + 1]) * fields["stride"][axis] - fields["padding"][axis]
-        places = first[:, None] + np.arange(fields["kernel"][axis]) * fields["dilation"][axis]
-        taps.append(np.sum((places >= 0) & (places < before.shape[axis + 1]), axis=1))
-    counts = np.outer(*taps) * (fields["channels"][0] // fields["groups"])
-    return pieced(value, [(2.0, float(parity)) for parity in np.unique(counts % 2)], {})
-
-
-# What each operator and step of the file does. One that is missing may give any number.
-HELD: Mapping[str, Callable[..., Held]] = {
-    "input": _input,
-    "conv": _conv,
-    "binary_conv": _binary_conv,
-    "max_pool": _max_pool,
-    "avg_pool": _avg_pool,
-    "adaptive_avg_pool": _adaptive_avg_pool,
-    "concat": _concat,
-    "flatten": _flatten,
-    "softmax": _softmax,
-    "bits": _bits,
-    "choice": _choice,
-    "scale": _scaled,
-    "shift": _shifted,
-    "add": _added,
-    "multiply": _multiplied,
-    "prelu": _prelu,
-    "clamp": _clamped,
-    "sigmoid": _sigmoid,
-    "hard_sigmoid": _hard_sigmoid,
-    "sign": _sign,
-}

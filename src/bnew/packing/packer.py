@@ -15,11 +15,9 @@ from torch import Tensor, nn
 
 from bnew.errors import BnewError
 from bnew.files import write_atomically
-from bnew.packing.file import VERSION, PackedFile, read_packed, sealed
+from bnew.packing.file import VERSION, PackedFile, sealed
 from bnew.packing.fusion import Graph
-from bnew.packing.lowering import OPERATORS
 from bnew.packing.reading import read
-from bnew.packing.weights import LAYERS
 
 _log = logging.getLogger(__name__)
 
@@ -79,7 +77,7 @@ def pack(
             "for a network of vectors"
         )
     normalisation = _normalisation(mean, std, example_input.shape[1])
-    output = read(model, example_input, {**OPERATORS, **LAYERS}, zero=_lattice(normalisation))
+    output = read(model, example_input, _lattice(normalisation))
     graph = Graph(output)
     image: dict[str, Any] = {"name": Graph.INPUT, "shape": list(graph.shape), **normalisation}
     if resize is not None:
@@ -100,7 +98,7 @@ def pack(
     tensors = {name: _stored(name, array, half) for name, array in graph.tensors.items()}
     content = _container(description, tensors)
     write_atomically(Path(path), lambda beside: beside.write_bytes(content))
-    return read_packed(path)
+    return PackedFile.read(path)
 
 
 def _is_utf8(text: str) -> bool:
@@ -125,10 +123,10 @@ def _normalisation(
     return numbers
 
 
-def _lattice(normalisation: Mapping[str, Sequence[float]]) -> npt.NDArray[Any]:
-    """(2, C), step and offset of bytes as (b / 255 − mean) / std; a number where these are not known."""
+def _lattice(normalisation: Mapping[str, Sequence[float]]) -> npt.NDArray[Any] | None:
+    """(2, C), step and offset of bytes as (b / 255 − mean) / std; None where these are not known."""
     if not normalisation:
-        return np.array(False)
+        return None
     step = 1 / (255 * np.array(normalisation["std"]))
     level = 255 * np.array(normalisation["mean"])
     near = np.rint(level)  # of a byte divided by 255 in float32, for one

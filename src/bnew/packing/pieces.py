@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import TypeAlias
 
 import numpy as np
 
-from bnew.packing.reading import Array, Value
+from bnew.packing.values import Array, Value
 
 Piece: TypeAlias = tuple[Array | float, Array | float]  # step and offset, a number or one per channel
 Slopes: TypeAlias = Mapping[Value, Array]  # of (S, 2, C): least and greatest of each of S ranges
@@ -77,6 +77,10 @@ class Held:
     def varies(self) -> bool:
         """Whether it takes more numbers than its single ones, so that a limit may hold it too."""
         return bool(self.slopes) or bool(np.any(self.steps > 0))
+
+
+# What an operator does to its inputs' numbers: of the value and its inputs.
+Rule: TypeAlias = Callable[..., Held]
 
 
 def pieced(value: Value, pieces: Iterable[Piece], slopes: Slopes) -> Held:

@@ -7,24 +7,24 @@ Nothing is refused before it is known to be needed: what cancels out may be anyt
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, fx, nn
 
 from bnew.errors import BnewError
+from bnew.layers import BinaryConv2d, BinaryLinear
+from bnew.packing.held import held
+from bnew.packing.pieces import Held
 from bnew.packing.tracing import Trace, traced
-
-Array: TypeAlias = npt.NDArray[Any]
-Numbers: TypeAlias = npt.NDArray[np.float64]  # one a channel, or one for all channels
-Shape: TypeAlias = tuple[int, int, int]
+from bnew.packing.values import Array, Numbers, Operand, Place, Refused, Shape, Value
+from bnew.packing.vocabulary import ATEN, OPERATORS
 
 # Images at once while the graph is read. No size in a network is likely to be the same by chance, so that
 # what mixes images, or counts on their number, shows.
@@ -37,85 +37,24 @@ _FILLED = frozenset(["ones_like", "zeros_like", "full_like", "new_ones", "new_ze
 _BROADCASTS = frozenset(["add", "sub", "rsub", "mul", "div", "neg", "expand"])
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where in the model something is computed: layer, operator and line of source ("" if not known)."""
-
-    layer: str
-    operator: str
-    source: str
-
-    @property
-    def name(self) -> str:
-        """The layer's, or the operator's where the model itself computes it."""
-        return self.layer or self.operator
-
-    def __str__(self) -> str:
-        layer = f"in layer '{self.layer}'" if self.layer else "in the model itself"
-        return f"{self.operator} {layer}" + (f", {self.source}" if self.source else "")
-
-
-@dataclass(frozen=True, eq=False)
-class Value:
-    """A value in the network: what ``op`` makes of ``inputs``.
-
-    ``op`` is an operator or a step of docs/format.md, with its ``weight`` and ``fields``, or one of
-
-    * ``input``: the image;
-    * ``constant``: ``tensor``, the same for every image;
-    * ``bits``: the sign of its input, as bits;
-    * ``choice``: ``numbers[0]`` where its input is at least 0, else ``numbers[1]``;
-    * ``refused``: what has no place in the file; ``fields["why"]`` says why, or an input does.
-
-    ``numbers`` are those of a step. ``terms`` says what the value is a sum of, with factors, if it is one.
-    Values are numbered (``index``) in the order in which they can be computed.
-    """
-
-    op: str
-    index: int
-    place: Place
-    shape: Shape  # zeros if it is no batch of images or vectors
-    inputs: tuple[Value, ...] = ()
-    numbers: Numbers = field(default_factory=lambda: np.empty(0))
-    weight: Array | None = None
-    tensor: Tensor = field(default_factory=lambda: torch.empty(0))
-    fields: Mapping[str, Any] = field(default_factory=dict)
-    terms: Mapping[Value, float] = field(default_factory=dict)
-
-    @property
-    def constant(self) -> bool:
-        """Whether it is the same for every image."""
-        return self.op == "constant"
-
-
-Operand: TypeAlias = Value | float
-# ATen's operator → what it is to the packed file; the arguments after the first are those of its schema.
-Table: TypeAlias = Mapping[str, Callable[..., Value]]
-
-
-class Refused(Exception):
-    """An operator cannot be packed; the message says why."""
-
-
-def read(model: nn.Module, example: Tensor, table: Table, zero: npt.ArrayLike = False) -> Value:
+def read(model: nn.Module, example: Tensor, lattice: Array | None = None) -> Value:
     """The model's output for images like ``example`` (N, C, H, W), or vectors (N, C).
 
-    ``zero`` says, for all channels or each (C), whether an image often has exact zeros in it.
+    ``lattice`` (2, C), if known: channel c of an image holds ``lattice[1, c] + n · lattice[0, c]``, n whole.
 
     Raises:
         BnewError: see :func:`bnew.packing.tracing.traced`; or the output does not depend on the input.
     """
     with traced(model, example, _BATCH) as trace:
-        return _Reader(trace, table, zero).output()
+        return _Reader(trace, lattice).output()
 
 
 class _Reader:
     """The exported graph, node by node."""
 
-    def __init__(self, trace: Trace, table: Table, zero: npt.ArrayLike) -> None:
+    def __init__(self, trace: Trace, lattice: Array | None) -> None:
         self.trace = trace
-        self.table = table
-        self.zero = zero
+        self.lattice = lattice
         self.modules = dict(trace.model.named_modules())
         self.indices = count()
         self.values: dict[fx.Node, Value] = {}
@@ -136,13 +75,13 @@ class _Reader:
             elif node.name in constants:
                 self.values[node] = operation.make("constant", tensor=constants[node.name])
             else:
-                self.values[node] = operation.make("input", zero=self.zero)
+                self.values[node] = operation.make("input", notes={"lattice": self.lattice})
         output = self.values[self.trace.output]
         if output.constant:
             raise BnewError(f"the output of {type(self.trace.model).__name__} does not depend on its input")
         last = Operation(self, self.trace.output)
         if output.shape != last.shape:
-            return last.make("refused", output, why="the output is an expanded value")
+            return last.make("refused", output, notes={"why": "the output is an expanded value"})
         return last.real(output)
 
 
@@ -163,10 +102,26 @@ class Operation:
         path = calls[-1][0] if calls else ""
         if path not in reader.modules:  # some releases of PyTorch write a module's second call as path@1
             path = re.sub(r"@\d+(?=\.|$)", "", path)
-        self.module = reader.modules.get(path)  # none if the model is a graph that was exported before
+        module = reader.modules.get(path)  # none if the model is a graph that was exported before
+        binary = isinstance(module, BinaryConv2d | BinaryLinear)
+        self.binary_layer = type(module).__name__ if binary else None  # of bnew's own
         frames = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
         own = [f"{Path(file).name} line {line}" for file, line in frames if "torch" not in Path(file).parts]
         self.place = Place(path, self.name, own[-1] if own else "")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of its result."""
+        dtype: torch.dtype = self.node.meta["val"].dtype
+        return dtype
+
+    @property
+    def whole_numbers(self) -> tuple[int, int]:
+        """The least and the greatest that its result can hold, which is of whole numbers or bools."""
+        if self.dtype == torch.bool:
+            return 0, 1
+        limits = torch.iinfo(self.dtype)
+        return limits.min, limits.max
 
     def value(self) -> Value:
         """What the node gives; made once for each operator on the same values."""
@@ -181,7 +136,8 @@ class Operation:
         terms = self._terms(arguments, **options)
         if len(terms) == 1:  # the rest has cancelled out, as in the straight-through trick out − y + y
             ((rest, factor),) = terms.items()
-            if factor == 1 and rest.shape == self.shape and rest.tensor.shape == self._constant_size(rest):
+            whole = rest.tensor is None or tuple(rest.tensor.shape) == _size(self.node)
+            if factor == 1 and rest.shape == self.shape and whole:
                 return rest
         inputs = [self.reader.values[node] for node in self.node.all_input_nodes]
         if self.name in _SAME:
@@ -192,11 +148,8 @@ class Operation:
             try:
                 value = self._lowered(arguments, options, inputs)
             except Refused as refused:
-                value = self.make("refused", *inputs, why=str(refused))
+                value = self.make("refused", *inputs, notes={"why": str(refused)})
         return replace(value, terms=terms) if terms else value
-
-    def _constant_size(self, value: Value) -> tuple[int, ...]:
-        return _size(self.node) if value.constant else (0,)
 
     def _terms(self, arguments: Sequence[Any], alpha: float = 1, **_: Any) -> dict[Value, float]:
         """What a sum or a difference of values is the sum of, without what cancels; empty for all others."""
@@ -217,9 +170,9 @@ class Operation:
         return self.make("constant", tensor=self.node.target(*args, **kwargs))  # type: ignore[operator]
 
     def _lowered(self, arguments: Sequence[Any], options: Mapping[str, Any], inputs: list[Value]) -> Value:
-        if any(value.op == "refused" and "padding" not in value.fields for value in inputs):
+        if any(value.op == "refused" and set(value.notes) == {"why"} for value in inputs):
             raise Refused("")  # that one says why
-        if self.name not in self.reader.table:
+        if self.name not in ATEN:
             raise Refused("there is no such operator in a packed file")
         if not any(self.shape):
             raise Refused("its result is no batch of images or vectors, or their number has changed")
@@ -228,20 +181,19 @@ class Operation:
             expanded = not value.constant and _shape(_size(node)) != value.shape
             if expanded and self.name not in _BROADCASTS:
                 raise Refused("an expanded value is packed only where it is added or multiplied")
-        return self.reader.table[self.name](self, *arguments, **options)
+        return ATEN[self.name](self, *arguments, **options)
 
     def make(
         self,
         op: str,
         *inputs: Value,
-        numbers: Numbers | None = None,
-        weight: Array | None = None,
-        tensor: Tensor | None = None,
         shape: Shape | None = None,
-        place: Place | None = None,
-        **fields: Any,
+        numbers: Numbers | None = None,
+        **carried: Any,
     ) -> Value:
         """A new value, at this operation's place and of its shape if no others are given.
+
+        ``carried`` are further attributes of :class:`Value`.
 
         Raises:
             Refused: ``numbers`` are not one a channel.
@@ -249,10 +201,10 @@ class Operation:
         shape = shape or self.shape
         if numbers is not None and numbers.shape[-1] not in (1, shape[0]):
             raise Refused("its constant has another number of channels than its input")
-        given = {"numbers": numbers, "weight": weight, "tensor": tensor}
-        given = {name: array for name, array in given.items() if array is not None}
-        index = next(self.reader.indices)
-        return Value(op, index, place or self.place, shape, inputs, fields=fields, **given)  # type: ignore[arg-type]
+        if numbers is not None:
+            carried["numbers"] = numbers
+        carried.setdefault("place", self.place)
+        return Value(op, next(self.reader.indices), shape=shape, inputs=inputs, **carried)
 
     def once(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
         """What ``make`` gives, made once for each key."""
@@ -271,8 +223,41 @@ class Operation:
         if not operand.constant:
             return None
         tensor = operand.tensor
+        assert tensor is not None
         numbers: Numbers = self.once(("numbers", operand, self.rank), lambda: _per_channel(tensor, self.rank))
         return numbers
+
+    def array(self, value: Value) -> Numbers:
+        """A constant's numbers, one after the other.
+
+        Raises:
+            Refused: it is none.
+        """
+        tensor = value.tensor
+        if tensor is None:
+            raise Refused("its numbers depend on the input")
+        flat = tensor.detach().reshape(-1)
+        array: Numbers = self.once(("array", value), lambda: flat.double().cpu().numpy())
+        return array
+
+    def weights(self, value: Value) -> Array:
+        """A layer's weights (C_out, C_in / groups, kh, kw), also those of a linear one.
+
+        Raises:
+            Refused: they are not constant.
+        """
+        tensor = value.tensor
+        if tensor is None:
+            raise Refused("its weights depend on the input")
+        shape = (*tensor.shape, 1, 1)[:4]
+        weights: Array = self.once(
+            ("weights", value), lambda: tensor.detach().float().cpu().reshape(shape).numpy()
+        )
+        return weights
+
+    def held(self, value: Value) -> Held:
+        """At which numbers the value is held, and not by a coincidence of roundings."""
+        return held(value, self.once(("held",), dict))
 
     def real(self, value: Value) -> Value:
         """The value as a real one: a choice becomes sign, scale and shift."""
@@ -283,7 +268,7 @@ class Operation:
             high, low = value.numbers
             half, middle = (high - low) / 2, (high + low) / 2
             new = partial(self.make, shape=value.shape, place=value.place)
-            result = new("sign", *value.inputs, step={})
+            result = new("sign", *value.inputs, argument={})
             result = new("scale", result, numbers=half) if np.any(half != 1) else result
             return new("shift", result, numbers=middle) if np.any(middle != 0) else result
 
@@ -308,8 +293,8 @@ class Operation:
 
 def _is_sign(value: Value) -> bool:
     """Whether every place of a real value is 1 or −1."""
-    keeps = value.op in ("max_pool", "concat", "flatten")  # the padding of max_pool never wins
-    return value.op == "sign" or (keeps and all(map(_is_sign, value.inputs)))
+    moves = value.op in OPERATORS and OPERATORS[value.op].moves
+    return value.op == "sign" or (moves and all(map(_is_sign, value.inputs)))
 
 
 def _size(node: fx.Node) -> tuple[int, ...]:
@@ -344,28 +329,3 @@ def _per_channel(tensor: Tensor, rank: int) -> Numbers:
             raise Refused("its constant differs from place to place, not only from channel to channel")
         wide = first
     return np.asarray(wide.reshape(-1).numpy())
-
-
-def reachable(output: Value) -> list[Value]:
-    """Every value that ``output`` needs, in the order in which they can be computed.
-
-    Raises:
-        BnewError: one of them is refused; says which, where and why.
-    """
-    order = ancestors(output)
-    for value in order:
-        if value.op == "refused" and value.fields["why"]:
-            raise BnewError(f"{value.place} cannot be packed: {value.fields['why']}")
-    return order
-
-
-def ancestors(value: Value, known: Container[Value] = ()) -> list[Value]:
-    """The value and all that it needs, except for constants and ``known``, in the order of computation."""
-    found: set[Value] = set()
-    todo = [value]
-    while todo:
-        value = todo.pop()
-        if value not in found and value not in known:
-            found.add(value)
-            todo += [needed for needed in value.inputs if not needed.constant]
-    return sorted(found, key=lambda value: value.index)

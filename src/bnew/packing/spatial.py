@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bnew.packing.reading import Operation, Refused, Table, Value
+from bnew.packing.values import Lowering, Refused, Value
+
+if TYPE_CHECKING:
+    from bnew.packing.reading import Operation
 
 
-def on_images(lower: Callable[..., Value]) -> Callable[..., Value]:
+def on_images(lower: Lowering) -> Lowering:
     """``lower``, refused for all but (N, C, H, W): PyTorch takes (N, C, L) for one image (C, H, W)."""
 
     def checked(op: Operation, x: Value, *arguments: Any, **options: Any) -> Value:
@@ -34,7 +37,8 @@ def sides(padding: int | Sequence[int]) -> list[int]:
     return pair(padding) * 2
 
 
-def _max_pool(
+@on_images
+def max_pool(
     op: Operation,
     x: Value,
     kernel: Sequence[int],
@@ -43,6 +47,7 @@ def _max_pool(
     dilation: Sequence[int] = (1,),
     ceil_mode: bool = False,
 ) -> Value:
+    """The largest of each window; refused if one has no place in the image."""
     window: dict[str, Any] = {
         "kernel": pair(kernel),
         "stride": pair(stride or kernel),
@@ -55,10 +60,11 @@ def _max_pool(
         taps = first[:, None] + np.arange(window["kernel"][axis]) * window["dilation"][axis]
         if not np.any((taps >= 0) & (taps < x.shape[axis + 1]), axis=1).all():
             raise Refused("one of its windows lies wholly in the padding, where the result is -inf")
-    return op.make("max_pool", op.real(x), **window)
+    return op.make("max_pool", op.real(x), fields=window)
 
 
-def _avg_pool(
+@on_images
+def avg_pool(
     op: Operation,
     x: Value,
     kernel: Sequence[int],
@@ -68,30 +74,36 @@ def _avg_pool(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> Value:
+    """The mean of each window."""
     if divisor_override is not None:
         raise Refused("its divisor is overridden")
-    return op.make(
-        "avg_pool",
-        op.real(x),
-        kernel=pair(kernel),
-        stride=pair(stride or kernel),
-        padding=sides(padding),
-        size=list(op.shape[1:]),
-        count_padding=count_include_pad,
-    )
+    window = {
+        "kernel": pair(kernel),
+        "stride": pair(stride or kernel),
+        "padding": sides(padding),
+        "size": list(op.shape[1:]),
+        "count_padding": count_include_pad,
+    }
+    return op.make("avg_pool", op.real(x), fields=window)
 
 
-def _adaptive_avg_pool(op: Operation, x: Value, size: Sequence[int]) -> Value:
-    return op.make("adaptive_avg_pool", op.real(x), size=list(op.shape[1:]))
+@on_images
+def adaptive_avg_pool(op: Operation, x: Value, size: Sequence[int]) -> Value:
+    """Means of as many windows as the result has places."""
+    return op.make("adaptive_avg_pool", op.real(x), fields={"size": list(op.shape[1:])})
 
 
-def _mean(op: Operation, x: Value, dims: Sequence[int] = (), keepdim: bool = False, **_: Any) -> Value:
+@on_images
+def mean(op: Operation, x: Value, dims: Sequence[int] = (), keepdim: bool = False, **_: Any) -> Value:
+    """The mean of all places."""
     if sorted(dim % 4 for dim in dims) != [2, 3] or op.rank != (4 if keepdim else 2):
         raise Refused("a mean is packed only over height and width")
-    return op.make("adaptive_avg_pool", op.real(x), size=[1, 1])
+    return op.make("adaptive_avg_pool", op.real(x), fields={"size": [1, 1]})
 
 
-def _pad(op: Operation, x: Value, amounts: Sequence[int], *how: Any, **named: Any) -> Value:
+@on_images
+def pad(op: Operation, x: Value, amounts: Sequence[int], *how: Any, **named: Any) -> Value:
+    """Zeros around the image, which the convolution after it takes over."""
     settings = [*how, *named.values()]  # mode and value
     mode = next((s for s in settings if isinstance(s, str)), "constant")
     if mode != "constant":
@@ -102,17 +114,4 @@ def _pad(op: Operation, x: Value, amounts: Sequence[int], *how: Any, **named: An
         raise Refused("padding is packed only by zeros, around the image")
     # Refused unless a convolution takes it over.
     why = "padding is packed only right before a convolution"
-    return op.make("refused", x, why=why, padding=[top, left, bottom, right])
-
-
-_ON_IMAGES: Table = {
-    "pad": _pad,
-    "constant_pad_nd": _pad,
-    "max_pool2d": _max_pool,
-    "max_pool2d_with_indices": _max_pool,
-    "avg_pool2d": _avg_pool,
-    "adaptive_avg_pool2d": _adaptive_avg_pool,
-    "_adaptive_avg_pool2d": _adaptive_avg_pool,
-    "mean": _mean,
-}
-SPATIAL: Table = {name: on_images(lower) for name, lower in _ON_IMAGES.items()}
+    return op.make("refused", x, notes={"why": why, "padding": [top, left, bottom, right]})

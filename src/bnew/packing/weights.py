@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from bnew.layers import BinaryConv2d, BinaryLinear
-from bnew.packing.lowering import scaled, shifted
-from bnew.packing.reading import Array, Numbers, Operation, Refused, Table, Value
+from bnew.packing.arithmetic import scaled, shifted
 from bnew.packing.spatial import on_images, pair, sides
+from bnew.packing.values import Array, Numbers, Refused, Value
+
+if TYPE_CHECKING:
+    from bnew.packing.reading import Operation
 
 _log = logging.getLogger("bnew")
 
 
-def _batch_norm(
+def batch_norm(
     op: Operation,
     x: Value,
     weight: Value | None,
@@ -27,14 +29,15 @@ def _batch_norm(
     momentum: float,
     eps: float,
 ) -> Value:
+    """γ (x − μ) / √(σ² + ε) + β, folded into a scale and a shift."""
     if not all(value is None or value.constant for value in (weight, bias, mean, variance)):
         raise Refused("its numbers depend on the input")
 
     def fold() -> tuple[Numbers, Numbers]:
         # γ (v − μ) / √(σ² + ε) + β = s v + (β − μ s) with s = γ / √(σ² + ε)
-        mu, var = _array(mean), _array(variance)
-        gamma = np.ones_like(mu) if weight is None else _array(weight)
-        beta = np.zeros_like(mu) if bias is None else _array(bias)
+        mu, var = op.array(mean), op.array(variance)
+        gamma = np.ones_like(mu) if weight is None else op.array(weight)
+        beta = np.zeros_like(mu) if bias is None else op.array(bias)
         scale = gamma / np.sqrt(var + eps)
         return scale, beta - mu * scale
 
@@ -42,13 +45,15 @@ def _batch_norm(
     return shifted(op, scaled(op, op.real(x), scale), shift)
 
 
-def _linear(op: Operation, x: Value, weight: Value, bias: Value | None = None) -> Value:
+def linear(op: Operation, x: Value, weight: Value, bias: Value | None = None) -> Value:
+    """A convolution of vectors."""
     if op.rank != 2:
         raise Refused("a linear layer is packed only for vectors (N, C)")
     return _layer(op, x, weight, bias, stride=[1, 1], padding=[0] * 4, dilation=[1, 1], groups=1)
 
 
-def _conv(
+@on_images
+def conv(
     op: Operation,
     x: Value,
     weight: Value,
@@ -58,8 +63,9 @@ def _conv(
     dilation: Sequence[int] = (1,),
     groups: int = 1,
 ) -> Value:
+    """``padding`` is a word, or numbers for both sides of each axis."""
     if padding == "same":
-        total = [d * (k - 1) for d, k in zip(pair(dilation), weight.tensor.shape[2:], strict=True)]
+        total = [d * (k - 1) for d, k in zip(pair(dilation), op.weights(weight).shape[2:], strict=True)]
         around = [n // 2 for n in total] + [n - n // 2 for n in total]
     else:
         around = [0] * 4 if isinstance(padding, str) else sides(padding)
@@ -68,7 +74,8 @@ def _conv(
     )
 
 
-def _convolution(
+@on_images
+def convolution(
     op: Operation,
     x: Value,
     weight: Value,
@@ -80,17 +87,10 @@ def _convolution(
     output_padding: Sequence[int],
     groups: int,
 ) -> Value:
+    """What ATen makes of all of them."""
     if transposed:
         raise Refused("a transposed convolution is not packed")
-    return _conv(op, x, weight, bias, stride, padding, dilation, groups)
-
-
-LAYERS: Table = {
-    "_native_batch_norm_legit_no_training": _batch_norm,
-    "linear": _linear,
-    "conv2d": on_images(_conv),
-    "convolution": on_images(_convolution),
-}
+    return conv(op, x, weight, bias, stride, padding, dilation, groups)
 
 
 def _layer(
@@ -99,21 +99,21 @@ def _layer(
     """A convolution; binary if its input comes from a sign and its weights are ±m, m per output channel."""
     if x.constant or not weight.constant or (bias is not None and not bias.constant):
         raise Refused("its weights depend on the input")
-    if "padding" in x.fields and x.op == "refused":
-        padding = [a + b for a, b in zip(padding, x.fields["padding"], strict=True)]
+    if "padding" in x.notes:
+        padding = [a + b for a, b in zip(padding, x.notes["padding"], strict=True)]
         (x,) = x.inputs
-    weights: Array = op.once(("weights", weight), lambda: _weights(weight))
+    weights = op.weights(weight)
     sizes = {"channels": [x.shape[0], len(weights)], "kernel": list(weights.shape[2:])}
     fields = {**sizes, **fields, "padding": padding}
-    meant = isinstance(op.module, BinaryConv2d | BinaryLinear)
+    meant = op.binary_layer
     bits = op.bits(x)
     magnitude: Numbers | None = None
-    if meant or bits is not None:
+    if meant is not None or bits is not None:
         magnitude = op.once(("magnitude", weight), lambda: magnitudes(weights))
-    if meant and magnitude is None:
+    if meant is not None and magnitude is None:
         least, most = np.abs(weights).min(), np.abs(weights).max()
         raise Refused(
-            f"the weights of this {type(op.module).__name__} are not of one magnitude per output channel "
+            f"the weights of this {meant} are not of one magnitude per output channel "
             f"(they go from {least:.3g} to {most:.3g}): freeze() the method first, or pack a run's best "
             "weights"
         )
@@ -123,28 +123,18 @@ def _layer(
             raise Refused(f"{zeros} of its binary weights are 0, but a bit is +1 or −1: replace them")
         source, factor = bits
         words = op.once(("words", weight), lambda: pack_bits(weights))
-        value = op.make("binary_conv", source, weight=words, **fields)
+        value = op.make("binary_conv", source, tensors={"weight": words}, fields=fields)
         if np.any(magnitude * factor != 1):
-            value = op.make("scale", value, numbers=magnitude * factor, magnitude=True)
+            value = op.make("scale", value, numbers=magnitude * factor, notes={"magnitude": True})
     else:
         if bits is not None:
             _log.warning(
                 "%s: its input is a sign, but its weights have several magnitudes: a real layer", op.place
             )
-        elif meant:
+        elif meant is not None:
             _log.warning("%s: its input is not a sign: a real layer", op.place)
-        value = op.make("conv", op.real(x), weight=weights, **fields)
-    return value if bias is None else shifted(op, value, op.once(("bias", bias), lambda: _array(bias)))
-
-
-def _array(value: Value) -> Numbers:
-    return np.asarray(value.tensor.detach().double().cpu().numpy())
-
-
-def _weights(value: Value) -> Array:
-    """(C_out, C_in / groups, kh, kw), also of a linear layer."""
-    tensor = value.tensor.detach().float().cpu()
-    return np.asarray(tensor.reshape(*tensor.shape, *(1,) * (4 - tensor.ndim)).numpy())
+        value = op.make("conv", op.real(x), tensors={"weight": weights}, fields=fields)
+    return value if bias is None else shifted(op, value, op.array(bias))
 
 
 def magnitudes(weights: Array) -> Numbers | None:

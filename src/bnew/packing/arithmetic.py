@@ -1,0 +1,155 @@
+"""Sums, products and conversions of ATen, with constants and of two values."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bnew.packing.values import Lowering, Numbers, Operand, Refused, Shape, Value
+
+if TYPE_CHECKING:
+    from bnew.packing.reading import Operation
+
+
+def to(op: Operation, x: Value, *_: Any, **__: Any) -> Value:
+    """Another type; whole numbers are kept where a comparison chooses between them."""
+    dtype = op.dtype
+    # Whole numbers hold what a comparison chooses between; unsigned ones would wrap around below 0.
+    whole = x.op == "choice" and not dtype.is_complex and str(dtype) not in ("torch.bool", "torch.uint8")
+    if dtype.is_floating_point:
+        return x
+    if not whole:
+        raise Refused(f"its result is of {dtype}")
+    result = op.make("choice", *x.inputs, numbers=np.trunc(x.numbers), shape=x.shape)
+    return _representable(op, result)
+
+
+def _representable(op: Operation, value: Value) -> Value:
+    """The value, unless it is of bools or whole numbers that cannot hold it, and PyTorch would wrap."""
+    if op.dtype.is_floating_point:
+        return value
+    if op.dtype.is_complex or value.op != "choice":
+        raise Refused(f"its result is of {op.dtype}")
+    low, high = op.whole_numbers
+    whole = value.numbers == np.trunc(value.numbers)
+    if not np.all(whole & (value.numbers >= low) & (value.numbers <= high)):
+        raise Refused(f"its result is of {op.dtype}, which cannot hold it")
+    return value
+
+
+def exact(lower: Lowering) -> Lowering:
+    """``lower``, refused where the result is of bools or whole numbers that cannot hold it."""
+    return lambda op, *arguments, **options: _representable(op, lower(op, *arguments, **options))
+
+
+def add(op: Operation, a: Operand, b: Operand, alpha: float = 1) -> Value:
+    """a + alpha · b."""
+    left, right = op.numbers(a), op.numbers(b)
+    if right is not None:
+        return shifted(op, a, right if alpha == 1 else alpha * right)
+    if alpha != 1:
+        b = scaled(op, b, np.array([float(alpha)]))
+    if left is not None:
+        return shifted(op, b, left)
+    return _joined(op, "add", a, b, operator.add)
+
+
+def sub(op: Operation, a: Operand, b: Operand, alpha: float = 1) -> Value:
+    """a − alpha · b."""
+    return add(op, a, b, -alpha)
+
+
+def rsub(op: Operation, a: Operand, b: Operand, alpha: float = 1) -> Value:
+    """b − alpha · a."""
+    return add(op, b, a, -alpha)
+
+
+def mul(op: Operation, a: Operand, b: Operand) -> Value:
+    """a · b."""
+    left, right = op.numbers(a), op.numbers(b)
+    if right is not None:
+        return scaled(op, a, right)
+    if left is not None:
+        return scaled(op, b, left)
+    return _joined(op, "multiply", a, b, operator.mul)
+
+
+def div(op: Operation, a: Operand, b: Operand, rounding_mode: str | None = None) -> Value:
+    """a / b, of a constant b."""
+    numbers = op.numbers(b)
+    if numbers is None or rounding_mode is not None:
+        raise Refused("only plain division by a constant is packed")
+    if not np.all(numbers):
+        raise Refused("it divides by 0")
+    return scaled(op, a, 1 / numbers)
+
+
+def neg(op: Operation, x: Value) -> Value:
+    """−x."""
+    return scaled(op, x, np.array([-1.0]))
+
+
+def shifted(op: Operation, x: Operand, numbers: Numbers) -> Value:
+    """x + numbers."""
+    assert isinstance(x, Value)
+    if x.op == "choice":
+        return op.make("choice", *x.inputs, numbers=x.numbers + numbers, shape=x.shape)
+    return op.make("shift", x, numbers=numbers, shape=x.shape)
+
+
+def scaled(op: Operation, x: Operand, numbers: Numbers) -> Value:
+    """x · numbers."""
+    assert isinstance(x, Value)
+    make = partial(op.make, shape=x.shape)
+    if x.op == "choice":
+        return make("choice", *x.inputs, numbers=x.numbers * numbers)
+    # The magnitude m of binary weights costs no numbers of its own where a scale s follows:
+    # (m v) s = v (m s), and (m v + b) s = (v + b / m) (m s).
+    if "magnitude" in x.notes:
+        return make("scale", *x.inputs, numbers=x.numbers * numbers)
+    if x.op == "shift" and "magnitude" in x.inputs[0].notes:
+        (before,) = x.inputs
+        centred = make("shift", *before.inputs, numbers=x.numbers / before.numbers)
+        return make("scale", centred, numbers=before.numbers * numbers)
+    return make("scale", x, numbers=numbers)
+
+
+def _joined(op: Operation, step: str, a: Operand, b: Operand, join: Callable[[Any, Any], Any]) -> Value:
+    """Two values added or multiplied."""
+    assert isinstance(a, Value)
+    assert isinstance(b, Value)
+    if a.op == b.op == "choice":
+        b = _of_same(op, a, b)
+        if a.inputs == b.inputs:
+            return op.make("choice", *a.inputs, numbers=join(a.numbers, b.numbers), shape=a.shape)
+    a, b = op.real(a), op.real(b)
+    # To the file, a value that is laid side by side with itself is the value itself: channels modulo.
+    if b.shape == op.shape and ((_repeats(a) and not _repeats(b)) or (_repeats(b) and a.shape != op.shape)):
+        a, b = b, a
+    b = b.inputs[0] if _repeats(b) else b
+    if op.shape not in (a.shape, b.shape) or not all(fits(v.shape, op.shape) for v in (a, b)):
+        raise Refused("its inputs differ in shape in a way that the packed file does not know")
+    return op.make(step, a, b)
+
+
+def _repeats(value: Value) -> bool:
+    return value.op == "concat" and len(set(value.inputs)) == 1
+
+
+def fits(shape: Shape, result: Shape) -> bool:
+    """Whether a value of that shape can be added to one of shape ``result``."""
+    return result[0] % shape[0] == 0 and shape[1:] in (result[1:], (1, 1))
+
+
+def _of_same(op: Operation, a: Value, b: Value) -> Value:
+    """Choice ``b`` by what choice ``a`` is by, if the one is by x and the other by −x, both but for 0."""
+    (x,), (y,) = a.inputs, b.inputs
+    if y.notes.get("opposite_of") is not x and x.notes.get("opposite_of") is not y:
+        return b
+    if np.any(op.held(x).at_zero):
+        return b
+    return op.make("choice", x, numbers=b.numbers[::-1], shape=b.shape)

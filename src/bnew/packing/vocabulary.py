@@ -1,0 +1,276 @@
+"""The vocabulary of a packed file: a row for each operator and each step, in the words of docs/format.md.
+
+All that bnew knows of one stands in its row: what it has in the file, the shape of its result, which
+operators of ATen become it, and what it does to exact numbers and to probabilities. Reading, fusion and the
+file's reader go by the rows. docs/format.md, the engine and tests/packed_reference.py describe the same by
+themselves, and a test compares the names.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from math import prod
+from typing import Any, Literal, TypeAlias
+
+from bnew.packing import arithmetic, choices, lowering, rules, spatial, weights
+from bnew.packing.arithmetic import exact
+from bnew.packing.pieces import Rule
+from bnew.packing.values import Lowering, Shape
+
+Node: TypeAlias = Mapping[str, Any]  # of the file's graph
+
+# What a value is if its input is a network's probabilities: these ("kept"), probabilities of its own
+# ("sigmoid", "softmax"), some that were changed ("altered"), or "numbers" of any size.
+Ending: TypeAlias = Literal["kept", "sigmoid", "softmax", "altered", "numbers"]
+
+
+class Takes(Enum):
+    """The input of an operator."""
+
+    REAL = "a real value"
+    BITS = "bits"
+    LIST = "a list of real values"
+
+
+class Argument(Enum):
+    """What a step has in the file."""
+
+    NUMBERS = "the name of a tensor of numbers per channel"
+    VALUE = "the name of a real value"
+    SETTING = "numbers or a word of its own"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What operators and steps have in common. The default of a property is the cautious one."""
+
+    aten: Mapping[str, Lowering] = field(default_factory=dict)
+    """Operators of ATen that become it, and how."""
+    held: Rule | None = None
+    """What it does to exact numbers; None: it may give any, so that a ``torch.sign`` after it is refused."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operator(Row):
+    """What a node computes."""
+
+    takes: Takes = Takes.REAL
+    fields: Sequence[str] = ()
+    """Fields of the node, without those that name tensors."""
+    tensors: Sequence[str] = ()
+    """Fields that name tensors."""
+    optional: Sequence[str] = ()
+    """Which of the fields may be left out."""
+    shape: Callable[[Node, Sequence[Shape]], Shape] = lambda node, inputs: inputs[0]
+    """(C, H, W) of the result, of the node and the shapes of its inputs."""
+    moves: bool = False
+    """Whether every number of the result is one of the input: the result of signs is signs."""
+    ending: Ending = "numbers"
+    mixes: bool = True
+    """Whether a place of the result may have numbers of several, so that shares no longer sum to 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step(Row):
+    """What is done to every place by itself, and rides along in the node before it."""
+
+    argument: Argument
+    ending: Callable[[Any], Ending] = lambda argument: "numbers"
+
+
+# ------------------------------------------------------------------------------------------------ shapes
+
+
+def _convolved(node: Node, inputs: Sequence[Shape]) -> Shape:
+    _, height, width = inputs[0]
+    top, left, bottom, right = node["padding"]
+    (sy, sx), (dy, dx), (kh, kw) = node["stride"], node["dilation"], node["kernel"]
+    rows = (height + top + bottom - dy * (kh - 1) - 1) // sy + 1
+    return node["channels"][1], rows, (width + left + right - dx * (kw - 1) - 1) // sx + 1
+
+
+def _sized(node: Node, inputs: Sequence[Shape]) -> Shape:
+    height, width = node["size"]
+    return inputs[0][0], height, width
+
+
+def _joined(node: Node, inputs: Sequence[Shape]) -> Shape:
+    return sum(shape[0] for shape in inputs), *inputs[0][1:]
+
+
+def _flat(node: Node, inputs: Sequence[Shape]) -> Shape:
+    return prod(inputs[0]), 1, 1
+
+
+# ------------------------------------------------------------------------------------------- vocabulary
+
+
+def _limited(limits: Sequence[float | None]) -> Ending:
+    """Of a clamp: limits in [0, 1] change no probability into anything else."""
+    low, high = limits
+    return "kept" if low is not None and high is not None and 0 <= low <= high <= 1 else "numbers"
+
+
+_CONV = ("channels", "kernel", "stride", "padding", "dilation", "groups")
+
+OPERATORS: Mapping[str, Operator] = {
+    "conv": Operator(
+        fields=_CONV,
+        tensors=["weight"],
+        shape=_convolved,
+        aten={  # binary_conv, if it is binary
+            "linear": weights.linear,
+            "conv2d": weights.conv,
+            "convolution": weights.convolution,
+        },
+        held=rules.conv,
+    ),
+    "binary_conv": Operator(
+        takes=Takes.BITS, fields=_CONV, tensors=["weight"], shape=_convolved, held=rules.binary_conv
+    ),
+    "max_pool": Operator(
+        fields=["kernel", "stride", "padding", "dilation", "size"],
+        shape=_sized,
+        aten=dict.fromkeys(["max_pool2d", "max_pool2d_with_indices"], spatial.max_pool),
+        held=rules.same,
+        moves=True,  # the padding never wins
+        ending="kept",
+    ),
+    "avg_pool": Operator(
+        fields=["kernel", "stride", "padding", "size", "count_padding"],
+        shape=_sized,
+        aten={"avg_pool2d": spatial.avg_pool},
+        held=rules.avg_pool,
+        ending="kept",
+    ),
+    "adaptive_avg_pool": Operator(
+        fields=["size"],
+        shape=_sized,
+        aten={
+            **dict.fromkeys(["adaptive_avg_pool2d", "_adaptive_avg_pool2d"], spatial.adaptive_avg_pool),
+            "mean": spatial.mean,
+        },
+        held=rules.adaptive_avg_pool,
+        ending="kept",
+        mixes=False,  # means of shares are shares
+    ),
+    "identity": Operator(held=rules.same, moves=True, ending="kept", mixes=False),
+    "concat": Operator(
+        takes=Takes.LIST,
+        shape=_joined,
+        aten={"cat": lowering.concat},
+        held=rules.concat,
+        moves=True,
+        ending="kept",
+    ),
+    "flatten": Operator(
+        shape=_flat,
+        aten=dict.fromkeys(
+            ["view", "_unsafe_view", "reshape", "flatten", "squeeze", "unsqueeze"], lowering.reshape
+        ),
+        held=rules.flatten,
+        moves=True,
+        ending="kept",
+    ),
+    "softmax": Operator(
+        aten=dict.fromkeys(["softmax", "_softmax"], lowering.softmax), held=rules.softmax, ending="softmax"
+    ),
+}
+
+STEPS: Mapping[str, Step] = {
+    "scale": Step(
+        argument=Argument.NUMBERS,
+        aten={
+            "div": arithmetic.div,
+            "neg": exact(arithmetic.neg),
+            "_native_batch_norm_legit_no_training": weights.batch_norm,
+        },
+        held=rules.scale,
+        ending=lambda argument: "altered",
+    ),
+    "shift": Step(argument=Argument.NUMBERS, held=rules.shift, ending=lambda argument: "altered"),
+    "add": Step(
+        argument=Argument.VALUE,
+        aten={  # of a constant: shift
+            "add": exact(arithmetic.add),
+            "sub": exact(arithmetic.sub),
+            "rsub": exact(arithmetic.rsub),
+        },
+        held=rules.add,
+    ),
+    "multiply": Step(
+        argument=Argument.VALUE,
+        aten={
+            "mul": exact(arithmetic.mul),  # of a constant: scale
+            "silu": lowering.gated("sigmoid"),
+            "hardswish": lowering.gated("hard_sigmoid"),
+        },
+        held=rules.multiply,
+    ),
+    "prelu": Step(
+        argument=Argument.NUMBERS,
+        aten={
+            **dict.fromkeys(["prelu", "_prelu_kernel"], lowering.prelu),
+            "leaky_relu": lowering.leaky_relu,
+        },
+        held=rules.prelu,
+    ),
+    "clamp": Step(
+        argument=Argument.SETTING,
+        aten={
+            **dict.fromkeys(["clamp", "clamp_min"], lowering.clamp),
+            "clamp_max": lowering.clamp_max,
+            "hardtanh": lowering.hardtanh,
+            "relu": lowering.relu,
+            "relu6": lowering.relu6,
+        },
+        held=rules.clamp,
+        ending=_limited,
+    ),
+    "sigmoid": Step(
+        argument=Argument.SETTING,
+        aten={"sigmoid": lowering.pointwise("sigmoid")},
+        held=rules.sigmoid,
+        ending=lambda argument: "sigmoid",
+    ),
+    "hard_sigmoid": Step(
+        argument=Argument.SETTING,
+        aten={"hardsigmoid": lowering.pointwise("hard_sigmoid")},
+        held=rules.hard_sigmoid,
+        ending=lambda argument: "sigmoid",
+    ),
+    # Where it is no bits.
+    "sign": Step(
+        argument=Argument.SETTING,
+        aten={
+            **dict.fromkeys(["sign", "sgn"], choices.sign),
+            "ge": choices.compare(operator.ge, strict=False, high=1),
+            "gt": choices.compare(operator.gt, strict=True, high=1),
+            "le": choices.compare(operator.le, strict=True, high=0),
+            "lt": choices.compare(operator.lt, strict=False, high=0),
+            **dict.fromkeys(["logical_not", "bitwise_not"], choices.negation),
+            "where": exact(choices.where),
+        },
+        held=rules.sign,
+    ),
+}
+
+# What becomes nothing of its own.
+_NOTHING: Mapping[str, Lowering] = {
+    **dict.fromkeys(["_to_copy", "to", "type_as"], arithmetic.to),
+    "getitem": lowering.first,
+    "expand": lowering.expand,
+    "slice": lowering.whole,
+    **dict.fromkeys(["pad", "constant_pad_nd"], spatial.pad),  # into the convolution after it
+}
+
+ROWS: Mapping[str, Row] = {**OPERATORS, **STEPS}
+
+# Operator of ATen, without what tells its variants apart → how it is lowered.
+ATEN: Mapping[str, Lowering] = {
+    **_NOTHING,
+    **{name: lower for row in ROWS.values() for name, lower in row.aten.items()},
+}
