@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -126,6 +127,19 @@ def test_public_names() -> None:
     assert bnew.train.train is __import__("bnew.training.loop", fromlist=["train"]).train
     with pytest.raises(AttributeError, match="module 'bnew' has no attribute 'trian'"):
         bnew.trian  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_every_file_is_on_the_map() -> None:
+    """docs/architecture.md names each file, below its room."""
+    text = (Path(__file__).parents[1] / "docs" / "architecture.md").read_text("utf-8")
+    rooms = text.partition("src/bnew/\n")[2].partition("\nengine/")[0]
+    parts = re.split(r"^  (?=\w+/ )", rooms, flags=re.MULTILINE)
+    named = {part.partition("/")[0]: part for part in parts[1:]} | {"": parts[0]}
+    for module, path in KNOWN.items():
+        room = module.partition(".")[0] if "." in module else ""
+        if path.name != "__init__.py":
+            name = path.name if room != "models" else path.stem
+            assert re.search(rf"\b{re.escape(name)}\b", named[room]), module
 
 
 def test_no_file_outgrows_its_room() -> None:
