@@ -106,8 +106,8 @@ class PackedFile:
             raise BnewError(f"'{path}' is no packed file: {why}; make one with `bnew pack`") from None
         if metadata.get("version") != VERSION:
             raise BnewError(
-                f"'{path}' is of version {metadata.get('version')} and this is bnew for version {VERSION}: pack "
-                "the network again"
+                f"'{path}' is of version {metadata.get('version')} and this is bnew for version {VERSION}: "
+                "pack the network again"
             )
         try:
             tensors = {name: StoredTensor(t["dtype"], tuple(t["shape"])) for name, t in header.items()}
@@ -128,8 +128,8 @@ class PackedFile:
             raise BnewError(f"'{path}' is damaged, its header has {unknown[0]!r}: pack the network again")
         if "crc32" in metadata and not _is_whole(path, 8 + length, metadata["crc32"]):
             raise BnewError(
-                f"'{path}' is damaged, its bytes do not have the checksum that its header says: copy it again, "
-                "or pack the network again"
+                f"'{path}' is damaged, its bytes do not have the checksum that its header says: "
+                "copy it again, or pack the network again"
             )
         return packed
 
@@ -287,7 +287,7 @@ def _unknown(node: Mapping[str, Any]) -> str | None:
     if row is None:
         return f"operator '{node['op']}'"
     fields = {*row.fields, *row.tensors}
-    if missing := fields - set(node) - set(row.optional):
+    if missing := fields - set(node):
         raise LookupError(f"'{node['name']}' has no field '{min(missing)}'")
     found = [f"step '{kind}'" for kind, _ in _steps(node) if kind not in STEPS]
     found += [f"field '{field}' in an operator '{node['op']}'" for field in set(node) - fields - _FIELDS]
