@@ -190,7 +190,10 @@ class PackedFile:
                     f"'{self.path}' has the {unknown}, which this version of bnew does not know: update bnew"
                 )
             shape = OPERATORS[node["op"]].shape(node, [shapes[name] for name in _inputs(node)])
-            steps = [f"{kind} {of}" if _is_word(kind, of) else kind for kind, of in _steps(node)]
+            steps = [
+                f"{kind} {of}" if STEPS[kind].argument is Argument.VALUE else kind
+                for kind, of in _steps(node)
+            ]
             if "sign" in node:
                 shapes[node["sign"]["output"]] = shape
                 steps.append("→ bits")
@@ -324,13 +327,6 @@ def _ending_of_operator(op: str, inputs: set[Ending], vectors: bool) -> Ending:
 
 def _steps(node: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
     return ((kind, of) for step in node.get("then", ()) for kind, of in step.items())
-
-
-def _is_word(kind: str, of: Any) -> bool:
-    """Whether the argument of a step is shown beside its name."""
-    return STEPS[kind].argument is Argument.VALUE or (
-        STEPS[kind].argument is Argument.SETTING and isinstance(of, str)
-    )
 
 
 def _tensor_names(node: Mapping[str, Any]) -> list[str]:

@@ -42,7 +42,7 @@ class Argument(Enum):
 
     NUMBERS = "the name of a tensor of numbers per channel"
     VALUE = "the name of a real value"
-    SETTING = "numbers or a word of its own"
+    SETTING = "two bounds, or nothing"
 
 
 @dataclass(frozen=True, kw_only=True)
