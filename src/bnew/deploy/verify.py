@@ -245,9 +245,8 @@ def _compare_layers(
     """Every binary layer, how many images have no flipped sign, and what is wrong."""
     with _watching(model) as seen:
         logits = model(images).numpy()
-    nodes: Mapping[str, Any] = {
-        n["name"]: n for n in engine.graph["nodes"] if OPERATORS[n["op"]].takes is Takes.BITS
-    }
+    binary = [node for node in engine.graph["nodes"] if OPERATORS[node["op"]].takes is Takes.BITS]
+    nodes: Mapping[str, Any] = {node["name"]: node for node in binary}
     if nodes.keys() != seen.keys():
         name = min(nodes.keys() ^ seen.keys())
         raise BnewError(

@@ -190,10 +190,7 @@ class PackedFile:
                     f"'{self.path}' has the {unknown}, which this version of bnew does not know: update bnew"
                 )
             shape = OPERATORS[node["op"]].shape(node, [shapes[name] for name in _inputs(node)])
-            steps = [
-                f"{kind} {of}" if STEPS[kind].argument is Argument.VALUE else kind
-                for kind, of in _steps(node)
-            ]
+            steps = [f"{kind} {of}" if _has(kind, Argument.VALUE) else kind for kind, of in _steps(node)]
             if "sign" in node:
                 shapes[node["sign"]["output"]] = shape
                 steps.append("→ bits")
@@ -329,10 +326,14 @@ def _steps(node: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
     return ((kind, of) for step in node.get("then", ()) for kind, of in step.items())
 
 
+def _has(kind: str, argument: Argument) -> bool:
+    return STEPS[kind].argument is argument
+
+
 def _tensor_names(node: Mapping[str, Any]) -> list[str]:
     """All tensors that a node names."""
     fields = [node[field] for field in OPERATORS[node["op"]].tensors if field in node]
-    steps = [of for kind, of in _steps(node) if STEPS[kind].argument is Argument.NUMBERS]
+    steps = [of for kind, of in _steps(node) if _has(kind, Argument.NUMBERS)]
     sign = node.get("sign", {})
     return [*fields, *steps, *(sign[key] for key in ("scale", "shift") if key in sign)]
 

@@ -75,7 +75,9 @@ def _normalised(op: Operation, x: Value, eps: float) -> Value:
 def permute(op: Operation, x: Value, dims: Sequence[int]) -> Value:
     """Channels last for a layer norm, and back."""
     order = [dim % op.rank for dim in dims]
-    if "channels_last" in x.notes and [x.notes["order"][dim] for dim in order] == sorted(order):
+    if order == sorted(order):
+        return x
+    if "channels_last" in x.notes and [x.notes["order"][dim] for dim in order] == list(range(op.rank)):
         back: Value = x.notes["channels_last"]
         return back
     if order[0] != 0 or order[-1] != 1 or x.op == "refused":
