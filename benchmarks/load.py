@@ -2,8 +2,7 @@
 
 python benchmarks/load.py
 
-ReActNet-A with random weights, in turns, round by round. ``PackedFile.read`` is what `bnew info` does, in
-Python.
+ReActNet-A with random weights, in turns, round by round. ``PackedFile.read`` is what `bnew info` does.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 """A slow, readable reader and interpreter of the packed file, from docs/format.md alone: the oracle.
 
+It knows all that the page allows; :func:`check_tidy` is what ``bnew.pack`` promises besides.
+
 Everything is float64 until a node gives its value, which is float32, so that a test can tell rounding from
 mistakes.
 """
@@ -32,6 +34,20 @@ FIELDS = {
     "softmax": set(),
 }
 FIELDS["binary_conv"] = FIELDS["conv"]
+# What a step has: the name of a tensor or of a value, two bounds, or nothing.
+STEPS = {
+    "scale": "T",
+    "shift": "T",
+    "add": "V",
+    "multiply": "V",
+    "prelu": "T",
+    "clamp": "[lo, hi]",
+    "sigmoid": "{}",
+    "hard_sigmoid": "{}",
+    "sign": "{}",
+    "gelu": "{}",
+    "gelu_tanh": "{}",
+}
 
 
 @dataclass
@@ -65,7 +81,6 @@ def load(path: str | Path) -> PackedFile:
         begin, stop = entry["data_offsets"]
         assert begin == end, "gap or overlap"
         dtype = np.dtype(DTYPES[entry["dtype"]])
-        assert begin % dtype.itemsize == 0, "not aligned"
         assert stop - begin == dtype.itemsize * int(np.prod(entry["shape"]))
         tensors[name] = np.frombuffer(body[begin:stop], dtype).reshape(entry["shape"])
         end = stop
@@ -76,13 +91,14 @@ def load(path: str | Path) -> PackedFile:
 
 
 def check(graph: dict[str, Any], tensors: dict[str, Array]) -> None:
-    """Every field is known, every name is given before it is used, real where real is needed, and used."""
+    """Every field is known, every name is given before it is used, and real where real is needed."""
     assert set(graph) - {"classes"} == {"input", "nodes", "output"}
-    assert set(graph["input"]) - {"mean", "std"} == {"name", "shape"}
-    kinds = {graph["input"]["name"]: "real"}
-    used, named = set(), set()
-    names = [node["name"] for node in graph["nodes"]]
-    assert len(set(names)) == len(names), "node names are not unique"
+    image = graph["input"]
+    assert set(image) - {"mean", "std", "resize"} == {"name", "shape"}
+    assert ("mean" in image) == ("std" in image)
+    if "resize" in image:
+        assert all(a >= b for a, b in zip(image["resize"], image["shape"][1:], strict=True))
+    kinds = {image["name"]: "real"}
 
     def give(name: str, kind: str) -> None:
         assert name not in kinds, f"{name} is given twice"
@@ -90,7 +106,6 @@ def check(graph: dict[str, Any], tensors: dict[str, Array]) -> None:
 
     def use(name: str, kind: str) -> None:
         assert kinds[name] == kind, f"{name} is {kinds[name]}, not {kind}"
-        used.add(name)
 
     for node in graph["nodes"]:
         feeds = "inputs" if node["op"] == "concat" else "input"
@@ -99,7 +114,6 @@ def check(graph: dict[str, Any], tensors: dict[str, Array]) -> None:
         for name in node["inputs"] if feeds == "inputs" else [node["input"]]:
             use(name, "bits" if node["op"] == "binary_conv" else "real")
         if "weight" in node:
-            named.add(node["weight"])
             c_in, c_out = node["channels"]
             shape = (c_out, c_in // node["groups"], *node["kernel"])
             if node["op"] == "binary_conv":
@@ -108,24 +122,43 @@ def check(graph: dict[str, Any], tensors: dict[str, Array]) -> None:
             assert (tensors[node["weight"]].dtype == np.uint32) == (node["op"] == "binary_conv")
         for step in node.get("then", []):
             ((kind, argument),) = step.items()
-            if kind in ("scale", "shift", "prelu"):
-                named.add(argument)
-            elif kind in ("add", "multiply"):
-                use(argument, "real")
-            elif kind == "clamp":
-                assert len(argument) == 2
-            else:
-                assert kind in ("sigmoid", "hard_sigmoid", "sign", "gelu", "gelu_tanh")
-                assert argument == {}
+            match STEPS[kind]:
+                case "T":
+                    assert tensors[argument].ndim == 1
+                case "V":
+                    use(argument, "real")
+                case "[lo, hi]":
+                    assert len(argument) == 2
+                case "{}":
+                    assert argument == {}
         if "output" in node:
             give(node["output"], "real")
         if "sign" in node:
             assert set(node["sign"]) - {"scale", "shift"} == {"output"}
-            named.update(node["sign"][key] for key in ("scale", "shift") if key in node["sign"])
+            assert all(tensors[name].ndim == 1 for key, name in node["sign"].items() if key != "output")
             give(node["sign"]["output"], "bits")
     use(graph["output"], "real")
-    assert set(kinds) - {graph["input"]["name"]} <= used, "a value is never used"
-    assert set(tensors) == named, "a tensor is missing or never used"
+
+
+def check_tidy(file: PackedFile) -> None:
+    """Nothing in the file is there in vain, every layer has a name of its own, and tensors are aligned."""
+    names = [node["name"] for node in file.graph["nodes"]]
+    assert len(set(names)) == len(names), "node names are not unique"
+    given, used, named = set(), {file.graph["output"]}, set()
+    for node in file.graph["nodes"]:
+        sign = node.get("sign", {})
+        given |= {part["output"] for part in (node, sign) if "output" in part}
+        used |= set(node.get("inputs") or [node["input"]])
+        named |= {node["weight"]} if "weight" in node else set()
+        named |= {name for key, name in sign.items() if key != "output"}
+        for step in node.get("then", []):
+            ((kind, argument),) = step.items()
+            if STEPS[kind] in ("T", "V"):
+                (named if STEPS[kind] == "T" else used).add(argument)
+    assert given <= used, "a value is never used"
+    assert set(file.tensors) == named, "a tensor is never used"
+    sizes = [array.itemsize for array in file.tensors.values()]  # in the order of their bytes
+    assert sizes == sorted(sizes, reverse=True), "a tensor is not aligned"
 
 
 def unpack(words: Array, c_in: int, kernel: tuple[int, int]) -> Array:

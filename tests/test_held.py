@@ -97,6 +97,10 @@ def centred(weight: Tensor) -> Tensor:
     return weight - weight.mean((2, 3), keepdim=True)
 
 
+def layer_norm(x: Tensor, weight: Tensor | None = None) -> Tensor:
+    return F.layer_norm(x.permute(0, 2, 3, 1), (4,), weight).permute(0, 3, 1, 2)
+
+
 SOBEL = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]]).repeat(1, 3, 1, 1)
 
 BLUR = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]]).repeat(4, 1, 1, 1) / 16
@@ -146,6 +150,11 @@ ZEROS: dict[str, Function] = {
     "real weights of sum 0": lambda m, x: F.conv2d(x, centred(m.stem.weight)),
     "linear layer of sum 0": lambda m, x: F.linear(x.flatten(1), SOBEL.flatten(1).repeat(1, 4)),
     "sum and difference of relu": lambda m, x: (lambda a, b: a + b - (a - b))(m.stem(x), m.other(x).relu()),
+    "gelu": lambda m, x: F.gelu(20 * m.stem(x)),  # 0 in float32 where its input is far below
+    "gelu by tanh of relu": lambda m, x: F.gelu(m.stem(x).relu(), approximate="tanh"),
+    "layer norm of relu": lambda m, x: layer_norm(m.stem(x).relu()),
+    "layer norm, a weight of 0": lambda m, x: layer_norm(m.stem(x), torch.tensor([1.0, 0, 1, 1])),
+    "resize of relu": lambda m, x: F.interpolate(m.stem(x).relu(), scale_factor=2),
     "sigmoid of a sum at 1/2": lambda m, x: m.even(m.stem(x)).sigmoid() - 0.5,
 }  # fmt: skip
 
@@ -185,6 +194,9 @@ NO_ZEROS: dict[str, Function] = {
     "real layer after relu": lambda m, x: m.norm(m.real(m.stem(x).relu())),
     "real layer of signs": lambda m, x: m.norm(m.real(m.stem(x).sign())),
     "softmax": lambda m, x: m.stem(x).softmax(1) - 0.25,
+    "layer norm": lambda m, x: layer_norm(m.stem(x)),
+    "layer norm and gelu, shifted": lambda m, x: F.gelu(layer_norm(m.stem(x))) + 0.1,
+    "resize": lambda m, x: F.interpolate(m.stem(x), scale_factor=2),
     "pool after hardtanh": lambda m, x: m.norm(m.real(F.avg_pool2d(F.hardtanh(m.stem(x)), 2))),
 }
 
@@ -201,6 +213,10 @@ USES: dict[str, Function] = {
     "op concat": lambda m, x: torch.cat([x, m.stem(x)], 1),
     "op flatten": lambda m, x: x.flatten(1),
     "op softmax": lambda m, x: m.stem(x).softmax(1),
+    "op resize_nearest": lambda m, x: F.interpolate(x, scale_factor=2),
+    "op layer_norm": lambda m, x: layer_norm(m.stem(x)) * 1.5,
+    "op gelu": lambda m, x: F.gelu(x) + 1,
+    "op gelu_tanh": lambda m, x: F.gelu(x, approximate="tanh") + 1,
     "op scale": lambda m, x: x * 2,
     "op shift": lambda m, x: x + 1,
     "op add": lambda m, x: m.stem(x) + m.other(x),

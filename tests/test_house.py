@@ -111,7 +111,8 @@ def test_no_module_waits_for_itself() -> None:
 
 LIGHT = (
     "bnew", "bnew.cli", "bnew.recipes", "bnew.register", "bnew.report", "bnew.results.groups",
-    "bnew.packing.file", "bnew.data.images", "bnew.deploy.inference", "bnew.experiments.plan",
+    "bnew.packing.file", "bnew.packing.vocabulary", "bnew.data.images", "bnew.deploy.inference",
+    "bnew.experiments.plan",
 )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from packed_reference import Reference
+from packed_reference import Reference, check_tidy
 from torch import Tensor, nn
 
 import bnew
@@ -51,6 +51,7 @@ def packed(model: nn.Module, path: Path, *size: int, double: bool = False) -> Re
     x = torch.randn(3, *size)
     bnew.pack(model, x, path)
     reference = Reference(path)
+    check_tidy(reference.file)
     result = reference(x.reshape(3, *size, *(1,) * (3 - len(size))).numpy())
     with torch.no_grad():
         twin = copy.deepcopy(model).eval()
@@ -408,6 +409,24 @@ class SqueezeExcite(nn.Module):
         return s * x
 
 
+def channels_last(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    return function(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).contiguous()
+
+
+def norm_by_formula(m: Any, x: Tensor) -> Tensor:
+    """As published with ConvNeXt."""
+    u = x.mean(1, keepdim=True)
+    s = (x - u).pow(2).mean(1, keepdim=True)
+    x = (x - u) / torch.sqrt(s + 1e-6)
+    y: Tensor = m.vector[:, None, None] * x + m.vector[:, None, None]
+    return y
+
+
+def norm_by_moments(x: Tensor) -> Tensor:
+    variance, mean = torch.var_mean(x, dim=1, unbiased=False, keepdim=True)
+    return (x - mean) * torch.rsqrt(variance + 1e-6)
+
+
 FUNCTIONS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "relu": lambda m, x: F.relu(x),
     "relu in place": lambda m, x: F.relu_(x) + x,
@@ -422,6 +441,8 @@ FUNCTIONS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "hardsigmoid": lambda m, x: F.hardsigmoid(x),
     "hardswish": lambda m, x: F.hardswish(x),
     "silu": lambda m, x: F.silu(x),
+    "gelu": lambda m, x: F.gelu(4 * x),
+    "gelu by tanh": lambda m, x: F.gelu(4 * x, approximate="tanh"),
     "softmax": lambda m, x: x.softmax(1),
     "real sign": lambda m, x: x.sign() * m.vector[:, None, None] + x,
     "step": lambda m, x: (x > 0.25).float(),
@@ -444,6 +465,22 @@ FUNCTIONS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "avg pool, without padding": lambda m, x: F.avg_pool2d(x, 3, 2, 1, count_include_pad=False),
     "adaptive avg pool": lambda m, x: F.adaptive_avg_pool2d(x, (3, None)),
     "adaptive avg pool, larger": lambda m, x: F.adaptive_avg_pool2d(x, 12),
+    "resize": lambda m, x: F.interpolate(x, scale_factor=2),
+    "resize by a fraction": lambda m, x: F.interpolate(x, scale_factor=(1.3, 0.7)),
+    "resize to a size": lambda m, x: F.interpolate(x, size=(3, 17)),
+    "resize exactly, by a whole number": lambda m, x: F.interpolate(x, scale_factor=3, mode="nearest-exact"),
+    "layer norm, channels last": lambda m, x: channels_last(
+        x, lambda y: F.layer_norm(y, (4,), m.vector, m.vector.exp(), 1e-3)
+    ),
+    "layer norm, without numbers": lambda m, x: channels_last(x, lambda y: F.layer_norm(y, [4])),
+    "layer norm, transposed": lambda m, x: F.layer_norm(x.transpose(1, -1), (4,)).transpose(-1, 1),
+    "layer norm as a formula": lambda m, x: norm_by_formula(m, x),
+    "layer norm by moments": lambda m, x: norm_by_moments(x),
+    "layer norm by variance": lambda m, x: (
+        (x - x.mean(1, True)) / (x.var(1, correction=0, keepdim=True) + 1e-3).sqrt()
+    ),
+    "layer norm of a vector": lambda m, x: F.layer_norm(x.mean((2, 3)), (4,), m.vector, m.vector),
+    "layer norm of one place": lambda m, x: F.layer_norm(x.mean((2, 3), True), (4, 1, 1)),
     "global mean": lambda m, x: x.mean([2, 3]),
     "global mean, kept": lambda m, x: x.mean([-2, -1], keepdim=True),
     "norm without numbers": lambda m, x: F.batch_norm(x, m.vector, m.vector.exp()),
@@ -461,6 +498,41 @@ FUNCTIONS: dict[str, Callable[[Any, Tensor], Tensor]] = {
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_operators(name: str, path: Path) -> None:
     packed(Apply(FUNCTIONS[name]), path, 3, 7, 7)
+
+
+def test_a_layer_norm_is_one_node(path: Path) -> None:
+    """However it is written, with weight and bias as steps, which the next sign takes in turn."""
+    for name in ("layer norm, channels last", "layer norm as a formula"):
+        model = Apply(FUNCTIONS[name])
+        reference = packed(model, path, 3, 7, 7)
+        _, norm, _ = reference.file.graph["nodes"]
+        assert norm["op"] == "layer_norm"
+        assert [next(iter(step)) for step in norm["then"]] == ["scale", "shift"]
+        assert norm["eps"] == (1e-3 if "last" in name else 1e-6)
+    sign = Apply(lambda m, x: m.conv(bnew.sign(norm_by_formula(m, x))), conv=binary_conv())
+    reference = packed(sign, path, 3, 7, 7)
+    assert set(reference.file.graph["nodes"][1]["sign"]) == {"scale", "shift", "output"}
+
+
+def test_what_is_no_layer_norm_is_no_formula_for_one(path: Path) -> None:
+    """Other dimensions, unbiased variance, the mean of another value, no variance."""
+    formulas: list[Callable[[Tensor], Tensor]] = [
+        lambda x: (x - x.mean(1, True)) / (x.var(1, keepdim=True) + 1e-3).sqrt(),
+        lambda x: (x - x.mean(1, True)) / (x.var(2, correction=0, keepdim=True) + 1e-3).sqrt(),
+        lambda x: (x - x.relu().mean(1, True)) / (x.var(1, correction=0, keepdim=True) + 1e-3).sqrt(),
+        lambda x: (x - x.mean(1, True)) / (x.relu().var(1, correction=0, keepdim=True) + 1e-3).sqrt(),
+        lambda x: (x - x.mean(1, True)) / ((x - x.mean(1, True)).pow(4).mean(1, True) + 1e-3).sqrt(),
+        lambda x: torch.sub(x, x.mean(1, True), alpha=2) * (x.var(1, correction=0, keepdim=True) + 1).rsqrt(),
+        lambda x: x * (x.var(1, correction=0, keepdim=True) + 1).rsqrt(),
+    ]
+    for formula in formulas:
+        with pytest.raises(BnewError, match=r"(mean|var|pow) in the model itself.* cannot be packed"):
+            bnew.pack(Signs(formula), torch.randn(2, 4, 5, 5), path)
+
+
+def test_signs_that_are_resized_are_bits(path: Path) -> None:
+    model = Apply(lambda m, x: m.conv(F.interpolate(x.sign(), scale_factor=2)), conv=binary_conv())
+    assert ops(packed(model, path, 3, 5, 5)) == ["conv", "resize_nearest", "binary_conv", "conv"]
 
 
 def test_sum_with_the_image(path: Path) -> None:
@@ -632,8 +704,8 @@ def not_frozen() -> nn.Module:
 
 REFUSALS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "unknown operator": (
-        lambda: nn.Sequential(nn.Conv2d(4, 2, 1), nn.Sequential(nn.GELU())),
-        "gelu in layer '1.0'.* cannot be packed: there is no such operator",
+        lambda: nn.Sequential(nn.Conv2d(4, 2, 1), nn.Sequential(nn.Mish())),
+        "mish in layer '1.0'.* cannot be packed: there is no such operator",
     ),
     "unknown operator in a function": (
         lambda: Signs(lambda x: x.relu().exp()),
@@ -662,7 +734,32 @@ REFUSALS: dict[str, tuple[Callable[[], nn.Module], str]] = {
         lambda: nn.BatchNorm2d(4, track_running_stats=False),
         "_native_batch_norm_legit.* cannot be packed",
     ),
-    "layer norm": (lambda: nn.LayerNorm(5), "layer_norm in"),
+    "layer norm": (lambda: nn.LayerNorm(5), "layer_norm in .*only over the channels"),
+    "layer norm of the image": (lambda: nn.LayerNorm((4, 5, 5)), "layer_norm in .*only over the channels"),
+    "layer norm without eps": (
+        lambda: Signs(lambda x: channels_last(x, lambda y: F.layer_norm(y, (4,), eps=0))),
+        r"its eps is 0\.0, but must be above 0",
+    ),
+    "channels last": (
+        lambda: Signs(lambda x: channels_last(x, lambda y: F.gelu(F.layer_norm(y, (4,))))),
+        "dimensions are permuted only around a layer norm",
+    ),
+    "channels last, and elsewhere": (
+        lambda: Signs(lambda x: F.layer_norm(x.permute(0, 2, 3, 1), (4,)).permute(0, 3, 2, 1)),
+        "dimensions are permuted only around a layer norm",
+    ),
+    "resize exactly": (
+        lambda: Signs(lambda x: F.interpolate(x, scale_factor=0.5, mode="nearest-exact")),
+        "it takes other places than",
+    ),
+    "resize, bilinear": (
+        lambda: Signs(lambda x: F.interpolate(x, scale_factor=2, mode="bilinear")),
+        "upsample_bilinear2d in .*there is no such operator",
+    ),
+    "resize of rows": (
+        lambda: Signs(lambda x: F.interpolate(x.flatten(2), scale_factor=2)),
+        "upsample_nearest1d in|flatten in|view in|reshape in",
+    ),
     "dropout that is never off": (
         lambda: Signs(lambda x: F.dropout(x, training=True)),
         "dropout|bernoulli|rand",

@@ -24,6 +24,7 @@ from bnew.deploy.limits import BY_SIZE, Limits
 from bnew.errors import BnewError
 from bnew.layers import BinaryConv2d, BinaryLinear, RSign
 from bnew.packing.file import PackedFile
+from bnew.packing.vocabulary import OPERATORS, Takes
 from bnew.process import cores
 from bnew.results.run import Run
 from bnew.text import printable
@@ -244,7 +245,8 @@ def _compare_layers(
     """Every binary layer, how many images have no flipped sign, and what is wrong."""
     with _watching(model) as seen:
         logits = model(images).numpy()
-    nodes: Mapping[str, Any] = {n["name"]: n for n in engine.graph["nodes"] if n["op"] == "binary_conv"}
+    binary = [node for node in engine.graph["nodes"] if OPERATORS[node["op"]].takes is Takes.BITS]
+    nodes: Mapping[str, Any] = {node["name"]: node for node in binary}
     if nodes.keys() != seen.keys():
         name = min(nodes.keys() ^ seen.keys())
         raise BnewError(

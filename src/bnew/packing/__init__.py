@@ -1,9 +1,9 @@
 """A trained network becomes a packed file: binary weights as bits, the rest as real numbers, one graph.
 
-``reading`` takes the graph from ``torch.export`` and ``lowering``, ``spatial`` and ``weights`` say what each
-operator is to the file; ``held`` knows which values are exact, ``fusion`` makes the file's nodes. ``file``
-reads it again without torch, which to import this package alone does not load either. Knows models, not runs:
-may import layers and modules at the root.
+``vocabulary`` has a row for each operator and step of the file. ``reading`` takes the graph from
+``torch.export`` and lowers it by these rows; ``held`` knows which values are exact, and ``fusion`` makes the
+file's nodes. ``file`` reads it again; neither it nor the vocabulary loads torch. Knows models, not runs: may
+import layers and modules at the root.
 """
 
 from __future__ import annotations

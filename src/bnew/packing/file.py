@@ -128,8 +128,8 @@ class PackedFile:
             raise BnewError(f"'{path}' is damaged, its header has {unknown[0]!r}: pack the network again")
         if "crc32" in metadata and not _is_whole(path, 8 + length, metadata["crc32"]):
             raise BnewError(
-                f"'{path}' is damaged, its bytes do not have the checksum that its header says: copy it "
-                "again, or pack the network again"
+                f"'{path}' is damaged, its bytes do not have the checksum that its header says: "
+                "copy it again, or pack the network again"
             )
         return packed
 
@@ -190,7 +190,7 @@ class PackedFile:
                     f"'{self.path}' has the {unknown}, which this version of bnew does not know: update bnew"
                 )
             shape = OPERATORS[node["op"]].shape(node, [shapes[name] for name in _inputs(node)])
-            steps = [f"{kind} {of}" if _is_word(kind, of) else kind for kind, of in _steps(node)]
+            steps = [f"{kind} {of}" if _has(kind, Argument.VALUE) else kind for kind, of in _steps(node)]
             if "sign" in node:
                 shapes[node["sign"]["output"]] = shape
                 steps.append("→ bits")
@@ -287,7 +287,7 @@ def _unknown(node: Mapping[str, Any]) -> str | None:
     if row is None:
         return f"operator '{node['op']}'"
     fields = {*row.fields, *row.tensors}
-    if missing := fields - set(node) - set(row.optional):
+    if missing := fields - set(node):
         raise LookupError(f"'{node['name']}' has no field '{min(missing)}'")
     found = [f"step '{kind}'" for kind, _ in _steps(node) if kind not in STEPS]
     found += [f"field '{field}' in an operator '{node['op']}'" for field in set(node) - fields - _FIELDS]
@@ -326,17 +326,14 @@ def _steps(node: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
     return ((kind, of) for step in node.get("then", ()) for kind, of in step.items())
 
 
-def _is_word(kind: str, of: Any) -> bool:
-    """Whether the argument of a step is shown beside its name."""
-    return STEPS[kind].argument is Argument.VALUE or (
-        STEPS[kind].argument is Argument.SETTING and isinstance(of, str)
-    )
+def _has(kind: str, argument: Argument) -> bool:
+    return STEPS[kind].argument is argument
 
 
 def _tensor_names(node: Mapping[str, Any]) -> list[str]:
     """All tensors that a node names."""
     fields = [node[field] for field in OPERATORS[node["op"]].tensors if field in node]
-    steps = [of for kind, of in _steps(node) if STEPS[kind].argument is Argument.NUMBERS]
+    steps = [of for kind, of in _steps(node) if _has(kind, Argument.NUMBERS)]
     sign = node.get("sign", {})
     return [*fields, *steps, *(sign[key] for key in ("scale", "shift") if key in sign)]
 

@@ -74,6 +74,11 @@ def pointwise(step: str) -> Lowering:
     return lambda op, x: op.make(step, op.real(x), argument={})
 
 
+def gelu(op: Operation, x: Value, approximate: str = "none") -> Value:
+    """x · Φ(x), or its approximation by tanh."""
+    return op.make("gelu_tanh" if approximate == "tanh" else "gelu", op.real(x), argument={})
+
+
 def gated(gate: str) -> Lowering:
     """x · gate(x)."""
     return lambda op, x: op.make("multiply", op.real(x), op.make(gate, op.real(x), argument={}))

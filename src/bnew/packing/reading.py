@@ -24,7 +24,7 @@ from bnew.packing.held import held
 from bnew.packing.pieces import Held
 from bnew.packing.tracing import Trace, traced
 from bnew.packing.values import Array, Numbers, Operand, Place, Refused, Shape, Value
-from bnew.packing.vocabulary import ATEN, OPERATORS
+from bnew.packing.vocabulary import ATEN, FORMULAS, OPERATORS
 
 # Images at once while the graph is read. No size in a network is likely to be the same by chance, so that
 # what mixes images, or counts on their number, shows.
@@ -148,7 +148,8 @@ class Operation:
             try:
                 value = self._lowered(arguments, options, inputs)
             except Refused as refused:
-                value = self.make("refused", *inputs, notes={"why": str(refused)})
+                call = (self.name, tuple(arguments), options)
+                value = self.make("refused", *inputs, notes={"why": str(refused), "call": call})
         return replace(value, terms=terms) if terms else value
 
     def _terms(self, arguments: Sequence[Any], alpha: float = 1, **_: Any) -> dict[Value, float]:
@@ -170,7 +171,10 @@ class Operation:
         return self.make("constant", tensor=self.node.target(*args, **kwargs))  # type: ignore[operator]
 
     def _lowered(self, arguments: Sequence[Any], options: Mapping[str, Any], inputs: list[Value]) -> Value:
-        if any(value.op == "refused" and set(value.notes) == {"why"} for value in inputs):
+        formula = FORMULAS.get(self.name)
+        if formula and (whole := formula(self, *arguments, **options)):
+            return whole
+        if any("call" in value.notes for value in inputs):
             raise Refused("")  # that one says why
         if self.name not in ATEN:
             raise Refused("there is no such operator in a packed file")
@@ -254,6 +258,12 @@ class Operation:
             ("weights", value), lambda: tensor.detach().float().cpu().reshape(shape).numpy()
         )
         return weights
+
+    def of(self, picture: Array) -> Array:
+        """What PyTorch makes of another first argument, which its further ones do not depend on."""
+        function: Any = self.node.target
+        result: Tensor = function(torch.from_numpy(picture), *self.node.args[1:], **self.node.kwargs)
+        return np.asarray(result.numpy())
 
     def held(self, value: Value) -> Held:
         """At which numbers the value is held, and not by a coincidence of roundings."""

@@ -5,7 +5,7 @@ Each rule takes the value and what is known of its inputs.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial, reduce
 from itertools import product
@@ -18,6 +18,7 @@ from bnew.packing.pieces import (
     WIDEST,
     Held,
     Piece,
+    Rule,
     Slopes,
     anything,
     common_step,
@@ -75,13 +76,23 @@ def prelu(value: Value, x: Held) -> Held:
     return pieced(value, [*positive.pieces, *below.pieces], either(x.slopes, below.slopes))
 
 
-def sigmoid(value: Value, x: Held) -> Held:
-    """Of a sum of whole numbers only 0 has a sigmoid, 1/2, that a constant is likely to hit."""
-    pieces = [
-        (step, np.where(step == 0, 1 / (1 + np.exp(-offset)), only_where(np.isinf(step))))
-        for step, offset in x.pieces
-    ]
-    return pieced(value, [*pieces, (0.0, only_where(x.known_at_zero, 0.5))], itself(value))
+def curve(function: Callable[[Array | float], Array], end: float | None = None) -> Rule:
+    """A curve: of a sum of whole numbers only 0 has a result that a constant is likely to hit.
+
+    What varies reaches ``end`` exactly, if there is one, since float32 has no number nearer to it.
+    """
+
+    def rule(value: Value, x: Held) -> Held:
+        pieces: list[Piece] = [
+            (step, np.where(step == 0, function(offset), only_where(np.isinf(step))))
+            for step, offset in x.pieces
+        ]
+        pieces.append((0.0, only_where(x.known_at_zero, float(function(0.0)))))
+        if end is not None and x.varies:
+            pieces.append((0.0, end))
+        return pieced(value, pieces, itself(value))
+
+    return rule
 
 
 def hard_sigmoid(value: Value, x: Held) -> Held:

@@ -102,6 +102,26 @@ def mean(op: Operation, x: Value, dims: Sequence[int] = (), keepdim: bool = Fals
 
 
 @on_images
+def resize_nearest(op: Operation, x: Value, size: Sequence[int] | None = None, *factors: Any) -> Value:
+    """Place ⌊i · scale⌋ of each axis; refused if PyTorch takes another for some i.
+
+    ``factors``, result by input, are a list or one after the other; None: those of the sizes.
+    """
+    given = factors if len(factors) == 2 else factors[0] or (None, None)
+    fields: dict[str, Any] = {"size": list(op.shape[1:]), "scale": []}
+    rows_and_columns = np.indices(x.shape[1:], np.float32)
+    for axis, factor in zip((0, 1), given, strict=True):
+        before, after = np.float32(x.shape[axis + 1]), np.float32(op.shape[axis + 1])
+        scale = np.float32(1 / factor) if factor else before / after
+        places = np.minimum(np.floor(np.arange(after, dtype=np.float32) * scale), before - 1)
+        taken = op.of(rows_and_columns[None, None, axis])[0, 0]
+        if np.any(taken != (places if axis else places[:, None])):
+            raise Refused("it takes other places than ⌊i · scale⌋")
+        fields["scale"].append(float(scale))
+    return op.make("resize_nearest", op.real(x), fields=fields)
+
+
+@on_images
 def pad(op: Operation, x: Value, amounts: Sequence[int], *how: Any, **named: Any) -> Value:
     """Zeros around the image, which the convolution after it takes over."""
     settings = [*how, *named.values()]  # mode and value

@@ -47,7 +47,8 @@ class Value:
     * ``constant``: ``tensor``, the same for every image;
     * ``bits``: the sign of its input, as bits;
     * ``choice``: ``numbers[0]`` where its input is at least 0, else ``numbers[1]``;
-    * ``refused``: what has no place in the file; ``notes["why"]`` says why, or an input does.
+    * ``refused``: what has no place in the file; ``notes["why"]`` says why, or an input does. Without a
+      ``call`` in its notes, it waits for an operator that takes it over, as a convolution does its padding.
 
     An operator has ``fields`` and ``tensors`` in the file, by name. A step has there its ``numbers``, its
     second input, or its ``argument``. All else is the reader's: ``terms`` says what the value is a sum of,
@@ -77,6 +78,8 @@ class Value:
 Operand: TypeAlias = Value | float
 # What an operator of ATen becomes; the arguments after the first, the operation, are those of its schema.
 Lowering: TypeAlias = Callable[..., Value]
+# The same, or None if what it comes from is no such formula.
+Formula: TypeAlias = Callable[..., Value | None]
 
 
 class Refused(Exception):
@@ -90,9 +93,11 @@ def reachable(output: Value) -> list[Value]:
         BnewError: one of them is refused; says which, where and why.
     """
     order = ancestors(output)
-    for value in order:
-        if value.op == "refused" and value.notes["why"]:
-            raise BnewError(f"{value.place} cannot be packed: {value.notes['why']}")
+    refused = [value for value in order if value.op == "refused" and value.notes["why"]]
+    if refused:
+        # What waits for the operator after it tells less than what refuses that one.
+        value = next((each for each in refused if "call" in each.notes), refused[0])
+        raise BnewError(f"{value.place} cannot be packed: {value.notes['why']}")
     return order
 
 

@@ -8,17 +8,19 @@ themselves, and a test compares the names.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from math import prod
 from typing import Any, Literal, TypeAlias
 
-from bnew.packing import arithmetic, choices, lowering, rules, spatial, weights
+import numpy as np
+
+from bnew.packing import arithmetic, choices, lowering, norms, rules, spatial, weights
 from bnew.packing.arithmetic import exact
 from bnew.packing.pieces import Rule
-from bnew.packing.values import Lowering, Shape
+from bnew.packing.values import Array, Formula, Lowering, Shape
 
 Node: TypeAlias = Mapping[str, Any]  # of the file's graph
 
@@ -40,7 +42,7 @@ class Argument(Enum):
 
     NUMBERS = "the name of a tensor of numbers per channel"
     VALUE = "the name of a real value"
-    SETTING = "numbers or a word of its own"
+    SETTING = "two bounds, or nothing"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +51,8 @@ class Row:
 
     aten: Mapping[str, Lowering] = field(default_factory=dict)
     """Operators of ATen that become it, and how."""
+    formulas: Mapping[str, Formula] = field(default_factory=dict)
+    """Operators of ATen that may end a formula for it, which are asked first."""
     held: Rule | None = None
     """What it does to exact numbers; None: it may give any, so that a ``torch.sign`` after it is refused."""
 
@@ -62,8 +66,6 @@ class Operator(Row):
     """Fields of the node, without those that name tensors."""
     tensors: Sequence[str] = ()
     """Fields that name tensors."""
-    optional: Sequence[str] = ()
-    """Which of the fields may be left out."""
     shape: Callable[[Node, Sequence[Shape]], Shape] = lambda node, inputs: inputs[0]
     """(C, H, W) of the result, of the node and the shapes of its inputs."""
     moves: bool = False
@@ -102,7 +104,24 @@ def _joined(node: Node, inputs: Sequence[Shape]) -> Shape:
 
 
 def _flat(node: Node, inputs: Sequence[Shape]) -> Shape:
-    return prod(inputs[0]), 1, 1
+    return math.prod(inputs[0]), 1, 1
+
+
+# ------------------------------------------------------------------------------------------------ curves
+
+_erf = np.vectorize(math.erf, [np.float64])
+
+
+def _sigmoid(v: Array | float) -> Array:
+    return np.asarray(1 / (1 + np.exp(-v)))
+
+
+def _gelu(v: Array | float) -> Array:
+    return np.asarray(v / 2 * (1 + _erf(v / math.sqrt(2))))
+
+
+def _gelu_tanh(v: Array | float) -> Array:
+    return np.asarray(v / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (v + 0.044715 * v**3))))
 
 
 # ------------------------------------------------------------------------------------------- vocabulary
@@ -157,7 +176,22 @@ OPERATORS: Mapping[str, Operator] = {
         ending="kept",
         mixes=False,  # means of shares are shares
     ),
-    "identity": Operator(held=rules.same, moves=True, ending="kept", mixes=False),
+    "resize_nearest": Operator(
+        fields=["size", "scale"],
+        shape=_sized,
+        aten=dict.fromkeys(["upsample_nearest2d", "_upsample_nearest_exact2d"], spatial.resize_nearest),
+        held=rules.same,
+        moves=True,
+        ending="kept",
+        mixes=False,
+    ),
+    "layer_norm": Operator(
+        fields=["eps"],
+        aten=dict.fromkeys(["layer_norm", "native_layer_norm"], norms.layer_norm),
+        formulas={"div": norms.quotient, "mul": norms.product},
+        held=rules.softmax,
+    ),
+    "identity": Operator(moves=True, ending="kept", mixes=False),  # a node for steps alone, and no value
     "concat": Operator(
         takes=Takes.LIST,
         shape=_joined,
@@ -186,7 +220,7 @@ STEPS: Mapping[str, Step] = {
         aten={
             "div": arithmetic.div,
             "neg": exact(arithmetic.neg),
-            "_native_batch_norm_legit_no_training": weights.batch_norm,
+            "_native_batch_norm_legit_no_training": norms.batch_norm,
         },
         held=rules.scale,
         ending=lambda argument: "altered",
@@ -233,7 +267,7 @@ STEPS: Mapping[str, Step] = {
     "sigmoid": Step(
         argument=Argument.SETTING,
         aten={"sigmoid": lowering.pointwise("sigmoid")},
-        held=rules.sigmoid,
+        held=rules.curve(_sigmoid),
         ending=lambda argument: "sigmoid",
     ),
     "hard_sigmoid": Step(
@@ -242,6 +276,12 @@ STEPS: Mapping[str, Step] = {
         held=rules.hard_sigmoid,
         ending=lambda argument: "sigmoid",
     ),
+    "gelu": Step(
+        argument=Argument.SETTING,
+        aten={"gelu": lowering.gelu},  # or gelu_tanh
+        held=rules.curve(_gelu, end=0.0),
+    ),
+    "gelu_tanh": Step(argument=Argument.SETTING, held=rules.curve(_gelu_tanh, end=0.0)),
     # Where it is no bits.
     "sign": Step(
         argument=Argument.SETTING,
@@ -263,6 +303,8 @@ _NOTHING: Mapping[str, Lowering] = {
     **dict.fromkeys(["_to_copy", "to", "type_as"], arithmetic.to),
     "getitem": lowering.first,
     "expand": lowering.expand,
+    "permute": norms.permute,
+    "transpose": norms.transpose,
     "slice": lowering.whole,
     **dict.fromkeys(["pad", "constant_pad_nd"], spatial.pad),  # into the convolution after it
 }
@@ -273,4 +315,8 @@ ROWS: Mapping[str, Row] = {**OPERATORS, **STEPS}
 ATEN: Mapping[str, Lowering] = {
     **_NOTHING,
     **{name: lower for row in ROWS.values() for name, lower in row.aten.items()},
+}
+
+FORMULAS: Mapping[str, Formula] = {
+    name: formula for row in ROWS.values() for name, formula in row.formulas.items()
 }

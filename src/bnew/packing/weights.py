@@ -1,4 +1,4 @@
-"""Layers with weights: which of them are binary, and what batch norm becomes."""
+"""Layers with weights, and which of them are binary."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from bnew.packing.arithmetic import scaled, shifted
+from bnew.packing.arithmetic import shifted
 from bnew.packing.spatial import on_images, pair, sides
 from bnew.packing.values import Array, Numbers, Refused, Value
 
@@ -17,32 +17,6 @@ if TYPE_CHECKING:
     from bnew.packing.reading import Operation
 
 _log = logging.getLogger("bnew")
-
-
-def batch_norm(
-    op: Operation,
-    x: Value,
-    weight: Value | None,
-    bias: Value | None,
-    mean: Value,
-    variance: Value,
-    momentum: float,
-    eps: float,
-) -> Value:
-    """γ (x − μ) / √(σ² + ε) + β, folded into a scale and a shift."""
-    if not all(value is None or value.constant for value in (weight, bias, mean, variance)):
-        raise Refused("its numbers depend on the input")
-
-    def fold() -> tuple[Numbers, Numbers]:
-        # γ (v − μ) / √(σ² + ε) + β = s v + (β − μ s) with s = γ / √(σ² + ε)
-        mu, var = op.array(mean), op.array(variance)
-        gamma = np.ones_like(mu) if weight is None else op.array(weight)
-        beta = np.zeros_like(mu) if bias is None else op.array(bias)
-        scale = gamma / np.sqrt(var + eps)
-        return scale, beta - mu * scale
-
-    scale, shift = op.once(("norm", weight, bias, mean, variance, eps), fold)
-    return shifted(op, scaled(op, op.real(x), scale), shift)
 
 
 def linear(op: Operation, x: Value, weight: Value, bias: Value | None = None) -> Value:
