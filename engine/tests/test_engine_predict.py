@@ -22,9 +22,9 @@ def classifier(
     random = np.random.default_rng(0)
     network = Network(shape, **image)
     pooled = network.node("adaptive_avg_pool", "input", size=[1, 1])
-    steps = [{end: {}} for end in ends if end != "softmax"]
+    steps: list[dict[str, Any]] = [{end: {}} for end in ends if end != "softmax"]
     weight = random.standard_normal((outputs, shape[0], 1, 1)).astype(np.float32)
-    last = network.conv(pooled, weight, **({"then": steps} if steps else {}))
+    last = network.conv(pooled, weight, then=steps)
     if "softmax" in ends:
         network.node("softmax", last)
     return network

@@ -15,6 +15,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from bnew.display import Line
 from bnew.errors import BnewError
 from bnew.text import printable
 
@@ -69,9 +70,9 @@ class NodeSummary:
     bytes: int
 
 
-@dataclass(frozen=True, eq=False)
-class PackedFile:
-    """Header of a packed file, see :func:`read_packed`; prints as tables."""
+@dataclass(frozen=True, eq=False, repr=False)
+class PackedFile(Line):
+    """Header of a packed file, see :func:`read_packed`; prints as a line, and as tables by rich."""
 
     path: Path
     graph: Mapping[str, Any]
@@ -123,6 +124,11 @@ class PackedFile:
         """A row per node."""
         return self._read[0]
 
+    @property
+    def _weights(self) -> tuple[int, int]:
+        """How many are binary, and how many other numbers there are."""
+        return sum(row.binary_weights for row in self.nodes), sum(row.real_numbers for row in self.nodes)
+
     @cached_property
     def _read(self) -> tuple[tuple[NodeSummary, ...], dict[str, tuple[int, int, int]]]:
         """A row per node, and the shape of every value."""
@@ -154,6 +160,15 @@ class PackedFile:
             rows.append(row)
         return tuple(rows), shapes
 
+    def __repr__(self) -> str:
+        """One line: name, input and output, nodes, weights and size."""
+        shape, result = ("×".join(map(str, each)) for each in (self.input_shape, self.output_shape))
+        binary, real = self._weights
+        return printable(
+            f"<PackedFile '{self.path}': {shape} → {result.removesuffix('×1×1')}, {len(self.nodes)} nodes, "
+            f"{binary:,} binary weights, {real:,} real numbers, {self.file_bytes:,} bytes>"
+        )
+
     def __rich__(self) -> Group:
         table = Table("node", "is", "then")
         for title in ("result", "binary", "real", "bytes"):
@@ -168,8 +183,7 @@ class PackedFile:
                 shape,
                 *(f"{n:,}" if n else "" for n in numbers),
             )
-        binary = sum(row.binary_weights for row in self.nodes)
-        real = sum(row.real_numbers for row in self.nodes)
+        binary, real = self._weights
         table.add_section()
         table.add_row("total", "", "", "", f"{binary:,}", f"{real:,}", f"{self.tensor_bytes:,}")
         facts = Table.grid(padding=(0, 2))

@@ -31,10 +31,12 @@ from filelock import FileLock, Timeout
 
 from bnew.data.fingerprint import Fingerprint, differences, retouched, short
 from bnew.data.preparation import Preparation
+from bnew.display import Line
 from bnew.errors import BnewError
 from bnew.files import sha256_of, write_atomically, write_json, write_rows
 from bnew.process import is_first_process
 from bnew.recipe import OWN_IMAGES, Recipe
+from bnew.text import printable
 
 logger = logging.getLogger("bnew")
 
@@ -45,11 +47,22 @@ LEFTOVER = re.compile(
 )
 
 
-class Run:
+class Run(Line):
     """The folder of one run; nothing is read or made until it is asked for."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+
+    def __repr__(self) -> str:
+        """One line: folder, recipe, and how far it is."""
+        try:
+            recipe = self.recipe
+            state = f"test accuracy {self.summary['test_accuracy']:.2%}" if self.done else self.progress()
+        except (BnewError, LookupError, TypeError, ValueError, OSError):
+            what = "a damaged run" if self.begun else "no run"
+        else:
+            what = f"{recipe.model} on {recipe.data}, {recipe.method or 'no method'}, {state}"
+        return printable(f"<Run '{self.path}': {what}>")
 
     @property
     def last(self) -> Path:
