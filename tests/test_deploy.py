@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import dataclasses
+import html
 import importlib.util
 import json
 import re
@@ -213,6 +214,74 @@ def engine() -> Any:
 def check(file: Path, run: Run, **changes: Any) -> Verification:
     model, data = load_run(run, MACHINE)
     return verify(file, model, dataclasses.replace(data, **changes))
+
+
+def test_verify_takes_a_run_a_model_and_batches(engine: Any, run: Run, packed: Path) -> None:
+    model, data = load_run(run, MACHINE)
+    expected = verify(packed, model, data)
+    assert expected.problems == ()
+    assert bnew.verify(packed, run) == bnew.verify(str(packed), str(run.path)) == expected
+    batches = list(data.batches("test", train=False))
+    for of in (model, run):
+        assert bnew.verify(packed, of, batches) == expected
+    first = bnew.verify(packed, model, batches[:1], sample=3)
+    assert (first.images, first.sample) == (len(batches[0][1]), 3)
+    assert "the file is the network" in str(expected)
+    assert "the file is the network" in repr(expected)
+    assert expected._repr_html_().startswith("<pre")
+
+
+def test_verify_needs_images_and_the_model_itself(engine: Any, run: Run, packed: Path) -> None:
+    model, y = bnew.load(run), torch.zeros(2, dtype=torch.int64)
+    with pytest.raises(BnewError, match="verify needs images: give data"):
+        verify(packed, model)
+    with pytest.raises(BnewError, match="data has no batch"):
+        verify(packed, model, [])
+    with pytest.raises(BnewError, match=r"takes images of \(1, 8, 8\), but those of data are \(3, 8, 8\)"):
+        verify(packed, model, [(torch.zeros(2, 3, 8, 8), y)])
+    other = create_model("birealnet8", num_classes=3, in_channels=1).eval()
+    with pytest.raises(BnewError, match=r"returns \(10,\) numbers for an image and the model \(3,\)"):
+        verify(packed, other, [(torch.zeros(2, 1, 8, 8), y)])
+    with pytest.raises(BnewError, match=r"in training mode.*: call model\.eval\(\)"):
+        verify(packed, model.train(), [(torch.zeros(2, 1, 8, 8), y)])
+
+
+def test_load_is_the_best_network_in_eval_mode(run: Run, tmp_path: Path) -> None:
+    model, data = load_run(run, MACHINE)
+    images, _ = next(iter(data.batches("test", train=False)))
+    with torch.no_grad():
+        expected = model(images)
+        for of in (run, run.path, str(run.path), run.path.parent):  # the last is above it
+            loaded = bnew.load(of)
+            assert not any(module.training for module in loaded.modules())
+            assert torch.equal(loaded(images), expected)
+    assert all(set(w.flatten().tolist()) == {-1, 1} for w in bnew.binary_parameters(loaded))
+    with pytest.raises(BnewError, match="there is no such folder"):
+        bnew.load(tmp_path / "none")
+
+
+def test_what_is_printed_is_short(run: Run, packed: Path, tmp_path: Path) -> None:
+    found = PackedFile.read(packed)
+    nodes, size = len(found.nodes), packed.stat().st_size
+    total = summary(bnew.load(run), (1, 8, 8)).total
+    assert repr(found) == str(found) == (
+        f"<PackedFile '{packed}': 1×8×8 → 10, {nodes} nodes, {total.binary_parameters:,} binary weights, "
+        f"{total.real_parameters:,} real numbers, {size:,} bytes>"
+    )  # fmt: skip
+    accuracy = f"{run.summary['test_accuracy']:.2%}"
+    assert repr(run) == f"<Run '{run.path}': birealnet8 on digits, ste, test accuracy {accuracy}>"
+    assert repr(Run(tmp_path)) == f"<Run '{tmp_path}': no run>"
+    (tmp_path / "recipe.json").write_text("{")
+    assert repr(Run(tmp_path)) == f"<Run '{tmp_path}': a damaged run>"
+    (tmp_path / "recipe.json").write_text((run.path / "recipe.json").read_text())
+    assert repr(Run(tmp_path)) == f"<Run '{tmp_path}': birealnet8 on digits, ste, epoch 0 of 1>"
+    data = load_run(run, MACHINE)[1]
+    assert repr(data) == (
+        "<MemoryDataset digits: 1×8×8, 10 classes (0, 1, 2 and 7 more), "
+        "images: 1,295 train, 143 val, 359 test>"
+    )
+    for shown in (found, run, data, summary(bnew.load(run), 8, in_chans=1)):
+        assert shown._repr_html_().removesuffix("</pre>").endswith(html.escape(str(shown))), type(shown)
 
 
 def test_verify(engine: Any, cli: Any, run: Run, packed: Path) -> None:

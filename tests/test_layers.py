@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -249,6 +250,13 @@ def test_binary_and_real_parameters_part_the_model() -> None:
     binary, real = binary_parameters(model), real_parameters(model)
     assert {id(p) for p in binary} | {id(p) for p in real} == {id(p) for p in model.parameters()}
     assert len(binary) + len(real) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize(("binary", "real"), [(BinaryConv2d, nn.Conv2d), (BinaryLinear, nn.Linear)])
+def test_signatures_are_those_of_torch(binary: type[nn.Module], real: type[nn.Module]) -> None:
+    ours, theirs = ([*inspect.signature(layer).parameters.values()] for layer in (binary, real))
+    assert [(p.name, p.default) for p in ours[:-1]] == [(p.name, p.default) for p in theirs]
+    assert (ours[-1].name, ours[-1].kind) == ("input_sign", inspect.Parameter.KEYWORD_ONLY)
 
 
 # Before input_sign had this name, it was activation.

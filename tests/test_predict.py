@@ -127,6 +127,7 @@ def test_one_output_is_the_probability_of_its_class(red: Path, tmp_path: Path) -
         (maps(nn.Softmax(1)), "is an image of 3×2×2"),
         (ends_with(nn.Softmax(1), Function(lambda x: 100 * x)), "probabilities that were scaled, shifted"),
         (ends_with(nn.Sigmoid(), Function(lambda x: 1 - x)), "probabilities that were scaled, shifted"),
+        (ends_with(nn.Softmax(1), nn.GELU()), "probabilities that were scaled, shifted"),
         (maps(nn.Softmax(1), nn.Flatten()), "probabilities that were .* joined"),
         (
             ends_with(Function(lambda x: torch.cat([x.softmax(1), (2 * x).softmax(1)], 1))),

@@ -24,8 +24,7 @@ def classifier(
     pooled = network.node("adaptive_avg_pool", "input", size=[1, 1])
     steps: list[dict[str, Any]] = [{end: {}} for end in ends if end != "softmax"]
     weight = random.standard_normal((outputs, shape[0], 1, 1)).astype(np.float32)
-    then: dict[str, Any] = {"then": steps} if steps else {}
-    last = network.conv(pooled, weight, **then)
+    last = network.conv(pooled, weight, then=steps)
     if "softmax" in ends:
         network.node("softmax", last)
     return network

@@ -13,11 +13,13 @@ from torch import Tensor
 
 from bnew.data.fingerprint import Fingerprint
 from bnew.data.preparation import Preparation
+from bnew.display import Line, some
 from bnew.errors import BnewError
+from bnew.text import printable
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Dataset(ABC):
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Dataset(Line, ABC):
     """A data set. ``mean`` and ``std`` are per channel, for pixel values in [0, 1]."""
 
     name: str
@@ -44,6 +46,18 @@ class Dataset(ABC):
                     f"repair or remove them, or set --max-broken above {self.max_broken}"
                 )
             self.broken[path] = why
+
+    def __repr__(self) -> str:
+        """One line: name, size of an image, classes and how many images there are."""
+        shape = "×".join(map(str, self.image_size))
+        counts = ", ".join(f"{count:,} {split}" for split, count in self.counts.items())
+        classes = f"{self.num_classes} classes ({some(self.classes, 3)})"
+        return printable(f"<{type(self).__name__} {self.name}: {shape}, {classes}, images: {counts}>")
+
+    @property
+    @abstractmethod
+    def counts(self) -> dict[str, int]:
+        """How many images each split has."""
 
     @property
     def num_classes(self) -> int:

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from bnew.data.batches import Batches, Dataset
 from bnew.data.fingerprint import Fingerprint, class_names, digest
+from bnew.display import Line
 from bnew.errors import lookup
 
 EVAL_BATCH_SIZE = 500
 
 
-@dataclass(frozen=True, eq=False)
-class Split:
+@dataclass(frozen=True, eq=False, repr=False)
+class Split(Line):
     """Images, uint8 (N, C, H, W), and their labels, int64 (N,)."""
 
     images: Tensor
@@ -27,6 +28,9 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def __repr__(self) -> str:
+        return f"<Split: {len(self):,} images of {'×'.join(map(str, self.images.shape[1:]))}>"
 
     def __getitem__(self, index: Tensor) -> Split:
         return Split(self.images[index], self.labels[index])
@@ -46,7 +50,7 @@ class Augmentation:
     flip: bool
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class MemoryDataset(Dataset):
     """All images of a data set; they have one size."""
 
@@ -61,17 +65,26 @@ class MemoryDataset(Dataset):
         channels, height, width = self.train.images.shape[1:]
         return channels, height, width
 
+    @property
+    def splits(self) -> dict[str, Split]:
+        """The splits by name."""
+        return {"train": self.train, "val": self.val, "test": self.test}
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """See :attr:`bnew.data.batches.Dataset.counts`."""
+        return {name: len(split) for name, split in self.splits.items()}
+
     @cached_property
     def fingerprint(self) -> Fingerprint:
         """See :attr:`bnew.data.batches.Dataset.fingerprint`."""
-        splits = {"train": self.train, "val": self.val, "test": self.test}
         return {"classes": class_names(self.classes)} | {
-            name: split.fingerprint() for name, split in splits.items()
+            name: split.fingerprint() for name, split in self.splits.items()
         }
 
     def batches(self, split: str, batch_size: int | None = None, **options: Any) -> MemoryBatches:
         """See :meth:`bnew.data.batches.Dataset.batches`."""
-        images = lookup("split", split, {"train": self.train, "val": self.val, "test": self.test})
+        images = lookup("split", split, self.splits)
         return MemoryBatches(images, self, batch_size or EVAL_BATCH_SIZE, **options)
 
 

@@ -107,7 +107,7 @@ def _size_and_time(path: bytes) -> tuple[int, int]:
     return state.st_size, int(state.st_mtime)
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class StreamedDataset(Dataset):
     """Images in files. Training takes random crops of ``side``² pixels, validation the centre crop."""
 
@@ -119,6 +119,11 @@ class StreamedDataset(Dataset):
     def image_size(self) -> tuple[int, int, int]:
         """(3, side, side)."""
         return 3, self.side, self.side
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """See :attr:`bnew.data.batches.Dataset.counts`."""
+        return {name: len(files) for name, files in self.splits.items()}
 
     @property
     def resize(self) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from bnew.data.batches import Dataset
 from bnew.deploy.inference import engine_errors, load_engine
 from bnew.deploy.limits import BY_SIZE, Limits
+from bnew.deploy.trained import as_run, load
+from bnew.display import Shown
 from bnew.errors import BnewError
 from bnew.layers import BinaryConv2d, BinaryLinear, RSign
 from bnew.packing.file import PackedFile
@@ -58,8 +60,8 @@ class LayerCheck:
     flipped: int
 
 
-@dataclass(frozen=True)
-class Verification:
+@dataclass(frozen=True, repr=False)
+class Verification(Shown):
     """What :func:`verify` finds; prints as tables. ``problems`` is empty if all is well."""
 
     layers: tuple[LayerCheck, ...]
@@ -112,11 +114,15 @@ def most_disagreements(share: float, images: int) -> float:
 
 @torch.no_grad()
 def verify(
-    file: str | Path, model: nn.Module, data: Dataset, sample: int = 16, limits: Limits = BY_SIZE
+    file: str | Path,
+    model: nn.Module | Run | str | Path,
+    data: Dataset | Iterable[tuple[Tensor, Tensor]] | None = None,
+    sample: int = 16,
+    limits: Limits = BY_SIZE,
 ) -> Verification:
     """Compare a packed file with the network that it was packed from.
 
-    Layer by layer on the first ``sample`` test images, and as a whole on all of them. It is a problem if
+    Layer by layer on the first images, and as a whole on all of them. It is a problem if
 
     * a binary layer gives another integer than PyTorch, fed the same signs;
     * a sign is flipped that rounding cannot flip. Sums are rounded in another order in the packed network, so
@@ -131,37 +137,44 @@ def verify(
 
     Args:
         file: the packed file.
-        model: with the weights that were packed; on the CPU, in eval mode.
-        data: whose test images to use.
-        sample: how many of them are compared layer by layer.
+        model: with the weights that were packed, on the CPU, in eval mode; or a run, or its folder, for
+            :func:`bnew.load` of it.
+        data: batches of images, as the model takes them, and labels (N,), such as a ``DataLoader``; or a
+            data set of bnew, for its test images. None: those of the run.
+        sample: how many images of the first batch are compared layer by layer.
         limits: the most that the file may ask for.
 
     Raises:
-        BnewError: the engine is missing, or the file is of another network or other data.
+        BnewError: the engine is missing, the file is of another network or other data, the model is in
+            training mode, or there are no images.
     """
+    if not isinstance(model, nn.Module):
+        if data is None:
+            return verify_run(file, as_run(model), Machine(device="cpu"), limits)
+        model = load(model)
+    if data is None:
+        raise BnewError("verify needs images: give data, batches of images and labels, or a run as model")
+    if model.training:
+        raise BnewError("the model is in training mode, in which it is another function: call model.eval()")
     packed = PackedFile.read(file)
     engine = load_engine(file, cores(), limits)
-    if engine.input_shape != data.image_size or (engine.classes or data.classes) != data.classes:
-        raise BnewError(
-            f"{file} takes images of {engine.input_shape} and has {packed.output_shape[0]} classes, but "
-            f"{data.name} has {data.image_size} and {data.num_classes}: give the run that it was packed from"
-        )
-    image = packed.graph["input"]
-    if "mean" in image and (image["mean"], image["std"]) != (list(data.mean), list(data.std)):
-        raise BnewError(
-            f"{file} normalises images by mean {image['mean']} and std {image['std']}, but {data.name} has "
-            f"{list(data.mean)} and {list(data.std)}: pack the run again"
-        )
+    if isinstance(data, Dataset):
+        _check_data(file, packed, engine, data)
+        data = data.batches("test", train=False)
     tolerance = _ROUNDING[packed.half]
-    batches = data.batches("test", train=False)
-    images = next(iter(batches.epoch(0)))[0][:sample]
-    layers, unflipped, problems = _compare_layers(engine, model, images, tolerance)
-
-    logits, theirs, labels = [], [], []
-    for x, y in batches.epoch(0):
+    logits: list[Array] = []
+    theirs: list[Array] = []
+    labels: list[Array] = []
+    for x, y in data:
+        if not logits:
+            _check_shapes(file, engine, model, x)
+            images = x[:sample]
+            layers, unflipped, problems = _compare_layers(engine, model, images, tolerance)
         logits.append(model(x).numpy())
         theirs.append(_run(engine, x))
         labels.append(y.numpy())
+    if not logits:
+        raise BnewError("verify needs images, but data has no batch")
     ours, other, truth = map(np.concatenate, (logits, theirs, labels))
     difference = np.abs(ours - other)
     classes, other_classes = ours.argmax(1), other.argmax(1)
@@ -187,6 +200,32 @@ def verify(
         median_difference=float(np.median(difference)),
         problems=tuple(problems),
     )
+
+
+def _check_data(file: str | Path, packed: PackedFile, engine: Model, data: Dataset) -> None:
+    """Check that the file is for such images and classes, normalised so."""
+    if engine.input_shape != data.image_size or (engine.classes or data.classes) != data.classes:
+        raise BnewError(
+            f"{file} takes images of {engine.input_shape} and has {packed.output_shape[0]} classes, but "
+            f"{data.name} has {data.image_size} and {data.num_classes}: give the run that it was packed from"
+        )
+    if engine.mean is not None and (engine.mean, engine.std) != (data.mean, data.std):
+        raise BnewError(
+            f"{file} normalises images by mean {list(engine.mean)} and std {list(engine.std or ())}, but "
+            f"{data.name} has {list(data.mean)} and {list(data.std)}: pack the run again"
+        )
+
+
+def _check_shapes(file: str | Path, engine: Model, model: nn.Module, images: Tensor) -> None:
+    """Check that the file takes such images, and returns as many numbers as the model."""
+    shape = tuple(images.shape[1:])
+    if engine.input_shape not in (shape, (*shape, 1, 1)):
+        raise BnewError(f"{file} takes images of {engine.input_shape}, but those of data are {shape}")
+    ours, theirs = tuple(model(images[:1]).shape[1:]), _run(engine, images[:1]).shape[1:]
+    if ours != theirs:
+        raise BnewError(
+            f"{file} returns {theirs} numbers for an image and the model {ours}: give the model of the file"
+        )
 
 
 def _run(engine: Model, x: Tensor) -> Array:

@@ -16,8 +16,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from bnew.display import Line
 from bnew.errors import BnewError
-from bnew.packing.vocabulary import OPERATORS, STEPS, Argument, Ending, Takes
+from bnew.packing.vocabulary import OPERATORS, STEPS, Argument, Takes
 from bnew.text import printable
 
 VERSION = "1"
@@ -72,9 +73,9 @@ class NodeSummary:
     bytes: int
 
 
-@dataclass(frozen=True, eq=False)
-class PackedFile:
-    """Header of a packed file; prints as tables."""
+@dataclass(frozen=True, eq=False, repr=False)
+class PackedFile(Line):
+    """Header of a packed file; prints as a line, and as tables by rich."""
 
     path: Path
     graph: Mapping[str, Any]
@@ -155,20 +156,6 @@ class PackedFile:
         return self._nodes_and_shapes[1][self.graph["output"]]
 
     @property
-    def ending(self) -> Ending:
-        """What the output is: of a ``softmax``; of a ``sigmoid``, each number between 0 and 1 by itself;
-        ``altered``, if a scale or a shift follows one of these; or ``numbers`` of any size.
-        """
-        endings: dict[str, Ending] = {}
-        for node in self.graph["nodes"]:
-            if "output" in node:
-                names = _inputs(node)
-                inputs = {endings.get(name, "numbers") for name in names}
-                vectors = len(names) == 1 and self._nodes_and_shapes[1][names[0]][1:] == (1, 1)
-                endings[node["output"]] = _ending(node, inputs, vectors)
-        return endings.get(self.graph["output"], "numbers")
-
-    @property
     def half(self) -> bool:
         """Whether real numbers are stored as float16."""
         return any(tensor.dtype == "F16" for tensor in self.tensors.values())
@@ -177,6 +164,11 @@ class PackedFile:
     def nodes(self) -> tuple[NodeSummary, ...]:
         """A row per node."""
         return self._nodes_and_shapes[0]
+
+    @property
+    def _weights(self) -> tuple[int, int]:
+        """How many are binary, and how many other numbers there are."""
+        return sum(row.binary_weights for row in self.nodes), sum(row.real_numbers for row in self.nodes)
 
     @cached_property
     def _nodes_and_shapes(self) -> tuple[tuple[NodeSummary, ...], dict[str, tuple[int, int, int]]]:
@@ -212,6 +204,15 @@ class PackedFile:
             rows.append(row)
         return tuple(rows), shapes
 
+    def __repr__(self) -> str:
+        """One line: name, input and output, nodes, weights and size."""
+        shape, result = ("×".join(map(str, each)) for each in (self.input_shape, self.output_shape))
+        binary, real = self._weights
+        return printable(
+            f"<PackedFile '{self.path}': {shape} → {result.removesuffix('×1×1')}, {len(self.nodes)} nodes, "
+            f"{binary:,} binary weights, {real:,} real numbers, {self.file_bytes:,} bytes>"
+        )
+
     def __rich__(self) -> Group:
         table = Table("node", "is", "then")
         for title in ("result", "binary", "real", "bytes"):
@@ -226,8 +227,7 @@ class PackedFile:
                 shape,
                 *(f"{n:,}" if n else "" for n in numbers),
             )
-        binary = sum(row.binary_weights for row in self.nodes)
-        real = sum(row.real_numbers for row in self.nodes)
+        binary, real = self._weights
         table.add_section()
         table.add_row("total", "", "", "", f"{binary:,}", f"{real:,}", f"{self.tensor_bytes:,}")
         facts = Table.grid(padding=(0, 2))
@@ -297,29 +297,6 @@ def _unknown(node: Mapping[str, Any]) -> str | None:
 def _inputs(node: Mapping[str, Any]) -> list[str]:
     names: list[str] = node["inputs"] if OPERATORS[node["op"]].takes is Takes.LIST else [node["input"]]
     return names
-
-
-def _ending(node: Mapping[str, Any], inputs: set[Ending], vectors: bool) -> Ending:
-    """:attr:`PackedFile.ending` of a node's result, from those of its ``inputs``."""
-    endings = [STEPS[kind].ending(of) for kind, of in _steps(node)]
-    result = _ending_of_operator(node["op"], inputs, vectors)
-    for ending in endings:
-        if ending == "altered":
-            result = "altered" if result != "numbers" else "numbers"
-        elif ending != "kept":
-            result = ending
-    return result
-
-
-def _ending_of_operator(op: str, inputs: set[Ending], vectors: bool) -> Ending:
-    row = OPERATORS[op]
-    if row.ending != "kept":
-        return row.ending
-    if len(inputs) > 1:
-        return "numbers"
-    (before,) = inputs
-    # Of several places, or pooled otherwise than by means, the shares of all classes no longer sum to 1.
-    return "altered" if before == "softmax" and row.mixes and not vectors else before
 
 
 def _steps(node: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:

@@ -1,7 +1,7 @@
 """The vocabulary of a packed file: a row for each operator and each step, in the words of docs/format.md.
 
 All that bnew knows of one stands in its row: what it has in the file, the shape of its result, which
-operators of ATen become it, and what it does to exact numbers and to probabilities. Reading, fusion and the
+operators of ATen become it, and what it does to exact numbers. Reading, fusion and the
 file's reader go by the rows. docs/format.md, the engine and tests/packed_reference.py describe the same by
 themselves, and a test compares the names.
 """
@@ -13,7 +13,7 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -23,10 +23,6 @@ from bnew.packing.pieces import Rule
 from bnew.packing.values import Array, Formula, Lowering, Shape
 
 Node: TypeAlias = Mapping[str, Any]  # of the file's graph
-
-# What a value is if its input is a network's probabilities: these ("kept"), probabilities of its own
-# ("sigmoid", "softmax"), some that were changed ("altered"), or "numbers" of any size.
-Ending: TypeAlias = Literal["kept", "sigmoid", "softmax", "altered", "numbers"]
 
 
 class Takes(Enum):
@@ -70,9 +66,6 @@ class Operator(Row):
     """(C, H, W) of the result, of the node and the shapes of its inputs."""
     moves: bool = False
     """Whether every number of the result is one of the input: the result of signs is signs."""
-    ending: Ending = "numbers"
-    mixes: bool = True
-    """Whether a place of the result may have numbers of several, so that shares no longer sum to 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +73,6 @@ class Step(Row):
     """What is done to every place by itself, and rides along in the node before it."""
 
     argument: Argument
-    ending: Callable[[Any], Ending] = lambda argument: "numbers"
 
 
 # ------------------------------------------------------------------------------------------------ shapes
@@ -127,12 +119,6 @@ def _gelu_tanh(v: Array | float) -> Array:
 # ------------------------------------------------------------------------------------------- vocabulary
 
 
-def _limited(limits: Sequence[float | None]) -> Ending:
-    """Of a clamp: limits in [0, 1] change no probability into anything else."""
-    low, high = limits
-    return "kept" if low is not None and high is not None and 0 <= low <= high <= 1 else "numbers"
-
-
 _CONV = ("channels", "kernel", "stride", "padding", "dilation", "groups")
 
 OPERATORS: Mapping[str, Operator] = {
@@ -156,14 +142,12 @@ OPERATORS: Mapping[str, Operator] = {
         aten=dict.fromkeys(["max_pool2d", "max_pool2d_with_indices"], spatial.max_pool),
         held=rules.same,
         moves=True,  # the padding never wins
-        ending="kept",
     ),
     "avg_pool": Operator(
         fields=["kernel", "stride", "padding", "size", "count_padding"],
         shape=_sized,
         aten={"avg_pool2d": spatial.avg_pool},
         held=rules.avg_pool,
-        ending="kept",
     ),
     "adaptive_avg_pool": Operator(
         fields=["size"],
@@ -173,8 +157,6 @@ OPERATORS: Mapping[str, Operator] = {
             "mean": spatial.mean,
         },
         held=rules.adaptive_avg_pool,
-        ending="kept",
-        mixes=False,  # means of shares are shares
     ),
     "resize_nearest": Operator(
         fields=["size", "scale"],
@@ -182,8 +164,6 @@ OPERATORS: Mapping[str, Operator] = {
         aten=dict.fromkeys(["upsample_nearest2d", "_upsample_nearest_exact2d"], spatial.resize_nearest),
         held=rules.same,
         moves=True,
-        ending="kept",
-        mixes=False,
     ),
     "layer_norm": Operator(
         fields=["eps"],
@@ -191,14 +171,13 @@ OPERATORS: Mapping[str, Operator] = {
         formulas={"div": norms.quotient, "mul": norms.product},
         held=rules.softmax,
     ),
-    "identity": Operator(moves=True, ending="kept", mixes=False),  # a node for steps alone, and no value
+    "identity": Operator(moves=True),  # a node for steps alone, and no value
     "concat": Operator(
         takes=Takes.LIST,
         shape=_joined,
         aten={"cat": lowering.concat},
         held=rules.concat,
         moves=True,
-        ending="kept",
     ),
     "flatten": Operator(
         shape=_flat,
@@ -207,11 +186,8 @@ OPERATORS: Mapping[str, Operator] = {
         ),
         held=rules.flatten,
         moves=True,
-        ending="kept",
     ),
-    "softmax": Operator(
-        aten=dict.fromkeys(["softmax", "_softmax"], lowering.softmax), held=rules.softmax, ending="softmax"
-    ),
+    "softmax": Operator(aten=dict.fromkeys(["softmax", "_softmax"], lowering.softmax), held=rules.softmax),
 }
 
 STEPS: Mapping[str, Step] = {
@@ -223,9 +199,8 @@ STEPS: Mapping[str, Step] = {
             "_native_batch_norm_legit_no_training": norms.batch_norm,
         },
         held=rules.scale,
-        ending=lambda argument: "altered",
     ),
-    "shift": Step(argument=Argument.NUMBERS, held=rules.shift, ending=lambda argument: "altered"),
+    "shift": Step(argument=Argument.NUMBERS, held=rules.shift),
     "add": Step(
         argument=Argument.VALUE,
         aten={  # of a constant: shift
@@ -262,19 +237,16 @@ STEPS: Mapping[str, Step] = {
             "relu6": lowering.relu6,
         },
         held=rules.clamp,
-        ending=_limited,
     ),
     "sigmoid": Step(
         argument=Argument.SETTING,
         aten={"sigmoid": lowering.pointwise("sigmoid")},
         held=rules.curve(_sigmoid),
-        ending=lambda argument: "sigmoid",
     ),
     "hard_sigmoid": Step(
         argument=Argument.SETTING,
         aten={"hardsigmoid": lowering.pointwise("hard_sigmoid")},
         held=rules.hard_sigmoid,
-        ending=lambda argument: "sigmoid",
     ),
     "gelu": Step(
         argument=Argument.SETTING,

@@ -30,12 +30,14 @@ from filelock import FileLock, Timeout
 
 from bnew.data.fingerprint import Fingerprint, differences, retouched, short
 from bnew.data.preparation import Preparation
+from bnew.display import Line
 from bnew.errors import BnewError
 from bnew.files import sha256_of, write_json
 from bnew.process import is_first_process
 from bnew.recipe import Recipe
 from bnew.registry import dataset_row
 from bnew.results.tables import TABLES, Tables
+from bnew.text import printable
 
 logger = logging.getLogger("bnew")
 
@@ -45,8 +47,19 @@ LEFTOVER = re.compile(
 )
 
 
-class Run(Tables):
+class Run(Line, Tables):
     """The folder of one run; files are read and written only when they are used."""
+
+    def __repr__(self) -> str:
+        """One line: folder, recipe, and how far it is."""
+        try:
+            recipe = self.recipe
+            state = f"test accuracy {self.summary['test_accuracy']:.2%}" if self.done else self.progress()
+        except (BnewError, LookupError, TypeError, ValueError, OSError):
+            what = "a damaged run" if self.begun else "no run"
+        else:
+            what = f"{recipe.model} on {recipe.data}, {recipe.method or 'no method'}, {state}"
+        return printable(f"<Run '{self.path}': {what}>")
 
     @property
     def last(self) -> Path:
