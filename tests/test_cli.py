@@ -262,7 +262,7 @@ def test_out_of_memory(sentence: Callable[..., str], tmp_path: Path) -> None:
     with at_step(1, lambda _: torch.empty(10**15)):
         said = sentence(TRAIN, tmp_path, "--accumulate", 3)
     assert "not enough memory for batches of 256 images, each share of it in 3 parts (" in said
-    assert said.endswith("give --accumulate 6, to compute a batch in more parts, or a smaller --batch-size")
+    assert said.endswith("give --accumulate 6 to compute a batch in more parts, or a smaller --batch-size")
 
 
 def test_out_of_memory_elsewhere(
