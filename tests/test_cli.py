@@ -219,7 +219,7 @@ def test_a_signal_outside_training(
 ) -> None:
     monkeypatch.setattr("bnew.experiments.launch.run", lambda *_: signal.raise_signal(number))
     code, _, err = bnew("reproduce cifar10")
-    assert (code, err) == (130, "bnew: stopped: start the same command again to go on\n")
+    assert (code, err) == (130, "bnew: stopped: start the same command again to continue\n")
 
 
 # Mistakes

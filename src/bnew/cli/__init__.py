@@ -142,7 +142,7 @@ def main(args: Sequence[str] | None = None) -> None:
         code = 2
     except KeyboardInterrupt:
         if is_first_process():
-            print("bnew: stopped: start the same command again to go on", file=sys.stderr)
+            print("bnew: stopped: start the same command again to continue", file=sys.stderr)
         code = 130
     except Exception as error:
         if not is_out_of_memory(error):

@@ -51,7 +51,7 @@ def reproduce(
 ) -> int:
     """Run a published experiment: teachers where asked, phase 1, every method, a test each, the table.
 
-    Runs that are done are not run again; one that was stopped goes on where it was. ImageNet is any folder
+    Runs that are done are not run again; one that was stopped resumes. ImageNet is any folder
     --data-dir of images, as train/CLASS/* and val/CLASS/*; there phase 1 is step1, phase 2 is step2, and
     finetune follows. torchrun runs the same command on several devices and machines.
 
@@ -117,7 +117,7 @@ def train(
     machine: MachineOptions,
     out: Path = Path("runs/run"),
 ) -> int:
-    """Train one network, or go on with a run that was stopped.
+    """Train one network, or resume a run that was stopped.
 
     Methods: {methods}.
 

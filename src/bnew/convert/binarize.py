@@ -90,7 +90,7 @@ def binarize(
     """Turn the ``Conv2d`` and ``Linear`` layers of a network into binary ones, in place.
 
     Each chosen layer becomes a :class:`bnew.BinaryConv2d` or :class:`bnew.BinaryLinear` and keeps its
-    weight and bias (the same ``Parameter`` objects, so that an optimizer made before goes on working; new
+    weight and bias (the same ``Parameter`` objects, so that an optimizer made before still works; new
     shifts and slopes are for a new optimizer), hyper-parameters, hooks, device, dtype and training mode.
     Weights outside [-1, 1] stay as they are; a method clips them at its first step.
 
@@ -283,7 +283,7 @@ def _special(model: nn.Module, layer: nn.Module, reading: Reading) -> dict[str, 
 
 def _make_binary(layer: nn.Module, make: Callable[[int], nn.Module]) -> None:
     # The type is changed, as torch's own parametrizations do it: the layer stays the same object, so
-    # that whoever holds it, its weight or a hook on it goes on working.
+    # that whoever holds it, its weight or a hook on it still works.
     assert isinstance(layer, nn.Conv2d | nn.Linear)
     channels = layer.in_channels if isinstance(layer, nn.Conv2d) else layer.in_features
     layer.input_sign = make(channels).to(layer.weight).train(layer.training)

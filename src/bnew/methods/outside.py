@@ -87,7 +87,7 @@ class Outside(Measures):
         return binary_value(p, self.scale) if self.frozen else self._forward_value(index)
 
     def _put_back(self) -> None:
-        """Of a state that goes on, the parameters were loaded before the first values took their place."""
+        """Put back parameters that were loaded before the method's first values took their place."""
         if self._replaced is None:
             return
         weights, first = self._replaced
