@@ -34,6 +34,7 @@ class Network(nn.Module):
 
     def __init__(self, functions: Iterable[Function]) -> None:
         super().__init__()
+        torch.manual_seed(0)  # what rounding makes of some weights is a matter of their values
         self.functions = list(functions)
         self.stem, self.other = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 4, 3, padding=1)
         self.real = nn.Conv2d(4, 4, 3, padding=1, bias=False)
