@@ -188,7 +188,10 @@ def test_a_teacher_of_other_classes(tmp_path: Path) -> None:
 def test_all_steps_on_a_small_folder(bnew: Cli, tmp_path: Path) -> None:
     """With a teacher of one's own; the last step's weights are ± one magnitude per channel."""
     folder = make_folder(tmp_path / "images", ("train", "val"), count=12)
-    options = f"--data-dir {folder} --image-size 32 --batch-size 8 --device cpu --compile False --quiet"
+    options = (
+        f"--data-dir {folder} --image-size 32 --batch-size 8 --device cpu --compile False --quiet "
+        "--decode-threads 1"
+    )
     code, _, err = bnew(
         f"train --data imagenet --model birealnet8 --epochs 1 {options} --out {tmp_path / 'teacher'}"
     )
