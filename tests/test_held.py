@@ -155,6 +155,8 @@ ZEROS: dict[str, Function] = {
     "gelu by tanh of relu": lambda m, x: F.gelu(m.stem(x).relu(), approximate="tanh"),
     "layer norm of relu": lambda m, x: layer_norm(m.stem(x).relu()),
     "layer norm, a weight of 0": lambda m, x: layer_norm(m.stem(x), torch.tensor([1.0, 0, 1, 1])),
+    "layer norm": lambda m, x: layer_norm(m.stem(x)),
+    "layer norm and gelu, shifted": lambda m, x: F.gelu(layer_norm(m.stem(x))) + 0.1,
     "resize of relu": lambda m, x: F.interpolate(m.stem(x).relu(), scale_factor=2),
     "sigmoid of a sum at 1/2": lambda m, x: m.even(m.stem(x)).sigmoid() - 0.5,
 }  # fmt: skip
@@ -195,8 +197,6 @@ NO_ZEROS: dict[str, Function] = {
     "real layer after relu": lambda m, x: m.norm(m.real(m.stem(x).relu())),
     "real layer of signs": lambda m, x: m.norm(m.real(m.stem(x).sign())),
     "softmax": lambda m, x: m.stem(x).softmax(1) - 0.25,
-    "layer norm": lambda m, x: layer_norm(m.stem(x)),
-    "layer norm and gelu, shifted": lambda m, x: F.gelu(layer_norm(m.stem(x))) + 0.1,
     "resize": lambda m, x: F.interpolate(m.stem(x), scale_factor=2),
     "pool after hardtanh": lambda m, x: m.norm(m.real(F.avg_pool2d(F.hardtanh(m.stem(x)), 2))),
 }
@@ -215,9 +215,6 @@ USES: dict[str, Function] = {
     "op flatten": lambda m, x: x.flatten(1),
     "op softmax": lambda m, x: m.stem(x).softmax(1),
     "op resize_nearest": lambda m, x: F.interpolate(x, scale_factor=2),
-    "op layer_norm": lambda m, x: layer_norm(m.stem(x)) * 1.5,
-    "op gelu": lambda m, x: F.gelu(x) + 1,
-    "op gelu_tanh": lambda m, x: F.gelu(x, approximate="tanh") + 1,
     "op scale": lambda m, x: x * 2,
     "op shift": lambda m, x: x + 1,
     "op add": lambda m, x: m.stem(x) + m.other(x),
@@ -434,7 +431,8 @@ class Sign(nn.Module):
 
 def test_every_operator_says_what_it_does_to_zeros() -> None:
     operators = set(packed_reference.FIELDS) - {"identity"}  # which is a node, and no value
-    assert set(HELD) == operators | set(vocabulary.STEPS) | {"input", "bits", "choice"}
+    silent = {"layer_norm", "gelu", "gelu_tanh"}  # a sign after one of these is refused
+    assert set(HELD) == (operators | set(vocabulary.STEPS) | {"input", "bits", "choice"}) - silent
 
 
 @pytest.mark.parametrize("op", sorted(set(HELD) - {"choice"}))  # which becomes a sign before it is used

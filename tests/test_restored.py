@@ -414,6 +414,23 @@ def test_the_model_is_loaded_before_the_method_is_attached(fill: float | None) -
         assert resumed.step == 1
 
 
+def test_first_values_that_were_saved_are_kept() -> None:
+    """Of a run that is saved before its first step: what was loaded is what first values are anyway."""
+
+    def begun() -> tuple[nn.Parameter, torch.optim.Optimizer]:
+        weight = nn.Parameter(torch.linspace(-0.3, 0.2, 6).view(2, 3))
+        optimizer = torch.optim.SGD([weight], lr=0.1)
+        BNEW([weight], 10, fill=0.5).attach(optimizer)
+        return weight, optimizer
+
+    weight, optimizer = begun()
+    again, resumed = begun()
+    set_by_copy(again, weight.detach())
+    resumed.load_state_dict(optimizer.state_dict())
+    assert torch.equal(again, weight)
+    assert float(again.detach().abs().mean()) == pytest.approx(0.5)
+
+
 @pytest.mark.parametrize("name", LATENT)
 @pytest.mark.parametrize("scale", [False, True])
 def test_in_that_order_nothing_is_rounded(name: str, scale: bool) -> None:

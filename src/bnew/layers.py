@@ -282,7 +282,7 @@ class BinaryConv2d(_BinaryLayer, nn.Conv2d):
             device,
             dtype,
         )
-        self.input_sign = input_sign or RSign(in_channels, shift=False)
+        self.input_sign = RSign(in_channels, shift=False) if input_sign is None else input_sign
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, C_in, H, W) → (N, C_out, H_out, W_out)."""
@@ -307,7 +307,7 @@ class BinaryLinear(_BinaryLayer, nn.Linear):
         input_sign: nn.Module | None = None,
     ) -> None:
         super().__init__(in_features, out_features, bias, device, dtype)
-        self.input_sign = input_sign or RSign(in_features, shift=False)
+        self.input_sign = RSign(in_features, shift=False) if input_sign is None else input_sign
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., in_features) → (..., out_features)."""

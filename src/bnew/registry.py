@@ -12,6 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from bnew.deprecated import warn_of
 from bnew.short_runs import BETA_END, CIFAR_PUSH, GAMMA, RAMP, TAU, scale_bnew, scale_bop
 
 if TYPE_CHECKING:
@@ -68,6 +69,11 @@ class MethodRow:
         """The class."""
         return _fetched(self.make)
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Binarizer:
+        """What a table of classes did, for one release."""
+        warn_of("METHODS[name](…)", "create_method(name, …), or METHODS[name].load()(…)")
+        return self.load()(*args, **kwargs)
+
 
 @dataclass(frozen=True)
 class ModelRow:
@@ -80,6 +86,11 @@ class ModelRow:
     def load(self) -> Callable[..., nn.Module]:
         """The class or function."""
         return _fetched(self.make)
+
+    def __call__(self, **kwargs: Any) -> nn.Module:
+        """What a table of classes did, for one release."""
+        warn_of("MODELS[name](…)", "create_model(name, …)")
+        return self.load()(**{**self.options, **kwargs})
 
 
 @dataclass(frozen=True)

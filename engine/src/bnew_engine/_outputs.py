@@ -116,14 +116,16 @@ def _clamped(ending: str, low: float | None, high: float | None) -> str:
 def _ending_of_operator(op: str, inputs: set[str], vectors: bool) -> str:
     if op == "softmax":
         return "softmax"
-    keeps = ("identity", "flatten", "concat", "max_pool", "avg_pool", "adaptive_avg_pool")
+    keeps = (
+        "identity", "flatten", "concat", "max_pool", "avg_pool", "adaptive_avg_pool", "resize_nearest",
+    )  # fmt: skip
     if op not in keeps:
         return "numbers"
     if len(inputs) > 1:
         return "altered"
     (before,) = inputs
     # Of several places, or pooled otherwise than by means, the shares of all classes no longer sum to 1.
-    whole = vectors or op in ("identity", "adaptive_avg_pool")
+    whole = vectors or op in ("identity", "adaptive_avg_pool", "resize_nearest")
     return "altered" if before == "softmax" and not whole else before
 
 

@@ -176,6 +176,10 @@ def verify(
     if not logits:
         raise BnewError("verify needs images, but data has no batch")
     ours, other, truth = map(np.concatenate, (logits, theirs, labels))
+    if truth.shape != ours.shape[:1]:
+        raise BnewError(
+            f"the labels have shape {truth.shape}, but must be one number for each of {len(ours)} images"
+        )
     difference = np.abs(ours - other)
     classes, other_classes = ours.argmax(1), other.argmax(1)
     hits = int((classes == truth).sum()), int((other_classes == truth).sum())

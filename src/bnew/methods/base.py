@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bnew.errors import BnewError
 from bnew.methods.outside import Outside
 from bnew.methods.ride import Ride
-from bnew.methods.values import binary_value, differs
+from bnew.methods.values import binary_value, differs, marks
 
 
 class Binarizer(Outside):
@@ -284,6 +284,7 @@ class Binarizer(Outside):
             "step": self.step,
             "frozen": self.frozen,
             "started": self._started,
+            "marks": marks(self.params),
             "last_signs": self._last_signs,
             **{name: list(tensors) for name, tensors in self._state().items()},
         }
@@ -311,7 +312,7 @@ class Binarizer(Outside):
         self._last_signs = state["last_signs"] and [s.to(device) for s in state["last_signs"]]
         if not started:
             return
-        self._put_back()
+        self._put_back(state.get("marks"))
         self._started = True
         for name, tensors in self._state().items():
             tensors[:] = [t.clone().to(p) for t, p in zip(state[name], self.params, strict=not self.frozen)]

@@ -47,7 +47,6 @@ class Bop(Binarizer):
     """
 
     needs_total_steps = True
-    shows = True
 
     def __init__(
         self,

@@ -17,8 +17,6 @@ class Latent(Binarizer):
     that are set from outside.
     """
 
-    shows = True
-
     def __init__(
         self, params: Iterable[nn.Parameter], total_steps: int | None = None, *, scale: bool = False
     ) -> None:

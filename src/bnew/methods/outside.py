@@ -6,14 +6,11 @@ import torch
 from torch import Tensor
 
 from bnew.methods.measures import Measures
-from bnew.methods.values import binary_value, changed, differs, fingerprints
+from bnew.methods.values import binary_value, changed, differs, fingerprints, marks
 
 
 class Outside(Measures):
     """What a method left in the parameters, and what it does where it finds something else there."""
-
-    # Whether a parameter must hold a function of the method's state (``_forward_value``) between two steps.
-    shows = False
 
     _inside: bool
     # Fingerprints of the parameters as the method left them; None: they are not known.
@@ -30,6 +27,11 @@ class Outside(Measures):
 
     def _state(self) -> dict[str, list[Tensor]]:
         raise NotImplementedError
+
+    @property
+    def shows(self) -> bool:
+        """Whether a parameter must hold a function of the method's state between two steps."""
+        return type(self)._forward_value is not Outside._forward_value
 
     @property
     def _checked(self) -> bool:
@@ -86,13 +88,21 @@ class Outside(Measures):
         p = self.params[index].detach()
         return binary_value(p, self.scale) if self.frozen else self._forward_value(index)
 
-    def _put_back(self) -> None:
-        """Put back parameters that were loaded before the method's first values took their place."""
+    def _put_back(self, saved: list[float] | None) -> None:
+        """Put back parameters that were loaded before the method's first values took their place.
+
+        ``saved`` are the marks of the parameters when the state was saved, by which these are known; None of
+        a state without: then first values that nobody has touched since are replaced.
+        """
         if self._replaced is None:
             return
         weights, first = self._replaced
-        other = changed(first, fingerprints(self.params))
-        for index, (p, weight) in enumerate(zip(self.params, weights, strict=True)):
-            if index not in other:
-                p.copy_(weight)
+        untouched = set(range(len(weights))) - set(changed(first, fingerprints(self.params)))
+        if saved is not None:
+            each = zip(saved, marks(weights), marks(self.params), strict=True)
+            untouched &= {
+                i for i, (mark, before, now) in enumerate(each) if abs(before - mark) < abs(now - mark)
+            }
+        for index in untouched:
+            self.params[index].copy_(weights[index])
         self._replaced = None

@@ -39,7 +39,17 @@ def fingerprints(weights: Sequence[Tensor]) -> list[Tensor]:
     channel, the fingerprint changes, except with a probability of about 1e-7. Takes one pass over the weights
     and no copy of them.
     """
-    return [_in_memory_order(w) @ _direction(w[0].numel(), w.dtype, w.device) for w in weights]
+    found = []
+    for weight in weights:
+        rows = _in_memory_order(weight)
+        rows = rows.to(torch.promote_types(rows.dtype, torch.float32))  # half the bits would miss a sign
+        found.append(rows @ _direction(rows.shape[1], rows.dtype, rows.device))
+    return found
+
+
+def marks(weights: Sequence[Tensor]) -> list[float]:
+    """The sum of each weight's fingerprint: enough to tell which of two weights another machine had."""
+    return [float(f.double().sum()) for f in fingerprints(weights)]
 
 
 def changed(before: Sequence[Tensor], after: Sequence[Tensor]) -> list[int]:

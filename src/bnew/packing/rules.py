@@ -76,7 +76,7 @@ def prelu(value: Value, x: Held) -> Held:
     return pieced(value, [*positive.pieces, *below.pieces], either(x.slopes, below.slopes))
 
 
-def curve(function: Callable[[Array | float], Array], end: float | None = None) -> Rule:
+def curve(function: Callable[[Array | float], Array]) -> Rule:
     """A curve: of a sum of whole numbers only 0 has a result that a constant is likely to hit.
 
     What varies reaches ``end`` exactly, if there is one, since float32 has no number nearer to it.
@@ -88,8 +88,6 @@ def curve(function: Callable[[Array | float], Array], end: float | None = None) 
             for step, offset in x.pieces
         ]
         pieces.append((0.0, only_where(x.known_at_zero, float(function(0.0)))))
-        if end is not None and x.varies:
-            pieces.append((0.0, end))
         return pieced(value, pieces, itself(value))
 
     return rule

@@ -107,7 +107,8 @@ def resize_nearest(op: Operation, x: Value, size: Sequence[int] | None = None, *
 
     ``factors``, result by input, are a list or one after the other; None: those of the sizes.
     """
-    given = factors if len(factors) == 2 else factors[0] or (None, None)
+    given = factors[0] if factors and isinstance(factors[0], list | tuple) else factors
+    given = (*(given or ()), None, None)[:2]
     fields: dict[str, Any] = {"size": list(op.shape[1:]), "scale": []}
     rows_and_columns = np.indices(x.shape[1:], np.float32)
     for axis, factor in zip((0, 1), given, strict=True):

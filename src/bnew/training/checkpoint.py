@@ -98,6 +98,7 @@ def _load(run: Run, path: Path, check: Callable[[dict[str, Any]], None]) -> dict
 def _complete(state: dict[str, Any]) -> None:
     """Add the entries that earlier versions of bnew did not record."""
     state.setdefault("best_sha256", None)
+    state.setdefault("should_stop", False)
     state.setdefault("stopped", False)
     if isinstance(method := state.get("method"), dict):
         method.setdefault("started", True)  # they saved only after attach

@@ -175,7 +175,6 @@ class Trainer:
 
         self.state = LoopState()
         self.saver = Saver(self)
-        self.should_stop = False
         self._signalled = threading.Event()
         self._shown = Show.nothing()
         self.meter = Meter(self.data.num_classes, fabric.device)
@@ -188,6 +187,15 @@ class Trainer:
         return torch.compile(model, dynamic=False) if wanted else model  # type: ignore[return-value]
 
     # ------------------------------------------------------------------ the loop
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether the run is to end after this epoch; a callback sets it, and a checkpoint has it."""
+        return self.state.should_stop
+
+    @should_stop.setter
+    def should_stop(self, value: bool) -> None:
+        self.state.should_stop = value
 
     def fit(self) -> None:
         """Train to the end, from the last checkpoint if there is one; then test once."""
@@ -393,7 +401,7 @@ class Trainer:
         if record is not None:
             record.epoch(row, layers, self.method)
         self.fabric.call("on_train_epoch_end", self, epoch, row)
-        state.stopped = self._any(self.should_stop)
+        state.stopped = self._any(state.should_stop)
         self.saver.save()
         self._shown.epoch(epoch, state.step, row)
 

@@ -20,6 +20,8 @@ class LoopState:
     at_freezing: dict[str, float] = field(default_factory=dict)
     """The cost of freezing, and the distance to ±1 just before it."""
     last_val_accuracy: float = 0.0
+    should_stop: bool = False
+    """Whether a callback wants the run to end after this epoch."""
     stopped: bool = False
     """Whether a callback ended the run before its last epoch."""
     seconds: float = 0.0
@@ -37,6 +39,7 @@ class LoopState:
             "best_sha256": self.best_sha256,
             "at_freezing": self.at_freezing,
             "last_val_accuracy": self.last_val_accuracy,
+            "should_stop": self.should_stop,
             "stopped": self.stopped,
             "seconds": (self.seconds, self.epoch_seconds, self.epoch_waited),
         }
@@ -45,7 +48,7 @@ class LoopState:
     def from_dict(cls, saved: Mapping[str, Any]) -> LoopState:
         """The inverse of :meth:`to_dict`; ``saved`` must have been checked."""
         seconds, epoch_seconds, epoch_waited = saved["seconds"]
-        names = ("step", "best", "best_sha256", "at_freezing", "last_val_accuracy", "stopped")
+        names = ("step", "best", "best_sha256", "at_freezing", "last_val_accuracy", "should_stop", "stopped")
         return cls(
             **{name: saved[name] for name in names},
             seconds=seconds,

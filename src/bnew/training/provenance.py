@@ -145,7 +145,10 @@ def _imports(module: str) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             package = getattr(sys.modules[module], "__package__", None)
-            source = resolve_name("." * node.level + (node.module or ""), package)
+            try:
+                source = resolve_name("." * node.level + (node.module or ""), package)
+            except ImportError:  # of a script that tries it, and then another way
+                continue
             values = (getattr(sys.modules.get(source), alias.name, None) for alias in node.names)
             names |= {source, *(getattr(value, "__module__", None) or "" for value in values)}
             names |= {f"{source}.{alias.name}" for alias in node.names}

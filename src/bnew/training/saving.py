@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bnew.files import sha256_of, write_atomically
+from bnew.layers import with_present_names
 from bnew.methods.ride import STATE
 from bnew.training import checkpoint
 from bnew.training.fitting import check_state
@@ -85,6 +86,8 @@ class Saver:
         names: dict[Tensor, str] = {p: name for name, p in trainer.module.named_parameters()}
 
         def check(state: dict[str, Any]) -> None:
+            if isinstance(model := state.get("model"), dict):
+                state["model"] = with_present_names(model, trainer.module)
             check_state(
                 state,
                 self._to_save(trainer.meter.sums, {}),
