@@ -101,7 +101,7 @@ class Outside(Measures):
         if saved is not None:
             each = zip(saved, marks(weights), marks(self.params), strict=True)
             untouched &= {
-                i for i, (mark, before, now) in enumerate(each) if abs(before - mark) < abs(now - mark)
+                i for i, (mark, before, now) in enumerate(each) if abs(before - mark) <= abs(now - mark)
             }
         for index in untouched:
             self.params[index].copy_(weights[index])
