@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from bnew.errors import BnewError
 from bnew.experiments.published import CIFAR10, IMAGENET
 from bnew.recipe import Recipe
+from bnew.registry import METHODS
 from bnew.short_runs import FILL, LEAST_PUSH, MOST_RAMP
 
 # More than the defaults: every kind of value that a recipe can hold.
@@ -119,7 +120,7 @@ def test_freezing_leaves_an_epoch_on_either_side(epochs: int, freeze: float) -> 
     assert 1 <= Recipe(epochs=epochs, freeze=freeze).freeze_epoch <= epochs - 1
 
 
-@pytest.mark.parametrize("method", [None, "clip", "bnew", "ste", "bmd", "bop"])
+@pytest.mark.parametrize("method", [None, *METHODS])
 @pytest.mark.parametrize("factor", [0.1, 1.0, 2.0])
 def test_scaled_keeps_proportions(method: str | None, factor: float) -> None:
     recipe = Recipe(method=method, epochs=200, schedule="step")

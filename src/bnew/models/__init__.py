@@ -4,12 +4,29 @@ from __future__ import annotations
 
 import inspect
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from bnew.errors import BnewError, lookup, unknown
+from bnew.lazy import fetched
 from bnew.registry import MODELS
+
+if TYPE_CHECKING:
+    from bnew.models.birealnet import BiRealNet as BiRealNet
+    from bnew.models.reactnet import ReActNet18 as ReActNet18
+    from bnew.models.reactnet import ReActNetA as ReActNetA
+    from bnew.models.wideresnet import WideResNet as WideResNet
+
+if not TYPE_CHECKING:  # who would take any name
+    __getattr__ = fetched(
+        __name__,
+        {
+            "BiRealNet": "bnew.models.birealnet",
+            **dict.fromkeys(("ReActNet18", "ReActNetA"), "bnew.models.reactnet"),
+            "WideResNet": "bnew.models.wideresnet",
+        },
+    )
 
 
 def list_models(pattern: str = "*") -> list[str]:
