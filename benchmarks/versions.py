@@ -30,16 +30,11 @@ NETWORKS = {"reactnet_a": (224, 1000), "reactnet18": (224, 1000), "birealnet20":
 
 # What is measured in a process of its own, which knows one build alone: medians in milliseconds.
 MEASURE = """
-import json, statistics, sys, time
+import json, sys, time
 import bnew_engine, numpy as np
+from comparing import in_turns
 def median(run, clock, seconds):
-    times, end = [], time.perf_counter() + seconds
-    run()
-    while time.perf_counter() < end or len(times) < 5:
-        begin = clock()
-        run()
-        times.append(clock() - begin)
-    return statistics.median(times) * 1e3
+    return 1e3 * in_turns({"it": run}, 1, seconds, clock)["it"][0]
 found = {}
 for path in sys.argv[1:]:
     name = path.rpartition("/")[2].removesuffix(".bnew")
@@ -70,7 +65,8 @@ class Options:
 def measure(build: Path, files: list[Path]) -> dict[str, float]:
     """Milliseconds by what was measured, of the engine in the folder ``build``."""
     command = [sys.executable, "-c", MEASURE, *map(str, files)]
-    environ = {**os.environ, "PYTHONPATH": str(build.resolve())}
+    places = (build.resolve(), Path(__file__).parent.resolve())
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, places))}
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
     found: dict[str, float] = json.loads(done.stdout)
     return found

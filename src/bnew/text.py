@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 # Control characters (C0, DEL, C1), line separators, marks of writing direction, and the byte order mark: the
 # same list as in engine/cpp/text.cpp. Persian, Hindi and emoji need the joiners U+200C and U+200D.
@@ -26,3 +27,8 @@ def printable(text: object) -> str:
     names that are not UTF-8 can be printed too. Text that is already escaped stays the same.
     """
     return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+
+
+def elided(names: Sequence[str]) -> str:
+    """``a, b, c``, of more than six the first five and an ellipsis."""
+    return ", ".join([*names[:5], "…"] if len(names) > 6 else names)

@@ -19,7 +19,7 @@ from rich.text import Text
 from bnew.display import Line
 from bnew.errors import BnewError
 from bnew.packing.vocabulary import OPERATORS, STEPS, Argument, Takes
-from bnew.text import printable
+from bnew.text import elided, printable
 
 VERSION = "1"
 METADATA = {"format", "version", "graph", "crc32"}
@@ -238,7 +238,7 @@ class PackedFile(Line):
         )
         if "classes" in self.graph:
             facts.add_row(
-                "classes", Text(f"{len(self.graph['classes'])}: {printable(_some(self.graph['classes']))}")
+                "classes", Text(f"{len(self.graph['classes'])}: {printable(elided(self.graph['classes']))}")
             )
         facts.add_row("real numbers", "float16" if self.half else "float32")
         facts.add_row("binary share", f"{binary / max(binary + real, 1):.1%} of all weights")
@@ -313,7 +313,3 @@ def _tensor_names(node: Mapping[str, Any]) -> list[str]:
     steps = [of for kind, of in _steps(node) if _has(kind, Argument.NUMBERS)]
     sign = node.get("sign", {})
     return [*fields, *steps, *(sign[key] for key in ("scale", "shift") if key in sign)]
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join([*names[:5], "…"] if len(names) > 6 else names)

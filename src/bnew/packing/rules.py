@@ -5,7 +5,7 @@ Each rule takes the value and what is known of its inputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial, reduce
 from itertools import product
@@ -18,7 +18,6 @@ from bnew.packing.pieces import (
     WIDEST,
     Held,
     Piece,
-    Rule,
     Slopes,
     anything,
     common_step,
@@ -76,21 +75,13 @@ def prelu(value: Value, x: Held) -> Held:
     return pieced(value, [*positive.pieces, *below.pieces], either(x.slopes, below.slopes))
 
 
-def curve(function: Callable[[Array | float], Array]) -> Rule:
-    """A curve: of a sum of whole numbers only 0 has a result that a constant is likely to hit.
-
-    What varies reaches ``end`` exactly, if there is one, since float32 has no number nearer to it.
-    """
-
-    def rule(value: Value, x: Held) -> Held:
-        pieces: list[Piece] = [
-            (step, np.where(step == 0, function(offset), only_where(np.isinf(step))))
-            for step, offset in x.pieces
-        ]
-        pieces.append((0.0, only_where(x.known_at_zero, float(function(0.0)))))
-        return pieced(value, pieces, itself(value))
-
-    return rule
+def sigmoid(value: Value, x: Held) -> Held:
+    """Of a sum of whole numbers only 0 has a sigmoid, 1/2, that a constant is likely to hit."""
+    pieces = [
+        (step, np.where(step == 0, 1 / (1 + np.exp(-offset)), only_where(np.isinf(step))))
+        for step, offset in x.pieces
+    ]
+    return pieced(value, [*pieces, (0.0, only_where(x.known_at_zero, 0.5))], itself(value))
 
 
 def hard_sigmoid(value: Value, x: Held) -> Held:

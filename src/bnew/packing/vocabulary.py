@@ -1,9 +1,9 @@
 """The vocabulary of a packed file: a row for each operator and each step, in the words of docs/format.md.
 
 All that bnew knows of one stands in its row: what it has in the file, the shape of its result, which
-operators of ATen become it, and what it does to exact numbers. Reading, fusion and the
-file's reader go by the rows. docs/format.md, the engine and tests/packed_reference.py describe the same by
-themselves, and a test compares the names.
+operators of ATen become it, and what it does to exact numbers. Reading, fusion and the file's reader go by
+the rows. docs/format.md, the engine and tests/packed_reference.py describe the same by themselves, and a test
+compares the names.
 """
 
 from __future__ import annotations
@@ -15,12 +15,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, TypeAlias
 
-import numpy as np
-
 from bnew.packing import arithmetic, choices, lowering, norms, rules, spatial, weights
 from bnew.packing.arithmetic import exact
 from bnew.packing.pieces import Rule
-from bnew.packing.values import Array, Formula, Lowering, Shape
+from bnew.packing.values import Formula, Lowering, Shape
 
 Node: TypeAlias = Mapping[str, Any]  # of the file's graph
 
@@ -97,15 +95,6 @@ def _joined(node: Node, inputs: Sequence[Shape]) -> Shape:
 
 def _flat(node: Node, inputs: Sequence[Shape]) -> Shape:
     return math.prod(inputs[0]), 1, 1
-
-
-# ------------------------------------------------------------------------------------------------ curves
-
-_erf = np.vectorize(math.erf, [np.float64])
-
-
-def _sigmoid(v: Array | float) -> Array:
-    return np.asarray(1 / (1 + np.exp(-v)))
 
 
 # ------------------------------------------------------------------------------------------- vocabulary
@@ -232,7 +221,7 @@ STEPS: Mapping[str, Step] = {
     "sigmoid": Step(
         argument=Argument.SETTING,
         aten={"sigmoid": lowering.pointwise("sigmoid")},
-        held=rules.curve(_sigmoid),
+        held=rules.sigmoid,
     ),
     "hard_sigmoid": Step(
         argument=Argument.SETTING,

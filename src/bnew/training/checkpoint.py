@@ -100,8 +100,6 @@ def _complete(state: dict[str, Any]) -> None:
     state.setdefault("best_sha256", None)
     state.setdefault("should_stop", False)
     state.setdefault("stopped", False)
-    if isinstance(method := state.get("method"), dict):
-        method.setdefault("started", True)  # they saved only after attach
 
 
 def write_checkpoint(state: Mapping[str, Any], path: Path) -> None:

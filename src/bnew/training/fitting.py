@@ -18,6 +18,9 @@ VALUES: dict[str, tuple[type, ...]] = {
     "broken": (str,),
 }
 
+# What the first versions did not save of a method, which knows what that means.
+LATER = ("started", "marks")
+
 
 def check_state(
     found: Mapping[str, Any],
@@ -118,8 +121,8 @@ def check_method(found: Any, own: dict[str, Any], cast: bool = False) -> None:
     """
     frozen = isinstance(found, dict) and found.get("frozen") is True
     dropped = {key for key in own if frozen and found.get(key) == []}
-    if isinstance(found, dict) and "marks" not in found:  # of an earlier version
-        own = {key: value for key, value in own.items() if key != "marks"}
+    if isinstance(found, dict):
+        own = {key: value for key, value in own.items() if key in found or key not in LATER}
     check_like(found, {key: [] if key in dropped else value for key, value in own.items()}, "method", cast)
     for key in ("method", "shapes"):
         if found[key] != own[key]:

@@ -33,6 +33,7 @@ from bnew.process import is_first_process
 from bnew.recipe import Recipe
 from bnew.registry import DATASETS, dataset_row
 from bnew.results.run import Run
+from bnew.text import elided
 from bnew.training.machine import Machine
 
 logger = logging.getLogger("bnew")
@@ -226,13 +227,13 @@ def _load_folder(
     unknown = [f"'{each}'" for each in by_class if each not in preparation.classes]
     if unknown:
         raise BnewError(
-            f"'{where}' has class folders that the run does not know ({_some(unknown)}): rename or remove "
-            f"them; the run knows {_some(preparation.classes)}"
+            f"'{where}' has class folders that the run does not know ({elided(unknown)}): rename or remove "
+            f"them; the run knows {elided(preparation.classes)}"
         )
     if is_first_process():
         warn_of(root, left_out, [])
         lacking = [each for each in preparation.classes if each not in by_class]
-        without = f"; none of {_some(lacking)}" if lacking else ""
+        without = f"; none of {elided(lacking)}" if lacking else ""
         count = sum(map(len, by_class.values()))
         logger.info("%s: %d images of %d of the run's classes%s", where, count, len(by_class), without)
     numbers = np.array([preparation.classes.index(each) for each in by_class])
@@ -251,7 +252,3 @@ def _load_folder(
     whole = Split(images, torch.from_numpy(numbers)[of])
     options |= dict.fromkeys(("train", "val", "test"), whole[torch.arange(0)]) | {split: whole}
     return MemoryDataset(**options, augmentation=Augmentation(0, flip=False))
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join([*names[:5], "…"] if len(names) > 6 else names)
