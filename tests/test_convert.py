@@ -181,6 +181,13 @@ def test_unknown_options_are_named(options: dict[str, Any]) -> None:
         binarize(tower(nn.Conv2d(8, 8, 1)), **options)
 
 
+@pytest.mark.parametrize("function", [binarize, bnew.plan])
+def test_what_is_no_network(function: Callable[[Any], object]) -> None:
+    for given, said in (("resnet18", "'resnet18'"), (nn.Linear, "the class Linear"), ([1], "a list of 1")):
+        with pytest.raises(BnewError, match=f"{function.__name__} was given {said}, but needs a torch.nn.M"):
+            function(given)
+
+
 class Namespace(nn.Module):
     """Its layers in a bare module, a list and a dictionary, none of which has a forward of its own."""
 

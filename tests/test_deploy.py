@@ -219,7 +219,9 @@ def check(file: Path, run: Run, **changes: Any) -> Verification:
 def test_verify_takes_a_run_a_model_and_batches(engine: Any, run: Run, packed: Path) -> None:
     model, data = load_run(run, MACHINE)
     expected = verify(packed, model, data)
-    assert expected.problems == ()
+    assert (expected.problems, expected.ok, bool(expected)) == ((), True, True)
+    wrong = dataclasses.replace(expected, problems=("a layer is another",))
+    assert (wrong.ok, bool(wrong)) == (False, False)
     assert bnew.verify(packed, run) == bnew.verify(str(packed), str(run.path)) == expected
     batches = list(data.batches("test", train=False))
     for of in (model, run):
@@ -237,6 +239,9 @@ def test_verify_needs_images_and_the_model_itself(engine: Any, run: Run, packed:
         verify(packed, model)
     with pytest.raises(BnewError, match="data has no batch"):
         verify(packed, model, [])
+    for batch, what in ((torch.zeros(2, 1, 8, 8), "a Tensor"), ([torch.zeros(2, 1, 8, 8)], "a list of 1")):
+        with pytest.raises(BnewError, match=f"a batch of data is {what}, but must be a pair of tensors"):
+            verify(packed, model, [batch])  # type: ignore[list-item]
     with pytest.raises(BnewError, match=r"takes images of \(1, 8, 8\), but those of data are \(3, 8, 8\)"):
         verify(packed, model, [(torch.zeros(2, 3, 8, 8), y)])
     other = create_model("birealnet8", num_classes=3, in_channels=1).eval()
@@ -423,14 +428,18 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
     "no run": (("pack", "nothing", "model.bnew"), "nothing has no recipe.json: there is no such folder"),
     "no run to verify": (("verify", "FILE", "nothing"), "there is no such folder"),
     "run and file swapped": (("pack", "FILE", "nothing"), "that is a file"),
+    "pack to a folder": (("pack", "RUN", "."), "could not write .: that is a folder, so name a file in it"),
+    "export to a folder": (("export", "RUN", "/tmp"), "could not write /tmp: that is a folder"),
+    "predict by a run": (("predict", "RUN", "x.png"), "is a folder, not a packed file: `bnew pack RUN FILE`"),
     "no run to export": (("export", "nothing", "model.onnx"), "there is no such folder"),
 }
 
 
 @pytest.mark.parametrize("what", MISTAKES)
-def test_mistakes_end_with_one_sentence(what: str, engine: Any, cli: Any, packed: Path) -> None:
+def test_mistakes_end_with_one_sentence(what: str, engine: Any, cli: Any, packed: Path, run: Run) -> None:
     words, message = MISTAKES[what]
-    code, _, err = cli(*(str(packed) if word == "FILE" else word for word in words))
+    given = {"FILE": str(packed), "RUN": str(run.path)}
+    code, _, err = cli(*(given.get(word, word) for word in words))
     assert code == 2
     assert err.startswith("bnew: error: ")
     assert message in err

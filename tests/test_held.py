@@ -158,6 +158,8 @@ ZEROS: dict[str, Function] = {
     "layer norm": lambda m, x: layer_norm(m.stem(x)),
     "layer norm and gelu, shifted": lambda m, x: F.gelu(layer_norm(m.stem(x))) + 0.1,
     "resize of relu": lambda m, x: F.interpolate(m.stem(x).relu(), scale_factor=2),
+    "sigmoid at 1": lambda m, x: m.stem(x).sigmoid() - 1,  # in float32, from about 17 on
+    "silu and its input": lambda m, x: (lambda y: F.silu(y) - y)(m.stem(x)),
     "sigmoid of a sum at 1/2": lambda m, x: m.even(m.stem(x)).sigmoid() - 0.5,
 }  # fmt: skip
 
@@ -194,6 +196,8 @@ NO_ZEROS: dict[str, Function] = {
     "prelu and its input": lambda m, x: (lambda y: y + m.prelu(y))(m.stem(x)),
     "gate": lambda m, x: m.stem(x) * m.other(x).mean((2, 3), True).sigmoid(),
     "silu": lambda m, x: F.silu(m.stem(x)),
+    "silu and a shortcut": lambda m, x: F.silu(m.stem(x)) + m.norm(m.even(m.other(x))),
+    "sigmoid at 1/2": lambda m, x: m.stem(x).sigmoid() - 0.5,
     "real layer after relu": lambda m, x: m.norm(m.real(m.stem(x).relu())),
     "real layer of signs": lambda m, x: m.norm(m.real(m.stem(x).sign())),
     "softmax": lambda m, x: m.stem(x).softmax(1) - 0.25,

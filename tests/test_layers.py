@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -257,6 +258,12 @@ def test_signatures_are_those_of_torch(binary: type[nn.Module], real: type[nn.Mo
     ours, theirs = ([*inspect.signature(layer).parameters.values()] for layer in (binary, real))
     assert [(p.name, p.default) for p in ours[:-1]] == [(p.name, p.default) for p in theirs]
     assert (ours[-1].name, ours[-1].kind) == ("input_sign", inspect.Parameter.KEYWORD_ONLY)
+
+
+def test_input_sign_is_a_module() -> None:
+    for make in (partial(BinaryConv2d, 3, 4, 3), partial(BinaryLinear, 3, 4)):
+        with pytest.raises(BnewError, match="input_sign is 'sign', but must be a module, such"):
+            make(input_sign="sign")  # type: ignore[arg-type]
 
 
 # Before input_sign had this name, it was activation.

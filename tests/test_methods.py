@@ -655,6 +655,14 @@ weights = [nn.Parameter(torch.ones(2, 2))]
 def test_no_weights(name: str) -> None:
     with pytest.raises(BnewError, match="no weights to binarize"):
         METHODS[name].load()([], 10)
+    model = nn.Sequential(BinaryLinear(2, 2))
+    for given in (model, weights[0], 3):
+        with pytest.raises(
+            BnewError, match=r"is given .*, but needs the weights to binarize: bnew\.binary_p"
+        ):
+            METHODS[name].load()(given, 10)  # type: ignore[arg-type]
+    with pytest.raises(BnewError, match="one of the weights to binarize is 'weight': give bnew"):
+        METHODS[name].load()(["weight"], 10)  # type: ignore[list-item]
 
 
 @every_method
@@ -662,6 +670,10 @@ def test_total_steps(name: str) -> None:
     method = METHODS[name].load()
     with pytest.raises(BnewError, match="at least 1"):
         method(weights, 0)
+    for steps in (2.5, "10", True):
+        with pytest.raises(BnewError, match=f"total_steps is {steps!r}, but must be a whole number"):
+            method(weights, steps)  # type: ignore[arg-type]
+    method(weights, np.int64(10))  # type: ignore[arg-type]
     if method.needs_total_steps:
         with pytest.raises(BnewError, match="needs total_steps"):
             method(weights)

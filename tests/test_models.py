@@ -35,7 +35,9 @@ def test_every_model_is_counted() -> None:
 def test_models_by_pattern() -> None:
     assert list_models("*react*") == list_models("*ReAct*") == ["reactnet18", "reactnet_a"]
     assert list_models("resnet34") == ["resnet34"]
-    assert list_models("react") == []
+    assert list_models("react") == ["reactnet18", "reactnet_a"]
+    assert list_models("react*") == ["reactnet18", "reactnet_a"]
+    assert list_models("*react") == []
 
 
 def test_channels_by_the_name_of_timm() -> None:

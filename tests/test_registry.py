@@ -304,7 +304,9 @@ def test_the_same_class_may_come_again(plugin: ModuleType) -> None:
         (lambda: register_method("own", freeze=1.5)(Own), "freeze of method own is 1.5"),
         (lambda: register_method("own", color="red")(Own), "the color of method own is 'red'"),
         (lambda: register_method("own", published={"x": 1})(Own), "unknown option of method own 'x'"),
-        (lambda: register_method("own")(net), "method own is .*, but must be a subclass"),  # type: ignore[type-var]
+        (lambda: register_method("own")(net), "method own is a function, but must be a subclass"),  # type: ignore[type-var]
+        (lambda: register_method("own")(int), "method own is the class int, but must be a subclass"),  # type: ignore[type-var]
+        (lambda: register_method("own")(Binarizer), "method own is the class Binarizer, but"),
         (lambda: register_model("own")(lambda: nn.Identity()), "model own takes no num_classes"),
         (lambda: register_model("own", width=3)(net), "model own takes no width"),
         (
@@ -332,12 +334,6 @@ def net(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
 
 def images(data_dir: Path, download: bool) -> Parts:
     return Parts(("a", "b"), {"train": Split(torch.zeros(20, 1, 8, 8).byte(), torch.arange(20) % 2)})
-
-
-def test_a_class_that_is_no_method() -> None:
-    register_method("own")(nn.Identity)  # type: ignore[type-var]
-    with pytest.raises(BnewError, match="method own is Identity, which is no subclass of"):
-        create_method("own", [nn.Parameter(torch.ones(2, 2))], 10)
 
 
 def test_images_of_other_channels_than_the_mode(tmp_path: Path) -> None:

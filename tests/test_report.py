@@ -97,6 +97,17 @@ def test_single_run_anywhere_has_no_deviation(tmp_path: Path) -> None:
     ]
 
 
+def test_runs_that_were_stopped_say_after_how_many_epochs(tmp_path: Path) -> None:
+    for seed, epochs in enumerate((2, 1, 2)):
+        run = make_run(tmp_path / f"bnew/seed{seed}", {"epochs": epochs}, seed=seed)
+        assert (run.epochs, run.recipe.epochs) == (epochs, 3)
+    assert cells(table(find_runs([tmp_path])), "BNEW")[4] == "1–2 of 3"
+    assert cells(table(find_runs([tmp_path / "bnew/seed0"])), "BNEW")[4] == "2 of 3"
+    # As an earlier version wrote it.
+    make_run(tmp_path / "old", {"epochs": 3, "stopped_after": 1})
+    assert cells(table(find_runs([tmp_path / "old"])), "BNEW (old)")[4] == "1 of 3"
+
+
 def test_what_differs_beyond_the_seed_is_another_row(tmp_path: Path) -> None:
     for variant in ("plain", "no-scale"):
         for seed in (0, 1):

@@ -207,6 +207,45 @@ def test_other_parts(run: Run, pictures: Path, tmp_path: Path) -> None:
         evaluate_run(run, at(tmp_path / "nowhere"))
 
 
+def test_a_folder_without_the_images_is_never_the_run_itself(tmp_path: Path) -> None:
+    """Digits come with scikit-learn: whatever --data-dir says, they are there."""
+    digits = train(RECIPE, tmp_path / "run", at(tmp_path / "data"))
+    assert evaluate_run(digits, MACHINE) == evaluate_run(digits, at(tmp_path / "data"))  # its own
+    (tmp_path / "file").touch()
+    (tmp_path / "empty/notes").mkdir(parents=True)
+    for of in (digits, of_before(digits, tmp_path / "before")):
+        for wrong, said in (
+            ("nowhere", "nowhere' does not exist: give --data-dir a folder"),
+            ("file", "file' does not exist"),
+            ("empty", "has no class folders with images, and digits does not come from a folder: leave out"),
+        ):
+            with pytest.raises(BnewError, match=said):
+                evaluate_run(of, at(tmp_path / wrong))
+            with pytest.raises(BnewError, match=said):
+                load_run(of, at(tmp_path / wrong))
+
+
+def test_a_published_set_is_not_fetched_into_a_folder_that_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The images of another folder are asked for, so those of the set are no answer."""
+    digits = train(RECIPE, tmp_path / "run", at(tmp_path / "data"))
+    recipe = json.loads((digits.path / "recipe.json").read_text()) | {"data": "mnist"}
+    (digits.path / "recipe.json").write_text(json.dumps(recipe))
+    asked: list[bool] = []
+
+    def fetch(name: str, data_dir: Path, *, download: bool, **options: Any) -> Any:
+        asked.append(download)
+        raise BnewError("not there")
+
+    monkeypatch.setattr("bnew.training.run_data.load", fetch)
+    (tmp_path / "photos").mkdir()
+    for machine in (at(tmp_path / "photos"), at(tmp_path / "data"), MACHINE):
+        with pytest.raises(BnewError, match="not there"):
+            evaluate_run(Run(digits.path), machine)
+    assert asked == [False, True, True]
+
+
 def test_a_moved_copy_is_the_own_folder(run: Run, pictures: Path, dark: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(pictures, tmp_path / "copy")
     assert evaluate_run(run, at(copy), "val")["accuracy"] == run.summary["val_accuracy"]
@@ -324,7 +363,7 @@ def test_export_is_checked_on_the_images_that_are_named(
     without_data: Run, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     used: list[torch.Tensor] = []
-    monkeypatch.setattr("bnew.deploy.onnx.export_onnx", lambda model, images, path: used.append(images))
+    monkeypatch.setattr("bnew.deploy.onnx.export_onnx", lambda model, images, path, kind: used.append(images))
     export_run(without_data, tmp_path / "model.onnx", at(pictures / "test"))
     own, _ = next(iter(load_data(FOLDER, at(pictures)).batches("test", train=False).epoch(0)))
     assert torch.equal(used[0], own)
@@ -535,7 +574,7 @@ def test_an_unfinished_run_is_said(
     pytest.importorskip("bnew_engine")
     # What takes time and is not in question.
     monkeypatch.setattr("bnew.deploy.inference.bench", create_autospec(bench, return_value="measured"))
-    monkeypatch.setattr("bnew.deploy.onnx.export_onnx", lambda model, images, path: path.touch())
+    monkeypatch.setattr("bnew.deploy.onnx.export_onnx", lambda model, images, path, kind: path.touch())
     names = {"RUN": str(unfinished.path), "FILE": str(packed), "NEW": str(tmp_path / "new")}
     warnings(caplog)
     with pytest.raises(SystemExit) as ended:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import resource
@@ -766,14 +767,67 @@ def test_callbacks(unbroken: dict[str, Run], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("killed", [False, True])
-def test_a_callback_ends_a_run(tmp_path: Path, killed: bool) -> None:
+def test_a_callback_ends_a_run(tmp_path: Path, caplog: pytest.LogCaptureFixture, killed: bool) -> None:
     """After the epoch, with the test; also where the run is killed between them."""
+    caplog.set_level(logging.INFO, "bnew")
     recipe = RECIPES["bnew"]
     if killed:
         with mock.patch.object(Trainer, "finish", crash), pytest.raises(Crash):
             train(recipe, tmp_path, MACHINE, callbacks=[Heard(stop_after=0)])
     run = train(recipe, tmp_path, MACHINE, callbacks=[] if killed else [Heard(stop_after=0)])
     assert [row["epoch"] for row in run.rows()] == ["0"]
-    assert run.summary["stopped_after"] == 1
+    assert (run.epochs, run.summary["epochs"], run.summary["steps"]) == (1, 1, STEPS)
     assert run.summary["best_epoch"] == 0
     assert run.done
+    assert repr(run).endswith(f", stopped after epoch 1 of {recipe.epochs}>")
+    if not killed:
+        assert f"a callback has stopped {tmp_path} after 1 of {recipe.epochs} epochs" in caplog.messages
+
+
+class Patience:
+    """Ends a run after so many epochs without a better validation; its count is saved with the run."""
+
+    def __init__(self) -> None:
+        self.counted: list[float] = []
+        self.best: Tensor | None = None
+
+    def on_train_epoch_end(self, trainer: Trainer, epoch: int, row: dict[str, Any]) -> None:
+        self.counted.append(row["val_accuracy"])
+        self.best = torch.tensor(max(self.counted))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"counted": self.counted, "best": self.best, "nothing": None}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.counted, self.best = state["counted"], state["best"]
+
+
+def test_a_callback_goes_on_with_what_it_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    recipe, whole, first, second = RECIPES["bnew"], Patience(), Patience(), Patience()
+    train(recipe, tmp_path / "whole", MACHINE, callbacks=[whole, Patience()])
+    with at_step(STEPS + 1, crash), pytest.raises(Crash):
+        train(recipe, tmp_path / "killed", MACHINE, callbacks=[first, Patience()])
+    assert len(first.counted) == 1
+    train(recipe, tmp_path / "killed", MACHINE, callbacks=[second])
+    assert (second.counted, second.best) == (whole.counted, whole.best)
+    assert "the run was saved with a callback Patience 2, which it now lacks" in caplog.messages
+
+
+def test_a_callback_keeps_plain_values_alone(tmp_path: Path) -> None:
+    callback = Patience()
+    callback.state_dict = lambda: {"a": [{"b": object()}]}  # type: ignore[method-assign]
+    with pytest.raises(BnewError, match=r"state_dict\(\) of callback Patience holds an object, but"):
+        train(RECIPES["bnew"], tmp_path, MACHINE, callbacks=[callback])
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "said"),
+    [
+        (Patience(), "callbacks is a Patience, but must be a list"),
+        ([Patience], r"the class Patience, .* Patience\(\)"),
+    ],
+)
+def test_what_is_no_callback(tmp_path: Path, callbacks: Any, said: str) -> None:
+    with pytest.raises(BnewError, match=said):
+        train(RECIPES["bnew"], tmp_path / "run", MACHINE, callbacks=callbacks)
+    assert not (tmp_path / "run").exists()

@@ -7,6 +7,7 @@ import errno
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
+from numbers import Integral
 from typing import Any, TypeVar
 
 from bnew.text import printable
@@ -51,6 +52,22 @@ def is_out_of_memory(error: BaseException) -> bool:
 def first_line(error: BaseException) -> str:
     """The first line of the message of ``error``, or the name of its class if the message is empty."""
     return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def is_whole(value: object) -> bool:
+    """Whether ``value`` is a whole number, NumPy's too; True and False are none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def kind_of(value: object) -> str:
+    """What ``value`` is, for a message: ``a list of 3``, ``the class Stop``, ``'x'``, ``a Tensor``."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if isinstance(value, str | int | float | bool | None):
+        return repr(value)
+    name = type(value).__name__
+    of = f" of {len(value)}" if isinstance(value, list | tuple) else ""
+    return f"{'an' if name[0] in 'AEIOaeio' else 'a'} {name}{of}"
 
 
 def unknown(kind: str, name: str, allowed: Iterable[str]) -> BnewError:

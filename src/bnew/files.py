@@ -23,8 +23,10 @@ def write_atomically(path: Path, write: Callable[[Path], object], keep: Path | N
     ``path``.
 
     Raises:
-        BnewError: writing failed; ``path`` is unchanged.
+        BnewError: writing failed, or ``path`` is a folder; it is unchanged.
     """
+    if path.is_dir():
+        raise BnewError(f"could not write {path}: that is a folder, so name a file in it")
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         beside.touch()

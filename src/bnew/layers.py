@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnew.deprecated import renamed_argument, warn_of
-from bnew.errors import lookup
+from bnew.errors import BnewError, kind_of, lookup
 
 T = TypeVar("T")
 Size: TypeAlias = int | tuple[int, int]
@@ -240,6 +240,12 @@ def with_present_names(state: Mapping[str, T], model: nn.Module) -> dict[str, T]
     return renamed
 
 
+def _checked_sign(given: object) -> nn.Module | None:
+    if given is None or isinstance(given, nn.Module):
+        return given
+    raise BnewError(f"input_sign is {kind_of(given)}, but must be a module, such as bnew.RSign(channels)")
+
+
 class BinaryConv2d(_BinaryLayer, nn.Conv2d):
     """Binary convolution: ``y = conv(input_sign(x), W) [+ bias]``, zero padding after the sign.
 
@@ -282,7 +288,7 @@ class BinaryConv2d(_BinaryLayer, nn.Conv2d):
             device,
             dtype,
         )
-        self.input_sign = RSign(in_channels, shift=False) if input_sign is None else input_sign
+        self.input_sign = _checked_sign(input_sign) or RSign(in_channels, shift=False)
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, C_in, H, W) → (N, C_out, H_out, W_out)."""
@@ -307,12 +313,18 @@ class BinaryLinear(_BinaryLayer, nn.Linear):
         input_sign: nn.Module | None = None,
     ) -> None:
         super().__init__(in_features, out_features, bias, device, dtype)
-        self.input_sign = RSign(in_features, shift=False) if input_sign is None else input_sign
+        self.input_sign = _checked_sign(input_sign) or RSign(in_features, shift=False)
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., in_features) → (..., out_features)."""
         rows = self.input_sign(input.reshape(-1, self.in_features))
         return super().forward(rows.view_as(input))
+
+
+def check_module(function: str, model: object) -> None:
+    """Raise BnewError if ``function`` was given something else than a network."""
+    if not isinstance(model, nn.Module):
+        raise BnewError(f"{function} was given {kind_of(model)}, but needs a torch.nn.Module")
 
 
 def named_binary_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from bnew.errors import BnewError, as_number, check_options
+from bnew.errors import BnewError, as_number, check_options, kind_of
 from bnew.registry import (
     CHANNELS,
     DATASETS,
@@ -74,8 +74,11 @@ def register_method(
         raise BnewError(f"the color of method {name} is {color!r}, but must be one such as '#0b7285'")
 
     def register(make: M) -> M:
-        if not isinstance(make, type):
-            raise BnewError(f"method {name} is {make!r}, but must be a subclass of bnew.methods.Binarizer")
+        bases = make.__mro__ if isinstance(make, type) else ()
+        if "bnew.methods.base:Binarizer" not in map(reference, bases[1:]):
+            raise BnewError(
+                f"method {name} is {kind_of(make)}, but must be a subclass of bnew.methods.Binarizer"
+            )
         check_options(f"method {name}", make, published or {})
         takes_freeze_at = "freeze_at" in inspect.signature(make).parameters
         row = MethodRow(

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
+from functools import partial
+from typing import Any
 
 import tyro
 from tyro.conf import OmitArgPrefixes
@@ -74,13 +79,50 @@ def _run(words: Sequence[str]) -> int:
     command.__doc__ = HELP.get(command, "").format(
         **{kind: ", ".join(known) for kind, known in names().items()}
     )
-    return tyro.cli(
-        command,
-        prog=f"bnew {words[0]}",
-        args=words[1:],
-        registry=constructors(),
-        config=(OmitArgPrefixes,),
-    )
+    return _parse(command, words)()
+
+
+def _parse(command: Callable[..., int], words: Sequence[str]) -> Callable[[], int]:
+    """``command`` with its arguments out of ``words``.
+
+    Raises:
+        BnewError: they do not fit; what tyro says of it in a box is one sentence.
+        SystemExit: help was asked for, and is printed.
+    """
+
+    @functools.wraps(command)
+    def parsed(*args: Any, **kwargs: Any) -> Callable[[], int]:
+        return partial(command, *args, **kwargs)
+
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            return tyro.cli(
+                parsed,
+                prog=f"bnew {words[0]}",
+                args=words[1:],
+                registry=constructors(),
+                config=(OmitArgPrefixes,),
+            )
+    except SystemExit as ended:
+        if not ended.code:
+            raise
+        raise BnewError(f"{_out_of_box(said.getvalue())} (see bnew {words[0]} --help)") from None
+
+
+def _out_of_box(text: str) -> str:
+    """What a box of tyro says is wrong, in one line, with the options that it thinks were meant.
+
+    The box has rules of ─ or, where these cannot be written, of - below its title too.
+    """
+    lines = [line.strip("│| ") for line in text.splitlines() if line[:1] not in "╭╰"]
+    parts = re.split(r" ?(?:─{3,}|-{5,}) ?", " ".join(lines).strip())
+    wrong, *others = parts if text.lstrip().startswith("╭") else parts[1:] or parts
+    near = " ".join(each for each in others if each.startswith("Perhaps you meant"))
+    meant = " or ".join(dict.fromkeys(re.findall(r"--[\w-]+", near)))
+    wrong = re.sub(r"\.? \(required\)", ";", wrong).strip(" ;.") or " ".join(text.split())
+    hint = f"; did you mean {meant}?" if meant else ""
+    return f"{wrong[0].lower()}{wrong[1:]}{hint}"
 
 
 def _run_together(words: Sequence[str]) -> int:
@@ -135,14 +177,17 @@ def main(args: Sequence[str] | None = None) -> None:
     logging.basicConfig(format="bnew: %(message)s", handlers=[handler])
     # Other libraries have their say only when something is wrong, and of several processes all but the first.
     logger.setLevel(logging.INFO if is_first_process() else logging.WARNING)
+    words = sys.argv[1:] if args is None else args
     try:
-        code = _run_together(sys.argv[1:] if args is None else args)
+        code = _run_together(words)
     except BnewError as error:
         print(f"bnew: error: {error}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         if is_first_process():
-            print("bnew: stopped: start the same command again to continue", file=sys.stderr)
+            resumes = set(words[:1]) & {"train", "reproduce"}
+            how = ": start the same command again to continue" if resumes else ""
+            print(f"bnew: stopped{how}", file=sys.stderr)
         code = 130
     except Exception as error:
         if not is_out_of_memory(error):

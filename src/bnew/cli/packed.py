@@ -72,7 +72,7 @@ def verify(
 
     found = verify_run(file, best_run(run), Machine(data_dir=data_dir, device="cpu"), limits)
     _show(found)
-    return 1 if found.problems else 0
+    return 0 if found.ok else 1
 
 
 def export(run: RunArgument, file: FileArgument, /, data_dir: str | None = None) -> int:
@@ -109,7 +109,7 @@ def predict(
         limits: what the file may ask for.
         top: how many classes.
     """
-    from bnew.deploy.inference import predict as predictions
+    from bnew.deploy.inference import predictions
 
     broken: list[BnewError] = []
     for prediction in predictions(file, images, top, limits=limits, broken=broken):

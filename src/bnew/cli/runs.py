@@ -24,7 +24,7 @@ from bnew.errors import (
 from bnew.experiments.plan import plan
 from bnew.process import is_first_process
 from bnew.recipe import TORCHVISION
-from bnew.registry import MODELS, method_row
+from bnew.registry import METHODS, MODELS, method_row
 from bnew.text import printable
 
 logger = logging.getLogger("bnew")
@@ -137,7 +137,7 @@ def train(
     recipe = recipe.replace(
         **{k: os.path.relpath(v, out) for k, v in links.items() if v and not v.startswith(TORCHVISION)}
     )
-    if method_row(recipe.method).phase == 2 and recipe.init is None:
+    if recipe.method in METHODS and method_row(recipe.method).phase == 2 and recipe.init is None:
         logger.info(
             "no --init: %s starts from a new network; the published phase 2 starts from a run of phase 1, "
             "which is --method clip",

@@ -19,7 +19,7 @@ from bnew.convert.planned import Plan, PlannedLayer
 from bnew.convert.tracing import Reading, is_layer, read
 from bnew.deprecated import renamed_argument, warn_of
 from bnew.errors import BnewError, lookup
-from bnew.layers import SURROGATES, BinaryConv2d, BinaryLinear, RSign
+from bnew.layers import SURROGATES, BinaryConv2d, BinaryLinear, RSign, check_module
 from bnew.process import is_first_process
 
 _log = logging.getLogger("bnew")
@@ -53,6 +53,7 @@ def plan(
         A row per layer; prints as a table.
     """
     _input_sign(input_sign, surrogate)
+    check_module("plan", model)
     asked = {"depthwise": depthwise, "first": first, "last": last, "shortcut": shortcut}
     return _plan(model, read(model), skip, asked, relu)
 
@@ -128,6 +129,7 @@ def binarize(
         BnewError: an unknown option; a name in ``skip`` that matches no layer; nothing is left to binarize.
     """
     make = _input_sign(input_sign, surrogate)
+    check_module("binarize", model)
     asked = {"depthwise": depthwise, "first": first, "last": last, "shortcut": shortcut}
     reading = read(model)
     rows = _plan(model, reading, skip, asked, relu)
@@ -139,7 +141,8 @@ def binarize(
             _replace_relu(model, module, reading)
     if verbose and is_first_process():
         count = sum(row.binarize for row in rows)
-        print(f"binarize: {type(model).__name__} has {count} binary layers now", file=sys.stderr)
+        layers = "one binary layer" if count == 1 else f"{count} binary layers"
+        print(f"binarize: {type(model).__name__} has {layers} now", file=sys.stderr)
         print(rows.outcome, file=sys.stderr)
     return model
 

@@ -18,7 +18,7 @@ from rich.table import Table
 from bnew.data.images import read_image
 from bnew.deploy.limits import BY_SIZE, Limits
 from bnew.display import Shown
-from bnew.errors import BnewError
+from bnew.errors import BnewError, is_whole
 from bnew.process import cores
 from bnew.text import printable
 
@@ -59,6 +59,8 @@ def load_engine(path: str | Path, threads: int = 1, limits: Limits = BY_SIZE) ->
             f"packed networks run with bnew-engine, which is not installed ({error}): pip install ./engine "
             "in a checkout of bnew"
         ) from None
+    if isinstance(path, str | Path) and Path(path).is_dir():
+        raise BnewError(f"{path} is a folder, not a packed file: `bnew pack RUN FILE` makes one from a run's")
     with engine_errors():
         return bnew_engine.load(path, threads, max_macs=limits.max_macs, max_bytes=limits.max_bytes)
 
@@ -94,8 +96,8 @@ def predict(
     threads: int = 1,
     limits: Limits = BY_SIZE,
     broken: list[BnewError] | None = None,
-) -> Iterator[Prediction]:
-    """What a packed network takes each image for; one after the other, as they are read.
+) -> list[Prediction]:
+    """What a packed network takes each image for.
 
     An image is scaled until it just covers the network's input, or what the file says in its place, and its
     centre is taken, as in validation. A folder stands for all images in it and in the folders there, by name.
@@ -113,9 +115,21 @@ def predict(
             network without mean and std, that takes neither 1 nor 3 channels, or whose output is no
             probability of classes; ``top`` is below 1.
     """
+    return list(predictions(file, images, top, threads, limits, broken))
+
+
+def predictions(
+    file: str | Path,
+    images: str | Path | Iterable[str | Path],
+    top: int = 5,
+    threads: int = 1,
+    limits: Limits = BY_SIZE,
+    broken: list[BnewError] | None = None,
+) -> Iterator[Prediction]:
+    """:func:`predict`, one image after the other, as they are read."""
     paths = _files([images] if isinstance(images, str | Path) else images)
-    if top < 1:
-        raise BnewError(f"top is {top}: give 1 or more")
+    if not is_whole(top) or top < 1:
+        raise BnewError(f"top is {top!r}: give a whole number of at least 1")
     model = load_engine(file, threads, limits)
     channels, height, width = model.input_shape
     modes = {1: "L", 3: "RGB"}

@@ -17,6 +17,7 @@ from bnew.data.preparation import Preparation
 from bnew.deploy.trained import trained
 from bnew.errors import BnewError
 from bnew.files import write_atomically
+from bnew.layers import check_module
 from bnew.results.run import Run
 from bnew.training.machine import Machine
 from bnew.training.run_data import load_run_data
@@ -32,7 +33,7 @@ class OnnxCheck:
 
     images: int
     kind: str
-    """What images they are: test or generated."""
+    """What images they are: given, test or generated."""
     max_difference: float
     median_difference: float
     agreement: float
@@ -66,7 +67,7 @@ def export_run(run: Run, path: str | Path, machine: Machine) -> OnnxCheck | None
             raise
         logger.warning("checking on generated images, as those of the run cannot be had: %s", error)
         return export_onnx(model, _generated(prepared), path, kind="generated")
-    return export_onnx(model, images, path)
+    return export_onnx(model, images, path, kind="test")
 
 
 def _generated(prepared: Preparation) -> Tensor:
@@ -76,7 +77,7 @@ def _generated(prepared: Preparation) -> Tensor:
     return (pixels - mean) / std
 
 
-def export_onnx(model: nn.Module, images: Tensor, path: str | Path, kind: str = "test") -> OnnxCheck | None:
+def export_onnx(model: nn.Module, images: Tensor, path: str | Path, kind: str = "given") -> OnnxCheck | None:
     """Write the network, for any number of images, and run it on ``images`` (N, C, H, W).
 
     The model has to be in eval mode, on the CPU. ``kind`` is what the check calls the images.
@@ -88,6 +89,7 @@ def export_onnx(model: nn.Module, images: Tensor, path: str | Path, kind: str = 
         BnewError: the exporter is not installed or fails; the file cannot be written or run, or does not give
             the network's results. Then nothing is written.
     """
+    check_module("export_onnx", model)
     try:
         import onnxscript  # noqa: F401  (torch.onnx needs it, and says so late)
     except ImportError as error:

@@ -23,7 +23,7 @@ from bnew.deploy.inference import engine_errors, load_engine
 from bnew.deploy.limits import BY_SIZE, Limits
 from bnew.deploy.trained import as_run, load
 from bnew.display import Shown
-from bnew.errors import BnewError
+from bnew.errors import BnewError, kind_of
 from bnew.layers import BinaryConv2d, BinaryLinear, RSign
 from bnew.packing.file import PackedFile
 from bnew.packing.vocabulary import OPERATORS, Takes
@@ -62,7 +62,7 @@ class LayerCheck:
 
 @dataclass(frozen=True, repr=False)
 class Verification(Shown):
-    """What :func:`verify` finds; prints as tables. ``problems`` is empty if all is well."""
+    """What :func:`verify` finds; prints as tables, and is true if the file is the network."""
 
     layers: tuple[LayerCheck, ...]
     sample: int
@@ -73,6 +73,15 @@ class Verification(Shown):
     max_difference: float
     median_difference: float
     problems: tuple[str, ...]
+    """What is wrong, a sentence each; none if the file is the network."""
+
+    def __bool__(self) -> bool:
+        return self.ok
+
+    @property
+    def ok(self) -> bool:
+        """Whether the file is the network that it was packed from."""
+        return not self.problems
 
     def __rich__(self) -> Group:
         layers = Table(title=f"binary layers, {self.sample} images")
@@ -144,6 +153,9 @@ def verify(
         sample: how many images of the first batch are compared layer by layer.
         limits: the most that the file may ask for.
 
+    Returns:
+        What was compared and what is wrong: ``ok``, or the result's truth, is False if anything is.
+
     Raises:
         BnewError: the engine is missing, the file is of another network or other data, the model is in
             training mode, or there are no images.
@@ -165,7 +177,8 @@ def verify(
     logits: list[Array] = []
     theirs: list[Array] = []
     labels: list[Array] = []
-    for x, y in data:
+    for batch in data:
+        x, y = _pair(batch)
         if not logits:
             _check_shapes(file, engine, model, x)
             images = x[:sample]
@@ -204,6 +217,19 @@ def verify(
         median_difference=float(np.median(difference)),
         problems=tuple(problems),
     )
+
+
+def _pair(batch: Any) -> tuple[Tensor, Tensor]:
+    """Images and labels of a batch.
+
+    Raises:
+        BnewError: it is no pair of tensors.
+    """
+    if not isinstance(batch, list | tuple) or len(batch) != 2 or not all(map(torch.is_tensor, batch)):
+        raise BnewError(
+            f"a batch of data is {kind_of(batch)}, but must be a pair of tensors: images and their labels"
+        )
+    return batch[0], batch[1]
 
 
 def _check_data(file: str | Path, packed: PackedFile, engine: Model, data: Dataset) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from bnew.errors import BnewError
+from bnew.errors import BnewError, is_whole, kind_of
 from bnew.methods.outside import Outside
 from bnew.methods.ride import Ride
 from bnew.methods.values import binary_value, differs, marks
@@ -44,7 +44,16 @@ class Binarizer(Outside):
     def __init__(
         self, params: Iterable[nn.Parameter], total_steps: int | None = None, *, scale: bool = False
     ) -> None:
+        if isinstance(params, nn.Module | Tensor) or not isinstance(params, Iterable):
+            raise BnewError(
+                f"{type(self).__name__} is given {kind_of(params)}, but needs the weights to binarize: "
+                "bnew.binary_parameters(model)"
+            )
         self.params = list(params)
+        if strange := [p for p in self.params if not isinstance(p, Tensor)]:
+            raise BnewError(
+                f"one of the weights to binarize is {kind_of(strange[0])}: give bnew.binary_parameters(model)"
+            )
         if not self.params and type(self) is not Binarizer:
             raise BnewError(
                 f"{type(self).__name__} has no weights to binarize: the model has no binary layers; "
@@ -57,8 +66,8 @@ class Binarizer(Outside):
             )
         if total_steps is None and self.needs_total_steps:
             raise BnewError(f"{type(self).__name__} follows a schedule and needs total_steps")
-        if total_steps is not None and total_steps < 1:
-            raise BnewError(f"total_steps is {total_steps}, but must be at least 1")
+        if total_steps is not None and not (is_whole(total_steps) and total_steps >= 1):
+            raise BnewError(f"total_steps is {total_steps!r}, but must be a whole number of at least 1")
         if not isinstance(scale, bool):
             raise BnewError(f"scale is {scale!r}, but must be True or False")
         self.total_steps = total_steps or 1

@@ -33,8 +33,11 @@ def list_models(pattern: str = "*") -> list[str]:
     """The names that :func:`create_model` knows, sorted; of those, the ones that match ``pattern``.
 
     Args:
-        pattern: of ``fnmatch``, such as ``*react*``; upper and lower case are the same.
+        pattern: of ``fnmatch``, such as ``*net18``, or a part of the name, such as ``react``; upper and lower
+            case are the same.
     """
+    if not set(pattern) & set("*?["):
+        pattern = f"*{pattern}*"
     return [name for name in sorted(MODELS) if fnmatchcase(name, pattern.lower())]
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from bnew.errors import BnewError
 from bnew.files import write_atomically
+from bnew.layers import check_module
 from bnew.packing.file import VERSION, PackedFile, sealed
 from bnew.packing.fusion import Graph
 from bnew.packing.reading import read
@@ -61,12 +62,13 @@ def pack(
         half: real numbers as float16, in half the space; they are rounded.
 
     Returns:
-        What the file holds; prints as a table.
+        What the file holds, as ``bnew.packing.PackedFile.read`` returns it; prints as a line.
 
     Raises:
         BnewError: what the model does has no place in the file (names operator, layer and line), its binary
             weights are not binary, or an argument does not fit the model.
     """
+    check_module("pack", model)
     if not isinstance(example_input, Tensor) or not example_input.is_floating_point():
         raise BnewError(
             "the example input is no tensor of floating-point numbers: packing needs a batch of images"

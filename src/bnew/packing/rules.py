@@ -76,11 +76,13 @@ def prelu(value: Value, x: Held) -> Held:
 
 
 def sigmoid(value: Value, x: Held) -> Held:
-    """Of a sum of whole numbers only 0 has a sigmoid, 1/2, that a constant is likely to hit."""
-    pieces = [
+    """In float32 1 from about 17 on. Of whole numbers only 0 has a sigmoid, 1/2, that a constant may hit."""
+    pieces: list[Piece] = [
         (step, np.where(step == 0, 1 / (1 + np.exp(-offset)), only_where(np.isinf(step))))
         for step, offset in x.pieces
     ]
+    if x.varies:
+        pieces.append((0.0, 1.0))
     return pieced(value, [*pieces, (0.0, only_where(x.known_at_zero, 0.5))], itself(value))
 
 

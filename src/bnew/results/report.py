@@ -120,11 +120,20 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
+def _epochs(group: Group) -> str:
+    """ "200"; or "120 of 200", "90–120 of 200", where callbacks stopped runs early."""
+    planned = group.recipe.epochs
+    trained = sorted({run.epochs for run in group.runs})
+    if trained == [planned]:
+        return str(planned)
+    return f"{'–'.join(map(str, dict.fromkeys((trained[0], trained[-1]))))} of {planned}"
+
+
 def _group_row(group: Group) -> _Row:
     recipe = group.recipe
     return _Row(
         (
-            label(group), group.variant or MISSING, group.data, recipe.model, str(recipe.epochs),
+            label(group), group.variant or MISSING, group.data, recipe.model, _epochs(group),
             str(len(group.runs)),
             _cell(group, "test_accuracy", _percent),
             _cell(group, "val_accuracy", _percent),

@@ -55,6 +55,8 @@ class Run(Line, Tables):
         try:
             recipe = self.recipe
             state = f"test accuracy {self.summary['test_accuracy']:.2%}" if self.done else self.progress()
+            if self.done and self.epochs < recipe.epochs:
+                state += f", stopped after {self.progress()}"
         except (BnewError, LookupError, TypeError, ValueError, OSError):
             what = "a damaged run" if self.begun else "no run"
         else:
@@ -117,6 +119,11 @@ class Run(Line, Tables):
             BnewError: the run is not done.
         """
         return self._read("summary.json")
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs a finished run has trained: fewer than planned if a callback stopped it."""
+        return int(self.summary.get("stopped_after", self.summary.get("epochs", self.recipe.epochs)))
 
     @property
     def environment(self) -> dict[str, Any]:
@@ -263,9 +270,8 @@ class Run(Line, Tables):
         forced = [*self._recorded().get("forced", []), *changes]
         write_json(self.path / "recipe.json", recipe.to_dict())
         if preparation is not None:
-            data = {
-                "preparation": preparation.to_dict(), "fingerprint": fingerprint, "hold_out": hold_out
-            }  # fmt: skip
+            prepared = preparation.to_dict()
+            data = {"preparation": prepared, "fingerprint": fingerprint, "hold_out": hold_out}
             write_json(self.path / "data.json", data)
         write_json(
             self.path / "environment.json", {**environment, "forced": forced} if forced else environment

@@ -100,6 +100,7 @@ def _complete(state: dict[str, Any]) -> None:
     state.setdefault("best_sha256", None)
     state.setdefault("should_stop", False)
     state.setdefault("stopped", False)
+    state.setdefault("callbacks", {})
 
 
 def write_checkpoint(state: Mapping[str, Any], path: Path) -> None:

@@ -48,6 +48,8 @@ def check_state(
             check_optimizer(found[key], optimizer, names, forced)
         elif key == "method":
             check_method(found[key], value, forced)
+        elif key == "callbacks":  # what they hold is theirs
+            check_values(found[key], (dict,), key)
         elif key in VALUES and not (value and found[key]):
             check_values(found[key], VALUES[key], key)
         elif key == "best_sha256":

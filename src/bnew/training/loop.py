@@ -1,15 +1,4 @@
-"""The one training loop.
-
-A callback is an object with any of these methods, as in Lightning Fabric::
-
-    on_train_start(trainer)                   before the first step of this process
-    on_train_epoch_start(trainer, epoch)
-    on_train_batch_end(trainer, epoch, step)  after the optimizer's step
-    on_train_epoch_end(trainer, epoch, row)   row: the epoch's row of metrics.csv; before the checkpoint
-    on_train_end(trainer)                     after the test
-
-``trainer.should_stop = True`` in any of them ends the run after that epoch. Every process calls them.
-"""
+"""The one training loop; :mod:`bnew.training.callbacks` says what it calls of a user's own."""
 
 from __future__ import annotations
 
@@ -30,13 +19,21 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from bnew.errors import BnewError, Interrupted, NumericalError, ProcessLost, first_line, is_out_of_memory
+from bnew.errors import (
+    BnewError,
+    Interrupted,
+    NumericalError,
+    ProcessLost,
+    first_line,
+    is_out_of_memory,
+)
 from bnew.files import write_json
 from bnew.layers import binary_parameters, named_binary_parameters
 from bnew.methods import create_method
 from bnew.process import is_first_process
 from bnew.recipe import Recipe
 from bnew.results.run import Run
+from bnew.training.callbacks import check_callbacks
 from bnew.training.distributed import is_lost, synchronize_batch_norm
 from bnew.training.evaluation import Meter, evaluate, shares
 from bnew.training.loop_state import LoopState
@@ -75,15 +72,16 @@ def train(
         recipe: what to train.
         path: the run's folder.
         machine: where to compute.
-        callbacks: your own, see :mod:`bnew.training.loop`.
+        callbacks: your own, see :mod:`bnew.training.callbacks`.
 
     Raises:
-        BnewError: bad input; the folder holds a run with another recipe, on other images or by other code, or
-            is in use.
+        BnewError: bad input; a callback is a class in place of an object; the folder holds a run with another
+            recipe, on other images or by other code, or is in use.
         NumericalError: the loss became NaN or infinite.
         Interrupted: SIGINT or SIGTERM arrived; the run is saved.
         ProcessLost: another one of several processes was lost.
     """
+    check_callbacks(callbacks)
     run = Run(path)
     # The first process holds the folder's lock for the processes that it starts.
     with run.locked() if is_first_process() else nullcontext():
@@ -216,6 +214,11 @@ class Trainer:
                     self.freeze()
                 self.train_epoch(epoch)
                 self._end_epoch(epoch, record)
+                if self.state.stopped and is_first_process():
+                    logger.info(
+                        "a callback has stopped %s after %d of %d epochs",
+                        self.run.path, epoch + 1, self.recipe.epochs,
+                    )  # fmt: skip
                 if self._any(self._signalled.is_set()) and not self._ends_with(epoch):
                     raise self._interrupted(epoch)
         self.finish()
@@ -417,12 +420,11 @@ class Trainer:
             "last_val_accuracy": state.last_val_accuracy,
             **{f"test_{k}": v for k, v in tested.items()},
             **state.at_freezing,
-            **({"stopped_after": state.step // len(self.batches)} if state.stopped else {}),
             "distance": self.method.distance(),
             "parameters": sum(p.numel() for p in self.module.parameters()),
             "binary_parameters": sum(p.numel() for p in binary_parameters(self.module)),
-            "epochs": self.recipe.epochs,
-            "steps": self.total_steps,
+            "epochs": state.step // len(self.batches),
+            "steps": state.step,
             "train_seconds": round(state.seconds, 3),
             "classes": self.data.num_classes,
             "train_images": self.batches.count,

@@ -118,8 +118,10 @@ def load_run_data(run: Run, machine: Machine, split: str = "test", download: boo
     is_own = machine.data_dir is None or _is_data_dir_of(run, machine)
     machine = replace(machine, data_dir=machine.data_dir or run.data_dir)
     root = _image_folder(run.recipe.data, machine.data_path, is_own)
+    if root is None and not is_own:
+        _check_can_hold(run.recipe.data, machine.data_path)
     if root is None or (is_own and (root / "train").is_dir()):
-        data = load_data(run.recipe, machine, download)
+        data = load_data(run.recipe, machine, download and is_own)
         if _fits(data, preparation):
             check_hold_out(run, data, [split])
             _say_changes(run, data)
@@ -148,11 +150,13 @@ def _data_of_before(run: Run, machine: Machine, download: bool = True) -> Datase
     place = replace(machine, data_dir=machine.data_dir or run.data_dir)
     elsewhere = run.data_dir is not None and not _is_data_dir_of(run, place)
     own_images = dataset_row(run.recipe.data).own_images
-    if elsewhere and (own_images or _image_folder(run.recipe.data, place.data_path, is_own=False)):
-        raise BnewError(
-            f"{run.path} is of an earlier version and does not record how its images were prepared: it can "
-            f"be used only on those in '{run.data_dir}', so leave out --data-dir"
-        )
+    if elsewhere:
+        if own_images or _image_folder(run.recipe.data, place.data_path, is_own=False):
+            raise BnewError(
+                f"{run.path} is of an earlier version and does not record how its images were prepared: it "
+                f"can be used only on those in '{run.data_dir}', so leave out --data-dir"
+            )
+        _check_can_hold(run.recipe.data, place.data_path)
     if own_images and is_first_process():
         logger.warning(
             "%s does not record how its images were prepared: mean, std and classes are those of the images "
@@ -195,6 +199,25 @@ def _image_folder(name: str, place: Path, is_own: bool) -> Path | None:
     return place if has_images and not is_own else None
 
 
+def _check_can_hold(name: str, place: Path) -> None:
+    """Check that data set ``name`` may be in the folder ``place``, which has no class folders.
+
+    Raises:
+        BnewError: there is no such folder, or the data set is never read from one.
+    """
+    if not place.is_dir():
+        raise _no_folder(place)
+    if not dataset_row(name).files:
+        raise BnewError(
+            f"'{place}' has no class folders with images, and {name} does not come from a folder: leave out "
+            f"--data-dir for {name} itself, or give a folder of images as DIR/CLASS/*"
+        )
+
+
+def _no_folder(place: Path) -> BnewError:
+    return BnewError(f"the data folder '{place}' does not exist: give --data-dir a folder of images")
+
+
 def _folder_of(root: Path, split: str, classes: Sequence[str]) -> str | None:
     """The folder of ``split`` in ``root``, if there is one; "." if ``root`` has class folders and no parts.
 
@@ -202,7 +225,7 @@ def _folder_of(root: Path, split: str, classes: Sequence[str]) -> str | None:
         BnewError: there is no ``root``, no part to choose, or a part has two folders.
     """
     if not root.is_dir():
-        raise BnewError(f"the data folder '{root}' does not exist: give --data-dir a folder of images")
+        raise _no_folder(root)
     folders = {path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")}
     parts = {alias for aliases in PARTS.values() for alias in aliases}
     # A class may be called train, the vehicle.

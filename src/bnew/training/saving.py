@@ -14,7 +14,7 @@ from torch import Tensor
 from bnew.files import sha256_of, write_atomically
 from bnew.layers import with_present_names
 from bnew.methods.ride import STATE
-from bnew.training import checkpoint
+from bnew.training import callbacks, checkpoint
 from bnew.training.fitting import check_state
 from bnew.training.loop_state import LoopState
 
@@ -29,6 +29,11 @@ class Saver:
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
+
+    @property
+    def callbacks(self) -> list[object]:
+        """The user's own; Fabric has no public name for those that it calls."""
+        return self.trainer.fabric._callbacks
 
     def save_best(self) -> None:
         """Write the current weights as the best ones."""
@@ -65,6 +70,7 @@ class Saver:
             "meter": meter,
             "precision": trainer.fabric.strategy.precision.state_dict(),  # the loss scale of 16-mixed
             "broken": broken,
+            "callbacks": callbacks.states(self.callbacks),
         }
 
     def save(self) -> None:
@@ -113,6 +119,7 @@ class Saver:
         if state["precision"]:  # empty if --force has changed the precision to 16-mixed
             trainer.fabric.strategy.precision.load_state_dict(state["precision"])
         trainer.data.broken.update(state["broken"])
+        callbacks.restore(self.callbacks, state["callbacks"])
         trainer.fabric.barrier()  # all processes have read the best weights
         if trainer.fabric.is_global_zero:
             trainer.meter.sums.copy_(state["meter"])  # the sum over all processes, so only in one
