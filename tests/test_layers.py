@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from bnew import BinaryConv2d, BinaryLinear, BnewError, ChannelScale, RPReLU, RSign, sign
 from bnew.layers import (
-    MaxPool2d,
     binary_parameters,
     named_binary_parameters,
     real_parameters,
     with_present_names,
 )
+from bnew.models.pooling import MaxPool2d
 
 POINTS = [-2.0, -1.0, -0.75, -0.25, -0.0, 0.0, 0.25, 0.75, 1.0, 2.0]
 GRADIENTS = {

@@ -18,7 +18,8 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 import bnew
 from bnew import BinaryConv2d, BinaryLinear, BnewError, RPReLU, RSign
-from bnew.layers import ChannelScale, MaxPool2d
+from bnew.layers import ChannelScale
+from bnew.models.pooling import MaxPool2d
 
 
 class Twice(nn.Module):

@@ -25,6 +25,7 @@ _NAMES = {
     "sign": "bnew.layers",
     "binarize": "bnew.convert",
     "plan": "bnew.convert",
+    "recalibrate": "bnew.convert",
     "summary": "bnew.convert",
     "pack": "bnew.packing",
     "load": "bnew.deploy.trained",
@@ -53,6 +54,7 @@ if TYPE_CHECKING:  # `as` is how a type checker knows that a name is public
     from bnew import train as train
     from bnew.convert import binarize as binarize
     from bnew.convert import plan as plan
+    from bnew.convert import recalibrate as recalibrate
     from bnew.convert import summary as summary
     from bnew.deploy.inference import predict as predict
     from bnew.deploy.onnx import export_onnx as export_onnx

@@ -146,57 +146,43 @@ class ChannelScale(nn.Module):
         return x * _per_channel(self.scale, x)
 
 
-def _pool(x: Tensor, kernel_size: list[int], stride: list[int], padding: list[int]) -> tuple[Tensor, Tensor]:
-    return torch.ops.aten.max_pool2d_with_indices(x, kernel_size, stride, padding)  # type: ignore[no-any-return]
-
-
-def _pool_backward(
-    grad: Tensor, x: Tensor, indices: Tensor, kernel_size: list[int], stride: list[int], padding: list[int]
-) -> Tensor:
-    backward = torch.ops.aten.max_pool2d_with_indices_backward
-    return backward(grad, x, kernel_size, stride, padding, [1, 1], False, indices)  # type: ignore[no-any-return]
-
-
-_max_pool2d = torch.library.custom_op("bnew::max_pool2d", _pool, mutates_args=())
-_max_pool2d_backward = torch.library.custom_op("bnew::max_pool2d_backward", _pool_backward, mutates_args=())
-# PyTorch's own operators also compute the shapes of their results.
-_max_pool2d.register_fake(_pool)
-_max_pool2d_backward.register_fake(_pool_backward)
-
-
-def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, *ctx.sizes = inputs
-    ctx.save_for_backward(x, output[1])
-
-
-def _backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    return _max_pool2d_backward(grad, *ctx.saved_tensors, *ctx.sizes), None, None, None
-
-
-_max_pool2d.register_autograd(_backward, setup_context=_keep_for_backward)
-
-
-class MaxPool2d(nn.MaxPool2d):
-    """``torch.nn.MaxPool2d``, which torch.compile does not compile on a CPU.
-
-    The backward kernel that torch.compile generates takes several times as long as PyTorch's own. Pools with
-    dilation, ceil_mode, return_indices or different sizes in the two directions are compiled as usual.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        """(N, C, H, W) → (N, C, H_out, W_out)."""
-        given = (self.kernel_size, self.stride, self.padding)
-        sizes = [[size, size] for size in given if isinstance(size, int)]
-        plain = len(sizes) == 3 and self.dilation == 1 and not (self.ceil_mode or self.return_indices)
-        if not (plain and torch.compiler.is_dynamo_compiling() and input.device.type == "cpu"):
-            return super().forward(input)  # type: ignore[no-any-return]
-        return _max_pool2d(input, *sizes)[0]  # type: ignore[no-any-return]
-
-
 class _BinaryLayer(nn.Module):
-    """What both binary layers share: ``input_sign``, and its old name ``activation`` for one release."""
+    """What both binary layers share: signs going in, and what may follow the product with the weight."""
 
     input_sign: nn.Module
+    output_scale: nn.Parameter | None
+    shortcut: bool
+
+    def set_up(self, input_sign: nn.Module, shortcut: bool = False) -> None:
+        """What a real layer lacks that becomes binary: signs going in, no scale, perhaps a shortcut."""
+        self.input_sign = input_sign
+        self.register_parameter("output_scale", None)
+        self.shortcut = shortcut
+
+    def add_scale(self) -> None:
+        """Give the layer a learnable scale s of each output channel, so that its weight may be of any size.
+
+        ``s = mean|W|``, which fits signs best (XNOR-Net, arXiv 1603.05279), and ``W ← W / s``: the layer
+        computes what it did. Of a channel of zeros s is 1.
+        """
+        weight = cast(nn.Parameter, self.weight)
+        with torch.no_grad():
+            scale = weight.abs().flatten(1).mean(1)
+            scale[scale == 0] = 1
+            weight.div_(scale.view(-1, *(1,) * (weight.dim() - 1)))
+        self.output_scale = nn.Parameter(scale)
+
+    def _along_channels(self, values: Tensor) -> Tensor:
+        """``values`` (C_out,) as they broadcast over the output: channels are last, or before two sides."""
+        return values if isinstance(self, nn.Linear) else values.view(-1, 1, 1)
+
+    def _finished(self, product: Tensor, input: Tensor) -> Tensor:
+        """``s · product + bias``, and the input where the layer has a shortcut."""
+        if self.output_scale is not None:
+            product = product * self._along_channels(self.output_scale)
+            if self.bias is not None:
+                product = product + self._along_channels(cast(Tensor, self.bias))
+        return product + input if self.shortcut else product
 
     @property
     def activation(self) -> nn.Module:
@@ -214,6 +200,8 @@ class _BinaryLayer(nn.Module):
         modules = state["_modules"]  # of a model that was pickled as a whole
         if "activation" in modules:
             modules["input_sign"] = modules.pop("activation")
+        state["_parameters"].setdefault("output_scale", None)
+        state.setdefault("shortcut", False)
         super().__setstate__(state)  # type: ignore[no-untyped-call]
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
@@ -254,6 +242,10 @@ class BinaryConv2d(_BinaryLayer, nn.Conv2d):
     method of :mod:`bnew.methods` decides its values and makes it ±1 (or ± a scale per output channel). A
     weight that no method looks after stays real: that is phase 1 without the clipping.
 
+    :func:`bnew.binarize` may add two parts, ``y = s · conv(input_sign(x), W) [+ bias] [+ x]``:
+    ``output_scale``, a learnable s of each output channel where no norm follows, and ``shortcut``, where
+    input and output have one shape.
+
     Shapes, other arguments and errors as ``torch.nn.Conv2d``; only ``padding_mode="zeros"`` is binary in
     the packed file, as the other modes are rare and refused there.
     """
@@ -288,11 +280,12 @@ class BinaryConv2d(_BinaryLayer, nn.Conv2d):
             device,
             dtype,
         )
-        self.input_sign = _checked_sign(input_sign) or RSign(in_channels, shift=False)
+        self.set_up(_checked_sign(input_sign) or RSign(in_channels, shift=False))
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, C_in, H, W) → (N, C_out, H_out, W_out)."""
-        return super().forward(self.input_sign(input))
+        bias = self.bias if self.output_scale is None else None
+        return self._finished(self._conv_forward(self.input_sign(input), self.weight, bias), input)
 
 
 class BinaryLinear(_BinaryLayer, nn.Linear):
@@ -313,12 +306,13 @@ class BinaryLinear(_BinaryLayer, nn.Linear):
         input_sign: nn.Module | None = None,
     ) -> None:
         super().__init__(in_features, out_features, bias, device, dtype)
-        self.input_sign = _checked_sign(input_sign) or RSign(in_features, shift=False)
+        self.set_up(_checked_sign(input_sign) or RSign(in_features, shift=False))
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., in_features) → (..., out_features)."""
-        rows = self.input_sign(input.reshape(-1, self.in_features))
-        return super().forward(rows.view_as(input))
+        signs = self.input_sign(input.reshape(-1, self.in_features)).view_as(input)
+        bias = self.bias if self.output_scale is None else None
+        return self._finished(F.linear(signs, self.weight, bias), input)
 
 
 def check_module(function: str, model: object) -> None:

@@ -5,7 +5,8 @@ layers.
 """
 
 from bnew.convert.binarize import binarize, plan
+from bnew.convert.calibrate import recalibrate
 from bnew.convert.planned import Plan, PlannedLayer
 from bnew.convert.summary import Summary, summary
 
-__all__ = ["Plan", "PlannedLayer", "Summary", "binarize", "plan", "summary"]
+__all__ = ["Plan", "PlannedLayer", "Summary", "binarize", "plan", "recalibrate", "summary"]

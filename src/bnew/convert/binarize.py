@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
-import inspect
-import logging
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterable
-from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any, ParamSpec, TypeAlias
 
 from torch import nn
 
-from bnew.convert.planned import Plan, PlannedLayer
-from bnew.convert.tracing import Reading, is_layer, read
+from bnew.convert.calibrate import calibrate as fit
+from bnew.convert.calibrate import first_images, output_sizes, recalibrate
+from bnew.convert.choosing import TWINS, Parts, Skip, choose
+from bnew.convert.planned import SCALE, SHORTCUT, Plan
+from bnew.convert.tracing import Reading, read
 from bnew.deprecated import renamed_argument, warn_of
-from bnew.errors import BnewError, lookup
+from bnew.errors import lookup
 from bnew.layers import SURROGATES, BinaryConv2d, BinaryLinear, RSign, check_module
 from bnew.process import is_first_process
 
-_log = logging.getLogger("bnew")
-
 P = ParamSpec("P")
-Filter: TypeAlias = Callable[[nn.Module, str], bool]
-Skip: TypeAlias = str | Iterable[str] | Filter
 InputSign: TypeAlias = str | Callable[[int], nn.Module]
-
-# Which layers have a binary twin. Only these very types: a subclass may use its weight in its own way.
-_TWINS: dict[type[nn.Module], type[nn.Module]] = {nn.Conv2d: BinaryConv2d, nn.Linear: BinaryLinear}
 
 
 def plan(
@@ -44,6 +35,9 @@ def plan(
     first: bool = False,
     last: bool = False,
     shortcut: bool = False,
+    shortcuts: bool = False,
+    scale: bool | None = None,
+    calibrate: Iterable[Any] | None = None,
 ) -> Plan:
     """What :func:`binarize` would do to each layer, and why; the model stays as it is.
 
@@ -55,7 +49,8 @@ def plan(
     _input_sign(input_sign, surrogate)
     check_module("plan", model)
     asked = {"depthwise": depthwise, "first": first, "last": last, "shortcut": shortcut}
-    return _plan(model, read(model), skip, asked, relu)
+    parts = Parts(shortcuts, scale, calibrate is not None)
+    return choose(model, read(model), skip, asked, relu, parts)
 
 
 def _takes_plan(binarize: Callable[P, nn.Module]) -> Callable[P, nn.Module]:
@@ -86,6 +81,9 @@ def binarize(
     first: bool = False,
     last: bool = False,
     shortcut: bool = False,
+    shortcuts: bool = False,
+    scale: bool | None = None,
+    calibrate: Iterable[Any] | None = None,
     verbose: bool = True,
 ) -> nn.Module:
     """Turn the ``Conv2d`` and ``Linear`` layers of a network into binary ones, in place.
@@ -110,6 +108,16 @@ def binarize(
     and a warning is logged. ``relu="keep"`` replaces none and binarizes all the same; that makes sense
     only with an ``input_sign`` that centres what it gets.
 
+    **Size.** Binary weights have one magnitude. A norm behind the layer undoes it; where none follows, as in
+    a VGG without batch norm or a transformer, the layer gets a learnable scale of each output channel, which
+    takes the size of the weights over: ``scale = mean|W|`` and ``W ← W / scale``.
+
+    **Blind layers.** A layer whose input is nearly always of one sign learns little: behind an average of
+    ReLUs, as in squeeze-and-excite, or a softplus. With images, ``calibrate=loader``, the shift of each
+    ``rsign`` starts at the median of its channel, the scales give each output the size that the real layer's
+    had, and batch norms are estimated anew (:func:`bnew.recalibrate`). Layers behind a function that is never
+    negative then become binary too. Without images, the plan names the layers that may be blind.
+
     Args:
         model: any module.
         skip: what stays real besides: names or ``fnmatch`` patterns of layers or of modules that contain
@@ -119,6 +127,11 @@ def binarize(
         surrogate: gradient of sign, see :func:`bnew.sign`.
         relu: ``prelu`` or ``keep``, see above.
         depthwise, first, last, shortcut: binarize these too.
+        shortcuts: add the input to the output of every binary layer that keeps its shape, as Bi-Real Net does
+            (arXiv 1808.00278).
+        scale: whether binary layers get a scale; None: those that no norm follows.
+        calibrate: batches of training images, or of images and labels, such as a ``DataLoader``; the first
+            256 images and 50 batches are used.
         verbose: write on standard error what became binary, what stayed real, and why. :func:`plan` says it
             beforehand, layer by layer.
 
@@ -132,13 +145,19 @@ def binarize(
     check_module("binarize", model)
     asked = {"depthwise": depthwise, "first": first, "last": last, "shortcut": shortcut}
     reading = read(model)
-    rows = _plan(model, reading, skip, asked, relu)
+    rows = choose(model, reading, skip, asked, relu, Parts(shortcuts, scale, calibrate is not None))
+    chosen = {row.name: model.get_submodule(row.name) for row in rows if row.becomes}
+    if calibrate is not None:
+        images = first_images(calibrate, model)
+        sizes = output_sizes(model, [chosen[row.name] for row in rows if SCALE in row.parts], images)
     for row in rows:
-        module = model.get_submodule(row.name)
         if row.binarize:
-            _make_binary(module, make)
+            _make_binary(chosen[row.name], make, row.parts)
         elif row.becomes:
-            _replace_relu(model, module, reading)
+            _replace_relu(model, chosen[row.name], reading)
+    if calibrate is not None:
+        fit(model, [chosen[row.name] for row in rows if row.binarize], images, sizes)
+        recalibrate(model, calibrate)
     if verbose and is_first_process():
         count = sum(row.binarize for row in rows)
         layers = "one binary layer" if count == 1 else f"{count} binary layers"
@@ -155,142 +174,17 @@ def _input_sign(asked: InputSign, surrogate: str) -> Callable[[int], nn.Module]:
     return asked if callable(asked) else lookup("input_sign", asked, known)
 
 
-def _plan(model: nn.Module, reading: Reading, skip: Skip, asked: dict[str, bool], relu: str) -> Plan:
-    lookup("treatment of ReLU", relu, dict.fromkeys(("prelu", "keep")))
-    keep_relu = relu == "keep"
-    layers = {module: name for name, module in model.named_modules() if is_layer(module)}
-    skipped = _skipped(layers, skip)
-    obstacles = _obstacles(model)
-
-    def judge(layer: nn.Module) -> tuple[bool, str]:
-        """Whether the layer becomes binary, and why or why not."""
-        if layer in obstacles:
-            return False, obstacles[layer]
-        if layer in skipped:
-            return False, "skipped"
-        special = _special(model, layer, reading)
-        for option, reason in special.items():
-            if not asked[option]:
-                return False, reason
-        floors = reading.floors.get(layer, set())
-        fixed = sorted(floor for floor in floors if isinstance(floor, str))
-        if floors and keep_relu:
-            _log.warning("%s: its input is never negative, and relu='keep'", layers[layer])
-        elif fixed:
-            reason = (
-                f"its input is never negative, as {fixed[0]} is called before it: sign would be +1 always"
-            )
-            _log.warning("%s stays real: %s; an nn.ReLU module could be replaced", layers[layer], reason)
-            return False, reason
-        return True, "; ".join(["asked for", *special.values()]) if special else "an inner layer"
-
-    judged = {layer: judge(layer) for layer in layers}
-    relus: set[nn.Module | str] = set()
-    if not keep_relu:
-        relus = relus.union(
-            *(reading.floors.get(layer, ()) for layer, (binary, _) in judged.items() if binary)
-        )
-
-    rows = Plan()
-    for name, module in model.named_modules():
-        kind = type(module).__name__
-        if module in relus:
-            rows.append(PlannedLayer(name, kind, "PReLU", "feeds a binary layer, which needs both signs"))
-        elif module in judged:
-            binary, reason = judged[module]
-            rows.append(PlannedLayer(name, kind, _TWINS[type(module)].__name__ if binary else "", reason))
-    if not any(row.binarize for row in rows):
-        why = "; ".join(f"{row.name or 'it'} ({row.kind}): {row.reason}" for row in rows)
-        raise BnewError(f"nothing to binarize in {type(model).__name__}: {why or 'it has no such layer'}")
-    return rows
-
-
-def _skipped(layers: dict[nn.Module, str], skip: Skip) -> set[nn.Module]:
-    if callable(skip):
-        chooses = _as_filter(skip)
-        return {layer for layer, name in layers.items() if chooses(layer, name)}
-    found = set[nn.Module]()
-    for pattern in [skip] if isinstance(skip, str) else skip:
-        matches = {
-            layer
-            for layer, name in layers.items()
-            if fnmatchcase(name, pattern) or name.startswith(f"{pattern}.")
-        }
-        if not matches:
-            near = difflib.get_close_matches(pattern, layers.values(), n=3, cutoff=0.4)
-            hint = f"; the nearest names are {', '.join(near)}" if near else ""
-            raise BnewError(f"skip: no layer is called or matches '{pattern}'{hint}")
-        found |= matches
-    return found
-
-
-def _as_filter(given: Callable[[Any, Any], bool]) -> Filter:
-    """A filter ``(module, name)``; of one that names its parameters the other way round, for one release."""
-    try:
-        parameters = [*inspect.signature(given).parameters.values(), None, None]
-    except ValueError:  # a function in C does not always say
-        return given
-    first, second = parameters[:2]
-    by_name = first and (first.annotation in (str, "str") or first.name in _NAMES_OF_A_NAME)
-    by_module = second and second.name in _NAMES_OF_A_MODULE
-    if not (by_name or by_module):
-        return given
-    warn_of("skip=(name, module) -> bool", "a filter (module, name) -> bool, as torchao's")
-    return lambda module, name: given(name, module)
-
-
-_NAMES_OF_A_NAME = ("name", "n", "fqn", "key", "path", "layer_name", "module_name")
-_NAMES_OF_A_MODULE = ("module", "m", "mod", "layer", "submodule")
-
-
-def _obstacles(model: nn.Module) -> dict[nn.Module, str]:
-    """The layers that cannot be binary, with the reason."""
-    uses = Counter(id(p) for m in model.modules() for p in m.parameters(recurse=False))
-    # torch's own composite modules (attention, a transformer's layer) read the weights of their parts.
-    owners = {
-        part: type(owner).__name__
-        for owner in model.modules()
-        if type(owner).__module__.startswith("torch.nn.modules.")
-        and type(owner).forward is not nn.Module.forward  # else it only holds them, as ModuleList does
-        and not isinstance(owner, nn.Sequential)
-        for part in owner.modules()
-        if part is not owner
-    }
-    obstacles: dict[nn.Module, str] = {}
-    for layer in filter(is_layer, model.modules()):
-        if isinstance(layer, BinaryConv2d | BinaryLinear):
-            obstacles[layer] = "already binary"
-        elif type(layer) not in _TWINS:
-            obstacles[layer] = f"there is no binary {type(layer).__name__}"
-        elif layer in owners:
-            obstacles[layer] = f"{owners[layer]} reads its weight itself"
-        elif not isinstance(layer.weight, nn.Parameter):
-            obstacles[layer] = "its weight is computed, not a parameter"
-        elif uses[id(layer.weight)] > 1:
-            obstacles[layer] = "its weight belongs to another module too"
-    return obstacles
-
-
-def _special(model: nn.Module, layer: nn.Module, reading: Reading) -> dict[str, str]:
-    """The options of :func:`binarize` that decide about this layer, with what the layer is to each."""
-    depthwise = isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1
-    inside = layer is not model
-    special = {
-        "depthwise": (depthwise, "a depthwise convolution"),
-        "first": (inside and layer in reading.first, "sees the network's input"),
-        "last": (inside and layer in reading.last, "makes the network's output"),
-        "shortcut": (layer in reading.shortcut, "a 1×1 layer on a shortcut"),
-    }
-    return {option: reason for option, (applies, reason) in special.items() if applies}
-
-
-def _make_binary(layer: nn.Module, make: Callable[[int], nn.Module]) -> None:
+def _make_binary(layer: nn.Module, make: Callable[[int], nn.Module], parts: tuple[str, ...]) -> None:
     # The type is changed, as torch's own parametrizations do it: the layer stays the same object, so
     # that whoever holds it, its weight or a hook on it still works.
     assert isinstance(layer, nn.Conv2d | nn.Linear)
     channels = layer.in_channels if isinstance(layer, nn.Conv2d) else layer.in_features
-    layer.input_sign = make(channels).to(layer.weight).train(layer.training)
-    layer.__class__ = _TWINS[type(layer)]  # type: ignore[assignment]
+    sign = make(channels).to(layer.weight).train(layer.training)
+    layer.__class__ = TWINS[type(layer)]  # type: ignore[assignment]
+    assert isinstance(layer, BinaryConv2d | BinaryLinear)
+    layer.set_up(sign, shortcut=SHORTCUT in parts)
+    if SCALE in parts:
+        layer.add_scale()
 
 
 def _replace_relu(model: nn.Module, old: nn.Module, reading: Reading) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 from rich.table import Table
 from rich.text import Text
@@ -10,19 +10,27 @@ from rich.text import Text
 from bnew.display import Shown, as_text, some
 from bnew.text import printable
 
+SCALE, SHORTCUT = "scale", "shortcut"
+
 
 @dataclass(frozen=True)
 class PlannedLayer:
     """What :func:`bnew.binarize` does to one module.
 
     ``kind`` is the module's type, ``becomes`` the type that it gets ("" if it stays as it is), ``reason``
-    says why.
+    says why, ``parts`` what it gets besides: :data:`SCALE`, :data:`SHORTCUT`.
     """
 
     name: str
     kind: str
     becomes: str
     reason: str
+    parts: tuple[str, ...] = ()
+
+    @property
+    def outcome(self) -> str:
+        """What it is afterwards: ``BinaryConv2d + scale``; "" if it stays as it is."""
+        return " + ".join((self.becomes, *self.parts))
 
     @property
     def binarize(self) -> bool:
@@ -36,9 +44,8 @@ class Plan(Shown, list[PlannedLayer]):
     def __rich__(self) -> Table:
         table = Table("layer", "is", "becomes", "why")
         for row in self:
-            table.add_row(
-                *(Text(printable(cell)) for cell in astuple(row)), style=None if row.becomes else "dim"
-            )
+            cells = (row.name, row.kind, row.outcome, row.reason)
+            table.add_row(*(Text(printable(cell)) for cell in cells), style=None if row.becomes else "dim")
         return table
 
     @property
@@ -46,7 +53,7 @@ class Plan(Shown, list[PlannedLayer]):
         """The plan in a few lines: how many layers become what, why, and the first of their names."""
         groups: dict[tuple[str, str], list[str]] = {}
         for row in self:
-            groups.setdefault((row.becomes or "stays real", row.reason), []).append(row.name or "the model")
+            groups.setdefault((row.outcome or "stays real", row.reason), []).append(row.name or "the model")
         table = Table.grid(padding=(0, 2))
         for (becomes, reason), names in groups.items():
             cells = (f"  {len(names)}", becomes, f"{reason}:", some(names, 3))

@@ -29,6 +29,8 @@ _KEEPS_RANGE = re.compile(
     + r"|interpolate|upsample"
 )
 _ADD = re.compile(r"i?add")
+_AVERAGES = re.compile(r"(adaptive)?avgpool[123]d|mean")
+_NORM = re.compile(r"(sync|lazy)?(batch|layer|group|instance|rms)norm[123]?d?")
 _COMBINES = re.compile(r"i?(add|mul)")
 _CONCATENATES = re.compile(r"cat|concat")
 _SHORTCUT_NAME = re.compile(r"downsample|shortcut|skip")
@@ -45,6 +47,9 @@ class Reading:
         floors: for a layer whose input is never negative, what makes it so: ReLU modules, and names of
             operators that are no replaceable module.
         widths: for a ReLU module, the channels of all its uses; None among them where they are unknown.
+        averaged: of the layers with ``floors``, those that see averages of what is never negative, which
+            rarely change their sign even behind a PReLU.
+        unnormed: layers whose output reaches a sum, another layer or the network's output before a norm.
     """
 
     first: set[nn.Module]
@@ -52,6 +57,8 @@ class Reading:
     shortcut: set[nn.Module]
     floors: dict[nn.Module, set[nn.Module | str]]
     widths: dict[nn.Module, set[int | None]]
+    averaged: set[nn.Module]
+    unnormed: set[nn.Module]
 
 
 def is_layer(module: nn.Module) -> bool:
@@ -97,6 +104,8 @@ def _by_names(model: nn.Module) -> Reading:
         shortcut={m for m, name in layers.items() if _is_1x1(m) and _SHORTCUT_NAME.search(name)},
         floors=dict.fromkeys(order, relus) if relus else {},
         widths={},
+        averaged=set(),
+        unnormed=set(order),
     )
 
 
@@ -128,6 +137,10 @@ class _GraphReader:
             shortcut={layer for node, layer in self.layers.items() if self._is_shortcut(node)},
             floors=dict(floors),
             widths=dict(widths),
+            averaged={
+                m for n, m in self.layers.items() if floors[m] and self._is_average(n.all_input_nodes[0])
+            },
+            unnormed={layer for node, layer in self.layers.items() if not self._is_normed(node)},
         )
 
     def _reach(self, start: Iterable[fx.Node], forward: bool, stop: Iterable[fx.Node] = ()) -> set[fx.Node]:
@@ -164,6 +177,26 @@ class _GraphReader:
         if _KEEPS_RANGE.fullmatch(name):
             return inputs[0]
         return frozenset()
+
+    def _is_average(self, node: fx.Node) -> bool:
+        """Whether the values of the node are averages, as far as they keep the range of others."""
+        name = self._operator(node)
+        if _AVERAGES.fullmatch(name):
+            return True
+        return bool(_KEEPS_RANGE.fullmatch(name)) and self._is_average(node.all_input_nodes[0])
+
+    def _is_normed(self, node: fx.Node) -> bool:
+        """Whether every value that the node becomes passes a norm before it meets another value or layer."""
+        return bool(node.users) and all(
+            _NORM.fullmatch(self._operator(user))
+            or (
+                user not in self.layers
+                and user.op.startswith("call_")
+                and len(user.all_input_nodes) == 1
+                and self._is_normed(user)
+            )
+            for user in node.users
+        )
 
     def _width(self, node: fx.Node) -> int | None:
         """Channels of an (N, C, ...) value; None if the nearest layer before it does not tell."""

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bnew.layers import BinaryConv2d, BinaryLinear, ChannelScale, MaxPool2d, RPReLU, RSign
+from bnew.layers import BinaryConv2d, BinaryLinear, ChannelScale, RPReLU, RSign
+from bnew.models.pooling import MaxPool2d
 
 
 class BinaryBlock(nn.Module):

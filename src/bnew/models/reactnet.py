@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bnew.layers import MaxPool2d
 from bnew.models.birealnet import BinaryBlock
+from bnew.models.pooling import MaxPool2d
 
 
 class _Twice(nn.Module):

@@ -1,0 +1,206 @@
+"""Which layers of a network become binary, what they get besides, and why the others stay real."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, TypeAlias
+
+from torch import nn
+
+from bnew.convert.planned import SCALE, SHORTCUT, Plan, PlannedLayer
+from bnew.convert.tracing import Reading, is_layer
+from bnew.deprecated import warn_of
+from bnew.errors import BnewError, lookup
+from bnew.layers import BinaryConv2d, BinaryLinear
+
+_log = logging.getLogger("bnew")
+
+Filter: TypeAlias = Callable[[nn.Module, str], bool]
+Skip: TypeAlias = str | Iterable[str] | Filter
+
+# Which layers have a binary twin. Only these very types: a subclass may use its weight in its own way.
+TWINS: dict[type[nn.Module], type[nn.Module]] = {nn.Conv2d: BinaryConv2d, nn.Linear: BinaryLinear}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What binary layers get besides, as :func:`binarize` is asked for it."""
+
+    shortcuts: bool
+    scale: bool | None
+    calibrated: bool
+
+    def of(self, layer: nn.Module, reading: Reading) -> tuple[str, ...]:
+        """The parts that ``layer`` gets."""
+        shortcut: bool = self.shortcuts and _keeps_shape(layer)
+        scale: bool = shortcut or (layer in reading.unnormed if self.scale is None else self.scale)
+        return (SCALE,) * scale + (SHORTCUT,) * shortcut
+
+
+def _keeps_shape(layer: nn.Module) -> bool:
+    """Whether the layer's output has the shape of its input."""
+    if isinstance(layer, nn.Linear):
+        return layer.in_features == layer.out_features
+    assert isinstance(layer, nn.Conv2d)
+    if layer.in_channels != layer.out_channels or set(layer.stride) != {1}:
+        return False
+    if isinstance(layer.padding, str):
+        return layer.padding == "same" or set(layer.kernel_size) == {1}
+    sides = zip(layer.padding, layer.dilation, layer.kernel_size, strict=True)
+    return all(2 * pad == step * (size - 1) for pad, step, size in sides)
+
+
+def choose(
+    model: nn.Module, reading: Reading, skip: Skip, asked: dict[str, bool], relu: str, parts: Parts
+) -> Plan:
+    """A row for each layer of ``model``, and for each ReLU that is replaced.
+
+    Args:
+        model: the network.
+        reading: what its graph says.
+        skip, relu: as :func:`bnew.binarize` takes them.
+        asked: its options depthwise, first, last and shortcut.
+        parts: what binary layers get besides.
+
+    Raises:
+        BnewError: an unknown treatment of ReLU; a name in ``skip`` that matches no layer; nothing is left to
+            binarize.
+    """
+    lookup("treatment of ReLU", relu, dict.fromkeys(("prelu", "keep")))
+    keep_relu = relu == "keep"
+    layers = {module: name for name, module in model.named_modules() if is_layer(module)}
+    skipped = _skipped(layers, skip)
+    obstacles = _obstacles(model)
+
+    def judge(layer: nn.Module) -> tuple[bool, str]:
+        """Whether the layer becomes binary, and why or why not."""
+        if layer in obstacles:
+            return False, obstacles[layer]
+        if layer in skipped:
+            return False, "skipped"
+        special = _special(model, layer, reading)
+        for option, reason in special.items():
+            if not asked[option]:
+                return False, reason
+        floors = reading.floors.get(layer, set())
+        fixed = sorted(floor for floor in floors if isinstance(floor, str))
+        if parts.calibrated:
+            pass  # whatever its input is, the shift centres it
+        elif floors and keep_relu:
+            _log.warning("%s: its input is never negative, and relu='keep'", layers[layer])
+        elif fixed:
+            reason = (
+                f"its input is never negative, as {fixed[0]} is called before it: sign would be +1 always"
+            )
+            _log.warning("%s stays real: %s; an nn.ReLU module could be replaced", layers[layer], reason)
+            return False, reason
+        why = "; ".join(["asked for", *special.values()]) if special else "an inner layer"
+        if layer in reading.averaged and not parts.calibrated:
+            why += "; it may be blind, as averages of a ReLU are rarely negative: give calibrate=loader"
+        return True, why
+
+    judged = {layer: judge(layer) for layer in layers}
+    relus: set[nn.Module | str] = set()
+    if not keep_relu:
+        relus = relus.union(
+            *(reading.floors.get(layer, ()) for layer, (binary, _) in judged.items() if binary)
+        )
+
+    rows = Plan()
+    for name, module in model.named_modules():
+        kind = type(module).__name__
+        if module in relus:
+            rows.append(PlannedLayer(name, kind, "PReLU", "feeds a binary layer, which needs both signs"))
+        elif module in judged:
+            binary, reason = judged[module]
+            twin = TWINS[type(module)].__name__ if binary else ""
+            rows.append(PlannedLayer(name, kind, twin, reason, parts.of(module, reading) if binary else ()))
+    if not any(row.binarize for row in rows):
+        why = "; ".join(f"{row.name or 'it'} ({row.kind}): {row.reason}" for row in rows)
+        raise BnewError(f"nothing to binarize in {type(model).__name__}: {why or 'it has no such layer'}")
+    return rows
+
+
+def _skipped(layers: dict[nn.Module, str], skip: Skip) -> set[nn.Module]:
+    if callable(skip):
+        chooses = _as_filter(skip)
+        return {layer for layer, name in layers.items() if chooses(layer, name)}
+    found = set[nn.Module]()
+    for pattern in [skip] if isinstance(skip, str) else skip:
+        matches = {
+            layer
+            for layer, name in layers.items()
+            if fnmatchcase(name, pattern) or name.startswith(f"{pattern}.")
+        }
+        if not matches:
+            near = difflib.get_close_matches(pattern, layers.values(), n=3, cutoff=0.4)
+            hint = f"; the nearest names are {', '.join(near)}" if near else ""
+            raise BnewError(f"skip: no layer is called or matches '{pattern}'{hint}")
+        found |= matches
+    return found
+
+
+def _as_filter(given: Callable[[Any, Any], bool]) -> Filter:
+    """A filter ``(module, name)``; of one that names its parameters the other way round, for one release."""
+    try:
+        parameters = [*inspect.signature(given).parameters.values(), None, None]
+    except ValueError:  # a function in C does not always say
+        return given
+    first, second = parameters[:2]
+    by_name = first and (first.annotation in (str, "str") or first.name in _NAMES_OF_A_NAME)
+    by_module = second and second.name in _NAMES_OF_A_MODULE
+    if not (by_name or by_module):
+        return given
+    warn_of("skip=(name, module) -> bool", "a filter (module, name) -> bool, as torchao's")
+    return lambda module, name: given(name, module)
+
+
+_NAMES_OF_A_NAME = ("name", "n", "fqn", "key", "path", "layer_name", "module_name")
+_NAMES_OF_A_MODULE = ("module", "m", "mod", "layer", "submodule")
+
+
+def _obstacles(model: nn.Module) -> dict[nn.Module, str]:
+    """The layers that cannot be binary, with the reason."""
+    uses = Counter(id(p) for m in model.modules() for p in m.parameters(recurse=False))
+    # torch's own composite modules (attention, a transformer's layer) read the weights of their parts.
+    owners = {
+        part: type(owner).__name__
+        for owner in model.modules()
+        if type(owner).__module__.startswith("torch.nn.modules.")
+        and type(owner).forward is not nn.Module.forward  # else it only holds them, as ModuleList does
+        and not isinstance(owner, nn.Sequential)
+        for part in owner.modules()
+        if part is not owner
+    }
+    obstacles: dict[nn.Module, str] = {}
+    for layer in filter(is_layer, model.modules()):
+        if isinstance(layer, BinaryConv2d | BinaryLinear):
+            obstacles[layer] = "already binary"
+        elif type(layer) not in TWINS:
+            obstacles[layer] = f"there is no binary {type(layer).__name__}"
+        elif layer in owners:
+            obstacles[layer] = f"{owners[layer]} reads its weight itself"
+        elif not isinstance(layer.weight, nn.Parameter):
+            obstacles[layer] = "its weight is computed, not a parameter"
+        elif uses[id(layer.weight)] > 1:
+            obstacles[layer] = "its weight belongs to another module too"
+    return obstacles
+
+
+def _special(model: nn.Module, layer: nn.Module, reading: Reading) -> dict[str, str]:
+    """The options of :func:`binarize` that decide about this layer, with what the layer is to each."""
+    depthwise = isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1
+    inside = layer is not model
+    special = {
+        "depthwise": (depthwise, "a depthwise convolution"),
+        "first": (inside and layer in reading.first, "sees the network's input"),
+        "last": (inside and layer in reading.last, "makes the network's output"),
+        "shortcut": (layer in reading.shortcut, "a 1×1 layer on a shortcut"),
+    }
+    return {option: reason for option, (applies, reason) in special.items() if applies}
