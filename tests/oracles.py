@@ -178,6 +178,104 @@ class Bop(Twin):
             self.w = -self.w
 
 
+class Bop2ndOrder(Twin):
+    """Its γ, σ and τ go along straight lines from the first number to the last."""
+
+    gammas, sigmas, taus = (0.3, 0.05), (0.1, 0.4), (0.5, 0.2)
+    unbiased = False
+
+    @classmethod
+    def options(cls, epochs: int) -> dict[str, float]:
+        pairs = {"gamma": cls.gammas, "sigma": cls.sigmas, "tau": cls.taus}
+        return {name + end: pair[i] for name, pair in pairs.items() for i, end in enumerate(("", "_end"))}
+
+    def __init__(self, w: float, optimizer: Optimizer, epochs: int) -> None:
+        super().__init__(sign(w), optimizer, epochs)
+        self.m, self.v = 0.0, 0.0
+
+    def update(self, g: float) -> None:
+        done = self.epoch / self.epochs
+        gamma, sigma, tau = ((1 - done) * a + done * b for a, b in (self.gammas, self.sigmas, self.taus))
+        self.m = (1 - gamma) * self.m + gamma * g
+        self.v = (1 - sigma) * self.v + sigma * g**2
+        m, v = (self.m / gamma, self.v / sigma) if self.unbiased else (self.m, self.v)
+        normalised = m / (math.sqrt(v) + 1e-10)
+        if abs(normalised) > tau and sign(normalised) == sign(self.w):
+            self.w = -self.w
+
+
+class Bop2ndOrderUnbiased(Bop2ndOrder):
+    taus = (2.0, 0.5)
+    unbiased = True
+
+    @classmethod
+    def options(cls, epochs: int) -> dict[str, float]:
+        return {**super().options(epochs), "unbiased": True}
+
+
+class Diode(Twin):
+    """Of first numbers so small that it does not matter how small they are."""
+
+    beta1, beta2, start = 0.7, 0.8, 1e-12
+
+    @classmethod
+    def options(cls, epochs: int) -> dict[str, float]:
+        return {"beta1": cls.beta1, "beta2": cls.beta2, "start": cls.start}
+
+    def __init__(self, w: float, optimizer: Optimizer, epochs: int) -> None:
+        super().__init__(sign(w), optimizer, epochs)
+        self.m, self.s = 0.0, -sign(w) * self.start
+
+    def update(self, g: float) -> None:
+        self.m = self.beta1 * self.m + (1 - self.beta1) * g
+        self.s = self.beta2 * self.s + (1 - self.beta2) * (0.0 if self.m == 0 else sign(self.m))
+        self.w = sign(-self.s)
+
+
+class ProxQuant(Twin):
+    """λ_t = λ · t, and the soft threshold towards the nearest of ±1."""
+
+    rate = 0.001
+
+    @classmethod
+    def options(cls, epochs: int) -> dict[str, float]:
+        return {"strength": sum(cls.rate * t for t in range(1, epochs + 1))}
+
+    def update(self, g: float) -> None:
+        w = self.optimizer(self.w, g)
+        nearest = sign(w)
+        left = max(abs(w - nearest) - self.rate * (self.epoch + 1), 0.0)
+        self.w = clip(nearest + left * sign(w - nearest))
+
+
+class ProxPARQ(Twin):
+    first, last, steepness = 0.1, 0.7, 6.0
+
+    @classmethod
+    def options(cls, epochs: int) -> dict[str, float]:
+        return {"anneal_start": cls.first, "anneal_end": cls.last, "steepness": cls.steepness}
+
+    @classmethod
+    def inverse_slope(cls, done: float) -> float:
+        """A falling sigmoid, moved and scaled to be 1 at ``first`` and 0 at ``last``."""
+
+        def falling(share: float) -> float:
+            return 1 / (1 + math.exp(cls.steepness * (share - 0.5)))
+
+        share = min(max((done - cls.first) / (cls.last - cls.first), 0.0), 1.0)
+        return (falling(share) - falling(1)) / (falling(0) - falling(1))
+
+    def update(self, g: float) -> None:
+        self.w = self.optimizer(self.w, g)
+
+    @property
+    def value(self) -> float:
+        if self.frozen:
+            return self.w
+        s = self.inverse_slope(self.epoch / self.epochs)
+        return sign(self.w) if s == 0 else clip(self.w / s)
+
+
 METHODS: dict[str, type[Twin]] = {
     "real": Real,
     "clip": Clip,
@@ -185,5 +283,9 @@ METHODS: dict[str, type[Twin]] = {
     "ste": STE,
     "bmd": BinaryMirrorDescent,
     "bop": Bop,
+    "bop2nd": Bop2ndOrder,
+    "diode": Diode,
+    "proxquant": ProxQuant,
+    "proxparq": ProxPARQ,
 }
 OPTIMIZERS: dict[str, type[Adam] | type[SGD]] = {"adam": Adam, "sgd": SGD}

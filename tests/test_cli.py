@@ -91,7 +91,7 @@ def test_help_lists_the_commands(bnew: Cli) -> None:
 @pytest.mark.parametrize(
     ("command", "kinds"),
     [
-        ("reproduce", ["experiments", "phase2"]),
+        ("reproduce", ["experiments", "phase2", "on_request"]),
         ("train", ["methods", "models", "datasets"]),
         ("summary", ["models"]),
     ],
@@ -105,6 +105,7 @@ def test_help_lists_the_names(bnew: Cli, command: str, kinds: list[str]) -> None
 def test_experiments_of_one_kind_have_the_methods_that_help_lists() -> None:
     for name, experiment in EXPERIMENTS.items():
         assert tuple(experiment.phase2) == names()["imagenet_phase2" if name == "imagenet" else "phase2"]
+        assert tuple(experiment.on_request) == (() if name == "imagenet" else names()["on_request"])
 
 
 def test_version(bnew: Cli) -> None:

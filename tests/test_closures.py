@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from test_methods import Net, every_method, make_method
+from test_methods import FLIPPING, Net, every_method, make_method
 from torch import Tensor, nn
 
 from bnew.errors import BnewError
@@ -89,7 +89,7 @@ def test_a_closure_is_backward_and_step(name: str, optimizer: str, way: str) -> 
     assert by_closure[2].step == method.step == STEPS
 
 
-@pytest.mark.parametrize("name", ["ste", "bop"])
+@pytest.mark.parametrize("name", ["ste", *FLIPPING])
 def test_the_forward_pass_in_a_closure_is_binary(name: str) -> None:
     seen: list[float] = []
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from helpers import MACHINE, RECIPE, STEPS, kill_at_step, train_until_killed
 
+from bnew import registry
 from bnew.errors import BnewError
 from bnew.experiments import launch
 from bnew.experiments.plan import ABLATIONS, Stage, plan
@@ -45,6 +46,19 @@ def test_the_published_plan() -> None:
     assert stages["plain/ste/seed0"].recipe == EXPERIMENTS["cifar10"].phase2["ste"].replace(
         init="../../../plain/clip/seed0"
     )
+
+
+def test_methods_that_the_paper_does_not_compare_are_run_on_request() -> None:
+    stages = by_name(plan("cifar100", methods=("diode", "bnew"), seeds=(3,)))
+    assert set(stages) == {f"plain/{name}/seed3" for name in ("clip", "diode", "bnew")}
+    recipe = stages["plain/diode/seed3"].recipe
+    assert (recipe.method, recipe.epochs, recipe.data, recipe.seed) == ("diode", 1000, "cifar100", 3)
+    assert recipe.method_options == registry.METHODS["diode"].published
+    assert by_name(plan("digits", methods=("proxquant",)))["plain/proxquant/seed0"].recipe.epochs == 20
+    others = [name for name, row in registry.METHODS.items() if row.phase == 2 and name not in METHODS]
+    assert list(EXPERIMENTS["cifar10"].on_request) == others
+    with pytest.raises(BnewError, match="unknown method of phase 2 'diode'"):
+        plan("imagenet", methods=("diode",))
 
 
 @pytest.mark.parametrize("options", [{}, {"distill": True}, {"distill": True, "ablations": True}])

@@ -6,7 +6,7 @@ import copy
 import gc
 import warnings
 from collections.abc import Callable
-from itertools import permutations
+from itertools import pairwise, permutations
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,26 @@ from torch.utils._pytree import tree_leaves
 from bnew.errors import BnewError
 from bnew.experiments.published import CIFAR10, IMAGENET
 from bnew.layers import BinaryConv2d, BinaryLinear, binary_parameters, real_parameters
-from bnew.methods import BNEW, METHODS, STE, Binarizer, BinaryMirrorDescent, Bop, Clip, create_method
+from bnew.methods import (
+    BNEW,
+    METHODS,
+    STE,
+    Binarizer,
+    BinaryMirrorDescent,
+    Bop,
+    Bop2ndOrder,
+    Clip,
+    Diode,
+    ProxPARQ,
+    ProxQuant,
+    create_method,
+)
 from bnew.models import create_model
 
 SHAPES = ((3, 2, 3, 3), (5, 7), (1, 4, 1, 1))
 STEPS, FREEZE_AT = 40, 32
 every_method = pytest.mark.parametrize("name", METHODS)
+FLIPPING = ["bop", "bop2nd", "diode"]  # their weights are binary from the start
 every_optimizer = pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 
 
@@ -141,6 +155,26 @@ def test_twins_are_not_trivial(name: str) -> None:
     ends = zip(flat(training.copies()), flat(training.start), strict=True)
     changed = [a != oracles.sign(b) for a, b in ends]
     assert 5 < sum(changed) < len(changed) - 5
+
+
+def test_twin_of_the_unbiased_version() -> None:
+    twin = oracles.Bop2ndOrderUnbiased
+    weights = [nn.Parameter(w) for w in Training("real").start]
+    optimizer = make_optimizer("sgd", weights)
+    create_method("bop2nd", weights, STEPS, **twin.options(STEPS)).attach(optimizer)
+    training = Training("real")
+    twins = [twin(w, oracles.SGD(0.05), STEPS) for w in flat(training.start)]
+    flips = 0
+    for step in range(STEPS):
+        for w, g in zip(weights, training.gradients(step), strict=False):
+            w.grad = g
+        optimizer.step()
+        for each, g in zip(twins, flat(training.gradients(step)[:-1]), strict=True):
+            before = each.w
+            each.step(g)
+            flips += each.w != before
+        assert flat([w.detach() for w in weights]) == [each.used for each in twins]
+    assert 100 < flips < len(twins) * STEPS / 2
 
 
 # The published schedules
@@ -301,7 +335,7 @@ def test_freezing_too_early_warns(name: str) -> None:
     assert f"{kind} is frozen after 0 of 40 steps" in message
     (message,) = said(ended(name, 30).method.freeze)
     assert f"{kind} is frozen after 30 of 40 steps" in message
-    assert ("mean distance" in message) == (name in ("bnew", "bmd"))
+    assert ("mean distance" in message) == (name in ("bnew", "bmd", "proxquant"))
     assert said(lambda: ended(name, 30).method.freeze(warn=False)) == []
 
 
@@ -315,7 +349,7 @@ def test_freezing_weights_that_are_on_their_way_warns() -> None:
 
 
 def test_freezing_at_the_end_is_silent() -> None:
-    for name in ("ste", "bop"):
+    for name in ("ste", "proxparq", *FLIPPING):
         assert said(ended(name).method.freeze) == []
         assert said(ended(name, scale=True).method.freeze) == []
     weight = nn.Parameter(torch.linspace(0.1, 1, 16).view(4, 4))
@@ -383,6 +417,73 @@ def test_ramp() -> None:
     assert method.schedule()["reg"] == pytest.approx(0.2 * 0.5**3)
 
 
+def test_the_course_of_the_slope() -> None:
+    """1 until ``anneal_start``, half way in the middle, 0 from ``anneal_end`` on; by torchao's formula."""
+    weight = [nn.Parameter(torch.ones(1, 1))]
+    method = ProxPARQ(weight, 100, anneal_start=0.2, anneal_end=0.6, steepness=10.0)
+    course = []
+    for method.step in range(120):
+        course.append(method.schedule()["inverse_slope"])
+    assert set(course[:21]) == {1.0}
+    assert set(course[60:]) == {0.0}
+    assert course[40] == pytest.approx(0.5)
+    assert all(a > b for a, b in pairwise(course[20:61]))
+    ends = [1 / (1 + np.exp(10 * x)) for x in (-0.5, -0.25, 0.5)]
+    assert course[30] == pytest.approx((ends[1] - ends[2]) / (ends[0] - ends[2]))
+    linear = ProxPARQ(weight, 100, anneal_end=1.0, steepness=1e-6)
+    steep = ProxPARQ(weight, 100, anneal_end=1.0, steepness=1e6)
+    linear.step = steep.step = 30
+    assert linear.schedule()["inverse_slope"] == pytest.approx(0.7)
+    assert steep.schedule()["inverse_slope"] == 1.0
+
+
+def test_the_proximal_map_with_a_scale() -> None:
+    """Targets are ± mean|w| of each channel, of the latent w; by hand."""
+    weight = nn.Parameter(torch.tensor([[0.1, -0.7, 0.4], [-0.02, 0.03, 0.01]]))
+    method = ProxPARQ([weight], 8, anneal_end=1.0, steepness=1.0, scale=True)
+    method.attach(torch.optim.SGD([weight], lr=0.0))
+    torch.testing.assert_close(weight.detach()[0], torch.tensor([0.1, -0.4, 0.4]))  # mean|w| = 0.4
+    for _ in range(4):
+        method.before_step()
+        method.after_step()
+    torch.testing.assert_close(weight.detach()[0], torch.tensor([0.2, -0.4, 0.4]))  # half the inverse slope
+    torch.testing.assert_close(weight.detach()[1], torch.tensor([-0.02, 0.02, 0.02]))
+
+
+def test_the_distance_that_proxquant_moves_a_weight() -> None:
+    """Without a gradient it is ``strength``, whatever the length of the run, towards the nearest of ±1."""
+    for total_steps in (1, 10, 300):
+        weight = nn.Parameter(torch.tensor([[0.1, -0.1, 0.7, -0.75, 0.0, 3.0]], dtype=torch.float64))
+        optimizer = torch.optim.SGD([weight], lr=0.0)
+        method = ProxQuant([weight], total_steps, strength=0.25).attach(optimizer)
+        pushes = []
+        for _ in range(total_steps):
+            pushes.append(method.schedule()["reg"])
+            method.before_step()
+            method.after_step()
+        assert sum(pushes) == pytest.approx(0.25)
+        assert pushes[-1] == pytest.approx(total_steps * pushes[0])
+        expected = torch.tensor([[0.35, -0.35, 0.95, -1.0, 0.25, 1.0]], dtype=torch.float64)
+        torch.testing.assert_close(weight.detach(), expected)
+
+
+def test_diode_starts_with_inertia() -> None:
+    """Spread evenly up to ``start``, against the weights, and the same in every process."""
+    kept = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        weight = nn.Parameter(torch.linspace(-1, 1, 10_000).view(100, 100))
+        method = Diode([weight], start=4.0).attach(torch.optim.SGD([weight], lr=0.1))
+        assert torch.equal(torch.rand(3), torch.rand(3, generator=torch.Generator().manual_seed(seed)))
+        (s,) = method.state_dict()["sign_momentum"]
+        assert torch.equal(s < 0, weight.detach() > 0)
+        assert 0 < s.abs().min() < s.abs().max() <= 4
+        quarters = torch.histc(s.abs(), 4, 0, 4) / 10_000
+        torch.testing.assert_close(quarters, torch.full((4,), 0.25), atol=0.02, rtol=0)
+        kept.append(s)
+    assert torch.equal(*kept)
+
+
 # The contract
 
 
@@ -434,7 +535,7 @@ def test_freeze(name: str, scale: bool) -> None:
     assert training.method.share_at_one() == 1
 
 
-@pytest.mark.parametrize("name", ["ste", "bop"])
+@pytest.mark.parametrize("name", ["ste", *FLIPPING])
 def test_forward_with_scale_is_binary_from_the_start(name: str) -> None:
     training = Training(name, scale=True)
     for weight, start in zip(training.copies(), training.start, strict=True):
@@ -711,6 +812,18 @@ def test_weights_missing_from_the_optimizer(name: str) -> None:
         (Bop, {"gamma": float("nan")}, "gamma is nan"),
         (Bop, {"tau": -1e-8}, "tau is -1e-08"),
         (Bop, {"tau": float("nan")}, "tau is nan"),
+        (Bop2ndOrder, {"gamma_end": 0.0}, r"Bop2ndOrder's gamma_end is 0\.0"),
+        (Bop2ndOrder, {"sigma": 1.5}, r"sigma is 1\.5"),
+        (Bop2ndOrder, {"tau_end": -1.0}, r"tau_end is -1\.0"),
+        (Bop2ndOrder, {"unbiased": 1}, "unbiased is 1, but must be True or False"),
+        (Diode, {"beta1": 1.0}, r"Diode's beta1 is 1\.0"),
+        (Diode, {"beta2": -0.1}, r"beta2 is -0\.1"),
+        (Diode, {"start": 0.0}, r"start is 0\.0"),
+        (ProxQuant, {"strength": 0.0}, "ProxQuant's strength is .*, but must be a number above 0"),
+        (ProxPARQ, {"anneal_start": -0.1}, "ProxPARQ's anneal_start is -0.1"),
+        (ProxPARQ, {"anneal_end": 1.1}, "anneal_end is 1.1"),
+        (ProxPARQ, {"anneal_start": 0.5, "anneal_end": 0.5}, "must be below its anneal_end of 0.5"),
+        (ProxPARQ, {"steepness": 0.0}, r"steepness is 0\.0"),
     ],
 )
 def test_impossible_options(method: type[Binarizer], options: dict[str, Any], message: str) -> None:

@@ -11,18 +11,47 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from test_methods import STEPS, Net, Training, assert_same, every_method, flat, make_method, make_optimizer
+from test_methods import (
+    FLIPPING,
+    STEPS,
+    Net,
+    Training,
+    assert_same,
+    every_method,
+    flat,
+    make_method,
+    make_optimizer,
+)
 from torch import Tensor, nn
 
 from bnew.errors import BnewError
 from bnew.layers import BinaryLinear, binary_parameters, hard_sign
-from bnew.methods import BNEW, METHODS, STE, Binarizer, BinaryMirrorDescent, Bop, create_method
+from bnew.methods import (
+    BNEW,
+    METHODS,
+    STE,
+    Binarizer,
+    BinaryMirrorDescent,
+    Bop,
+    Bop2ndOrder,
+    Diode,
+    ProxPARQ,
+    create_method,
+)
 
 LATENT = [name for name, row in METHODS.items() if "latent" in row.state]
 
 
 def signs(weights: list[Tensor]) -> list[float]:
     return [1.0 if x >= 0 else -1.0 for x in flat(weights)]
+
+
+# Options with which signs change to the end of 60 steps.
+QUICK = {
+    "bop": {"gamma": 0.1, "tau": 1e-4},
+    "diode": {"beta2": 0.9, "start": 0.1},
+    "proxquant": {"strength": 0.5},
+}
 
 
 class Classification:
@@ -33,8 +62,7 @@ class Classification:
         self.model = nn.Sequential(nn.Linear(8, 16), BinaryLinear(16, 32, bias=False), nn.Linear(32, 4))
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=0.05)
         self.params = binary_parameters(self.model)
-        if name == "bop":
-            options |= {"gamma": 0.1, "tau": 1e-4}
+        options |= QUICK.get(name, {})
         self.method = create_method(name, self.params, 60, **options).attach(self.optimizer)
         self.x, self.y = torch.randn(64, 8), torch.randint(4, (64,))
 
@@ -95,13 +123,16 @@ def test_the_next_step_starts_from_weights_that_were_set(
     training, twin = Training(name, "sgd").run(0, 20), Training(name, "sgd").run(0, 20)
     value = torch.tanh(torch.linspace(-1, 1, training.weights[1].numel(), dtype=torch.float64)).view(5, 7)
     set_weight(training.weights[1], value)
-    latents = {"ste": value, "bmd": value}
+    schedule = twin.method.schedule()
+    latents = {
+        "ste": lambda: value,
+        "bmd": lambda: torch.atanh(value) / schedule["beta"],
+        "proxparq": lambda: value * schedule["inverse_slope"],
+    }
     if name in LATENT:
-        beta = twin.method.schedule().get("beta", 1.0)
-        own = twin.method.state_dict()["latent"]
-        own[1].copy_(torch.atanh(latents[name]) / beta if name == "bmd" else latents[name])
-        set_weight(twin.weights[1], torch.tanh(beta * own[1]) if name == "bmd" else value.sign())
-    elif name == "bop":
+        twin.method.state_dict()["latent"][1].copy_(latents[name]())
+        set_weight(twin.weights[1], value.sign() if name == "ste" else value)
+    elif name in FLIPPING:
         set_weight(twin.weights[1], torch.where(value >= 0, 1.0, -1.0).double())
     else:
         set_weight(twin.weights[1], value)
@@ -367,7 +398,7 @@ def test_signs_that_are_set_late_in_mirror_descent(dtype: torch.dtype) -> None:
     assert torch.equal(weight.detach(), turned)
 
 
-@pytest.mark.parametrize("name", ["ste", "bmd", "bop"])
+@pytest.mark.parametrize("name", [*LATENT, *FLIPPING])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_one_sign_of_a_large_layer_is_seen(name: str, dtype: torch.dtype) -> None:
     """Also two that leave the sum the same, and in both layouts of memory."""
@@ -551,7 +582,7 @@ def test_detach(name: str) -> None:
 
 def test_a_model_that_is_moved_takes_its_method_with_it() -> None:
     """Latent weights follow the type of the parameters."""
-    for method_type in (STE, BinaryMirrorDescent, Bop):
+    for method_type in (STE, BinaryMirrorDescent, Bop, Bop2ndOrder, Diode, ProxPARQ):
         model = nn.Sequential(BinaryLinear(3, 4))
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         method = method_type(binary_parameters(model), 10).attach(optimizer)

@@ -13,7 +13,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bnew.deprecated import warn_of
-from bnew.short_runs import BETA_END, CIFAR_PUSH, GAMMA, RAMP, TAU, scale_bnew, scale_bop
+from bnew.short_runs import (
+    BETA_END,
+    BOP2ND,
+    CIFAR_PUSH,
+    DIODE,
+    GAMMA,
+    PROXPARQ,
+    PROXQUANT_STRENGTH,
+    RAMP,
+    TAU,
+    scale_bnew,
+    scale_bop,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -176,6 +188,36 @@ METHODS: dict[str, MethodRow] = {
         scale=scale_bop,
         state=("momentum",),
         moves_weights=True,
+    ),
+    "bop2nd": MethodRow(
+        "bnew.methods.bop2nd:Bop2ndOrder",
+        "Bop2ndOrder",
+        "#7f0cf2",
+        published={**BOP2ND, "unbiased": False},
+        state=("momentum", "variance"),
+        moves_weights=True,
+    ),
+    "diode": MethodRow(
+        "bnew.methods.diode:Diode",
+        "Diode",
+        "#8a4f08",
+        published=DIODE,
+        state=("momentum", "sign_momentum"),
+        moves_weights=True,
+    ),
+    "proxquant": MethodRow(
+        "bnew.methods.proxquant:ProxQuant",
+        "ProxQuant",
+        "#067352",
+        freeze=2 / 3,
+        published={"strength": PROXQUANT_STRENGTH},
+    ),
+    "proxparq": MethodRow(
+        "bnew.methods.proxparq:ProxPARQ",
+        "ProxPARQ",
+        "#77468c",
+        published=PROXPARQ,
+        state=("latent",),
     ),
 }
 # What trains an ordinary network, such as a teacher.

@@ -19,6 +19,20 @@ RAMP = 1.0
 BETA_END = 1.01**1000
 GAMMA, TAU = 1e-4, 1e-8
 
+# The settings of methods outside of the paper, as their authors' code has them. ProxQuant's strength is that
+# of 300 epochs of 391 steps, whose λ grows by 0.01 · 1e-4 an epoch.
+BOP2ND = {
+    "gamma": 1e-2,
+    "gamma_end": 1e-5,
+    "sigma": 1e-7,
+    "sigma_end": 1e-2,
+    "tau": 1e-5,
+    "tau_end": 1e-8,
+}
+PROXQUANT_STRENGTH = round(0.01 * 1e-4 * 300 / 2 * 300 * 391, 1)
+PROXPARQ = {"anneal_start": 0.0, "anneal_end": 0.75, "steepness": 10.0}
+DIODE = {"beta1": 0.99, "beta2": 0.9999, "start": 10.0}
+
 # The push that takes nearly all weights to ±1, the latest ramp, the mean magnitude of the weights that
 # CIFAR's published phase 2 starts from, and the highest rate of binary weights.
 LEAST_PUSH = 9.0

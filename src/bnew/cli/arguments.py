@@ -80,6 +80,7 @@ def names() -> dict[str, tuple[str, ...]]:
         "experiments": tuple(EXPERIMENTS),
         "phase2": tuple(CIFAR10.phase2),
         "imagenet_phase2": tuple(IMAGENET.phase2),
+        "on_request": tuple(CIFAR10.on_request),
         "steps": STEPS,
         "methods": tuple(METHODS),
         "models": tuple(MODELS),

@@ -60,7 +60,7 @@ def reproduce(
         machine: where to compute.
         out: folder of the experiment's runs; default runs/EXPERIMENT.
         methods: methods of phase 2, out of {phase2}; by default all, for imagenet bnew alone, out of
-            {imagenet_phase2}.
+            {imagenet_phase2}. Only if they are named, and not for imagenet: {on_request}.
         seeds: one run of everything per seed; by default 0 to 4, for imagenet 0 alone.
         epochs_scale: make all runs this many times as long, schedules in proportion; two numbers are
             for teachers and phase 1, and for what follows; a third is for finetune.

@@ -86,7 +86,7 @@ def plan(
 
     Args:
         name: one of EXPERIMENTS.
-        methods: of phase 2; None: all, or for ImageNet only BNEW.
+        methods: of phase 2; None: all that the paper compares, or for ImageNet only BNEW.
         seeds: None: 0 to 4, or for ImageNet only 0.
         distill: plan the distilled runs in place of the plain ones; ImageNet's are always distilled.
         ablations: add the published ablations of BNEW.
@@ -109,7 +109,7 @@ def plan(
     if seeds is None:
         seeds = experiment.seeds
     for method in methods:
-        lookup("method of phase 2", method, experiment.phase2)
+        lookup("method of phase 2", method, experiment.choices)
     if not methods or not seeds:
         raise BnewError("an experiment needs at least one method and one seed")
     if len(set(seeds)) < len(seeds):
@@ -186,7 +186,7 @@ def _variant(
             starts = (add("step1", f"{folder}/{experiment.first}/seed{seed}", recipe, *teachers),)
             common["init"] = _LINK + starts[0]
         for method in methods:
-            recipe = experiment.phase2[method]
+            recipe = experiment.choices[method]
             if variant.phase2_length != 1:
                 strength = recipe.method_options["strength"] * variant.phase2_length  # λ T
                 epochs = round(recipe.epochs * variant.phase2_length)

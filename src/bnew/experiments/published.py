@@ -22,6 +22,8 @@ class Experiment:
     phase2: Mapping[str, Recipe]
     finetune: Mapping[str, Recipe] = field(default_factory=dict)
     """Method → recipe of the step after phase 2, with weights frozen from the start."""
+    on_request: Mapping[str, Recipe] = field(default_factory=dict)
+    """Method that the paper does not compare → its recipe of phase 2, run only where it is chosen."""
     first: str = "clip"
     """The name of phase 1 in the folder of runs."""
     methods: tuple[str, ...] = ()
@@ -30,6 +32,11 @@ class Experiment:
     """Those that are run where none is chosen."""
     distilled: bool = False
     """Whether it is published with a teacher alone; else plain, and its ablations with a teacher."""
+
+    @property
+    def choices(self) -> dict[str, Recipe]:
+        """Method → recipe of phase 2, of all methods that can be chosen."""
+        return {**self.phase2, **self.on_request}
 
     def replace(self, **changes: Any) -> Experiment:
         """The experiment with some fields changed in every recipe."""
@@ -44,6 +51,7 @@ class Experiment:
             phase1=self.phase1.replace(**changes),
             phase2={name: recipe.replace(**changes) for name, recipe in self.phase2.items()},
             finetune={name: recipe.replace(**changes) for name, recipe in self.finetune.items()},
+            on_request={name: recipe.replace(**changes) for name, recipe in self.on_request.items()},
         )
 
 
@@ -64,6 +72,10 @@ CIFAR10 = Experiment(
         "ste": Recipe(method="ste", epochs=1000),
         "bmd": Recipe(method="bmd", method_options=METHODS["bmd"].published, epochs=1000),
         "bop": Recipe(method="bop", method_options=METHODS["bop"].published, epochs=1000),
+    },
+    on_request={
+        name: Recipe(method=name, method_options=METHODS[name].published, epochs=1000)
+        for name in ("bop2nd", "diode", "proxquant", "proxparq")
     },
 ).replace(binary_lr=1.0)
 
@@ -104,14 +116,16 @@ IMAGENET = Experiment(
 ).replace(binary_lr=1.0)
 
 
+def _on_digits(recipe: Recipe) -> Recipe:
+    return recipe.with_steps(epochs=20, factor=(20 * 21) / (1000 * 352))
+
+
 # A first look in minutes: scikit-learn's 8×8 digits, 1,295 for training, 21 steps per epoch.
 DIGITS = Experiment(
     teacher=_WIDERESNET22.scaled(0.075).replace(lr=0.1),  # 1.0 is too high for 300 steps
     phase1=CIFAR10.phase1.scaled(0.075),
-    phase2={
-        name: recipe.with_steps(epochs=20, factor=(20 * 21) / (1000 * 352))
-        for name, recipe in CIFAR10.phase2.items()
-    },
+    phase2={name: _on_digits(recipe) for name, recipe in CIFAR10.phase2.items()},
+    on_request={name: _on_digits(recipe) for name, recipe in CIFAR10.on_request.items()},
 ).replace(data="digits", model="birealnet8", batch_size=64)
 
 # Name, as `bnew reproduce` takes it → experiment.

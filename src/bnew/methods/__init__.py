@@ -11,8 +11,12 @@ from bnew.errors import BnewError, check_options, lookup
 from bnew.methods.base import Binarizer
 from bnew.methods.bnew import BNEW
 from bnew.methods.bop import Bop
+from bnew.methods.bop2nd import Bop2ndOrder
 from bnew.methods.clip import Clip
+from bnew.methods.diode import Diode
 from bnew.methods.mirror import BinaryMirrorDescent
+from bnew.methods.proxparq import ProxPARQ
+from bnew.methods.proxquant import ProxQuant
 from bnew.methods.real import Real
 from bnew.methods.ste import STE
 from bnew.methods.values import binary_value
@@ -43,7 +47,11 @@ __all__ = [
     "Binarizer",
     "BinaryMirrorDescent",
     "Bop",
+    "Bop2ndOrder",
     "Clip",
+    "Diode",
+    "ProxPARQ",
+    "ProxQuant",
     "Real",
     "binary_value",
     "create_method",

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bnew.errors import as_number
-from bnew.methods.base import Binarizer
-from bnew.methods.values import binary_value
+from bnew.methods.flipping import Flipping, flip_
 from bnew.short_runs import scale_gamma, scale_tau, share_of_published
 
 
@@ -20,11 +19,10 @@ def bop_(weights: list[Tensor], momenta: list[Tensor], grads: list[Tensor], gamm
     """
     torch._foreach_lerp_(momenta, grads, gamma)
     for w, m in zip(weights, momenta, strict=True):
-        flip = (w.sign() * m > tau).to(w.dtype)
-        w.mul_(flip.mul_(-2).add_(1))
+        flip_(w, w.sign() * m > tau)
 
 
-class Bop(Binarizer):
+class Bop(Flipping):
     """Bop (Helwegen et al., arXiv 1906.02107): weights are binary from the start and only flip.
 
     With the moving average m of the gradient g, at every step t::
@@ -75,20 +73,11 @@ class Bop(Binarizer):
         return {"gamma": self.gamma * (1 - self.progress)}
 
     def _start(self) -> None:
-        self._set_binary(self._values())
+        super()._start()
         self.momentum = [torch.zeros_like(p) for p in self.params]
 
-    def _before(self) -> None:
-        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
-        if self._grad_scale != 1:
-            torch._foreach_div_(grads, self._grad_scale)
-        weights = [p.detach() for p in self.params]
+    def _flip(self, weights: list[Tensor], grads: list[Tensor]) -> None:
         bop_(weights, self.momentum, grads, self.schedule()["gamma"], self.tau)
-        for p in self.params:
-            p.grad = None  # the optimizer skips it
-
-    def _forward_value(self, index: int) -> Tensor:
-        return binary_value(self.params[index].detach(), self.scale)
 
     def _state(self) -> dict[str, list[Tensor]]:
         return {"momentum": self.momentum}
