@@ -7,7 +7,7 @@ import functools
 import inspect
 import logging
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from functools import partial
@@ -15,8 +15,10 @@ from typing import Any, ParamSpec, TypeAlias
 
 from torch import nn
 
+from bnew.convert.functional import ReluCall
 from bnew.convert.planned import Plan, PlannedLayer
-from bnew.convert.tracing import Reading, is_layer, read
+from bnew.convert.rewriting import Place, free_names, put_modules
+from bnew.convert.tracing import Reading, Relu, is_layer, read
 from bnew.deprecated import renamed_argument, warn_of
 from bnew.errors import BnewError, lookup
 from bnew.layers import SURROGATES, BinaryConv2d, BinaryLinear, RSign
@@ -54,7 +56,8 @@ def plan(
     """
     _input_sign(input_sign, surrogate)
     asked = {"depthwise": depthwise, "first": first, "last": last, "shortcut": shortcut}
-    return _plan(model, read(model), skip, asked, relu)
+    rows, _ = _plan(model, read(model), skip, asked, relu)
+    return rows
 
 
 def _takes_plan(binarize: Callable[P, nn.Module]) -> Callable[P, nn.Module]:
@@ -101,13 +104,20 @@ def binarize(
     is one layer is binarized.
 
     **ReLU before a sign.** What comes out of a ReLU is never negative, its sign is +1 everywhere, and a
-    binary layer behind it would see nothing. So every ``nn.ReLU`` or ``nn.ReLU6`` module that feeds a
-    binarized layer, directly or through pooling and the like, becomes an ``nn.PReLU`` (slope 0.25, one a
-    channel where all uses of the module have one known width, else one in all), as in ReActNet, whose
-    shifts are there already: the batch norm's before it, and the one of ``rsign`` behind it. A ReLU that
-    is a function call in ``forward``, or a sigmoid, cannot be replaced: the layer behind it stays real
-    and a warning is logged. ``relu="keep"`` replaces none and binarizes all the same; that makes sense
-    only with an ``input_sign`` that centres what it gets.
+    binary layer behind it would see nothing. So every ReLU that feeds a binarized layer, directly or through
+    pooling and the like, becomes an ``nn.PReLU`` (slope 0.25, one a channel where all uses of the ReLU have
+    one known width, else one in all), as in ReActNet, whose shifts are there already: the batch norm's before
+    it, and the one of ``rsign`` behind it. ReLUs are ``nn.ReLU``, ``nn.ReLU6``, ``nn.Hardtanh(0, k)``, and
+    calls of their functions in a module's methods: ``F.relu(x)``, ``x.relu_()``, ``torch.clamp(x, min=0)``
+    and so on. Such a call is replaced in the method's source: the module gets a PReLU called ``prelu1``,
+    ``prelu2`` and so on, and becomes an instance of a subclass of its class, under the same name. It is
+    copied, pickled, compiled and exported as before; a module that is loaded needs its class with the same
+    source. A PReLU is never in place: a call in place assigns its result to the variable that it changed.
+
+    What cannot be replaced keeps the layer behind it real, and a warning is logged: a sigmoid; a ReLU in a
+    function that is no method, in a method that is decorated, reached by ``super()`` or without source.
+    ``relu="keep"`` replaces none and binarizes all the same; that makes sense only with an ``input_sign``
+    that centres what it gets.
 
     Args:
         model: any module.
@@ -130,13 +140,16 @@ def binarize(
     make = _input_sign(input_sign, surrogate)
     asked = {"depthwise": depthwise, "first": first, "last": last, "shortcut": shortcut}
     reading = read(model)
-    rows = _plan(model, reading, skip, asked, relu)
+    rows, calls = _plan(model, reading, skip, asked, relu)
     for row in rows:
+        if row.name in calls:
+            continue
         module = model.get_submodule(row.name)
         if row.binarize:
             _make_binary(module, make)
         elif row.becomes:
             _replace_relu(model, module, reading)
+    _replace_calls(model, calls, reading)
     if verbose and is_first_process():
         count = sum(row.binarize for row in rows)
         print(f"binarize: {type(model).__name__} has {count} binary layers now", file=sys.stderr)
@@ -152,7 +165,10 @@ def _input_sign(asked: InputSign, surrogate: str) -> Callable[[int], nn.Module]:
     return asked if callable(asked) else lookup("input_sign", asked, known)
 
 
-def _plan(model: nn.Module, reading: Reading, skip: Skip, asked: dict[str, bool], relu: str) -> Plan:
+def _plan(
+    model: nn.Module, reading: Reading, skip: Skip, asked: dict[str, bool], relu: str
+) -> tuple[Plan, dict[str, ReluCall]]:
+    """A row per layer and per ReLU that is replaced, and by the names of rows, the calls among the ReLUs."""
     lookup("treatment of ReLU", relu, dict.fromkeys(("prelu", "keep")))
     keep_relu = relu == "keep"
     layers = {module: name for name, module in model.named_modules() if is_layer(module)}
@@ -174,32 +190,38 @@ def _plan(model: nn.Module, reading: Reading, skip: Skip, asked: dict[str, bool]
         if floors and keep_relu:
             _log.warning("%s: its input is never negative, and relu='keep'", layers[layer])
         elif fixed:
-            reason = (
-                f"its input is never negative, as {fixed[0]} is called before it: sign would be +1 always"
-            )
+            reason = f"its input is never negative, as {fixed[0]}: sign would be +1 always"
             _log.warning("%s stays real: %s; an nn.ReLU module could be replaced", layers[layer], reason)
             return False, reason
         return True, "; ".join(["asked for", *special.values()]) if special else "an inner layer"
 
     judged = {layer: judge(layer) for layer in layers}
-    relus: set[nn.Module | str] = set()
+    relus: set[Relu | str] = set()
     if not keep_relu:
         relus = relus.union(
             *(reading.floors.get(layer, ()) for layer, (binary, _) in judged.items() if binary)
         )
 
     rows = Plan()
+    calls: dict[str, ReluCall] = {}
     for name, module in model.named_modules():
         kind = type(module).__name__
         if module in relus:
-            rows.append(PlannedLayer(name, kind, "PReLU", "feeds a binary layer, which needs both signs"))
+            rows.append(PlannedLayer(name, kind, "PReLU", _FEEDS_BINARY))
         elif module in judged:
             binary, reason = judged[module]
             rows.append(PlannedLayer(name, kind, _TWINS[type(module)].__name__ if binary else "", reason))
+        own = [relu for relu in relus if isinstance(relu, ReluCall) and relu.owner is module]
+        for free, call in zip(free_names(module), sorted(own, key=ReluCall.order), strict=False):
+            calls[f"{name}.{free}".removeprefix(".")] = call
+            rows.append(PlannedLayer([*calls][-1], call.kind, "PReLU", _FEEDS_BINARY))
     if not any(row.binarize for row in rows):
         why = "; ".join(f"{row.name or 'it'} ({row.kind}): {row.reason}" for row in rows)
         raise BnewError(f"nothing to binarize in {type(model).__name__}: {why or 'it has no such layer'}")
-    return rows
+    return rows, calls
+
+
+_FEEDS_BINARY = "feeds a binary layer, which needs both signs"
 
 
 def _skipped(layers: dict[nn.Module, str], skip: Skip) -> set[nn.Module]:
@@ -291,8 +313,22 @@ def _make_binary(layer: nn.Module, make: Callable[[int], nn.Module]) -> None:
 
 
 def _replace_relu(model: nn.Module, old: nn.Module, reading: Reading) -> None:
-    widths = reading.widths.get(old, set())
-    width = next(iter(widths)) if len(widths) == 1 else None
-    new = nn.PReLU(width or 1).to(next(model.parameters())).train(old.training)
+    new = _prelu(model, old, reading).train(old.training)
     for name in [name for name, m in model.named_modules(remove_duplicate=False) if m is old]:
         model.set_submodule(name, new)
+
+
+def _replace_calls(model: nn.Module, calls: dict[str, ReluCall], reading: Reading) -> None:
+    owners = defaultdict[nn.Module, dict[str, tuple[Place, nn.Module]]](dict)
+    for name, call in calls.items():
+        new = _prelu(model, call, reading).train(call.owner.training)
+        owners[call.owner][name.rpartition(".")[2]] = (call.place, new)
+    for owner, modules in owners.items():
+        put_modules(owner, modules)
+
+
+def _prelu(model: nn.Module, relu: Relu, reading: Reading) -> nn.PReLU:
+    """What replaces a ReLU: slopes per channel where all uses have one known width."""
+    widths = reading.widths.get(relu, set())
+    width = next(iter(widths)) if len(widths) == 1 else None
+    return nn.PReLU(width or 1).to(next(model.parameters()))
