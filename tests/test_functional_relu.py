@@ -180,6 +180,10 @@ def with_modules(model: nn.Module) -> nn.Module:
     """The same network of torchvision, the ReLUs of its blocks as modules."""
 
     class ModuleConv2d(nn.Module):
+        conv: nn.Module
+        bn: nn.Module
+        relu: nn.Module
+
         def forward(self, x: Any) -> Any:
             return self.relu(self.bn(self.conv(x)))
 
