@@ -431,11 +431,15 @@ def test_a_sum_with_a_signed_part_needs_no_replacement() -> None:
     assert becomes(unsigned) == {"0": "", "2.main": "PReLU", "3": "BinaryConv2d", "4": ""}
 
 
-def test_a_relu_in_forward_keeps_its_layer_real(caplog: pytest.LogCaptureFixture) -> None:
-    found = becomes(Functional())
-    assert found == {"a": "", "b": "", "c": "BinaryConv2d", "fc": ""}
-    assert "b stays real: its input is never negative, as relu is called before it" in caplog.text
-    assert becomes(Functional(), relu="keep")["b"] == "BinaryConv2d"
+def test_what_is_no_relu_keeps_its_layer_real(caplog: pytest.LogCaptureFixture) -> None:
+    model = tower(nn.BatchNorm2d(8), nn.Sigmoid(), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1))
+    assert becomes(model) == {"0": "", "3": "", "4": "BinaryConv2d", "5": ""}
+    assert "3 stays real: its input is never negative, as sigmoid is called before it" in caplog.text
+    assert becomes(model, relu="keep")["3"] == "BinaryConv2d"
+    hardtanh = tower(nn.BatchNorm2d(8), nn.Hardtanh(0, 6), nn.Conv2d(8, 8, 1))
+    assert becomes(hardtanh) == {"0": "", "2": "PReLU", "3": "BinaryConv2d", "4": ""}
+    clamped = tower(nn.BatchNorm2d(8), nn.Sigmoid(), nn.Hardtanh(), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1))
+    assert becomes(clamped)["4"] == ""
 
 
 def test_a_network_that_cannot_be_traced_is_read_by_names(caplog: pytest.LogCaptureFixture) -> None:

@@ -169,9 +169,9 @@ def test_twin_of_the_unbiased_version() -> None:
         for w, g in zip(weights, training.gradients(step), strict=False):
             w.grad = g
         optimizer.step()
-        for each, g in zip(twins, flat(training.gradients(step)[:-1]), strict=True):
+        for each, gradient in zip(twins, flat(training.gradients(step)[:-1]), strict=True):
             before = each.w
-            each.step(g)
+            each.step(gradient)
             flips += each.w != before
         assert flat([w.detach() for w in weights]) == [each.used for each in twins]
     assert 100 < flips < len(twins) * STEPS / 2

@@ -1,7 +1,8 @@
 """A user's network gets binary layers, and a summary says what is binary in a network and what it weighs.
 
-:func:`binarize` reads the network's graph (``tracing``) to know what each layer's input is. May import
-layers.
+:func:`binarize` reads the network's graph (``tracing``) to know what each layer's input is. ReLUs that are
+called as functions (``functional``) become modules, as the methods that call them are rewritten
+(``rewriting``). May import layers.
 """
 
 from bnew.convert.binarize import binarize, plan

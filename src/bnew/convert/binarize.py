@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, ParamSpec, TypeAlias
@@ -13,8 +14,10 @@ from torch import nn
 from bnew.convert.calibrate import calibrate as fit
 from bnew.convert.calibrate import first_images, output_sizes, recalibrate
 from bnew.convert.choosing import TWINS, Parts, Skip, choose
+from bnew.convert.functional import ReluCall
 from bnew.convert.planned import SCALE, SHORTCUT, Plan
-from bnew.convert.tracing import Reading, read
+from bnew.convert.rewriting import Place, put_modules
+from bnew.convert.tracing import Reading, Relu, read
 from bnew.deprecated import renamed_argument, warn_of
 from bnew.errors import lookup
 from bnew.layers import SURROGATES, BinaryConv2d, BinaryLinear, RSign, check_module
@@ -50,7 +53,7 @@ def plan(
     check_module("plan", model)
     asked = {"depthwise": depthwise, "first": first, "last": last, "shortcut": shortcut}
     parts = Parts(shortcuts, scale, calibrate is not None)
-    return choose(model, read(model), skip, asked, relu, parts)
+    return choose(model, read(model), skip, asked, relu, parts).rows
 
 
 def _takes_plan(binarize: Callable[P, nn.Module]) -> Callable[P, nn.Module]:
@@ -100,13 +103,20 @@ def binarize(
     is one layer is binarized.
 
     **ReLU before a sign.** What comes out of a ReLU is never negative, its sign is +1 everywhere, and a
-    binary layer behind it would see nothing. So every ``nn.ReLU`` or ``nn.ReLU6`` module that feeds a
-    binarized layer, directly or through pooling and the like, becomes an ``nn.PReLU`` (slope 0.25, one a
-    channel where all uses of the module have one known width, else one in all), as in ReActNet, whose
-    shifts are there already: the batch norm's before it, and the one of ``rsign`` behind it. A ReLU that
-    is a function call in ``forward``, or a sigmoid, cannot be replaced: the layer behind it stays real
-    and a warning is logged. ``relu="keep"`` replaces none and binarizes all the same; that makes sense
-    only with an ``input_sign`` that centres what it gets.
+    binary layer behind it would see nothing. So every ReLU that feeds a binarized layer, directly or through
+    pooling and the like, becomes an ``nn.PReLU`` (slope 0.25, one a channel where all uses of the ReLU have
+    one known width, else one in all), as in ReActNet, whose shifts are there already: the batch norm's before
+    it, and the one of ``rsign`` behind it. ReLUs are ``nn.ReLU``, ``nn.ReLU6``, ``nn.Hardtanh(0, k)``, and
+    calls of their functions in a module's methods: ``F.relu(x)``, ``x.relu_()``, ``torch.clamp(x, min=0)``
+    and so on. Such a call is replaced in the method's source: the module gets a PReLU called ``prelu1``,
+    ``prelu2`` and so on, and becomes an instance of a subclass of its class, under the same name. It is
+    copied, pickled, compiled and exported as before; a module that is loaded needs its class with the same
+    source. A PReLU is never in place: a call in place assigns its result to the variable that it changed.
+
+    What cannot be replaced keeps the layer behind it real, and a warning is logged: a sigmoid; a ReLU in a
+    function that is no method, in a method that is decorated, reached by ``super()`` or without source.
+    ``relu="keep"`` replaces none and binarizes all the same; that makes sense only with an ``input_sign``
+    that centres what it gets.
 
     **Size.** Binary weights have one magnitude. A norm behind the layer undoes it; where none follows, as in
     a VGG without batch norm or a transformer, the layer gets a learnable scale of each output channel, which
@@ -145,16 +155,22 @@ def binarize(
     check_module("binarize", model)
     asked = {"depthwise": depthwise, "first": first, "last": last, "shortcut": shortcut}
     reading = read(model)
-    rows = choose(model, reading, skip, asked, relu, Parts(shortcuts, scale, calibrate is not None))
-    chosen = {row.name: model.get_submodule(row.name) for row in rows if row.becomes}
+    choice = choose(model, reading, skip, asked, relu, Parts(shortcuts, scale, calibrate is not None))
+    rows = choice.rows
+    chosen = {
+        row.name: model.get_submodule(row.name)
+        for row in rows
+        if row.becomes and row.name not in choice.calls
+    }
     if calibrate is not None:
         images = first_images(calibrate, model)
         sizes = output_sizes(model, [chosen[row.name] for row in rows if SCALE in row.parts], images)
     for row in rows:
         if row.binarize:
             _make_binary(chosen[row.name], make, row.parts)
-        elif row.becomes:
+        elif row.name in chosen:
             _replace_relu(model, chosen[row.name], reading)
+    _replace_calls(model, choice.calls, reading)
     if calibrate is not None:
         fit(model, [chosen[row.name] for row in rows if row.binarize], images, sizes)
         recalibrate(model, calibrate)
@@ -188,8 +204,22 @@ def _make_binary(layer: nn.Module, make: Callable[[int], nn.Module], parts: tupl
 
 
 def _replace_relu(model: nn.Module, old: nn.Module, reading: Reading) -> None:
-    widths = reading.widths.get(old, set())
-    width = next(iter(widths)) if len(widths) == 1 else None
-    new = nn.PReLU(width or 1).to(next(model.parameters())).train(old.training)
+    new = _prelu(model, old, reading).train(old.training)
     for name in [name for name, m in model.named_modules(remove_duplicate=False) if m is old]:
         model.set_submodule(name, new)
+
+
+def _replace_calls(model: nn.Module, calls: dict[str, ReluCall], reading: Reading) -> None:
+    owners = defaultdict[nn.Module, dict[str, tuple[Place, nn.Module]]](dict)
+    for name, call in calls.items():
+        new = _prelu(model, call, reading).train(call.owner.training)
+        owners[call.owner][name.rpartition(".")[2]] = (call.place, new)
+    for owner, modules in owners.items():
+        put_modules(owner, modules)
+
+
+def _prelu(model: nn.Module, relu: Relu, reading: Reading) -> nn.PReLU:
+    """What replaces a ReLU: slopes per channel where all uses have one known width."""
+    widths = reading.widths.get(relu, set())
+    width = next(iter(widths)) if len(widths) == 1 else None
+    return nn.PReLU(width or 1).to(next(model.parameters()))

@@ -13,8 +13,10 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
+from bnew.convert.functional import ReluCall
 from bnew.convert.planned import SCALE, SHORTCUT, Plan, PlannedLayer
-from bnew.convert.tracing import Reading, is_layer
+from bnew.convert.rewriting import free_names
+from bnew.convert.tracing import Reading, Relu, is_layer
 from bnew.deprecated import warn_of
 from bnew.errors import BnewError, lookup
 from bnew.layers import BinaryConv2d, BinaryLinear
@@ -23,6 +25,8 @@ _log = logging.getLogger("bnew")
 
 Filter: TypeAlias = Callable[[nn.Module, str], bool]
 Skip: TypeAlias = str | Iterable[str] | Filter
+
+FEEDS_BINARY = "feeds a binary layer, which needs both signs"
 
 # Which layers have a binary twin. Only these very types: a subclass may use its weight in its own way.
 TWINS: dict[type[nn.Module], type[nn.Module]] = {nn.Conv2d: BinaryConv2d, nn.Linear: BinaryLinear}
@@ -43,6 +47,14 @@ class Parts:
         return (SCALE,) * scale + (SHORTCUT,) * shortcut
 
 
+@dataclass(frozen=True)
+class Choice:
+    """The plan, and by the names of its rows, the ReLUs in it that are calls in a method."""
+
+    rows: Plan
+    calls: dict[str, ReluCall]
+
+
 def _keeps_shape(layer: nn.Module) -> bool:
     """Whether the layer's output has the shape of its input."""
     if isinstance(layer, nn.Linear):
@@ -58,7 +70,7 @@ def _keeps_shape(layer: nn.Module) -> bool:
 
 def choose(
     model: nn.Module, reading: Reading, skip: Skip, asked: dict[str, bool], relu: str, parts: Parts
-) -> Plan:
+) -> Choice:
     """A row for each layer of ``model``, and for each ReLU that is replaced.
 
     Args:
@@ -95,9 +107,7 @@ def choose(
         elif floors and keep_relu:
             _log.warning("%s: its input is never negative, and relu='keep'", layers[layer])
         elif fixed:
-            reason = (
-                f"its input is never negative, as {fixed[0]} is called before it: sign would be +1 always"
-            )
+            reason = f"its input is never negative, as {fixed[0]}: sign would be +1 always"
             _log.warning("%s stays real: %s; an nn.ReLU module could be replaced", layers[layer], reason)
             return False, reason
         why = "; ".join(["asked for", *special.values()]) if special else "an inner layer"
@@ -106,25 +116,31 @@ def choose(
         return True, why
 
     judged = {layer: judge(layer) for layer in layers}
-    relus: set[nn.Module | str] = set()
+    relus: set[Relu | str] = set()
     if not keep_relu:
         relus = relus.union(
             *(reading.floors.get(layer, ()) for layer, (binary, _) in judged.items() if binary)
         )
 
     rows = Plan()
+    calls: dict[str, ReluCall] = {}
     for name, module in model.named_modules():
         kind = type(module).__name__
         if module in relus:
-            rows.append(PlannedLayer(name, kind, "PReLU", "feeds a binary layer, which needs both signs"))
+            rows.append(PlannedLayer(name, kind, "PReLU", FEEDS_BINARY))
         elif module in judged:
             binary, reason = judged[module]
             twin = TWINS[type(module)].__name__ if binary else ""
             rows.append(PlannedLayer(name, kind, twin, reason, parts.of(module, reading) if binary else ()))
+        own = [relu for relu in relus if isinstance(relu, ReluCall) and relu.owner is module]
+        for free, call in zip(free_names(module), sorted(own, key=ReluCall.order), strict=False):
+            new = f"{name}.{free}".removeprefix(".")
+            calls[new] = call
+            rows.append(PlannedLayer(new, call.kind, "PReLU", FEEDS_BINARY))
     if not any(row.binarize for row in rows):
         why = "; ".join(f"{row.name or 'it'} ({row.kind}): {row.reason}" for row in rows)
         raise BnewError(f"nothing to binarize in {type(model).__name__}: {why or 'it has no such layer'}")
-    return rows
+    return Choice(rows, calls)
 
 
 def _skipped(layers: dict[nn.Module, str], skip: Skip) -> set[nn.Module]:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
+from bnew.convert.functional import ReluCall, calling_frame, find_call, is_in_place, lower_bound, position
 from bnew.layers import BinaryConv2d, BinaryLinear, ChannelScale, RPReLU, RSign
 
 _log = logging.getLogger("bnew")
@@ -26,7 +28,7 @@ _KEEPS_CHANNELS = re.compile(
 _KEEPS_RANGE = re.compile(
     _KEEPS_CHANNELS.pattern
     + r"|flatten|view|reshape|permute|transpose|squeeze|unsqueeze|chunk|split|getitem|mean"
-    + r"|interpolate|upsample"
+    + r"|interpolate|upsample|clamp(min|max)?|clip|hardtanh"
 )
 _ADD = re.compile(r"i?add")
 _AVERAGES = re.compile(r"(adaptive)?avgpool[123]d|mean")
@@ -34,6 +36,10 @@ _NORM = re.compile(r"(sync|lazy)?(batch|layer|group|instance|rms)norm[123]?d?")
 _COMBINES = re.compile(r"i?(add|mul)")
 _CONCATENATES = re.compile(r"cat|concat")
 _SHORTCUT_NAME = re.compile(r"downsample|shortcut|skip")
+
+
+Relu: TypeAlias = nn.Module | ReluCall
+Floor: TypeAlias = Relu | str
 
 
 @dataclass(frozen=True)
@@ -44,9 +50,9 @@ class Reading:
         first: layers that see the network's input and no other layer's output.
         last: layers whose output no other layer sees.
         shortcut: 1×1 layers whose output is added to that of a longer path from the same place.
-        floors: for a layer whose input is never negative, what makes it so: ReLU modules, and names of
-            operators that are no replaceable module.
-        widths: for a ReLU module, the channels of all its uses; None among them where they are unknown.
+        floors: for a layer whose input is never negative, what makes it so: ReLU modules and calls of ReLUs
+            that a PReLU can stand in for, and of all else, a clause that says what it is.
+        widths: for such a ReLU, the channels of all its uses; None among them where they are unknown.
         averaged: of the layers with ``floors``, those that see averages of what is never negative, which
             rarely change their sign even behind a PReLU.
         unnormed: layers whose output reaches a sum, another layer or the network's output before a norm.
@@ -55,8 +61,8 @@ class Reading:
     first: set[nn.Module]
     last: set[nn.Module]
     shortcut: set[nn.Module]
-    floors: dict[nn.Module, set[nn.Module | str]]
-    widths: dict[nn.Module, set[int | None]]
+    floors: dict[nn.Module, set[Floor]]
+    widths: dict[Relu, set[int | None]]
     averaged: set[nn.Module]
     unnormed: set[nn.Module]
 
@@ -68,7 +74,7 @@ def is_layer(module: nn.Module) -> bool:
 
 def is_relu(module: nn.Module) -> bool:
     """Whether the module is a ReLU that a PReLU can stand in for."""
-    return type(module) in (nn.ReLU, nn.ReLU6)
+    return type(module) in (nn.ReLU, nn.ReLU6) or (type(module) is nn.Hardtanh and module.min_val == 0)
 
 
 def read(model: nn.Module) -> Reading:
@@ -86,6 +92,10 @@ def read(model: nn.Module) -> Reading:
     return _GraphReader(model, graph).reading()
 
 
+# What _Tracer notes about a node.
+_CALLER, _RELU = "bnew caller", "bnew relu"
+
+
 class _Tracer(fx.Tracer):
     """Looks into every module but torch's own and the layers of bnew."""
 
@@ -93,10 +103,22 @@ class _Tracer(fx.Tracer):
         ours = isinstance(m, BinaryConv2d | BinaryLinear | RSign | RPReLU | ChannelScale)
         return ours or super().is_leaf_module(m, module_qualified_name)
 
+    def create_node(self, kind: str, *args: Any, **kwargs: Any) -> fx.Node:
+        """Notes where in the source every call stands, and for those of ReLUs what it is there."""
+        node = super().create_node(kind, *args, **kwargs)
+        frame = calling_frame(sys._getframe(1))
+        if kind.startswith("call_") and frame is not None:
+            scopes = [name for name, _ in self.module_stack.values()]
+            owner = "".join(scopes[:-1][-1:] if kind == "call_module" else scopes[-1:])
+            node.meta[_CALLER] = (owner, frame.f_code, position(frame))
+            if kind != "call_module" and lower_bound(node) == 0:
+                node.meta[_RELU] = find_call(frame, node)
+        return node
+
 
 def _by_names(model: nn.Module) -> Reading:
     layers = {module: name for name, module in model.named_modules() if is_layer(module)}
-    relus: set[nn.Module | str] = {module for module in model.modules() if is_relu(module)}
+    relus: set[Floor] = {module for module in model.modules() if is_relu(module)}
     order = list(layers)
     return Reading(
         first=set(order[:1]),
@@ -119,18 +141,50 @@ class _GraphReader:
         self.nodes = list(graph.nodes)
         self.module = {n: modules[str(n.target)] for n in self.nodes if n.op == "call_module"}
         self.layers = {n: m for n, m in self.module.items() if is_layer(m)}
+        self.relus: dict[fx.Node, Floor] = {n: m for n, m in self.module.items() if is_relu(m)}
+        self.relus |= self._relu_calls()
+        self._follow_changes_in_place()
         self._floor = cache(self._find_floor)
+
+    def _relu_calls(self) -> dict[fx.Node, Floor]:
+        """The nodes of ReLUs that are called as functions, with what they are in the source."""
+        callees = defaultdict[Any, set[str]](set)
+        for node in self.nodes:
+            callees[node.meta.get(_CALLER)].add(str(node.target))
+        relus: dict[fx.Node, Floor] = {n: n.meta[_RELU] for n in self.nodes if _RELU in n.meta}
+        for node, relu in relus.items():
+            if len(callees[node.meta[_CALLER]]) > 1 and isinstance(relu, ReluCall):
+                relus[node] = f"{relu.kind} is called where other functions are called too"
+        return relus
+
+    def _follow_changes_in_place(self) -> None:
+        """What is computed from a value after it was changed in place is computed from the change's node."""
+        order = {node: i for i, node in enumerate(self.nodes)}
+        for node in self.nodes:
+            module = self.module.get(node)
+            in_place = is_in_place(node) if module is None else getattr(module, "inplace", False) is True
+            if not (node.op.startswith("call_") and in_place and node.all_input_nodes):
+                continue
+            changed = node.all_input_nodes[0]
+            later = [user for user in changed.users if order[user] > order[node]]
+            relu = self.relus.get(node)
+            assigned = isinstance(relu, ReluCall) and relu.place.rebinds
+            if later and relu is not None and not assigned and not node.users:
+                name = relu.kind if isinstance(relu, ReluCall) else self._operator(node)
+                self.relus[node] = f"{name} changes in place what is used behind it"
+            for user in later:
+                user.replace_input_with(changed, node)
 
     def reading(self) -> Reading:
         behind = self._reach(self.layers, forward=True)
         before = self._reach(self.layers, forward=False)
-        floors: defaultdict[nn.Module, set[nn.Module | str]] = defaultdict(set)
+        floors: defaultdict[nn.Module, set[Floor]] = defaultdict(set)
         for node, layer in self.layers.items():
             floors[layer] |= self._floor(node.all_input_nodes[0])
-        widths: defaultdict[nn.Module, set[int | None]] = defaultdict(set)
-        for node, module in self.module.items():
-            if is_relu(module):
-                widths[module].add(self._width(node.all_input_nodes[0]))
+        widths: defaultdict[Relu, set[int | None]] = defaultdict(set)
+        for node, relu in self.relus.items():
+            if not isinstance(relu, str):
+                widths[relu].add(self._width(node.all_input_nodes[0]))
         return Reading(
             first={layer for node, layer in self.layers.items() if node not in behind},
             last={layer for node, layer in self.layers.items() if node not in before},
@@ -161,20 +215,21 @@ class _GraphReader:
         target: Any = type(self.module[node]) if node in self.module else node.target
         return str(getattr(target, "__name__", target)).lower().replace("_", "")
 
-    def _find_floor(self, node: fx.Node) -> frozenset[nn.Module | str]:
+    def _find_floor(self, node: fx.Node) -> frozenset[Floor]:
         """What keeps every value of the node from being negative; empty if nothing does."""
+        if node in self.relus:
+            return frozenset([self.relus[node]])
         name = self._operator(node)
-        if _NEVER_NEGATIVE.fullmatch(name):
-            module = self.module.get(node)
-            return frozenset([module if module is not None and is_relu(module) else name])
+        if _NEVER_NEGATIVE.fullmatch(name) or (lower_bound(node) or 0) > 0:
+            return frozenset([f"{name} is called before it"])
         inputs = [self._floor(i) for i in node.all_input_nodes]
-        every = frozenset[nn.Module | str]().union(*inputs)
+        every = frozenset[Floor]().union(*inputs)
         if _CONCATENATES.fullmatch(name):  # one part is enough for some channels to be never negative
             return every
         if _COMBINES.fullmatch(name) and len(inputs) == 2 and all(inputs):
             # One part that may be negative frees a sum or a product: the replaceable parts are enough.
-            return frozenset(part for part in every if isinstance(part, nn.Module)) or every
-        if _KEEPS_RANGE.fullmatch(name):
+            return frozenset(part for part in every if not isinstance(part, str)) or every
+        if inputs and _KEEPS_RANGE.fullmatch(name):
             return inputs[0]
         return frozenset()
 
