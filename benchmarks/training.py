@@ -310,8 +310,8 @@ def memory_section() -> str:
     ]
     return f"""## Memory
 
-MiB of all parameters, counted from the tensors. Gradients are at their largest; Bop frees those of the binary
-weights before the optimizer sees them, so that Adam has no state for them.
+MiB of all parameters, counted from the tensors. Gradients are at their largest; Bop, Bop2ndOrder and Diode
+free those of the binary weights before the optimizer sees them, so that Adam has no state for them.
 
 {table(("model", "method", "weights", "gradients", "Adam", "method's own", "total"), rows)}
 
