@@ -23,7 +23,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError, features
 
 from bnew.errors import BnewError
 
-MOST_PIXELS = 100_000_000  # of a scaled image before it is cropped
+MOST_PIXELS = 100_000_000  # the largest scaled image, before it is cropped
 
 # Pillow's names of the formats that are read. The others hold no pictures of one size and 8 or 16 bits, or
 # need another program. TGA is tried last, as its files have no signature.
@@ -130,7 +130,7 @@ def read_image(
 
 @dataclass(frozen=True)
 class Rendition:
-    """Identifies an image, whatever size it is used at."""
+    """Identifies an image, independently of the size at which it is used."""
 
     pixels: npt.NDArray[np.uint8]
     """The whole image, scaled to a square: (side, side, C)."""

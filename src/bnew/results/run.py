@@ -99,7 +99,7 @@ class Run(Line, Tables):
 
     @property
     def done(self) -> bool:
-        """Whether the run has ended and been tested."""
+        """Whether the run has finished and been tested."""
         return (self.path / "summary.json").is_file()
 
     @cached_property
@@ -291,7 +291,7 @@ class Run(Line, Tables):
             force: only warn, unless the run is done.
 
         Raises:
-            BnewError: recipe or conditions differ; the message says in what.
+            BnewError: recipe or conditions differ; the message says what differs.
         """
         what = "with another recipe" if self.changes(recipe) else "under other conditions"
         self._refuse(what, self.changes(recipe, conditions), force)
