@@ -164,7 +164,7 @@ void Planner::set_epilogue(Stage& stage, const StepChain& chain) {
 void Planner::set_sign(Stage& stage, const Sign& sign) {
     stage.bits = sign.output;
     Epilogue& e = stage.epilogue;
-    // The channels that fill up the last group must give clear bits, even if infinity was left in memory.
+    // The channels that fill up the last group must become clear bits, even if memory holds infinity.
     if (sign.scale.empty()) {
         std::vector<float> threshold(sign.shift);
         for (float& t : threshold) t = -t;

@@ -32,7 +32,7 @@ def output_kind(graph: Mapping[str, Any], shape: tuple[int, int, int]) -> str:
         shape: (C, H, W) of the output.
 
     Raises:
-        EngineError: the output is an image, or is computed from probabilities and is none itself.
+        EngineError: the output is an image, or consists of probabilities that were altered.
     """
     outputs, height, width = shape
     if (height, width) != (1, 1):

@@ -57,9 +57,10 @@ def verify(
 ) -> int:
     """Check a packed file against its run in PyTorch; exit code 1 if it is not the same network.
 
-    Every binary layer must give the same integers for the same signs. A sign may differ only where its value
-    is 0 except for rounding. If no sign of an image differs, its logits may differ only by rounding. Finally,
-    the number of images with another class, and the accuracy, may differ only as far as rounding explains.
+    Every binary layer must return the same integers for the same signs. A sign may differ only where its
+    value is 0 except for rounding. If no sign of an image differs, its logits may differ only by rounding.
+    The number of images with another class, and the change of the accuracy, must be small enough to be
+    explained by rounding.
 
     Args:
         file: the packed file.

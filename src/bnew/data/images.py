@@ -170,7 +170,7 @@ def _brought_to(
 
 @contextmanager
 def _errors_named(path: Path) -> Iterator[None]:
-    """Turn what Pillow raises while it reads ``path`` into a BnewError."""
+    """Turn exceptions of Pillow while it reads ``path`` into a BnewError."""
     try:
         yield
     except FileNotFoundError:
@@ -198,7 +198,7 @@ def suffixes() -> frozenset[str]:
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """Those of :data:`FORMATS` that Pillow and its installed plug-ins can read."""
+    """The formats of :data:`FORMATS` that Pillow and its installed plug-ins can read."""
     Image.init()
     if not features.check("avif"):
         _import("pillow_avif")

@@ -50,13 +50,13 @@ from bnew.registry import CHANNELS, DATASETS, DatasetRow
 
 logger = logging.getLogger("bnew")
 
-# What torchvision raises without a network, and for files that are missing, truncated or otherwise wrong.
+# Exceptions of torchvision without a network, and for files that are missing, truncated or otherwise wrong.
 FETCH_ERRORS = (OSError, RuntimeError, ValueError, AssertionError, HTTPException)
 
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """What a source has: "train" for certain, "val" and "test" perhaps.
+    """The splits that a source has: "train", and perhaps "val" and "test".
 
     Args:
         classes: names, in the order of their numbers.

@@ -234,7 +234,7 @@ def lighting() -> Tensor:
 
 @dataclass(frozen=True)
 class _Batch:
-    """What a reading process sends: uint8 images (n, 3, H, W), labels (n,), lighting (n, 3), broken images.
+    """The result of a reader process: uint8 images (n, 3, H, W), labels (n,), lighting (n, 3), broken images.
 
     ``failed`` says why a file could not be read; empty if all were read. An exception would have a traceback.
     """

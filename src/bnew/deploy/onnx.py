@@ -87,8 +87,8 @@ def export_onnx(model: nn.Module, images: Tensor, path: str | Path, kind: str = 
         The check by ONNX Runtime; None if ONNX Runtime is not installed.
 
     Raises:
-        BnewError: the exporter is not installed or fails; the file cannot be written or run; or it does not
-            give the network's results. Then nothing is written.
+        BnewError: the exporter is not installed or fails; the file cannot be written or run; or its results
+            are not those of the network. Then nothing is written.
     """
     check_module("export_onnx", model)
     try:

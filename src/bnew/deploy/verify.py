@@ -154,7 +154,7 @@ def verify(
         limits: the most that the file may ask for.
 
     Returns:
-        What was compared and what is wrong. It is false, and its ``ok`` too, if anything is wrong.
+        The comparison and its problems. If there is a problem, the result and its ``ok`` are false.
 
     Raises:
         BnewError: the engine is not installed, the file is for another network or other data, the model is

@@ -3,7 +3,7 @@
 ``torch.sign`` of exactly 0 is 0, but a bit is +1 or −1. A value that is 0 by a coincidence of rounding may
 get either sign. A value that is 0 by construction may not, for example behind a ReLU or as a sum of an even
 number of signs. The rules of the vocabulary tell the two apart: a rule says what an operator does to the
-numbers at which its inputs are held. An operator without a rule may give any number, including 0.
+numbers at which its inputs are held. An operator without a rule may return any number, including 0.
 """
 
 from __future__ import annotations

@@ -34,8 +34,8 @@ class Held:
     that does not depend on a value has slope 0. Two values that depend on the same one may cancel each other,
     such as x and relu(−x).
 
-    ``unknown`` tells why a channel may be any number: an operator has no rule. It is False if the reason is
-    an image whose mean and std are not known.
+    ``unknown`` is True if a channel may be any number because an operator has no rule. It is False if the
+    reason is that the mean and std of the image are not known.
     """
 
     steps: Array  # (P, C)
@@ -75,7 +75,7 @@ class Held:
 
     @property
     def varies(self) -> bool:
-        """Whether it takes other numbers than those of steps of 0, so that a clamp may hold it at a limit."""
+        """Whether it takes more than single numbers, so that a clamp may hold it at a limit too."""
         return bool(self.slopes) or bool(np.any(self.steps > 0))
 
 

@@ -125,7 +125,7 @@ class Operation:
         return limits.min, limits.max
 
     def value(self) -> Value:
-        """The node's value. The same operator on the same values gives the same object."""
+        """The node's value: the same object for the same operator on the same values."""
         values: Any = self.reader.values
         arguments: Any = fx.node.map_arg(self.node.args, lambda node: values[node])
         options: Any = fx.node.map_arg(self.node.kwargs, lambda node: values[node])

@@ -289,7 +289,7 @@ def _blurred(value: Value, x: Held) -> Slopes:
 def _balanced(value: Value, x: Held) -> Array:
     """(C_out): whether the weights sum to 0 for each channel, or over channels with the same pieces.
 
-    The second case gives 0 for grey, and for an image of one colour that was flattened.
+    In the second case, the sum is 0 for grey, and for an image of one colour that was flattened.
     """
     groups, weight = value.fields["groups"], value.tensors["weight"].astype(np.float64)
     outputs = len(weight)

@@ -41,19 +41,19 @@ class Argument(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What operators and steps have in common. The defaults are the cautious choice."""
+    """The properties that operators and steps share. The defaults are the cautious choice."""
 
     aten: Mapping[str, Lowering] = field(default_factory=dict)
     """ATen operators that become this one, and the functions that lower them."""
     formulas: Mapping[str, Formula] = field(default_factory=dict)
     """ATen operators that may end a formula for this one; tried before :attr:`aten`."""
     held: Rule | None = None
-    """Its effect on exact numbers. None: it may give any number, so a ``torch.sign`` after it is refused."""
+    """Its effect on exact numbers. None: any number may result, so a ``torch.sign`` after it is refused."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Operator(Row):
-    """What a node computes."""
+    """The operator of a node."""
 
     takes: Takes = Takes.REAL
     fields: Sequence[str] = ()

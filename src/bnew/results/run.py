@@ -263,7 +263,7 @@ class Run(Line, Tables):
         fingerprint: Fingerprint | None = None,
         hold_out: Mapping[str, Any] | None = None,
     ) -> None:
-        """Record recipe, environment and data; of a resumed run, also what has changed since it began."""
+        """Record recipe, environment and data; for a resumed run, also the changes since it began."""
         changes = self.changes(recipe, environment.get("conditions"))
         if fingerprint is not None:
             changes += [f"data: {difference}" for difference in self.data_changes(fingerprint)]
