@@ -1,4 +1,4 @@
-// Memory that begins with a cache line.
+// Memory that begins at a cache line.
 
 #pragma once
 

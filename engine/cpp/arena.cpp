@@ -12,12 +12,12 @@ namespace {
 
 size_t index(int i) { return static_cast<size_t>(i); }
 
-// Bits and values with a border have a place of their own, so that the border, cleared once, stays clear; so
-// have the values of strips, to lie close together. The others share.
+// Whether a value shares memory with others. Bits and values with a border do not: a border is cleared only
+// once and must stay clear. The values of strips do not either: they lie close together.
 bool shares(const Buffer& buffer) { return !buffer.bits && buffer.border.empty() && !buffer.in_strips; }
 
-// The stage after whose turn each value is needed no more. What a segment reads and writes lives from the
-// segment's beginning to its end: begin[s] to end[s] for its stage s.
+// The last stage that needs each value. Values that a segment reads or writes live until its end, which is
+// end[s] for each of its stages s.
 std::vector<int> last_uses(const Plan& plan, const std::vector<int>& end) {
     const Uses uses(plan);
     std::vector<int> last_use(plan.values.size(), -1);
@@ -30,7 +30,8 @@ std::vector<int> last_uses(const Plan& plan, const std::vector<int>& end) {
     return last_use;
 }
 
-// Each takes the first gap between those that live at the same time. Returns the bytes that all take.
+// Places each value into the first gap between the values that live at the same time. Returns the total size
+// in bytes.
 size_t place_shared(std::vector<Buffer>& buffers, const Plan& plan, const std::vector<Segment>& segments) {
     std::vector<int> begin(plan.stages.size()), end(plan.stages.size());
     for (size_t s = 0; s < plan.stages.size(); ++s) begin[s] = end[s] = static_cast<int>(s);
@@ -95,13 +96,13 @@ Arena::Arena(const Schedule& schedule, size_t scratch_bytes, int threads)
       scratch_bytes_(static_cast<size_t>(round_up(static_cast<int64_t>(scratch_bytes), kAlignment))),
       scratch_(scratch_bytes_ * static_cast<size_t>(threads)) {}
 
-// What a band has of a value.
+// The band's buffer of a value.
 uint8_t* Arena::memory_of(const Buffer& buffer, int band) const {
     const size_t others = buffer.bands > 1 ? static_cast<size_t>(band) * buffer.bytes : 0;
     return values_.data() + buffer.offset + others;
 }
 
-// The place of pixel (0, 0).
+// The address of pixel (0, 0).
 uint8_t* Arena::origin(const Buffer& buffer, int first_row, int band) const {
     const int64_t border = buffer.border.left * buffer.pixel - first_row * buffer.row;
     return memory_of(buffer, band) + border * (buffer.bits ? 1 : 4);

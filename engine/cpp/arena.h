@@ -17,10 +17,10 @@ struct Segment {
     int first = 0, last = 0;
 };
 
-// Gives each buffer of the schedule its place.
+// Gives each buffer of the schedule its offset in the arena.
 void place_buffers(Schedule& schedule, const Plan& plan, const std::vector<Segment>& segments);
 
-// Zeros that take no memory before they are written.
+// Zeroed memory whose pages take no space until they are written.
 class Zeros {
 public:
     explicit Zeros(size_t size);
@@ -35,7 +35,7 @@ private:
 
 class Arena {
 public:
-    // For so many threads, each with scratch memory of its own. The schedule must stay.
+    // Each thread has scratch memory of its own. The schedule must outlive the arena.
     Arena(const Schedule& schedule, size_t scratch_bytes, int threads);
 
     const Schedule& schedule() const { return schedule_; }
@@ -43,14 +43,14 @@ public:
         return scratch_.data() + scratch_bytes_ * static_cast<size_t>(thread);
     }
 
-    // The image of a value, if `first_row` is the row that lies first in the band's buffer.
+    // A view of a value's image, where `first_row` is the first row in the band's buffer.
     RealView real(int value, int first_row, int band) const;
     BitsView bits(int value, int first_row, int band) const;
-    // The same of a value that is there in full.
+    // The same for a value whose buffer holds all rows.
     RealView real(int value) const { return real(value, -buffer(value).border.top, 0); }
     BitsView bits(int value) const { return bits(value, -buffer(value).border.top, 0); }
 
-    // Does a task that moves or clears rows of a value.
+    // Runs a task that moves or clears rows of a value.
     void run(const Task& task) const;
 
 private:

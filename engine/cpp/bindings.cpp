@@ -1,4 +1,4 @@
-// What Python sees. The checks of arrays, and their messages, are in bnew_engine/__init__.py.
+// The Python bindings. Arrays are checked in bnew_engine/__init__.py, which has the messages too.
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>

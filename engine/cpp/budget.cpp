@@ -8,13 +8,14 @@ namespace {
 constexpr double kMiB = 1 << 20;
 constexpr int64_t kLargestLimit = int64_t{1} << 60;  // below, sums of sizes are exact
 
-// Small networks never meet a limit. A weight is used once for each place of the image; in a group it is laid
-// together with up to fifteen zeros, and computed with them, as real numbers though it be a bit. Work is
-// allowed twice that. A byte of the file counts as a weight does: a node without weights has its description.
+// Small networks never reach a limit. A weight is used once per place of the image. In a group, the weight
+// and up to fifteen zeros are computed together, as real numbers even if it is a bit. The limit on work is
+// twice that. A byte of the file counts like a weight, because a node without weights has only its
+// description.
 constexpr double kBaseMacs = 1LL << 31, kMacsPerUnitPlace = 32, kMostMacs = 1LL << 46;
 constexpr double kBaseBytes = 64 * kMiB, kBytesPerUnit = 64, kMostBytes = 1LL << 34;
-// A run may keep values for the input's numbers, and whole images of each layer's results: two numbers
-// for each output channel, which has 36 units or more.
+// A run may keep memory for the input's numbers, and for whole images of each layer's results: two numbers
+// per output channel, and an output channel has 36 units or more.
 constexpr double kBytesPerNumber = 1024, kBytesPerUnitPlace = 0.125;
 
 std::string whole(double number) { return std::to_string(static_cast<int64_t>(std::min(number, 9e18))); }

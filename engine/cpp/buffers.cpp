@@ -32,7 +32,7 @@ std::vector<Buffer> make_buffers(const Plan& plan) {
         made.shape = value.shape;
         made.bits = value.bits;
     }
-    // The input's channels may lie close together where all its readers can read it so.
+    // The input's channels lie close together if all its readers can read that layout.
     bool filled_up = plan.output == 0;
     for (const Stage& stage : plan.stages) {
         for (int v : stage.inputs) filled_up |= v == 0 && !stage.reads_close;

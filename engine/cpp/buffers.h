@@ -1,4 +1,4 @@
-// The memory of values: its size and strides, before it has a place.
+// The buffers of values: their sizes and strides. Their offsets follow later.
 
 #pragma once
 
@@ -13,20 +13,20 @@ namespace bnew {
 
 struct Plan;
 
-// Places around an image.
+// The number of rows and columns around an image.
 struct Border {
     int top = 0, left = 0, bottom = 0, right = 0;
     bool empty() const { return !(top || left || bottom || right); }
 };
 
-// A view of an image whose border begins where the image did: where the first window of a convolution is.
+// The view moved up and left by the border, to where the first window of a convolution begins.
 template <class View>
 View with_border(View view, const Border& border) {
     view.data -= border.top * view.row + border.left * view.pixel;
     return view;
 }
 
-// Bytes of a pixel's bits.
+// The bytes that hold a pixel's bits.
 inline int64_t unit_of(int channels) {
     return channels <= 16 ? 2 : channels <= 32 ? 4 : round_up(channels, 64) / 8;
 }
@@ -36,7 +36,7 @@ struct Buffer {
     Shape shape;
     bool bits = false;
     Border border;               // for the padding of the value's readers
-    int rows = 0;                // that the buffer holds: all and the border's, or as many as a strip needs
+    int rows = 0;                // of the buffer: the image's and the border's, or those of a strip
     int64_t pixel = 0, row = 0;  // floats, or bytes of bits
     // Written and read within one segment: each of its bands has a buffer of its own, the first at `offset`.
     bool in_strips = false;
@@ -44,7 +44,7 @@ struct Buffer {
     size_t offset = 0, bytes = 0;
 
     int64_t row_bytes() const { return row * (bits ? 1 : static_cast<int64_t>(sizeof(float))); }
-    // Of the image alone, all of it.
+    // The size of the whole image, without the border.
     size_t image_bytes() const {
         return static_cast<size_t>(row_bytes()) * static_cast<size_t>(shape.height);
     }
@@ -53,12 +53,12 @@ struct Buffer {
 // Buffers for whole values.
 std::vector<Buffer> make_buffers(const Plan& plan);
 
-// Which stages have to do with each value.
+// The stages that read and write each value.
 struct Uses {
     explicit Uses(const Plan& plan);
 
     std::vector<std::vector<int>> readers;
-    std::vector<int> makers;  // or -1
+    std::vector<int> makers;  // -1: the input
 };
 
 }  // namespace bnew

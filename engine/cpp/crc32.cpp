@@ -10,7 +10,7 @@ constexpr size_t kAtOnce = 16;  // bytes
 
 using Table = std::array<std::array<uint32_t, 256>, kAtOnce>;
 
-// table[k][b]: what byte b does to the checksum when k more bytes follow.
+// table[k][b]: the effect of byte b on the checksum if k more bytes follow.
 constexpr Table kTable = [] {
     Table table{};
     for (uint32_t b = 0; b < 256; ++b) {

@@ -7,7 +7,7 @@
 
 namespace bnew {
 
-// The checksum goes on from that of the bytes before, 0 at the beginning.
+// Continues the checksum `before` of the preceding bytes; 0 at the beginning.
 uint32_t crc32(uint32_t before, const uint8_t* data, size_t size);
 
 }  // namespace bnew

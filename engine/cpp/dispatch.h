@@ -1,4 +1,4 @@
-// Which kernels are used.
+// Chooses the kernels.
 
 #pragma once
 
@@ -10,7 +10,7 @@
 
 namespace bnew {
 
-// The instruction sets that this machine can run, the best first. Found out once.
+// The kernels that this machine can run, the best first. Detected once.
 const std::vector<const Kernels*>& usable_kernels();
 
 // The kernels called `name`; if it is empty, those that BNEW_ENGINE_ISA names, else the best. Throws Error.

@@ -7,7 +7,7 @@
 namespace bnew {
 namespace {
 
-// Part i of n of some rows of a stage: fewer rows if there are enough pixels, else fewer channels.
+// Part i of n of a task: a share of its pixels if there are enough of them, else a share of the channels.
 Part part_of(const Stage& stage, const Task& task, int i, int n) {
     const int64_t first = int64_t{task.first} * stage.shape.width;
     const int64_t pixels = int64_t{task.last - task.first} * stage.shape.width;
@@ -29,7 +29,7 @@ Part part_of(const Stage& stage, const Task& task, int i, int n) {
 
 const Shape& Call::shape(size_t i) const { return plan.values[static_cast<size_t>(stage.inputs[i])].shape; }
 
-// A task says where strips have the rows of the first input; other inputs are there in full.
+// The task knows the first row in the first input's buffer. The buffers of other inputs hold all rows.
 RealView Call::real(size_t i) const {
     return i == 0 ? arena.real(stage.inputs[0], task.rows.in, task.band) : arena.real(stage.inputs[i]);
 }
@@ -42,7 +42,7 @@ Executor::Executor(const Plan& plan, const Kernels& kernels, int threads) : plan
     if (threads > 1) pool_.emplace(threads);
 }
 
-// Whether the task is worth waking other threads, which takes about a microsecond.
+// Whether the task is long enough to wake other threads for it, which takes about a microsecond.
 bool Executor::is_worth_splitting(const Task& task) const {
     const Stage& stage = stage_of(task);
     constexpr double kLeast = 4000;  // nanoseconds
@@ -50,7 +50,7 @@ bool Executor::is_worth_splitting(const Task& task) const {
     return stage.op->fused && stage.nanoseconds * results > kLeast;
 }
 
-// Part i of n, or all of it.
+// Computes part i of n of the task.
 void Executor::run_part(const Task& task, const Arena& arena, int i, int n, int thread) const {
     const Stage& stage = stage_of(task);
     const Part part = part_of(stage, task, i, n);
@@ -86,7 +86,7 @@ void Executor::run(const Arena& arena, ThreadPool* pool, const AfterTask& after)
         if (pool && bands.size() > 1) {
             pool->run(
                 [&](int i) { run_band(bands[static_cast<size_t>(i)], arena, i, i == 0 ? after : nothing); });
-            if (after) after(bands[0].back());  // once more: waiting for the others counts for it
+            if (after) after(bands[0].back());  // again: the wait for other bands counts for the last task
         } else if (pool && is_worth_splitting(first)) {
             const int n = pool->threads();
             pool->run([&](int i) { run_part(first, arena, i, n, i); });

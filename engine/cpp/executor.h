@@ -13,15 +13,15 @@ namespace bnew {
 
 class Executor {
 public:
-    // Plan and kernels must stay. Throws Error if the threads cannot be started.
+    // Plan and kernels must outlive the executor. Throws Error if the threads cannot be started.
     Executor(const Plan& plan, const Kernels& kernels, int threads);
 
     int threads() const { return pool_ ? pool_->threads() : 1; }
-    // The threads; null if there is only the caller, or if the process is a fork, which has none of them.
+    // The threads. Null if there is only the caller, or in a forked process, which does not have the threads.
     ThreadPool* pool() const { return pool_ && pool_->is_here() ? &*pool_ : nullptr; }
 
-    // Computes the image whose input the arena holds; with a pool, whose mutex the caller holds, on all its
-    // threads. Calls `after` at the end of each task of a turn's first band.
+    // Computes the image whose input is in the arena; with a pool, on all its threads. The caller must hold
+    // the pool's mutex. Calls `after` at the end of each task of a turn's first band.
     using AfterTask = std::function<void(const Task&)>;
     void run(const Arena& arena, ThreadPool* pool, const AfterTask& after = {}) const;
 

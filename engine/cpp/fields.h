@@ -1,4 +1,4 @@
-// An object of the graph's JSON, whose fields are taken by name; what is left over is refused.
+// An object of the graph's JSON. Its fields are taken by name; unknown fields are refused.
 
 #pragma once
 
@@ -12,12 +12,12 @@ namespace bnew {
 
 constexpr int kLargestSize = 1 << 20;  // of a dimension
 
-// Throws Error with the sentence unless it is right.
+// Throws Error with the sentence if `right` is false.
 void expect(bool right, const std::string& sentence);
 
 class Fields {
 public:
-    // `where` begins the sentences about it. Throws Error if it is no object, as all below throw.
+    // `where` begins the messages. This and the functions below throw Error.
     Fields(const Json& object, std::string where);
 
     const Json* optional(const char* name);
@@ -26,7 +26,7 @@ public:
     int integer(const char* name, int least, int most);
     std::vector<int> integers(const char* name, size_t count, int least, int most = kLargestSize);
     std::vector<float> floats(const char* name, size_t count);
-    // Refuses what nobody has asked for.
+    // Refuses fields that have not been taken.
     void done() const;
 
     std::string what(const char* name) const { return where_ + ", '" + name + "'"; }

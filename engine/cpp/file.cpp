@@ -21,7 +21,7 @@ static_assert(std::endian::native == std::endian::little, "the file's numbers ar
 
 namespace {
 
-constexpr uint64_t kLargestHeader = 16 << 20;  // that of ten thousand layers is smaller
+constexpr uint64_t kLargestHeader = 16 << 20;  // ten thousand layers need less
 
 const char* const kNotOne = "it is not a packed model, or is cut short: pack the run again";
 const char* const kDamaged = "it is damaged: copy it again, or pack the run again";
@@ -34,7 +34,7 @@ std::optional<Dtype> dtype_of(const std::string& name) {
     return std::nullopt;
 }
 
-// The float of IEEE 754 half precision h: exact.
+// Converts an IEEE 754 half-precision number to float, exactly.
 float from_half(uint16_t h) {
     const uint32_t sign = static_cast<uint32_t>(h & 0x8000) << 16;
     const uint32_t exponent = h >> 10 & 31, mantissa = h & 1023;
@@ -55,7 +55,7 @@ const std::string& text(const Json& metadata, const char* name) {
 }  // namespace
 
 Mapping::Mapping(const std::string& path) {
-    const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // of a pipe, would wait
+    const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // a pipe would block
     if (descriptor < 0) throw Error(std::string("could not be opened: ") + std::strerror(errno));
     struct stat status{};
     if (fstat(descriptor, &status) != 0 || !S_ISREG(status.st_mode)) {
@@ -102,7 +102,7 @@ void File::check_sum(const Json* stored, uint64_t header_end) {
         checksum_ = crc32(0, content_.data(), content_.size());
         return;
     }
-    // As bytes, this can only be the field: a quotation mark in a string of JSON has a backslash before it.
+    // No JSON string can have these bytes: a quotation mark in it has a backslash before it.
     const std::string& digits = stored->string("the checksum in its header");
     const std::string field = std::string("\"") + kChecksum + "\":\"" + digits + '"';
     const std::string_view header(reinterpret_cast<const char*>(content_.data()), header_end);
@@ -165,7 +165,7 @@ void File::read_tensors(const Json& header, uint64_t data_begin) {
 }
 
 uint64_t File::weights() const {
-    uint64_t sum = 0;  // each tensor lies in the file: no overflow
+    uint64_t sum = 0;  // cannot overflow: each tensor lies in the file
     for (const auto& [name, tensor] : tensors_)
         sum += static_cast<uint64_t>(tensor.count) * (tensor.dtype == Dtype::u32 ? 32 : 1);
     return sum;

@@ -24,7 +24,7 @@ struct Tensor {
 // A file, mapped into memory.
 class Mapping {
 public:
-    // Throws Error, without the file's name.
+    // Throws Error. The message does not name the file.
     explicit Mapping(const std::string& path);
     ~Mapping();
     Mapping(const Mapping&) = delete;
@@ -39,7 +39,7 @@ private:
 
 class File {
 public:
-    // Checks header and checksum of the content, which must stay. Throws Error.
+    // Checks header and checksum of the content, which must outlive the File. Throws Error.
     explicit File(std::span<const uint8_t> content);
 
     // Throws Error if there is no such tensor.
@@ -48,7 +48,7 @@ public:
     // CRC-32 of the content, where its own digits count as zeros.
     uint32_t checksum() const { return checksum_; }
     uint64_t size() const { return content_.size(); }
-    // Of all tensors: a bit is one, and so is a real number.
+    // The number of weights in all tensors: bits and real numbers.
     uint64_t weights() const;
 
 private:

@@ -54,7 +54,7 @@ void GraphReader::read_input(const Json& json) {
                    "its graph's input has a 'mean' and an 'std' that make too large numbers of bytes");
         }
     }
-    // How images in files are brought to size, which is for those who read them.
+    // The size to which image files are scaled. The engine itself does not read image files.
     if (fields.optional("resize")) {
         const auto resize = fields.integers("resize", 2, 1);
         expect(resize[0] >= size.height && resize[1] >= size.width,

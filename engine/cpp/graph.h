@@ -1,4 +1,4 @@
-// The graph of a packed file, checked: every name known, every shape worked out (docs/format.md, "Graph").
+// The graph of a packed file (docs/format.md, "Graph"), checked, with the shapes of all values.
 
 #pragma once
 
@@ -24,25 +24,25 @@ struct Shape {
 std::string to_string(const Shape& shape);
 
 struct Value {
-    std::string name;  // empty: the engine's own
+    std::string name;  // empty: made by the planner
     Shape shape;
     bool bits = false;
 };
 
 struct Step {
     const StepKind* kind = nullptr;
-    std::vector<float> numbers;  // scale, shift, prelu: one a channel
+    std::vector<float> numbers;  // scale, shift, prelu: one per channel
     int value = -1;              // add, multiply
     int activation = -1;         // row of the kernels' table
     float low = 0, high = 0;     // clamp
 };
 
 struct Sign {
-    std::vector<float> scale, shift;  // one a channel; scale empty: 1
+    std::vector<float> scale, shift;  // one per channel; scale empty: 1
     int output = -1;
 };
 
-// What a node says to its operator: each has its own kind, see ops/.
+// The arguments of a node's operator. Each operator derives its own struct, see ops/.
 struct Arguments {
     virtual ~Arguments() = default;
 };
@@ -62,7 +62,7 @@ struct Graph {
     std::vector<Value> values;  // the input is the first
     std::vector<Node> nodes;
     int output = -1;
-    std::vector<float> mean, std;  // both empty, or one a channel
+    std::vector<float> mean, std;  // both empty, or one per channel
     std::vector<std::string> classes;
 
     // Throws Error.

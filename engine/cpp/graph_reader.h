@@ -1,4 +1,4 @@
-// Reads a graph: what operators and steps see of it when they read themselves.
+// Reads a graph. Operators and steps use this interface to read their fields.
 
 #pragma once
 
@@ -24,12 +24,12 @@ public:
     // The shape of a node's first input.
     const Shape& input(const Node& node) const { return value(node.inputs[0]).shape; }
 
-    // All below throw Error.
-    // The value called that; `what` begins the sentence.
+    // These three throw Error.
+    // The index of the value `name`; `what` begins the message.
     int find(const std::string& name, const std::string& what) const;
-    // Counts what a node keeps, before it does: a small file can name a large tensor many times.
+    // Counts the numbers that a node will keep: a small file can name a large tensor many times.
     void keep(int64_t numbers, const std::string& where);
-    // Numbers of the tensor that `name` names; one number stands for every channel.
+    // One number per channel of the tensor `name`. A tensor of one number is repeated for all channels.
     std::vector<float> per_channel(const Json& name, int channels, const std::string& what);
 
 private:

@@ -17,7 +17,7 @@ Images::Images(const Graph& graph) : shape_(graph.values[0].shape) {
     }
 }
 
-// Rows first to last - 1. Whether all numbers are finite.
+// Copies rows first to last - 1. Returns whether all numbers are finite.
 bool Images::set_rows(const float* image, int first, int last, const RealView& view) const {
     const int64_t width = shape_.width, plane = shape_.height * width;
     int wrong = 0;
@@ -55,7 +55,7 @@ bool Images::set_rows(const uint8_t* image, int first, int last, const RealView&
 
 template <class Input>
 void Images::set_all(const Input* image, const Arena& arena, ThreadPool* pool) const {
-    constexpr int64_t kLeast = 10000;  // numbers that are worth waking other threads for
+    constexpr int64_t kLeast = 10000;  // numbers; with fewer, waking other threads takes longer
     const RealView view = arena.real(0);
     std::atomic<bool> finite = true;
     const auto set = [&](int i, int n) {

@@ -1,4 +1,4 @@
-// Images from outside become the input of a run, and its values go back.
+// Converts images to the input of a run, and values to the caller's layout.
 
 #pragma once
 
@@ -15,8 +15,8 @@ class Images {
 public:
     explicit Images(const Graph& graph);
 
-    // Makes an image the arena's input, on all threads if there is a pool. Throws Error if a number is not
-    // finite.
+    // Copies an image into the arena's input, on all threads if there is a pool. Throws Error if a number is
+    // not finite.
     void set(const float* image, const Arena& arena, ThreadPool* pool) const;    // NCHW
     void set(const uint8_t* image, const Arena& arena, ThreadPool* pool) const;  // NHWC, normalised
 
@@ -30,7 +30,7 @@ private:
     std::vector<float> byte_scale_, byte_shift_;
 };
 
-// A value that is there in full, as NCHW; bits as -1 and +1.
+// Copies a value as NCHW, bits as -1 and +1. Its buffer must hold all rows.
 void get(const Value& value, int index, const Arena& arena, float* to);
 
 }  // namespace bnew

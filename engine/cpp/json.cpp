@@ -104,7 +104,7 @@ private:
     }
 
     void read_number(Json& value) {
-        // from_chars takes "inf" and "nan" too, which JSON does not have, and "01" and "1.", likewise.
+        // Checked here: from_chars also accepts "inf", "nan", "01" and "1.", which are not JSON.
         const size_t begin = at_;
         take('-');
         if (take('0')) {
@@ -165,7 +165,7 @@ private:
         }
     }
 
-    // Text goes to Python, which takes nothing else.
+    // Python accepts only UTF-8.
     void check_utf8(std::string_view text) const {
         for (; !text.empty(); text.remove_prefix(utf8_length(text)))
             if (utf8_length(text) == 0) fail("a string that is not UTF-8");

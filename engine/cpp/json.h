@@ -1,4 +1,4 @@
-// As much of JSON as a header and a graph need: read, never written.
+// A JSON reader for headers and graphs.
 
 #pragma once
 
@@ -14,14 +14,14 @@ class Json {
 public:
     enum class Kind { null, boolean, number, string, array, object };
 
-    // Reads a text that is one JSON value. Refuses what the standard refuses, names that come twice in an
-    // object, nesting deeper than 32, and more values than a network has. Throws Error.
+    // Reads a text that is one JSON value. Throws Error if it is not valid JSON, if a name comes twice in an
+    // object, if values are nested more than 32 deep, and if there are more than 2^20 values.
     static Json parse(std::string_view text);
 
     Kind kind() const { return kind_; }
     bool is(Kind kind) const { return kind_ == kind; }
 
-    // Each throws Error, with `what` in the sentence, if the value is of another kind.
+    // Each throws Error, with `what` in the message, if the value is of another kind.
     bool boolean(const std::string& what) const;
     double number(const std::string& what) const;
     int64_t integer(const std::string& what, int64_t least, int64_t most) const;

@@ -1,11 +1,11 @@
-// What an instruction set provides: one table of functions, one file an instruction set.
+// The kernels of an instruction set: one table of functions, in one file per instruction set.
 //
-// Real values lie in memory as NHWC with the channels of a pixel filled up to whole groups of 16, bits as
-// NHWC with the channels of a pixel filled up to a unit of 2, 4 or a multiple of 8 bytes. A buffer that a
-// padded operator reads has a border of zeros around the image (for bits: of -1), so that no kernel ever asks
-// whether a tap lies inside. What the border adds to a binary convolution is taken away by `base`.
+// Real values lie in memory as NHWC, with the channels of a pixel filled up to whole groups of 16. Bits lie
+// as NHWC, with the channels of a pixel filled up to a unit of 2 or 4 bytes or a multiple of 8 bytes. A
+// buffer that a padded operator reads has a border of zeros around the image (of -1 for bits). So no kernel
+// has to test whether a tap lies inside. `base` subtracts the border's part of a binary convolution.
 //
-// The scalar functions are the specification. All others give the same integers, and the same floats to the
+// The scalar functions are the specification. All others return the same integers, and the same floats to the
 // last bit: every product that is added to something is a fused multiply-add, in the same order everywhere.
 
 #pragma once
@@ -15,7 +15,7 @@
 
 namespace bnew {
 
-constexpr int kGroup = 16;  // channels that are finished together
+constexpr int kGroup = 16;  // channels that an epilogue processes together
 
 constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
@@ -35,8 +35,8 @@ enum class Join { none, add, multiply };
 
 constexpr int kNoActivation = -1;
 
-// What happens to each result v of an operator before it is stored. All arrays are a number per channel,
-// filled up to whole groups of 16; a null pointer leaves its line out.
+// The steps that are applied to each result v of an operator before it is stored. Each array has a number per
+// channel, filled up to whole groups of 16. If its pointer is null, its line is left out.
 //
 //     v = fma(v, scale, shift)
 //     v = v + other   or   v * other
@@ -48,7 +48,7 @@ struct Epilogue {
     const float* shift = nullptr;
     Join join = Join::none;
     RealView other;
-    int other_channels = 0;          // channel c meets channel c mod other_channels, a multiple of 16
+    int other_channels = 0;          // channel c is joined with c mod other_channels, a multiple of 16
     const float* slope = nullptr;    // of prelu
     int activation = kNoActivation;  // else a row of the table in kernels/activations.h
     float low = 0, high = 0;         // of clamp
@@ -60,14 +60,14 @@ struct Epilogue {
     BitsView bits;                      // data null: no bits
 };
 
-// A window that slides over an image. Offsets of taps are counted from the window's first tap.
+// A window that slides over an image.
 struct Window {
     int height = 0, width = 0;  // of the result
     int kernel_y = 1, kernel_x = 1, stride_y = 1, stride_x = 1, dilation_y = 1, dilation_x = 1;
 };
 
-// Part of an operator's result that one call computes: output pixels, counted row by row, and output
-// channels, in groups of 16.
+// The part of an operator's result that one call computes: a range of output pixels, counted row by row, and
+// a range of groups of 16 output channels.
 struct Part {
     int64_t first_pixel, last_pixel;
     int first_group, last_group;
@@ -79,9 +79,9 @@ struct BinaryConv {
     int channels_out = 0;
     int taps = 0;
     int64_t unit = 0;               // bytes of a tap's channels: 2, 4 or a multiple of 8
-    const void* weights = nullptr;  // in the layout of the kernel's own pack_binary
+    const void* weights = nullptr;  // in the layout that this kernel's pack_binary writes
     // base[(row class * column classes + column class) * channels filled up + c]: the number of bits of all
-    // taps inside the image, plus what the border's -1 would have added.
+    // taps inside the image, plus the correction for the border's -1 (see set_base() in ops/binary_conv.cpp).
     const float* base = nullptr;
     const int32_t* row_class = nullptr;     // of each output row
     const int32_t* column_class = nullptr;  // of each output column
@@ -102,7 +102,7 @@ struct RealConv {
 enum class Pooling { max, average };
 
 // Windows are cut at the image's edge: output row i covers rows row_first[i] to row_last[i] - 1 in steps of
-// the dilation, columns alike.
+// the dilation. Columns work in the same way.
 struct Pool {
     Pooling kind = Pooling::max;
     int height = 0, width = 0, channels = 0;  // of the result
@@ -111,13 +111,12 @@ struct Pool {
     const int32_t* row_last = nullptr;
     const int32_t* column_first = nullptr;
     const int32_t* column_last = nullptr;
-    const float* row_places = nullptr;     // what a window's height counts in the divisor of a mean
-    const float* column_places = nullptr;  // what its width counts
+    const float* row_places = nullptr;     // the divisor of a mean is the window's row_places
+    const float* column_places = nullptr;  // times its column_places
 };
 
-// Each pixel's channels c become (v - mean) / √(variance + eps): the mean and the mean square of differences
-// from it, over all channels of the pixel. Sums run in sixteen lanes, which are added at the end in pairs,
-// the upper half to the lower.
+// Each number v of a pixel becomes (v - mean) / √(variance + eps), with mean and variance over the pixel's
+// channels. Sums have sixteen lanes. These are added at the end in pairs: the upper half to the lower.
 struct LayerNorm {
     int width = 0, channels = 0;  // of the image
     float eps = 0;
@@ -126,19 +125,21 @@ struct LayerNorm {
 struct Kernels {
     const char* name;
     bool (*supported)();
-    // Bytes of a binary layer's weights in this kernel's layout, and their making from windows: for each
-    // output channel window_words() words, the bits of a window as they lie in an image, tap after tap.
+    // The size in bytes of a binary layer's weights in this kernel's layout, and the function that packs
+    // them. `windows` has window_words() words per output channel: a window's bits as in an image, tap by
+    // tap.
     size_t (*binary_bytes)(const BinaryConv&);
     void (*pack_binary)(const BinaryConv&, const uint64_t* windows, void* out);
     void (*binary_conv)(const BinaryConv&, const BitsView& in, const Epilogue&, const Part&);
     void (*real_conv)(const RealConv&, const RealView& in, const Epilogue&, const Part&);
     void (*pool)(const Pool&, const RealView& in, const Epilogue&, const Part&);
     void (*layer_norm)(const LayerNorm&, const RealView& in, const Epilogue&, const Part&);
-    // The epilogue alone; width is that of the image.
+    // The epilogue alone. `width` is the image's width.
     void (*pointwise)(int width, const RealView& in, const Epilogue&, const Part&);
-    // The name of an activation, the same with every instruction set; null behind the last.
+    // The name of an activation, the same for every instruction set; null after the last one.
     const char* (*activation_name)(int);
-    // Binary multiply-accumulates done by `rounds` rounds of xor, population count and add in registers.
+    // Runs `rounds` rounds of xor, population count and add in registers. Returns the number of binary
+    // multiply-accumulates.
     int64_t (*peak)(int64_t rounds);
 };
 
@@ -150,13 +151,13 @@ extern const Kernels avx512_kernels;
 extern const Kernels neon_kernels;
 #endif
 
-// Words of 64 bits that the taps of a window fill when they lie close together.
+// The number of 64-bit words that the taps of a window fill if they lie close together.
 inline int64_t window_words(const BinaryConv& conv) { return round_up(conv.taps * conv.unit, 8) / 8; }
 
-constexpr int kMostPixels = 12;  // that a kernel takes at once
-constexpr int kSlack = 64;       // bytes behind every buffer that a kernel may read, and never uses
+constexpr int kMostPixels = 12;  // of a tile
+constexpr int kSlack = 64;       // bytes after every buffer, which a kernel may read but does not use
 
-// For the windows of a tile, gathered, and an offset for each of their words.
+// Scratch memory for the gathered windows of a tile, and for an offset per word of a window.
 inline int64_t scratch_bytes(const BinaryConv& conv) {
     return (kMostPixels + 1) * window_words(conv) * 8 + kSlack;
 }

@@ -23,7 +23,7 @@ void check_threads(int threads) {
 
 Model::Model(const std::string& path, int threads, const std::string& instruction_set, const Limits& limits) {
     check_threads(threads);
-    choose_kernels(instruction_set);  // what is wrong with these is no matter of the file
+    choose_kernels(instruction_set);  // outside of the try: its error does not concern the file
     try {
         *this = Model(Mapping(path).content(), threads, instruction_set, limits);
     } catch (const Error& error) {
@@ -121,7 +121,7 @@ std::vector<StageTime> Model::profile(const float* image, int repeats) const {
         impl_->images.set(image, lease.arena(), pool);
         count(0);
         impl_->executor.run(lease.arena(), pool, [&](const Task& task) {
-            // Moving rows counts for the stage that needs the room: the next.
+            // The time to move rows counts for the stage that needs their space: the next one.
             if (task.kind == Task::Kind::compute) count(static_cast<size_t>(task.index) + 1);
         });
         for (size_t s = 0; s < times.size(); ++s) times[s].push_back(spent[s]);

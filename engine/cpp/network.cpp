@@ -60,7 +60,7 @@ void Model::Impl::run(const Input* inputs, size_t count, float* results) const {
     }
     const std::lock_guard<std::mutex> lock(pool->mutex());
     const size_t threads = static_cast<size_t>(pool->threads());
-    // Whole images side by side need no barrier; what does not go round is split.
+    // Threads that compute whole images need no barrier. The remaining images are split among all threads.
     size_t done = 0;
     if (count >= threads) {
         std::vector<std::unique_ptr<Lease>> leases;

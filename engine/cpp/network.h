@@ -1,4 +1,4 @@
-// A network that is ready to run, behind bnew::Model.
+// The implementation of bnew::Model: a network that is ready to run.
 
 #pragma once
 
@@ -17,14 +17,14 @@ struct Model::Impl {
     Impl(Graph network, const Kernels& chosen, int threads, const Budget& limits);
 
     const Value& value(int index) const { return plan.values[static_cast<size_t>(index)]; }
-    size_t size_of(int index) const;  // numbers of a value
+    size_t size_of(int index) const;  // the number of elements of a value
 
-    // Calls of several threads may come at the same time. Throws Error.
+    // Several threads may call it at the same time. Throws Error.
     template <class Input>
     void run(const Input* images, size_t count, float* results) const;
 
-    // An arena that is free, or a new one: as many as there are calls at the same time. With a pool, for all
-    // threads on one image; else for one.
+    // Takes a free arena, or makes one, and gives it back at the end. There are as many arenas as calls at
+    // the same time. With a pool, the arena is for all threads on one image; else for one thread.
     class Lease {
     public:
         Lease(const Impl& impl, ThreadPool* pool);

@@ -13,7 +13,7 @@ namespace bnew {
 namespace {
 
 constexpr size_t kMostStages = 1 << 14;
-// Work for each number that a stage gives, whatever gives it: reading, the epilogue, writing.
+// Work per number of a stage's result, for any operator: reading, the epilogue, writing.
 constexpr double kMacsPerNumber = 8;
 
 }  // namespace
@@ -53,7 +53,7 @@ void Planner::add_node(Node& node) {
     finish(std::move(stage), node);
 }
 
-// Adds the stage with as many of the node's steps as its epilogue takes, and stages for the rest.
+// Adds the stage with as many of the node's steps as fit its epilogue, and more stages for the other steps.
 void Planner::finish(Stage stage, const Node& node) {
     if (!stage.op->fused && (!node.then.empty() || node.sign)) stage = next(std::move(stage));
     size_t step = 0;
@@ -69,7 +69,7 @@ void Planner::finish(Stage stage, const Node& node) {
     add(std::move(stage));
 }
 
-// Ends the stage with a value of its own, and begins one that goes on from there.
+// Adds the stage with a new value as its result. Returns an identity stage that reads this value.
 Stage Planner::next(Stage stage) {
     stage.real = add_value(stage.shape);
     Stage after;
@@ -113,7 +113,7 @@ int Planner::to_real(int bits, const std::string& name) {
     return real;
 }
 
-// A value side by side with itself, as many times as fill `channels`.
+// Concatenates a value with itself until it has `channels` channels.
 int Planner::repeated(int value, int channels, const std::string& name) {
     const Shape shape = shape_of(value);
     Stage stage;
@@ -129,7 +129,7 @@ int Planner::repeated(int value, int channels, const std::string& name) {
 
 // ------------------------------------------------------------------------------------- epilogues
 
-// The numbers filled up to whole groups, kept by the stage.
+// Copies the numbers into the stage, filled up to whole groups.
 template <class Numbers>
 const float* Planner::keep_numbers(Stage& stage, const Numbers& numbers, float filling) {
     keep(4.0 * static_cast<double>(numbers.size() + kGroup), stage.name);
@@ -164,7 +164,7 @@ void Planner::set_epilogue(Stage& stage, const StepChain& chain) {
 void Planner::set_sign(Stage& stage, const Sign& sign) {
     stage.bits = sign.output;
     Epilogue& e = stage.epilogue;
-    // What fills up the channels must give clear bits, even where infinity was left in memory.
+    // The channels that fill up the last group must become clear bits, even if memory holds infinity.
     if (sign.scale.empty()) {
         std::vector<float> threshold(sign.shift);
         for (float& t : threshold) t = -t;

@@ -1,4 +1,4 @@
-// From a graph to what runs: stages, each an operator with its epilogue, and their schedules.
+// Plans the run of a graph: stages, each an operator with its epilogue, and their schedules.
 
 #pragma once
 
@@ -16,7 +16,8 @@ namespace bnew {
 
 class StepChain;
 
-// What an operator makes of a node before it runs: each has its own kind, see ops/. It points into itself.
+// The data that an operator prepares for its runs. Each operator derives its own struct, see ops/. It may
+// point into itself, so it is neither copied nor moved.
 struct Prepared {
     Prepared() = default;
     virtual ~Prepared() = default;
@@ -24,7 +25,7 @@ struct Prepared {
     Prepared& operator=(const Prepared&) = delete;
 };
 
-// It points into its own vectors: it can be moved, and not be copied.
+// A stage can be moved but not copied: it points into its own vectors.
 struct Stage {
     Stage() = default;
     Stage(Stage&&) = default;
@@ -36,35 +37,35 @@ struct Stage {
     std::string name;
     std::vector<int> inputs;
     Shape shape;                           // of the result
-    int real = -1, bits = -1, other = -1;  // values written, and joined
+    int real = -1, bits = -1, other = -1;  // values: two that are written, and one that is joined
 
     // Set by the operator's prepare.
     std::unique_ptr<Prepared> prepared;
-    Border border;             // around its first input, that it reads as zeros or clear bits
-    bool reads_close = false;  // also an input whose channels lie close together
+    Border border;             // around its first input; read as zeros or clear bits
+    bool reads_close = false;  // whether it can read an input whose channels lie close together
     size_t scratch_bytes = 0;  // for each thread
-    // Roughly what a number of its result takes on one core with AVX-512; writing it is the least.
+    // The time per number of its result on one core with AVX-512, roughly. The default is for writing it.
     double nanoseconds = 0.5;
 
-    Epilogue epilogue;                    // its views are filled in when a run binds the stage to its arena
-    std::vector<Aligned<float>> numbers;  // that the epilogue points to
+    Epilogue epilogue;                    // without views: each run sets them for its arena
+    std::vector<Aligned<float>> numbers;  // the arrays of the epilogue
 };
 
 struct Plan {
     std::vector<Stage> stages;
     std::vector<Value> values;  // the graph's, then the planner's own
     int output = -1;
-    // Segments of stages with large results run in strips, so that what one writes is still in the cache when
-    // the next reads it, and their buffers hold no more rows than that takes.
+    // Segments of stages with large results run in strips, so that the result of one stage is still in the
+    // cache when the next reads it. Their buffers hold only the rows that are needed at a time.
     Schedule strips;
-    // For several threads on one image: segments are cut into a band for each, in strips again.
+    // For several threads on one image: a segment has a band for each thread, and each band runs in strips.
     Schedule bands;
-    // Stage after stage, every value there in full when its stage has run.
+    // Stage after stage: the buffer of every value holds all rows.
     Schedule whole;
     size_t scratch_bytes = 0;  // of each thread
 };
 
-// Makes a plan; what an operator may use of it when it is prepared.
+// Makes a plan. Operators use its public functions to prepare their stages.
 class Planner {
 public:
     Planner(Graph& graph, const Kernels& kernels, int threads, Budget& budget);
@@ -74,12 +75,12 @@ public:
     const Kernels& kernels() const { return kernels_; }
     const Shape& shape_of(int value) const { return plan_.values[static_cast<size_t>(value)].shape; }
 
-    // Each counts what a stage keeps or does, before it does. Throws Error.
+    // Count memory and work before they are spent. Throw Error if the budget is exceeded.
     void keep(double bytes, const std::string& name);
     void give_back(double bytes) { budget_.give_back(bytes); }
     void work(const Shape& results, double macs_per_number, const std::string& name);
 
-    // Adds a stage that makes real ±1 of bits; their value.
+    // Adds a stage that converts bits to real ±1. Returns the new value.
     int to_real(int bits, const std::string& name);
 
 private:

@@ -10,8 +10,8 @@
 namespace bnew {
 namespace {
 
-constexpr int kSpins = 20000;  // before a worker sleeps: half a millisecond or so
-constexpr int kPolite = 2000;  // before the caller lets others run on its core between looks
+constexpr int kSpins = 20000;  // before a worker sleeps: about half a millisecond
+constexpr int kPolite = 2000;  // before the waiting caller starts to yield its core
 
 inline void relax() {
 #if defined(__x86_64__)
@@ -39,8 +39,8 @@ ThreadPool::~ThreadPool() {
         end();
         return;
     }
-    // Nothing is there to be joined, and a thread that can be joined must not be destroyed; nor a condition
-    // that the parent's threads wait for, as that would wait for them.
+    // In a fork there are no threads to join, but destroying a joinable std::thread aborts the process.
+    // Destroying the condition variable would wait for the parent's threads. So both are replaced.
     for (std::thread& worker : workers_) new (&worker) std::thread;
     new (&wake_) std::condition_variable;
 }
@@ -53,9 +53,9 @@ void ThreadPool::end() {
 
 bool ThreadPool::is_here() const { return getpid() == process_; }
 
-// A worker counts itself as sleeping before it looks at the round for the last time, and the round changes
-// before the sleeping are counted: so one of both sees the other, and nobody is woken who does not sleep,
-// which would be a call into the kernel every time.
+// A worker first counts itself as sleeping and then reads the round once more. This function first changes
+// the round and then reads the count. So at least one of them sees the other's change. If nobody sleeps, no
+// system call is made.
 void ThreadPool::begin_round() {
     claims_.store(((claims_.load(std::memory_order_relaxed) >> 32) + 1) << 32);
     if (sleeping_.load() == 0) return;
@@ -76,7 +76,7 @@ uint32_t ThreadPool::next_round(uint32_t round) {
     return now();
 }
 
-// Who has claimed a part may look at the work: the caller does not change it before the part is done.
+// A thread that has claimed a part may read the work: the caller does not change it until all parts are done.
 void ThreadPool::work_on(uint32_t round) {
     const auto parts = static_cast<uint32_t>(threads());
     uint64_t claim = claims_.load(std::memory_order_acquire);

@@ -1,4 +1,4 @@
-// Threads that wait for work: one barrier a stage, so they spin a little before they sleep.
+// Threads that wait for work. There is one barrier per stage, so they spin for a while before they sleep.
 
 #pragma once
 
@@ -19,9 +19,9 @@ public:
     ThreadPool(const ThreadPool&) = delete;
     ThreadPool& operator=(const ThreadPool&) = delete;
 
-    // Calls work(i) for every i below the number of threads, and returns when all are done. Each i is claimed
-    // by the thread that comes first, so that the caller does what others do not come to, as when their core
-    // is taken by another program. The caller holds mutex(). Work must not throw.
+    // Calls work(i) for every i below the number of threads, and returns when all are done. The first free
+    // thread claims the next i. So the caller does the parts of a thread whose core is busy with another
+    // program. The caller must hold mutex(). Work must not throw.
     template <class Work>
     void run(const Work& work) {
         run([](const void* w, int i) { (*static_cast<const Work*>(w))(i); }, &work);
@@ -29,7 +29,7 @@ public:
 
     std::mutex& mutex() { return mutex_; }
     int threads() const { return static_cast<int>(workers_.size()) + 1; }
-    // Whether the threads are those of this process: a fork has none of them.
+    // Whether this process has the threads: a fork does not.
     bool is_here() const;
 
 private:
@@ -37,7 +37,7 @@ private:
     void run(Function function, const void* work);
     void begin_round();
     void end();
-    // Claims parts of the round and does them, until there are no more.
+    // Claims parts of the round and computes them until none are left.
     void work_on(uint32_t round);
     uint32_t next_round(uint32_t round);
     void loop();
@@ -45,9 +45,9 @@ private:
     std::mutex mutex_;
     Function function_ = nullptr;
     const void* work_ = nullptr;
-    // What one side writes while the other looks at it has a cache line of its own.
-    // The round in the upper half, and in the lower the part that is claimed next. As one number, so that a
-    // thread which comes late cannot claim a part of a round that it does not know.
+    // Numbers that one thread writes while others read them have a cache line of their own.
+    // The upper half is the round, the lower half the next part to claim. They are one number, so that a late
+    // thread cannot claim a part of a newer round.
     alignas(64) std::atomic<uint64_t> claims_ = 0;
     std::atomic<bool> ending_ = false;
     alignas(64) std::atomic<int> pending_ = 0;  // parts not done

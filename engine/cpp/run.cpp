@@ -1,6 +1,6 @@
 // bnew-run MODEL.bnew [FLOATS [RESULTS]]: an example of the C++ interface. FLOATS is a file of little-endian
-// float32, one or more images NCHW; without it, one image of zeros. Prints the best class of each image, and
-// the time; all results go to the file RESULTS.
+// float32: one or more images, NCHW. Without it, the input is one image of zeros. Prints the best class of
+// each image and the time, and writes all results to the file RESULTS.
 
 #include <algorithm>
 #include <chrono>

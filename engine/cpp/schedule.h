@@ -1,4 +1,4 @@
-// In which order stages are computed, and into what: see docs/engine.md.
+// The order in which stages are computed, and the buffers of their values: see docs/engine.md.
 
 #pragma once
 
@@ -15,7 +15,7 @@ struct Rows {
     bool operator==(const Rows&) const = default;
 };
 
-// The row of its image that lies first in a buffer, for each value that a task has to do with.
+// The image row that is first in the buffer, for each value that a task reads or writes.
 struct FirstRows {
     int in = 0, other = 0, real = 0, bits = 0;
 };
@@ -23,8 +23,8 @@ struct FirstRows {
 struct Task {
     enum class Kind {
         compute,  // rows `first` to `last` - 1 of a stage
-        move,     // those rows of a value, when its buffer begins with row `to` where it began with `from`
-        clear,    // those rows of a value, all in its border; its buffer begins with row `to`
+        move,     // those rows of a value: the first row of its buffer changes from `from` to `to`
+        clear,    // those rows of a value, all in its border; the first row of its buffer is `to`
     };
     Kind kind = Kind::compute;
     int index = 0;  // of the stage, or of the value
@@ -34,17 +34,17 @@ struct Task {
     int from = 0, to = 0;
 };
 
-// A segment in strips: the tasks of each band, which may run side by side. Or one whole stage: one task.
+// A segment in strips: the tasks of each band. Bands may run in parallel. Or one whole stage: one task.
 struct Turn {
     std::vector<std::vector<Task>> bands;
 };
 
-// Turns, one after the other.
+// Turns, which run one after the other.
 struct Schedule {
     std::vector<Buffer> buffers;  // of each value
     std::vector<Turn> turns;
-    double bytes = 0;        // that a run takes, to be checked before they are
-    size_t arena_bytes = 0;  // the same, if it is that little
+    double bytes = 0;        // memory of a run, checked before it is allocated; cannot overflow
+    size_t arena_bytes = 0;  // the same as a whole number, valid after that check
 };
 
 }  // namespace bnew

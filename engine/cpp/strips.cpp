@@ -9,13 +9,13 @@
 namespace bnew {
 namespace {
 
-constexpr size_t kLargeBytes = size_t{512} << 10;  // of a value that the second-level cache does not keep
-constexpr size_t kStripBytes = size_t{384} << 10;  // of all values of a strip, so that it does keep them
+constexpr size_t kLargeBytes = size_t{512} << 10;  // a larger value does not stay in the second-level cache
+constexpr size_t kStripBytes = size_t{384} << 10;  // all values of a strip, to stay in that cache
 constexpr int kMostStrips = 256;
 constexpr int64_t kMostTasks = 1 << 18;  // of a schedule, roughly: a network of many stages has fewer strips
-// Of a band: neighbours both compute the rows that both need, which is the larger a share the fewer they are.
+// Of a band. Two neighbours both compute the rows that both need; in small bands, that is a large share.
 constexpr int kLeastRows = 8;
-constexpr int kMostTries = 32;  // to end a segment earlier, so that it can be cut into bands
+constexpr int kMostTries = 32;  // how many earlier ends of a segment to try, so that it can be cut into bands
 
 void include(Rows& rows, Rows other) {
     if (other.count() <= 0) return;
@@ -59,7 +59,7 @@ private:
 
     // --------------------------------------------------------------------------------- segments
 
-    // Runs of stages that can be computed row by row and move much memory.
+    // Finds sequences of stages that can be computed row by row and have large values.
     void find_segments() {
         const int count = static_cast<int>(plan_.stages.size());
         for (int s = 0; s < count;) {
@@ -77,8 +77,8 @@ private:
         }
     }
 
-    // Whether each band has rows enough, and none writes rows of a value that is needed behind the segment
-    // which another writes too.
+    // Whether each band has enough rows, and no two bands write the same row of a value that is read after
+    // the segment.
     bool can_be_cut(const Segment& segment) const {
         if (bands_ == 1) return true;
         for (int s = segment.first; s < segment.last; ++s)
@@ -101,8 +101,8 @@ private:
         return leaves(stage(s).real) || leaves(stage(s).bits);
     }
 
-    // The rows that a band computes of each stage of the segment: its share of what is needed behind the
-    // segment, and what that takes.
+    // The rows that a band computes of each stage of the segment: its share of the values that are read after
+    // the segment, and the rows that these need.
     std::vector<Rows> rows_of(const Segment& segment, int band) const {
         std::vector<Rows> rows(index(segment.last - segment.first));
         for (int s = segment.last - 1; s >= segment.first; --s) {
@@ -115,7 +115,7 @@ private:
                     if (reader >= segment.last || rows[index(reader - segment.first)].count() == 0) continue;
                     const auto [first, last] = rows[index(reader - segment.first)];
                     if (stage(reader).other == value) include(own, {first, last});
-                    // Where the padding alone is needed, so is the row beside it, with which it is cleared.
+                    // Padding is cleared together with the row beside it, so that row is needed too.
                     if (stage(reader).inputs[0] == value)
                         include(own, {std::clamp(rows_read(reader, first).first, 0, height - 1),
                                       std::clamp(rows_read(reader, last - 1).last, 1, height)});
@@ -127,7 +127,7 @@ private:
 
     bool row_by_row(int s) const {
         if (!stage(s).op->rows) return false;
-        // A value that every place is joined with must be there in full.
+        // A 1×1 value that is joined with every place must be complete before.
         return stage(s).other < 0 ||
                plan_.values[index(stage(s).other)].shape.height == stage(s).shape.height;
     }
@@ -172,7 +172,7 @@ private:
         schedule_.turns.push_back(std::move(turn));
     }
 
-    // Calls f for the values that the segment's strips hold.
+    // Calls f for each value that is written and read within the segment's strips.
     template <class F>
     void each_inside(const Segment& segment, F f) const {
         for (int s = segment.first; s < segment.last; ++s)
@@ -180,8 +180,8 @@ private:
                 if (v >= 0 && buffer(v).in_strips) f(v);
     }
 
-    // Lets the first stage compute `rows` rows of its band, then each of the others all that it can, until
-    // all is done. Returns the bytes that the values inside take.
+    // In each round, the first stage computes `rows` more rows of its band, and every other stage all rows
+    // that it can. Returns the size in bytes of the values inside.
     size_t cut_into_strips(const Segment& segment, int rows) {
         each_inside(segment, [&](int v) { held_[index(v)] = 0; });
         for (int s = segment.first; s < segment.last; ++s) {
@@ -219,7 +219,7 @@ private:
         return true;
     }
 
-    // The stage of the segment that gives the value, or -1.
+    // The stage of the segment that writes the value, or -1.
     int maker(int value, const Segment& segment) const {
         const int s = uses_.makers[index(value)];
         return s >= segment.first && s < segment.last ? s : -1;
@@ -230,13 +230,13 @@ private:
                (stage(s).other < 0 || maker(stage(s).other, segment) < 0);
     }
 
-    // Up to which row the stage can be computed by now.
+    // The end of the rows of the stage that can be computed now.
     int available(int s, const Segment& segment) const {
         int rows = band_of(s).last;
         if (const int by = maker(stage(s).inputs[0], segment);
             by >= 0 && done_[index(by)] < band_of(by).last) {
             int least = band_of(s).first;
-            // The border above is cleared with the first row, so a row of padding alone waits for that too.
+            // The border above is cleared with the first row, so even a row that reads only padding waits.
             if (done_[index(by)] == band_of(by).first) return least;
             while (least < rows) {
                 const int middle = (least + rows) / 2;
@@ -255,8 +255,8 @@ private:
 
     Rows rows_read(int s, int y) const { return stage(s).op->rows(stage(s), y); }
 
-    // Makes room for the next rows of a stage's value, up to `last`, where those stood that nobody needs any
-    // more.
+    // Makes space for the next rows of a stage's value, up to `last`, in place of rows that are no longer
+    // needed.
     void make_room(int s, int value, int last) {
         Buffer& room = buffer(value);
         const int first = done_[index(s)];
@@ -310,11 +310,11 @@ private:
     // While a band of a segment is scheduled:
     int band_ = 0;
     std::vector<Task> tasks_;
-    std::vector<Rows> band_rows_;  // of each stage of the segment, which begins with
-    int band_first_ = 0;
-    std::vector<int> done_;       // the row up to which each stage is computed
-    std::vector<int> first_row_;  // that the value's buffer holds now
-    std::vector<int> held_;       // the most rows that it has held
+    std::vector<Rows> band_rows_;  // of each stage of the segment
+    int band_first_ = 0;           // the segment's first stage
+    std::vector<int> done_;        // the row up to which each stage is computed
+    std::vector<int> first_row_;   // the first row that each value's buffer holds now
+    std::vector<int> held_;        // the most rows that each value's buffer has held
 };
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Which stages are computed in strips, and the order of their rows.
+// Decides which stages are computed in strips, and the order of their rows.
 
 #pragma once
 
@@ -6,7 +6,8 @@
 
 namespace bnew {
 
-// Of the plan's stages: where that helps in strips, in so many bands; or, with none, stage after stage.
+// Schedules the plan's stages. With bands, segments of large stages run in strips, in that many bands. With 0
+// bands, stages run one after the other.
 Schedule make_schedule(const Plan& plan, int bands);
 
 }  // namespace bnew

@@ -11,7 +11,7 @@
 namespace bnew {
 namespace {
 
-constexpr size_t kLongestName = 80;  // bytes that a message shows
+constexpr size_t kLongestName = 80;  // in bytes; longer names are cut
 
 uint32_t code_of(std::string_view character) {
     if (character.size() == 1) return static_cast<unsigned char>(character[0]);
@@ -20,8 +20,8 @@ uint32_t code_of(std::string_view character) {
     return code;
 }
 
-// Controls (C0, DEL, C1), ends of lines, what turns the direction of writing, and the byte order mark: the
-// list in src/bnew/text.py. The joiners U+200C and U+200D stay: Persian, Hindi and emoji need them.
+// Control characters (C0, DEL, C1), line separators, changes of the writing direction, and the byte order
+// mark, as in src/bnew/text.py. The joiners U+200C and U+200D stay: Persian, Hindi and emoji need them.
 constexpr std::pair<uint32_t, uint32_t> kControls[] = {
     {0x0000, 0x001F}, {0x007F, 0x009F}, {0x061C, 0x061C}, {0x200E, 0x200F},
     {0x2028, 0x202E}, {0x2066, 0x2069}, {0xFEFF, 0xFEFF},

@@ -1,4 +1,4 @@
-// UTF-8, and text of a file in messages about it.
+// UTF-8, and text from files in messages.
 
 #pragma once
 
@@ -7,10 +7,10 @@
 
 namespace bnew {
 
-// Bytes of the character that the text begins with; 0 if that is not UTF-8, or the text is empty.
+// The length in bytes of the text's first character; 0 if it is not UTF-8, or if the text is empty.
 size_t utf8_length(std::string_view text);
 
-// A name from a file for a message: in quotes, and cut if it is long.
+// Quotes a name from a file for a message, and shortens a long one.
 std::string quote(std::string_view name);
 
 }  // namespace bnew

@@ -1,4 +1,4 @@
-// For checks and benchmarks of the engine; who runs networks needs none of it.
+// Functions for checks and benchmarks of the engine. Running networks does not need them.
 
 #pragma once
 
@@ -7,12 +7,12 @@
 namespace bnew {
 
 struct Checks {
-    // The integers that the binary convolution called `name` gives for an input of -1 and +1, NCHW.
+    // The integers that the binary convolution `name` computes from an input of -1 and +1, NCHW.
     static NamedValue convolve(const Model& model, const std::string& name, const float* signs,
                                const Dimensions& size);
 
-    // Binary multiply-accumulates a second that the instruction set does in registers, without memory: the
-    // limit of its kernels. Takes about `seconds`.
+    // Binary multiply-accumulates per second of the instruction set in registers, without memory: the limit
+    // of its kernels. Takes about `seconds`.
     static double register_peak(const std::string& instruction_set, double seconds);
 };
 

@@ -1,10 +1,10 @@
-// Runs packed binary networks: load a .bnew file, give it images, get logits. No Python, no other library.
+// Runs packed binary networks: loads a .bnew file and computes logits of images. Needs no other library.
 //
 //     bnew::Model model("model.bnew", 2);
 //     std::vector<float> logits(model.output_size());
 //     model.run(image.data(), 1, logits.data());
 //
-// Whatever is wrong is thrown as bnew::Error, a std::runtime_error whose what() is one sentence.
+// All errors are thrown as bnew::Error, a std::runtime_error whose what() is one sentence.
 
 #pragma once
 
@@ -18,16 +18,17 @@
 
 namespace bnew {
 
-// What a file may ask for at most. 0: what its size and its input's shape justify (docs/format.md, "Limits").
+// The most that a file may ask for. 0: a limit that follows from the file's size and its input's shape
+// (docs/format.md, "Limits").
 struct Limits {
-    int64_t max_macs = 0;   // real multiply-accumulates of an image
+    int64_t max_macs = 0;   // real multiply-accumulates per image
     int64_t max_bytes = 0;  // of the weights in memory, and of a run
 };
 
 // The instruction sets that this machine can run, the best first: of avx512_vpopcntdq, avx2, neon and scalar.
 std::vector<std::string> instruction_sets();
 
-// The one that is used: the best, or what the environment variable BNEW_ENGINE_ISA names.
+// The instruction set that is used: the best, or the one that the environment variable BNEW_ENGINE_ISA names.
 std::string instruction_set();
 
 // The input's or the output's channels, height and width.
@@ -49,10 +50,10 @@ struct StageTime {
 
 class Model {
 public:
-    // Reads the file. `threads` compute side by side; `instruction_set`, if not empty, forces one.
+    // Reads the file. `threads` includes the caller's thread. An empty `instruction_set` is the default one.
     explicit Model(const std::string& path, int threads = 1, const std::string& instruction_set = "",
                    const Limits& limits = {});
-    // The same from a file's content, which need not stay.
+    // The same from a file's content, which is not used after the call.
     explicit Model(std::span<const uint8_t> content, int threads = 1, const std::string& instruction_set = "",
                    const Limits& limits = {});
     ~Model();
@@ -62,26 +63,26 @@ public:
     Dimensions input() const;
     Dimensions output() const;
     size_t input_size() const;   // numbers of one image
-    size_t output_size() const;  // numbers that an image gives
+    size_t output_size() const;  // numbers of its result
     int threads() const;
     const std::string& isa() const;
     const std::vector<std::string>& classes() const;
     const std::string& graph() const;  // JSON, see docs/format.md
-    bool normalises() const;           // whether the file says how bytes become input
+    bool normalises() const;           // whether the file has mean and std, so that it takes bytes
     uint32_t checksum() const;         // of the file, see docs/format.md
-    double macs() const;               // work of an image as Limits counts it
+    double macs() const;               // the work per image, as Limits counts it
 
-    // Computes `count` images, NCHW. May be called by several threads at once. Throws if a number is not
-    // finite.
+    // Computes `count` images, NCHW, and writes output_size() numbers for each to `results`. Several threads
+    // may call it at once. Throws Error if a number is not finite.
     void run(const float* images, size_t count, float* results) const;
 
-    // The same for images of bytes, NHWC, normalised as the file says.
+    // The same for images of bytes, NHWC, which are normalised with the file's mean and std.
     void run(const uint8_t* images, size_t count, float* results) const;
 
     // Every named value of the network for one image, in the order in which they are computed.
     std::vector<NamedValue> values(const float* image) const;
 
-    // How long each stage takes.
+    // The median time of each stage.
     std::vector<StageTime> profile(const float* image, int repeats) const;
 
 private:
@@ -90,8 +91,8 @@ private:
     std::unique_ptr<Impl> impl_;
 };
 
-// The checksum of a packed file's content: that of the model that was loaded from it. Throws if it is not
-// one.
+// The checksum of a packed file's content, equal to Model::checksum() of a model loaded from it. Throws Error
+// if the content is not a packed file.
 uint32_t checksum(std::span<const uint8_t> content);
 
 }  // namespace bnew

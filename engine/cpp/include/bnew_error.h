@@ -1,4 +1,4 @@
-// What the engine throws.
+// The engine's exception.
 
 #pragma once
 
@@ -8,11 +8,11 @@
 
 namespace bnew {
 
-// Text from anywhere, fit for a terminal, a log or a page: what is not UTF-8, moves the cursor, ends the line
-// or turns the direction of writing becomes \x1b or \u202e.
+// Makes any text safe for a terminal, a log or a page. Bytes that are not UTF-8, and characters that move the
+// cursor, end the line or change the writing direction, are escaped, for example as \x1b or \u202e.
 std::string printable(std::string_view text);
 
-// Whatever is wrong, in one sentence: what is wrong, where, and what to do.
+// An error in one sentence: what is wrong, where, and what to do.
 class Error : public std::runtime_error {
 public:
     explicit Error(const std::string& what) : std::runtime_error(printable(what)) {}

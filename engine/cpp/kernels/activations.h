@@ -1,5 +1,6 @@
-// The activations: a row each, its name in a file and its formula. A formula is written once, on f16, so that
-// all instruction sets give the same bits; or on a single float, through each(), where it need not be fast.
+// The activations, one per row: the name in a file and the formula. A formula is written once, on f16, so
+// that all instruction sets give the same bits. If it need not be fast, it is written on a float, with
+// each().
 
 #pragma once
 
@@ -35,13 +36,13 @@ inline f16 sign(f16 v, const Epilogue&) {
 }
 
 template <size_t N>
-inline f16 polynomial(f16 x, const float (&coefficients)[N]) {  // the highest power's first
+inline f16 polynomial(f16 x, const float (&coefficients)[N]) {  // from the highest power to the constant
     f16 sum = all(coefficients[0]);
     for (size_t i = 1; i < N; ++i) sum = fma(sum, x, all(coefficients[i]));
     return sum;
 }
 
-// x P(x²) / Q(x²), an odd function that rises to exactly 1 where x reaches `limit`, and stays there.
+// x P(x²) / Q(x²), an odd function that is exactly 1 from x = `limit` on.
 template <size_t P, size_t Q>
 inline f16 odd_rational(f16 x, float limit, const float (&p)[P], const float (&q)[Q]) {
     x = min(max(x, all(-limit)), all(limit));
@@ -50,7 +51,7 @@ inline f16 odd_rational(f16 x, float limit, const float (&p)[P], const float (&q
     return min(max(y, all(-1)), all(1));
 }
 
-// Both to 4e-7 of the value: minimax fits of degree 5 / 5 and 5 / 4 in x², of which rounding leaves that.
+// Minimax fits of degree 5 / 5 and 5 / 4 in x². With rounding, both have a relative error of 4e-7.
 inline f16 erf(f16 x) {
     constexpr float p[] = {2.05003312e-06f, 2.84875161e-04f, 3.76551505e-03f,
                            5.27484082e-02f, 1.90404817e-01f, 1.12837911f};
@@ -78,7 +79,7 @@ inline f16 gelu_tanh(f16 v, const Epilogue&) {
     return fma(half, tanh(mul(v, slope)), half);
 }
 
-// A whole tile in one call, never inlined, so that no activation swells the tiles.
+// Processes a whole tile in one call. Not inlined, so that activations do not enlarge the code of the tiles.
 template <auto Formula>
 __attribute__((noinline)) void apply(f16* values, int count, const Epilogue& e) {
     for (int i = 0; i < count; ++i) values[i] = Formula(values[i], e);

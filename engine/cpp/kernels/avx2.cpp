@@ -1,11 +1,12 @@
-// AVX2 has no population count, but a shuffle that looks up thirty-two bytes in a table of sixteen. So a lane
-// holds four weights of an output channel, the table the counts for a pixel's four input channels:
+// AVX2 has no vector population count, but it has a shuffle that looks up thirty-two bytes in a table of
+// sixteen. A lane holds four weights of an output channel, and the table holds the counts for four input
+// channels of a pixel:
 //
 //     table[x][w] = number of bits set in x xor w,   x, w = 0 … 15
 //
-// One shuffle and one addition of bytes count four bits of thirty-two channels: twice what the usual way
-// gives, which shuffles the exclusive or of both, since the masking and shifting of nibbles is done once, at
-// load.
+// One shuffle and one addition of bytes count four bits of thirty-two channels. This is twice as fast as the
+// usual method, which shuffles the exclusive or of both: here, nibbles are masked and shifted only once, when
+// the model is loaded.
 
 #include <immintrin.h>
 
@@ -52,7 +53,7 @@ constexpr int kPixels = 6, kVectors = 1;
 
 constexpr int kTilePixels = 4, kBlock = 64, kStepBytes = 2 * kBlock;
 
-// For a byte x, the counts of both its nibbles against every nibble: 16 bytes each.
+// For each byte x, the counts of its low and its high nibble against every nibble: 16 bytes each.
 struct alignas(64) Tables {
     uint8_t low[256][16], high[256][16];
 };
@@ -142,7 +143,7 @@ int64_t peak(int64_t rounds) {
     for (int64_t n = 0; n < rounds; ++n) {
 #pragma GCC unroll 2
         for (int t = 0; t < 2; ++t) {
-            asm volatile("" : "+x"(table[t]));  // a new value, for all that the compiler knows
+            asm volatile("" : "+x"(table[t]));  // the compiler must assume a new value
 #pragma GCC unroll 4
             for (int w = 0; w < 4; ++w)
                 sum[4 * t + w] = _mm256_add_epi8(sum[4 * t + w], _mm256_shuffle_epi8(table[t], weights[w]));

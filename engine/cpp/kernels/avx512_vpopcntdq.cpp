@@ -1,9 +1,9 @@
-// AVX-512 with VPOPCNTDQ (Ice Lake, Zen 4 and later): sixty-four bits of eight output channels a vector.
+// AVX-512 with VPOPCNTDQ (Ice Lake, Zen 4 and later): a vector has sixty-four bits of eight output channels.
 //
 // A tile is P pixels by 8 V output channels. For each word of the window, V vectors of weights stay in
-// registers, the pixel's word is broadcast and meets each: exclusive or, population count, add. P V = 24 sums
-// stay in registers too: V loads and P broadcasts for 3 P V operations. (With 28 sums and V = 4 some lie on
-// the stack: measured slower on Zen 4.)
+// registers. The pixel's word is broadcast and combined with each of them: exclusive or, population count,
+// add. The P V = 24 sums stay in registers too. So V loads and P broadcasts serve 3 P V operations. (With 28
+// sums and V = 4, some sums are on the stack: measured slower on Zen 4.)
 
 #include <immintrin.h>
 
@@ -41,10 +41,10 @@ constexpr int kPixels = 6, kVectors = 4;
 namespace bnew {
 namespace {
 
-constexpr int64_t kOuterBytes = 512 << 10;  // weights above this are read once, in the outer loop
+constexpr int64_t kOuterBytes = 512 << 10;  // larger weights are read only once: channels are the outer loop
 
-// Blocks of 32 output channels, a last one of 16: [block][word][vector][8 channels]. Vectors 2 i and 2 i + 1
-// of a block hold the even and the odd ones of 16 channels, so that their counts merge into sixteen 32-bit
+// Blocks of 32 output channels, or 16 in the last one: [block][word][vector][8 channels]. Vectors 2 i and 2 i
+// + 1 of a block hold the even and the odd channels of 16, so that their counts merge into sixteen 32-bit
 // lanes in order.
 size_t binary_bytes(const BinaryConv& conv) {
     return round_up(conv.channels_out, kGroup) * window_words(conv) * 8;
@@ -65,7 +65,7 @@ void pack_binary(const BinaryConv& conv, const uint64_t* windows, void* out) {
     }
 }
 
-// Where the words of a window are, in bytes from its first: for gathered windows one after the other.
+// The offset in bytes of each word of a window from its first word.
 const int64_t* word_offsets(const BinaryConv& conv, const BitsView& in) {
     const Window& w = conv.window;
     const int64_t words = window_words(conv);
@@ -111,7 +111,7 @@ inline __attribute__((always_inline)) void binary_tile(const int64_t* offsets, i
     for (int p = 0; p < P; ++p) {
 #pragma GCC unroll 4
         for (int v = 0; v < V; v += 2) {
-            // Counts fit 32 bits: the odd channels' move into the upper halves of the even ones'.
+            // Counts fit 32 bits: those of odd channels move into the upper halves of those of even channels.
             const __m512 merged = _mm512_mask_moveldup_ps(_mm512_castsi512_ps(count[p][v]), 0xAAAA,
                                                           _mm512_castsi512_ps(count[p][v + 1]));
             const __m512 differing = _mm512_cvtepi32_ps(_mm512_castps_si512(merged));
@@ -122,7 +122,7 @@ inline __attribute__((always_inline)) void binary_tile(const int64_t* offsets, i
     finish(dot, e, c, at);
 }
 
-// Numbers by value: those of a Part behind a reference would be read anew after every store, a tenth slower.
+// Takes numbers, not a reference to a Part: its numbers would be read again after every store, 10 % slower.
 template <int P, int V>
 void binary_blocks(const BinaryConv& conv, const BitsView& in, const int64_t* offsets, const Epilogue& e,
                    int64_t first_pixel, int64_t last_pixel, int first_group, int last_group) {
@@ -159,7 +159,7 @@ int64_t peak(int64_t rounds) {
     for (int64_t n = 0; n < rounds; ++n) {
 #pragma GCC unroll 8
         for (int i = 0; i < kX; ++i) {
-            asm volatile("" : "+v"(x[i]));  // a new value, for all that the compiler knows
+            asm volatile("" : "+v"(x[i]));  // the compiler must assume a new value
 #pragma GCC unroll 8
             for (int j = 0; j < kY; ++j)
                 sum[i][j] = _mm512_add_epi64(sum[i][j], _mm512_popcnt_epi64(_mm512_xor_si512(x[i], y[j])));

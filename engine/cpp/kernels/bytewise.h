@@ -1,18 +1,18 @@
-// Binary convolution for instruction sets without a population count of 64-bit lanes: a byte of every output
-// channel a lane. The including file defines, beside f16,
+// Binary convolution for instruction sets without a population count of 64-bit lanes: each 8-bit lane is an
+// output channel. In addition to f16, the including file defines
 //
 //     kTilePixels            pixels of a tile
-//     class Counter<P>       counts of kBlock output channels of P pixels in 8-bit lanes:
-//         Counter()                        all zero
+//     class Counter<P>       counts for kBlock output channels of P pixels in 8-bit lanes:
+//         Counter()                        sets all counts to zero
 //         step(in, weights)                adds the differing bits of eight input channels:
 //                                          in[p] points to the pixel's byte, weights to kStepBytes
-//         flush(uint16_t (&)[P][kBlock])   adds the counts to 16-bit ones and begins at zero again
+//         flush(uint16_t (&)[P][kBlock])   adds the counts to 16-bit counts and sets them to zero
 //
 // Weights lie as [block of kBlock channels][byte of the window][kStepBytes], made by
 //     void pack_step(const uint8_t* bytes, uint8_t* to): the byte of each of kBlock channels → kStepBytes.
 //
-// A step adds at most 8 to a lane, so a lane is flushed after 31 steps; windows of more than 65,535 bits,
-// whose 16-bit counts could overflow, are left to the specification.
+// A step adds at most 8 to a lane, so lanes are flushed after 31 steps. Windows of more than 65,535 bits
+// could overflow the 16-bit counts: the scalar kernel computes them.
 
 #pragma once
 
@@ -53,7 +53,7 @@ template <int P>
 void count_window(const BinaryConv& conv, const BitsView& in, const uint8_t* const (&window)[P],
                   const uint8_t* weights, uint16_t (&count)[P][kBlock]) {
     const Window& w = conv.window;
-    // A gathered window is a single run; otherwise a run is what lies side by side of a row.
+    // A run is contiguous: a gathered window, or a row of its taps, or a single tap.
     const bool gathered = conv.unit % 8 != 0, side_by_side = w.dilation_x == 1;
     const int rows = gathered ? 1 : w.kernel_y, columns = gathered || side_by_side ? 1 : w.kernel_x;
     const int64_t run = gathered ? window_words(conv) * 8 : side_by_side ? w.kernel_x * conv.unit : conv.unit;
@@ -90,7 +90,7 @@ void binary_conv(const BinaryConv& conv, const BitsView& in, const Epilogue& epi
         const uint8_t* window[P];
         Place at[P];
         locate(conv, in, e, first, window, at);
-        // A part may begin or end within a block: its other channels are counted and dropped.
+        // A part may begin or end within a block. The block's other channels are counted but not stored.
         const int last = part.last_group * kGroup;
         for (int block = part.first_group * kGroup / kBlock * kBlock; block < last; block += kBlock) {
             alignas(64) uint16_t count[P][kBlock] = {};

@@ -1,4 +1,4 @@
-// The epilogue of a tile, and the places where its results go. Written on f16, as shared.h is.
+// The epilogue of a tile, and the addresses of its results. Written on f16, like shared.h.
 
 #pragma once
 
@@ -10,7 +10,7 @@
 namespace bnew {
 namespace {
 
-// Where the results of an output pixel go, and what they are joined with.
+// The addresses of an output pixel: of its results, and of the values that these are joined with.
 struct Place {
     float* real;
     uint8_t* bits;
@@ -23,7 +23,7 @@ inline auto pixel_at(const View& view, int y, int x) {
     return view.data ? view.data + y * view.row + x * view.pixel : nullptr;
 }
 
-// Walks over output pixels, row by row.
+// Iterates over output pixels, row by row.
 struct Pixels {
     int width, y, x;
 
@@ -41,8 +41,8 @@ struct Pixels {
     }
 };
 
-// The epilogue of G groups of channels, from channel c on, of P pixels: line by line for the whole tile, so
-// that what depends on the channel alone is loaded once, and the values stay in registers.
+// Applies the epilogue to P pixels and G groups of channels from channel c on. It processes the whole tile
+// line by line, so that numbers per channel are loaded once and the values stay in registers.
 template <int P, int G>
 inline __attribute__((always_inline)) void finish(f16 (&v)[P][G], const Epilogue& e, int c, const Place* at) {
     const auto values = [&](auto f) __attribute__((always_inline)) {
@@ -63,7 +63,7 @@ inline __attribute__((always_inline)) void finish(f16 (&v)[P][G], const Epilogue
     if (e.join != Join::none) {
         int from[G];
         for (int g = 0; g < G; ++g) from[g] = (c + g * kGroup) % e.other_channels;
-        switch (e.join) {  // which compiles to nothing, and not at all if a join is forgotten here
+        switch (e.join) {  // generates no code, but a new join that is missing here is an error
             case Join::none:
             case Join::add:
             case Join::multiply: break;
@@ -86,7 +86,7 @@ inline __attribute__((always_inline)) void finish(f16 (&v)[P][G], const Epilogue
             for (int p = 0; p < P; ++p) v[p][g] = prelu(v[p][g], slope);
         }
     } else if (e.activation != kNoActivation) {
-        // In a copy: what a loop and a call touch lies in memory, and the tile must stay in registers.
+        // On a copy: the call needs its values in memory, and the tile must stay in registers.
         f16 slow[P][G];
 #pragma GCC unroll 16
         for (int p = 0; p < P; ++p) {

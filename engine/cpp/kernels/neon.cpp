@@ -1,5 +1,5 @@
-// NEON counts bits itself, eight at a time: a byte of every output channel a lane. The pixel's byte is
-// broadcast and meets sixteen channels in one exclusive or, one population count and one addition.
+// NEON has a population count of bytes. Each 8-bit lane is an output channel. The pixel's byte is broadcast,
+// so one exclusive or, one population count and one addition process sixteen channels.
 
 #include <arm_neon.h>
 
@@ -14,7 +14,7 @@ struct f16 {
     float32x4_t a, b, c, d;
 };
 
-// f of each quarter of the arguments.
+// Applies f to each quarter of the arguments.
 template <class F, class... Sixteen>
 inline f16 quarters(F f, Sixteen... of) {
     return {f(of.a...), f(of.b...), f(of.c...), f(of.d...)};
@@ -42,7 +42,7 @@ inline f16 div(f16 x, f16 y) {
 inline f16 fma(f16 x, f16 y, f16 z) {
     return quarters([](auto a, auto b, auto c) { return vfmaq_f32(c, a, b); }, x, y, z);
 }
-// vmaxq_f32 gives NaN if either is one, and +0 of +0 and -0; the specification gives y.
+// Not vmaxq_f32: it returns NaN if either number is NaN, and +0 for +0 and -0. The specification returns y.
 inline f16 max(f16 x, f16 y) {
     return quarters([](auto a, auto b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }, x, y);
 }
@@ -132,7 +132,7 @@ int64_t peak(int64_t rounds) {
     for (int64_t n = 0; n < rounds; ++n) {
 #pragma GCC unroll 4
         for (int i = 0; i < kX; ++i) {
-            asm volatile("" : "+w"(x[i]));  // a new value, for all that the compiler knows
+            asm volatile("" : "+w"(x[i]));  // the compiler must assume a new value
 #pragma GCC unroll 4
             for (int j = 0; j < kY; ++j) sum[i][j] = vaddq_u8(sum[i][j], vcntq_u8(veorq_u8(x[i], y[j])));
         }

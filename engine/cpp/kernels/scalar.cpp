@@ -1,4 +1,4 @@
-// The specification: no intrinsics, nothing clever.
+// The specification of all kernels, without intrinsics.
 
 #include <algorithm>
 #include <bit>

@@ -1,6 +1,6 @@
-// What the kernels have in common, written on f16, sixteen floats. Every file of an instruction set defines
-// f16 and its operations in its own unnamed namespace, and then includes this file: everything here is
-// compiled for that instruction set alone, and nothing of it is visible outside.
+// The kernels that all instruction sets share, written on f16: a vector of sixteen floats. The file of an
+// instruction set defines f16 and its operations in its own unnamed namespace, and then includes this file.
+// So everything here is compiled for that instruction set alone, and nothing is visible outside.
 
 #pragma once
 
@@ -21,12 +21,12 @@ inline auto window_at(const Window& w, const View& in, const Pixels& pixel) {
     return pixel_at(in, pixel.y * w.stride_y, pixel.x * w.stride_x);
 }
 
-// The windows and the places of the N output pixels from `first` on.
+// Finds the windows and the places of the N output pixels from `first` on.
 template <int N, class View, class Data>
 inline __attribute__((always_inline)) void locate(const Window& w, const View& in, const Epilogue& e,
                                                   int64_t first, Data* (&window)[N], Place (&at)[N]) {
     Pixels pixel(w.width, first);
-    if (pixel.x + N <= w.width) {  // side by side, as nearly always: that is much quicker
+    if (pixel.x + N <= w.width) {  // all in one row, as nearly always: this is much faster
         Data* const from = window_at(w, in, pixel);
         const int64_t step = w.stride_x * in.pixel;
         const Place place = pixel.place(e);
@@ -44,7 +44,7 @@ inline __attribute__((always_inline)) void locate(const Window& w, const View& i
     }
 }
 
-// Splits the pixels from first to last into tiles of at most P, 4, 2 and 1.
+// Splits the pixels first to last - 1 into tiles of P, and the rest into tiles of 8, 4, 2 and 1.
 template <int P, class Tile>
 inline void tiles(int64_t first, int64_t last, Tile tile) {
     for (; last - first >= P; first += P) tile.template operator()<P>(first);
@@ -58,8 +58,8 @@ inline void tiles(int64_t first, int64_t last, Tile tile) {
     if (last - first >= 1) tile.template operator()<1>(first);
 }
 
-// Copies the taps of one window close together, word by word: a word that is stored whole can be loaded again
-// at once. Reads nothing but the window: another thread may be writing what lies behind.
+// Copies the taps of one window close together, word by word, because a word that was stored as a whole can
+// be loaded again without delay. Reads only the window: another thread may be writing the memory after it.
 class Words {
 public:
     explicit Words(uint8_t* to) : to_(to) {}
@@ -82,7 +82,7 @@ private:
         filled_ -= 8;
         word_ = filled_ > 0 ? word >> 8 * (bytes - filled_) : 0;
     }
-    // 2, 4, 6 or 8 bytes.
+    // `bytes` is 2, 4, 6 or 8.
     static inline __attribute__((always_inline)) uint64_t load_word(const uint8_t* from, int bytes) {
         uint64_t word = 0;
         if (bytes == 8) {
@@ -117,7 +117,7 @@ inline void gather(const BinaryConv& conv, const BitsView& in, const uint8_t* wi
         rows(3, 6);
     } else if (three && conv.unit == 4) {
         rows(3, 12);
-    } else if (w.dilation_x == 1) {  // taps of a row lie side by side already
+    } else if (w.dilation_x == 1) {  // taps of a row are contiguous
         for (int ky = 0; ky < w.kernel_y; ++ky)
             words.append(window + ky * w.dilation_y * in.row, w.kernel_x * conv.unit);
     } else {
@@ -128,8 +128,8 @@ inline void gather(const BinaryConv& conv, const BitsView& in, const uint8_t* wi
     words.finish();
 }
 
-// locate() for a binary convolution: with their bases, and windows gathered into the scratch where taps do
-// not fill whole words.
+// locate() for a binary convolution. Also sets the bases, and gathers windows into the scratch memory if taps
+// do not fill whole words.
 template <int N>
 inline __attribute__((always_inline)) void locate(const BinaryConv& conv, const BitsView& in,
                                                   const Epilogue& e, int64_t first,
@@ -158,7 +158,7 @@ inline void real_tile(const RealConv& conv, const RealView& in, const float* con
     for (int p = 0; p < P; ++p)
 #pragma GCC unroll 4
         for (int v = 0; v < V; ++v) sum[p][v] = all(0);
-    // Taps of a row whose channels lie close together are one run.
+    // If channels lie close together, the taps of a row are contiguous: one run.
     const bool close = w.dilation_x == 1 && in.pixel == conv.channels_in;
     const int columns = close ? 1 : w.kernel_x;
     const int64_t run = close ? int64_t{w.kernel_x} * conv.channels_in : conv.channels_in;
@@ -181,7 +181,7 @@ inline void real_tile(const RealConv& conv, const RealView& in, const float* con
     finish(sum, e, c, at);
 }
 
-// Groups of output channels from first to last, V at a time, for all pixels of the part.
+// Computes groups first to last - 1 of output channels, V at a time, for all pixels of the part.
 template <int P, int V>
 void real_groups(const RealConv& conv, const RealView& in, const Epilogue& e, const Part& part, int first,
                  int last) {
@@ -218,12 +218,12 @@ void depthwise(const RealConv& conv, const RealView& in, const Epilogue& e, cons
     }
 }
 
-// kPixels and kVectors, set by the including file, fit the register file.
+// The including file chooses kPixels and kVectors so that a tile fits into the registers.
 void real_conv(const RealConv& conv, const RealView& in, const Epilogue& e, const Part& part) {
     if (conv.depthwise) return depthwise(conv, in, e, part);
     int first = part.first_group;
     const int per_group = static_cast<int>(round_up(conv.channels_out, kGroup)) / kGroup;
-    // A tile must not reach from one group of the convolution into the next.
+    // A tile must not cover two groups of the convolution.
     const auto whole = [&](int v) {
         return conv.groups > 1 && per_group % v != 0 ? first : first + (part.last_group - first) / v * v;
     };
@@ -273,8 +273,8 @@ inline float sum_of(f16 v) {
     return lanes[0];
 }
 
-// The sum over a pixel's channels of f(sixteen of them, sum so far), where `filling` stands for what fills up
-// the last group.
+// Reduces a pixel's channels, sixteen at a time: sum = f(channels, sum). `filling` takes the place of the
+// channels that fill up the last group.
 template <class F>
 inline float sum_over(const float* values, int channels, float filling, F f) {
     f16 sum = all(0);
@@ -313,7 +313,7 @@ void layer_norm(const LayerNorm& norm, const RealView& in, const Epilogue& epilo
 
 // ------------------------------------------------------------------------------------ single values
 
-// Groups of one pixel from first on, as many as there are, G at a time.
+// Applies the epilogue to groups of one pixel, G at a time. Returns the first group that is left.
 template <int G>
 inline int pointwise_groups(const float* values, int first, int last, const Epilogue& e, const Place& at) {
     for (; last - first >= G; first += G) {
@@ -325,7 +325,7 @@ inline int pointwise_groups(const float* values, int first, int last, const Epil
     return first;
 }
 
-// Signs of G groups of so many pixels, against bounds that stay in registers.
+// Signs of G groups of `count` pixels. The bounds stay in registers.
 template <int G>
 inline void sign_groups(const float* from, int64_t pixel, uint8_t* to, int64_t bits_pixel, int64_t count,
                         const float* bounds) {
@@ -345,7 +345,7 @@ inline bool gives_signs_alone(const Epilogue& e) {
            !e.shift_out && !e.real.data && e.bits.data && !e.sign_scale;
 }
 
-// Row by row, what lies in the part.
+// Computes the signs of the part, row by row.
 void signs(int width, const RealView& in, const Epilogue& e, const Part& part) {
     for (int64_t first = part.first_pixel; first < part.last_pixel;) {
         const int y = static_cast<int>(first / width), x = static_cast<int>(first % width);

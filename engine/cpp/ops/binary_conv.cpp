@@ -18,16 +18,17 @@ struct BinaryConvolution : Windowed {
     std::vector<int32_t> row_classes, column_classes;
 };
 
-// Taps first to last - 1 of a window's row or column.
+// Taps first to last - 1 along an axis of a window.
 struct Taps {
     int first, last;
     bool operator==(const Taps&) const = default;
 };
 
-// The taps that lie inside the image for each output row (or column), as classes of equal ones.
+// Finds the taps inside the image for each output row (or column). Rows with the same taps form a class:
+// returns the taps of each class, and sets `class_of` for each row.
 std::vector<Taps> classify(int outputs, int64_t size, int64_t before, int64_t kernel, int64_t stride,
                            int64_t dilation, std::vector<int32_t>& class_of) {
-    // The first tap that is not before place `to`, when the window begins at `from`.
+    // The first tap at or after place `to` of a window that begins at `from`.
     const auto tap = [&](int64_t from, int64_t to) {
         return static_cast<int>(std::clamp((to - from + dilation - 1) / dilation, int64_t{0}, kernel));
     };
@@ -35,14 +36,15 @@ std::vector<Taps> classify(int outputs, int64_t size, int64_t before, int64_t ke
     for (int64_t i = 0; i < outputs; ++i) {
         const int64_t from = i * stride - before;
         const Taps inside{tap(from, 0), tap(from, size)};
-        // Both taps only ever fall: equal ones are neighbours.
+        // Both taps never increase with i, so rows with the same taps are neighbours.
         if (classes.empty() || classes.back() != inside) classes.push_back(inside);
         class_of.push_back(static_cast<int32_t>(classes.size()) - 1);
     }
     return classes;
 }
 
-// With v the taps inside the image and b those in the border, where the input's bits are clear:
+// Let v be the taps inside the image and b the taps in the border, where the input's bits are clear. bits is
+// the number of bits, count the number of bits that differ, and ones the number of set bits in the weights:
 //     dot = bits(v) - 2 count(v) = bits(v) - 2 (count(v + b) - ones(b)) = base - 2 count(v + b)
 //     base = bits(v) + 2 ones(b)
 void set_base(Planner& planner, const Stage& stage, const ConvArguments& arguments, int channels_in,
@@ -59,7 +61,7 @@ void set_base(Planner& planner, const Stage& stage, const ConvArguments& argumen
                      static_cast<double>(channels),
                  stage.name);
     made.base.resize(rows.size() * columns.size() * channels);
-    // sums[y][x]: the ones of all taps above y and left of x, of one output channel.
+    // sums[y][x]: the ones of all taps above y and left of x, for one output channel.
     const size_t width = static_cast<size_t>(arguments.kernel_x) + 1;
     std::vector<int32_t> sums((static_cast<size_t>(arguments.kernel_y) + 1) * width);
     const auto sum = [&](int y, int x) -> int32_t& {
@@ -88,7 +90,8 @@ void set_base(Planner& planner, const Stage& stage, const ConvArguments& argumen
     conv.column_classes = static_cast<int>(columns.size());
 }
 
-// The bits of output channel o as they lie in an image, at `to`; the ones of each tap, at `ones`.
+// Writes the bits of an output channel's weights to `to`, in the layout of an image, and the number of set
+// bits of each tap to `ones`.
 void lay_window(const uint32_t* from, int channels_in, int taps, int64_t unit, uint8_t* to, int32_t* ones) {
     for (int64_t tap = 0; tap < taps; ++tap) {
         int32_t count = 0;
@@ -119,7 +122,7 @@ void prepare_binary(Planner& planner, Stage& stage, const ConvArguments& argumen
     conv.unit = unit_of(channels_in);
     const Shape lanes{static_cast<int>(round_up(conv.channels_out, kGroup)), stage.shape.height,
                       stage.shape.width};
-    // 64 binary ones count as one.
+    // 64 binary multiply-accumulates count as one real one.
     planner.work(lanes, static_cast<double>(window_words(conv)), stage.name);
     planner.keep(static_cast<double>(planner.kernels().binary_bytes(conv)), stage.name);
     const double while_made =
@@ -155,7 +158,7 @@ Shape read_binary_conv(GraphReader& reader, Fields& fields, Node& node) {
     const int64_t bits =
         int64_t{conv->kernel_y} * conv->kernel_x * (reader.input(node).channels / conv->groups);
     const int64_t words = (bits + 31) / 32;
-    // A count and its border's share are at most twice that, and exact in a float.
+    // The base and the count are at most twice that, so they are exact in a float.
     expect(bits <= 1 << 23, fields.where() + " has too large a kernel for exact counts");
     expect(weight->shape == std::vector<int64_t>{result.channels, words},
            fields.what("weight") + " has another shape than the node says");
@@ -170,7 +173,8 @@ Shape read_binary_conv(GraphReader& reader, Fields& fields, Node& node) {
 void prepare_binary_conv(Planner& planner, Stage& stage, Node& node) {
     const auto& conv = static_cast<const ConvArguments&>(*node.arguments);
     if (conv.groups == 1) return prepare_binary(planner, stage, conv);
-    // Groups share words of the input: their counts are taken as sums of real ±1, exact as well.
+    // With groups, a word of the input belongs to several groups. So the sums are computed with real ±1,
+    // which is exact too.
     stage.op = find_operator("conv");
     stage.inputs = {planner.to_real(stage.inputs[0], stage.name)};
     prepare_real(planner, stage, conv);

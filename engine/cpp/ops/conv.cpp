@@ -69,7 +69,7 @@ Shape read_conv(GraphReader& reader, Fields& fields, Node& node) {
 void prepare_conv(Planner& planner, Stage& stage, Node& node) {
     auto& conv = static_cast<ConvArguments&>(*node.arguments);
     prepare_real(planner, stage, conv);
-    conv.weights = {};  // laid as the kernels need them
+    conv.weights = {};  // the stage has its own copy in the kernels' layout
 }
 
 void prepare_real(Planner& planner, Stage& stage, const ConvArguments& arguments) {
@@ -81,7 +81,7 @@ void prepare_real(Planner& planner, Stage& stage, const ConvArguments& arguments
     const int64_t taps = int64_t{arguments.kernel_y} * arguments.kernel_x;
     const int64_t own_in = in.channels / arguments.groups, own_out = stage.shape.channels / arguments.groups;
     conv.depthwise = arguments.groups > 1 && own_in == 1 && own_out == 1;
-    // Groups are laid together, with zeros where they do not meet, until their outputs fill whole vectors.
+    // Groups are merged until their outputs fill whole vectors. Weights between different groups are 0.
     int64_t together = 1;
     if (!conv.depthwise && arguments.groups > 1) {
         while (arguments.groups % together != 0 || own_out * together % kGroup != 0)

@@ -8,17 +8,17 @@ namespace bnew {
 
 struct ConvArguments : WindowArguments {
     int groups = 1;
-    std::vector<float> weights;  // of a real one, as in the file
-    // Of a binary one: for each output channel the bits of a window, tap after tap.
+    std::vector<float> weights;  // of a real convolution, as in the file
+    // Of a binary convolution: for each output channel, the bits of a window, tap by tap.
     std::vector<uint32_t> words;
 };
 
-// Takes the fields but the weights, whose tensor `weight` becomes; returns the result's shape.
+// Reads all fields except for the weights, finds the tensor `weight`, and returns the result's shape.
 Shape read_conv(GraphReader& reader, Fields& fields, Node& node, ConvArguments& conv, const Tensor*& weight);
 
 Window window_of(const ConvArguments& conv, const Shape& result);
 
-// Prepares a real convolution; binary weights become real ±1.
+// Prepares a real convolution. Binary weights become real ±1.
 void prepare_real(Planner& planner, Stage& stage, const ConvArguments& arguments);
 
 }  // namespace bnew

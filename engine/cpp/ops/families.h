@@ -1,4 +1,4 @@
-// The functions of the operators, a family a file.
+// The functions of the operators. Each family has a file.
 
 #pragma once
 

@@ -1,4 +1,4 @@
-// A stage for steps alone.
+// A stage that only has steps.
 
 #include "families.h"
 

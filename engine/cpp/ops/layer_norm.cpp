@@ -25,8 +25,8 @@ Shape read_layer_norm(GraphReader& reader, Fields& fields, Node& node) {
 }
 
 void prepare_layer_norm(Planner& planner, Stage& stage, Node& node) {
-    constexpr double kMacsPerNumber = 2;        // of the sums
-    constexpr double kNanosecondsOfSums = 0.1;  // for each number
+    constexpr double kMacsPerNumber = 2;        // for the two sums
+    constexpr double kNanosecondsOfSums = 0.1;  // per number
     planner.work(stage.shape, kMacsPerNumber, stage.name);
     auto made = std::make_unique<Normalised>();
     made->norm = {stage.shape.width, stage.shape.channels,

@@ -1,5 +1,5 @@
-// What the engine knows of an operator: one row of the table in table.cpp, whose functions are in the file of
-// the operator's family. Graph, plan, strips and executor know no operator by name.
+// An operator is one row of the table in table.cpp. Its functions are in the file of its family. Graph, plan,
+// strips and executor know no operator by name.
 
 #pragma once
 
@@ -11,11 +11,11 @@
 
 namespace bnew {
 
-// What a run sees of a stage and of its inputs.
+// The arguments of an operator's run: its stage, its inputs and its part of the result.
 struct Call {
     const Kernels& kernels;
     const Stage& stage;
-    const Epilogue& epilogue;  // bound to the arena; of an operator without one, real alone is set
+    const Epilogue& epilogue;  // with its views; an operator that is not fused has only `real` in it
     const Part& part;
     uint8_t* scratch;  // stage.scratch_bytes for this thread
 
@@ -33,16 +33,16 @@ enum class Takes { real, bits, list };  // one real value, one of bits, or a lis
 struct Operator {
     const char* name;
     Takes takes;
-    // Takes the node's fields, checks them, keeps them as its arguments; returns the result's shape. Null:
-    // the engine's own, which no file names.
+    // Reads and checks the node's fields, keeps them as its arguments, and returns the result's shape. Null:
+    // an operator that only the planner uses, and no file.
     Shape (*read)(GraphReader&, Fields&, Node&);
-    // Makes what its runs need (stage.prepared and the fields beside it), and counts the memory and the work
-    // of that first. May take the weights out of the node's arguments. Null: nothing to prepare.
+    // Sets stage.prepared and the fields after it, and counts memory and work before that. May take the
+    // weights out of the node's arguments. Null: there is nothing to prepare.
     void (*prepare)(Planner&, Stage&, Node&);
-    // The rows of its first input, padding included, that output row y reads. Neither end decreases with y.
-    // Null: it cannot be computed in strips.
+    // First and last row (plus 1) of its first input that output row y reads, including padding. Must not
+    // decrease with y. Null: it cannot be computed in strips.
     Rows (*rows)(const Stage&, int y);
-    // Whether a kernel computes it part by part, with an epilogue. All others are computed whole.
+    // Whether a kernel computes it in parts, with an epilogue. Other operators compute the whole value.
     bool fused;
     void (*run)(const Call&);
 };

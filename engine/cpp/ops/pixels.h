@@ -1,4 +1,4 @@
-// Walking over the places of a value.
+// Iterates over the pixels of a value.
 
 #pragma once
 

@@ -1,5 +1,5 @@
-// Pools: the largest value or the mean of windows, which are cut at the image's edge. Resizing takes the
-// largest of one place.
+// Pools: the largest value or the mean of windows, which are cut at the image's edge. resize_nearest is a
+// maximum over windows of one place.
 
 #include <algorithm>
 #include <cmath>
@@ -16,10 +16,10 @@ struct PoolArguments : WindowArguments {
 };
 
 struct ResizeArguments : Arguments {
-    std::vector<float> scale;  // places of the input for one of the result: rows, columns
+    std::vector<float> scale;  // input rows per output row, input columns per output column
 };
 
-// The places of the windows along an axis, and what each counts in the divisor of a mean.
+// The windows along an axis: their first and last places, and their factors of the divisor of a mean.
 struct Axis {
     std::vector<int32_t> first, last;
     std::vector<float> places;
@@ -30,7 +30,7 @@ struct Pooled : Windowed {
     Axis rows, columns;
 };
 
-// Every window must hold a place of the image, or its maximum and mean do not exist.
+// Checks that every window has a place in the image: otherwise it has no maximum and no mean.
 void check_windows(int64_t size, int64_t before, int64_t kernel, int64_t stride, int64_t dilation,
                    int64_t count, const std::string& where) {
     const auto check = [&](int64_t i) {
@@ -39,7 +39,7 @@ void check_windows(int64_t size, int64_t before, int64_t kernel, int64_t stride,
         if (first < 0) first += (-first + dilation - 1) / dilation * dilation;
         expect(first < size && first <= last, where + " has a window without a place in the image");
     };
-    // Of those that begin in the image, the last says enough.
+    // Windows that begin before the image are checked one by one. Of the others, the last one is enough.
     for (int64_t i = 0; i < count && i * stride < before; ++i) check(i);
     check(count - 1);
 }
@@ -92,7 +92,7 @@ Axis nearest(int size, int count, float scale) {
     return axis;
 }
 
-// Counts what a pool keeps, and its work: `places` of a window, at most, along each axis.
+// Counts the memory and the work of a pool whose windows have at most `rows` × `columns` places.
 void count(Planner& planner, const Stage& stage, double rows, double columns) {
     planner.keep(12.0 * (stage.shape.height + stage.shape.width), stage.name);
     planner.work(stage.shape, rows * columns, stage.name);
@@ -165,7 +165,7 @@ void prepare_avg_pool(Planner& planner, Stage& stage, Node& node) {
 
 void prepare_adaptive_avg_pool(Planner& planner, Stage& stage, Node&) {
     const Shape& in = planner.shape_of(stage.inputs[0]);
-    // The edges of a window are rounded: up to two places more than its share.
+    // Both edges of a window are rounded, so it may be up to two places larger than its share.
     count(planner, stage, 1.0 * in.height / stage.shape.height + 2, 1.0 * in.width / stage.shape.width + 2);
     set_pool(stage, Pooling::average, {}, adaptive(in.height, stage.shape.height),
              adaptive(in.width, stage.shape.width));

@@ -62,7 +62,7 @@ const StepKind* find_step(std::string_view name, int& activation) {
 bool StepChain::take(const Step& step) { return (this->*step.kind->take)(step); }
 
 bool StepChain::take_affine(const Step& step, bool is_shift) {
-    // (x s + t) + o + b = (x s + (t + b)) + o: a shift behind a sum moves in front of it.
+    // (x s + t) + o + b = (x s + (t + b)) + o: a shift after a sum moves before it.
     const bool early = !acted() && (join == Join::none || (join == Join::add && is_shift));
     Affine& affine = early ? before_ : after_;
     affine.scale.resize(step.numbers.size(), 1.0);

@@ -1,4 +1,4 @@
-// The steps of `then`: how each is read, and where in an epilogue it goes.
+// The steps of `then`: how each is read, and its line in an epilogue.
 
 #pragma once
 
@@ -10,14 +10,14 @@
 
 namespace bnew {
 
-// Steps that fit one epilogue, gathered one after another. Affine steps are folded in double precision.
+// Collects steps that fit one epilogue. Scales and shifts are folded in double precision.
 class StepChain {
 public:
-    // Whether the step could be taken.
+    // Adds the step if it fits. Returns whether it does.
     bool take(const Step& step);
 
     struct Affine {
-        std::vector<double> scale, shift;  // one a channel; empty before the first step
+        std::vector<double> scale, shift;  // one per channel; empty before the first step
         bool scaled = false, shifted = false;
     };
 
@@ -29,7 +29,7 @@ public:
     const Affine& before() const { return before_; }
     const Affine& after() const { return after_; }
 
-    // What the rows of the table call; each says whether it could be taken.
+    // take() for each kind of step, called through the table.
     bool take_scale(const Step& step) { return take_affine(step, false); }
     bool take_shift(const Step& step) { return take_affine(step, true); }
     bool take_add(const Step& step) { return take_join(step, Join::add); }
@@ -47,13 +47,14 @@ private:
 };
 
 struct StepKind {
-    const char* name;  // null: any activation without an argument, by its name in the kernels' table
-    // Reads the argument of a step of a node's result; `place` begins the sentences. Throws Error.
+    const char* name;  // null: any activation without an argument, named as in the kernels' table
+    // Reads the step's argument; `place` begins the messages. Throws Error.
     void (*read)(GraphReader&, const Json& argument, const Shape& result, const std::string& place, Step&);
     bool (StepChain::*take)(const Step&);
 };
 
-// Null if there is none. Sets the activation that is meant, if it is one.
+// The kind of the step `name`; null if there is none. Sets `activation` to its row in the kernels' table, or
+// to kNoActivation.
 const StepKind* find_step(std::string_view name, int& activation);
 
 }  // namespace bnew

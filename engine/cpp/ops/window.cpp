@@ -5,7 +5,7 @@
 namespace bnew {
 namespace {
 
-constexpr int kLargestWindow = 4096;  // of a kernel, a stride, a dilation, a padding
+constexpr int kLargestWindow = 4096;  // the largest kernel, stride, dilation and padding
 
 }  // namespace
 
@@ -28,7 +28,7 @@ void set_rows(Windowed& prepared, const WindowArguments& window) {
     prepared.reach_y = (window.kernel_y - 1) * window.dilation_y + 1;
 }
 
-// Of a pool it is the whole window, whose first place in the image is another matter.
+// The rows of the whole window. A pool skips those outside of the image.
 Rows window_rows(const Stage& stage, int y) {
     const auto& window = static_cast<const Windowed&>(*stage.prepared);
     const int first = y * window.stride_y - window.top;

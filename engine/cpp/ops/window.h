@@ -1,4 +1,4 @@
-// Windows that slide over an image: of convolutions and pools.
+// The windows of convolutions and pools, which slide over an image.
 
 #pragma once
 
@@ -11,15 +11,15 @@ struct WindowArguments : Arguments {
     Border padding;
 };
 
-// What a stage with a window is prepared to.
+// The prepared data that stages with a window share.
 struct Windowed : Prepared {
     int stride_y = 1, top = 0, reach_y = 1;  // the rows from a window's first to its last
 };
 
-// Takes the fields; those without dilation have no such field.
+// Reads the window's fields. Only a `dilated` window has the field `dilation`.
 void read_window(Fields& fields, WindowArguments& window, bool dilated);
 
-// For window_rows().
+// Sets the numbers that window_rows() uses.
 void set_rows(Windowed& prepared, const WindowArguments& window);
 
 }  // namespace bnew

@@ -1,10 +1,10 @@
 """Runs packed binary networks as real bits: ``load(file)`` → :class:`Model`, ``model(images)`` → logits.
 
-NumPy is all that it needs. A file comes from ``bnew pack``; docs/format.md says what is in it.
+The module needs only NumPy. ``bnew pack`` writes the file, and docs/format.md defines it.
 
-The instruction set is found out at run time: AVX-512 VPOPCNTDQ, AVX2 or NEON, else plain C++. The environment
-variable ``BNEW_ENGINE_ISA`` forces a lower one. Whatever the instruction set and the number of threads, the
-results are the same to the last bit.
+The instruction set is detected at run time: AVX-512 VPOPCNTDQ, AVX2 or NEON, else plain C++. The environment
+variable ``BNEW_ENGINE_ISA`` forces another one. The results are the same to the last bit for every
+instruction set and every number of threads.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __version__ = "0.1.0"
 
 @dataclass(frozen=True)
 class StageTime:
-    """A stage of a network and how long it takes."""
+    """A stage of a network, and its time in seconds."""
 
     name: str
     """The layer's place in the model."""
@@ -54,7 +54,7 @@ def isa() -> str:
 
 
 def register_peak(isa: str, seconds: float = 0.2) -> float:
-    """Binary multiply-accumulates a second that ``isa`` does in registers, the limit of its kernels.
+    """Binary multiply-accumulates per second of ``isa`` in registers alone: the limit of its kernels.
 
     Raises:
         EngineError: this machine cannot run ``isa``.
@@ -73,15 +73,15 @@ def load(
 
     Args:
         file: the name of a ``.bnew`` file, or its content as bytes. A name is not bytes: ``os.fsdecode`` it.
-        threads: how many threads compute side by side.
-        isa: one of :func:`isas`, to force it.
-        max_macs: the most work that an image may take, in real multiply-accumulates. None: what the file's
-            size and its input's shape justify (docs/format.md, "Limits").
-        max_bytes: the most memory that the weights may take, and a run. None: likewise.
+        threads: the number of threads, including the caller's.
+        isa: the instruction set to use, one of :func:`isas`. None: see :func:`isa`.
+        max_macs: the most work for one image, in real multiply-accumulates. None: a limit that follows from
+            the file's size and its input's shape (docs/format.md, "Limits").
+        max_bytes: the most memory for the weights, and for computing an image, in bytes. None: likewise.
 
     Raises:
-        EngineError: the file is missing, damaged or of another version, asks for more than the limits, or a
-            value is impossible.
+        EngineError: the file is missing, damaged or of another version, asks for more than the limits, or an
+            argument has an impossible value.
     """
     options = (
         whole("threads", threads, 1024),
@@ -99,17 +99,17 @@ def load(
         return Model(_engine.Model.from_content(content, *options), lambda: content, options)
     path = path_bytes(file)
     engine = _engine.Model(path, *options)
-    found = os.path.abspath(path)  # wherever the process is when it is read again
+    found = os.path.abspath(path)  # the process may change its folder before the file is read again
     return Model(engine, lambda: unchanged(found, engine.checksum), options)
 
 
 class Model:
     """A packed network, see :func:`load`. Calls may come from several Python threads at once.
 
-    It can be pickled and copied, as for worker processes. The pickle holds the file's content: the copy is
-    the same network wherever it is unpickled. A model that was loaded by its file's name reads the file again
-    for it, and :class:`EngineError` is raised if the file is missing or another by now. Load the content as
-    bytes where the file may change; the model then keeps it in memory, beside its own weights.
+    A model can be pickled and copied, for example for worker processes. The pickle holds the content of the
+    file, so the copy is the same network on every machine. A model that was loaded by the name of a file
+    reads the file again for this, and raises :class:`EngineError` if it is missing or has changed. If the
+    file may change, load its content as bytes: the model then keeps it in memory, beside its own weights.
     """
 
     def __new__(cls, engine: object = None, *rest: object) -> Model:  # noqa: D102
@@ -133,13 +133,13 @@ class Model:
 
         Args:
             images: float32 (N, C, H, W), normalised as in training, or (N, C) if the input is a vector; or
-                uint8 images (N, H, W, C), which are normalised inside.
+                uint8 images (N, H, W, C), which the model normalises.
 
         Returns:
-            float32 (N, classes); (N, C, H, W) of a network whose output is an image.
+            float32 (N, classes); (N, C, H, W) if the network's output is an image.
 
         Raises:
-            EngineError: another shape or type, or numbers that are not finite.
+            EngineError: the images have another shape or type, or numbers that are not finite.
         """
         images = array("images", images)
         if images.dtype == np.uint8:
@@ -154,17 +154,17 @@ class Model:
         """The likeliest classes of images, and their probabilities.
 
         Args:
-            images: a batch as :meth:`__call__` takes it, or one image of it; or the name of an image file, or
-                a list of names. A file is read with Pillow, turned upright, scaled until it just covers
-                :attr:`resize` pixels, and its centre is taken.
-            top: how many classes, if there are so many.
+            images: a batch as :meth:`__call__` takes it, or one image of a batch; or the name of an image
+                file, or a list of names. A file is read with Pillow, turned upright and scaled until it just
+                covers :attr:`resize` pixels; then its centre is cropped to the input's size.
+            top: the number of classes per image, or all classes if there are fewer.
 
         Returns:
-            Names and probabilities, (N, top) each. What these are, :attr:`output_kind` says.
+            Names and probabilities, (N, top) each. :attr:`output_kind` tells the kind of probabilities.
 
         Raises:
-            EngineError: as :meth:`__call__`; the output is no probability of classes; a file cannot be read,
-                or Pillow is not installed.
+            EngineError: as :meth:`__call__`; or the output is no probability of classes, a file cannot be
+                read, or Pillow is not installed.
         """
         count, kind = whole("top", top, 2**31 - 1), self._kind
         if are_paths(images):
@@ -180,10 +180,10 @@ class Model:
 
     @property
     def output_kind(self) -> str:
-        """What the probabilities of :meth:`predict` are.
+        """The kind of probabilities that :meth:`predict` returns.
 
-        ``softmax``: they sum to 1 over all classes. ``sigmoid``: independent of each other. ``logistic``:
-        1 / (1 + exp(−v)) of the network's one output v, the probability of its one class.
+        ``softmax``: they sum to 1 over all classes. ``sigmoid``: they are independent of each other.
+        ``logistic``: the network has one output v, and 1 / (1 + exp(−v)) is the probability of its one class.
 
         Raises:
             EngineError: the output is no probability of classes.
@@ -200,11 +200,10 @@ class Model:
         return read_image(path, self.input_shape, self.resize)
 
     def values(self, images: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
-        """Every named value of the file for a batch, (N, C, H, W); bits as −1 and +1. Slow: for checks.
+        """Every named value for a batch of float32 images, (N, C, H, W); bits as −1 and +1. Slow: for checks.
 
         Raises:
-            EngineError: as :meth:`__call__`, for float32; the values take more than the ``max_bytes`` of
-                :func:`load`.
+            EngineError: as :meth:`__call__`; or the values take more than the ``max_bytes`` of :func:`load`.
         """
         images = self._floats(images, self.input_shape)
         found = [dict(self._engine.values(image[None])) for image in images]
@@ -213,7 +212,7 @@ class Model:
         )
 
     def convolve(self, name: str, signs: NDArray[Any]) -> NDArray[np.int32]:
-        """The integers that a binary convolution gives, before anything is done with them. Slow: for checks.
+        """The integers that a binary convolution computes, before its steps. Slow: for checks.
 
         Args:
             name: the node's name; its op is binary_conv.
@@ -223,7 +222,7 @@ class Model:
             (N, C_out, H_out, W_out).
 
         Raises:
-            EngineError: no such node, another shape, or other numbers.
+            EngineError: there is no such node, or ``signs`` has another shape or other numbers.
         """
         name = text("name", name)
         signs = array("signs", signs, np.float32)
@@ -240,12 +239,12 @@ class Model:
 
         Args:
             image: the image.
-            repeats: how often it is computed. None: 100 times, or fewer, at least once, if these would take
-                more than 2⁴⁰ multiply-accumulates: about a minute.
+            repeats: how often the image is computed. None: 100 times, but no more than 2⁴⁰
+                multiply-accumulates in total (about a minute), and at least once.
 
         Raises:
-            EngineError: another shape or type, no repeats, or more than one that together take more than
-                2⁴⁸ multiply-accumulates.
+            EngineError: the image has another shape or type; ``repeats`` is below 1, or several repeats
+                together take more than 2⁴⁸ multiply-accumulates.
         """
         count = self._repeats(repeats)
         image = self._floats(image, self.input_shape)
@@ -279,17 +278,17 @@ class Model:
 
     @property
     def mean(self) -> tuple[float, ...] | None:
-        """Per channel, of pixel values in [0, 1]; None if the file does not say how images are normalised."""
+        """The mean per channel, for pixel values in [0, 1]; None if the file does not have it."""
         return self._numbers("mean")
 
     @property
     def std(self) -> tuple[float, ...] | None:
-        """Per channel, of pixel values in [0, 1]; None as for :attr:`mean`."""
+        """The standard deviation per channel, for pixel values in [0, 1]; None as for :attr:`mean`."""
         return self._numbers("std")
 
     @property
     def resize(self) -> tuple[int, int]:
-        """Height and width that an image file is scaled to cover, before its centre is taken."""
+        """(height, width) that an image file is scaled to cover before its centre is cropped."""
         height, width = self._input.get("resize", self.input_shape[1:])
         return height, width
 
@@ -320,7 +319,7 @@ class Model:
 
     @property
     def threads(self) -> int:
-        """How many threads compute side by side."""
+        """The number of threads."""
         return self._engine.threads
 
     @property
@@ -347,5 +346,5 @@ class Model:
 
 
 _LARGEST_LIMIT = 2**60
-_FILES = 64  # how many images are in memory at once
+_FILES = 64  # image files that are read at once
 _PROFILE_REPEATS, _PROFILE_MACS, _MOST_PROFILE_MACS = 100, 2**40, 2**48

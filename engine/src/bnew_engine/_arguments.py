@@ -1,4 +1,4 @@
-"""Checks of what Python passes to the engine, and of a file that is read again."""
+"""Checks of arguments before they go to C++, and of a file that is read again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from bnew_engine._engine import EngineError
 
 
 def whole(name: str, value: object, most: int) -> int:
-    """The whole number from 1 to ``most``, of whatever integer type."""
+    """``value`` as an int, from any integer type.
+
+    Raises:
+        EngineError: it is not a whole number from 1 to ``most``.
+    """
     try:
         number = 0 if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
     except TypeError:
@@ -26,14 +30,22 @@ def whole(name: str, value: object, most: int) -> int:
 
 
 def text(name: str, value: object) -> str:
-    """The value, if it is a string."""
+    """``value``, which must be a string.
+
+    Raises:
+        EngineError: it is not.
+    """
     if not isinstance(value, str):
         raise EngineError(f"{name} is {value!r}, but must be a str")
     return value
 
 
 def array(name: str, value: object, dtype: type[np.float32] | None = None) -> NDArray[Any]:
-    """The value as an array."""
+    """``value`` as an array.
+
+    Raises:
+        EngineError: NumPy cannot make it one.
+    """
     try:
         return np.asarray(value, dtype)
     except (TypeError, ValueError) as error:
@@ -41,7 +53,11 @@ def array(name: str, value: object, dtype: type[np.float32] | None = None) -> ND
 
 
 def path_bytes(file: object) -> bytes:
-    """The path as the file system encodes it."""
+    """The path as the file system encodes it.
+
+    Raises:
+        EngineError: it is no path.
+    """
     try:
         path = os.fsencode(file)  # type: ignore[arg-type]
     except TypeError:
@@ -56,7 +72,11 @@ def path_bytes(file: object) -> bytes:
 
 
 def unchanged(path: bytes, checksum: int) -> bytes:
-    """The content of the file, which must be the one that was loaded."""
+    """The content of the file, which must still have ``checksum``.
+
+    Raises:
+        EngineError: the file cannot be read, or has changed.
+    """
     again = "load it again, or its content as bytes, which a Model keeps"
     try:
         content = Path(os.fsdecode(path)).read_bytes()

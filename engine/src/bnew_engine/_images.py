@@ -1,7 +1,7 @@
-"""Image files as the network takes them, read with Pillow, which is loaded when it is first needed.
+"""Reads image files as a network takes them, with Pillow, which is imported only when it is needed.
 
-The pixels are those that bnew trains on and ``bnew predict`` sees. What may not come out as there (pixels of
-16 bits, rare modes and formats) is refused.
+The pixels are the same as in bnew's training and in ``bnew predict``. Files that might be read differently
+are refused: pixels of 16 bits, rare modes and rare formats.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ _MOST_PIXELS = 100_000_000  # of a scaled image, before it is cropped
 def read_image(
     path: str | os.PathLike[str], shape: tuple[int, int, int], resize: tuple[int, int]
 ) -> NDArray[np.uint8]:
-    """An image file as (H, W, C) bytes, for a network whose input is ``shape``, (C, H, W).
+    """An image file as uint8 (H, W, C), for a network whose input is ``shape``, (C, H, W).
 
-    It is turned upright, scaled until it just covers ``resize`` pixels (height, width), and its centre is
-    taken.
+    The image is turned upright and scaled until it just covers ``resize`` pixels (height, width). Then its
+    centre is cropped to (H, W).
 
     Raises:
-        EngineError: Pillow is not installed; the network takes neither 1 nor 3 channels; the file cannot be
-            read, or has pixels that would have to be guessed.
+        EngineError: Pillow is not installed; the network takes neither 1 nor 3 channels; or the file cannot
+            be read, or its pixels have an unknown range.
     """
     channels, height, width = shape
     if channels not in (1, 3):
@@ -62,11 +62,11 @@ def read_image(
             if opened.mode not in MODES:
                 raise ValueError(f"pixels of mode {opened.mode}: save it with 8 bits a channel")
             image: Image.Image = opened.convert("L" if channels == 1 else "RGB")
-            turn = TURNS.get(_orientation(opened))  # only now: in PNG, it may come after the pixels
+            turn = TURNS.get(_orientation(opened))  # after the pixels: PNG may store it behind them
             if turn:
                 image = image.transpose(Image.Transpose[turn])
             image = _centre(_cover(image, *resize), height, width)
-    # What Pillow raises, depending on the format.
+    # Pillow raises one of these, depending on the format.
     except (OSError, SyntaxError, ValueError, ImportError, Image.DecompressionBombError) as error:
         why = getattr(error, "strerror", None) or error
         raise EngineError(f"cannot read the image {os.fspath(path)!r}: {why}") from error
@@ -76,12 +76,12 @@ def read_image(
 def _orientation(image: Image) -> int:
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # Pillow raises whatever its parser met in damaged EXIF
+    except Exception:  # Pillow's parser raises many kinds for damaged EXIF
         return 1
 
 
 def _cover(image: Image, height: int, width: int) -> Image:
-    """The centre of an image that is scaled until it just covers so many pixels, bilinearly."""
+    """Scale an image bilinearly until it just covers ``height`` × ``width`` pixels, and crop its centre."""
     if width * image.height >= height * image.width:
         scaled = width, image.height * width // image.width
     else:
@@ -99,7 +99,7 @@ def _centre(image: Image, height: int, width: int) -> Image:
 
 
 def are_paths(images: Any) -> bool:
-    """Whether ``images`` is a path or a sequence of them, and no array."""
+    """Whether ``images`` is a path, or a list or tuple with a path in it."""
     if isinstance(images, str | os.PathLike):
         return True
     return isinstance(images, list | tuple) and any(isinstance(each, str | os.PathLike) for each in images)

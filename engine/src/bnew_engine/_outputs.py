@@ -1,4 +1,4 @@
-"""What a network's outputs mean: probabilities of classes, as far as its graph says so."""
+"""Turns a network's outputs into probabilities of classes, if its graph tells what they are."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ class Predictions(NamedTuple):
 
 
 def output_kind(graph: Mapping[str, Any], shape: tuple[int, int, int]) -> str:
-    """What the probabilities of :func:`likeliest` are.
+    """How :func:`likeliest` gets probabilities from the outputs.
 
-    ``softmax``: of the network's numbers, taken here; ``own softmax``: the network's own. ``sigmoid``: the
-    network's own numbers between 0 and 1, independent of each other. ``logistic``: of the one number that it
-    returns.
+    ``softmax``: their softmax, computed here. ``own softmax``: the outputs themselves, which are a softmax.
+    ``sigmoid``: the outputs themselves, which are between 0 and 1 and independent of each other.
+    ``logistic``: the logistic function of the one output.
 
     Args:
-        graph: as in docs/format.md.
+        graph: the graph as in docs/format.md.
         shape: (C, H, W) of the output.
 
     Raises:
-        EngineError: the output is an image, or it is made of probabilities that were altered.
+        EngineError: the output is an image, or consists of probabilities that were altered.
     """
     outputs, height, width = shape
     if (height, width) != (1, 1):
@@ -52,7 +52,7 @@ def output_kind(graph: Mapping[str, Any], shape: tuple[int, int, int]) -> str:
 
 
 def likeliest(outputs: NDArray[Any], kind: str, classes: Sequence[str], top: int) -> Predictions:
-    """The ``top`` likeliest classes by the network's outputs (N, C), of :func:`output_kind` ``kind``."""
+    """The ``top`` likeliest classes from the network's outputs (N, C); ``kind`` is :func:`output_kind`."""
     shares = _shares(outputs.astype(np.float64), kind)
     best = np.argsort(-shares, axis=1, kind="stable")[:, :top]
     names = np.array(classes or [f"class {i}" for i in range(shares.shape[1])], object)
@@ -69,8 +69,10 @@ def _shares(outputs: NDArray[np.float64], kind: str) -> NDArray[np.float64]:
 
 
 def _ending(graph: Mapping[str, Any]) -> str:
-    """What the output is: of a ``softmax``; of a ``sigmoid``, each number between 0 and 1 by itself;
-    ``altered``, if these were scaled, shifted, added, multiplied or joined; or ``numbers`` of any size.
+    """The kind of numbers that the output has.
+
+    ``softmax``: the result of a softmax. ``sigmoid``: independent numbers between 0 and 1. ``altered``: one
+    of these two, but scaled, shifted, added, multiplied or joined. ``numbers``: any others.
     """
     shapes: dict[str, tuple[int, ...]] = {graph["input"]["name"]: tuple(graph["input"]["shape"])}
     endings: dict[str, str] = {}
@@ -90,7 +92,7 @@ def _ending(graph: Mapping[str, Any]) -> str:
 def _ending_of_node(
     node: Mapping[str, Any], endings: Mapping[str, str], inputs: set[str], vectors: bool
 ) -> str:
-    """That of a node's result, from those of all values and of its ``inputs``."""
+    """:func:`_ending` of a node's result, from the ``endings`` of all values and of its ``inputs``."""
     ending = _ending_of_operator(node["op"], inputs, vectors)
     for kind, of in _steps(node):
         if kind in ("sigmoid", "hard_sigmoid"):
@@ -100,13 +102,13 @@ def _ending_of_node(
         elif kind in ("add", "multiply"):
             other = endings.get(of, "numbers")
             ending = "numbers" if "numbers" in (ending, other) else "altered"
-        elif kind != "prelu" and ending != "numbers":  # prelu changes nothing of what is never negative
+        elif kind != "prelu" and ending != "numbers":  # prelu keeps numbers that are not negative
             ending = "altered"
     return ending
 
 
 def _clamped(ending: str, low: float | None, high: float | None) -> str:
-    """The ending of what is clamped: 0 to 1 makes shares of numbers, and other limits may leave none."""
+    """The ending after a clamp: [0, 1] turns numbers into a ``sigmoid``; a range beside it alters shares."""
     if ending == "numbers":
         return "sigmoid" if (low, high) == (0, 1) else "numbers"
     leaves_some = (low is None or low < 1) and (high is None or high > 0)
@@ -124,7 +126,7 @@ def _ending_of_operator(op: str, inputs: set[str], vectors: bool) -> str:
     if len(inputs) > 1:
         return "altered"
     (before,) = inputs
-    # Of several places, or pooled otherwise than by means, the shares of all classes no longer sum to 1.
+    # A flattened image, and pooling other than by means, change the sum of a softmax from 1.
     whole = vectors or op in ("identity", "adaptive_avg_pool", "resize_nearest")
     return "altered" if before == "softmax" and not whole else before
 

@@ -50,7 +50,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "bench": bench,
     "export": export,
 }
-# Their help, with names to be filled in.
+# Their help texts, with placeholders for names of methods, models and so on.
 HELP = {command: command.__doc__ or "" for command in COMMANDS.values()}
 
 
@@ -83,11 +83,11 @@ def _run(words: Sequence[str]) -> int:
 
 
 def _parse(command: Callable[..., int], words: Sequence[str]) -> Callable[[], int]:
-    """``command`` with its arguments out of ``words``.
+    """``command`` with its arguments bound, as parsed from ``words``.
 
     Raises:
-        BnewError: they do not fit; what tyro says of it in a box is one sentence.
-        SystemExit: help was asked for, and is printed.
+        BnewError: they do not fit; the message is tyro's, as one sentence.
+        SystemExit: the help was asked for and has been printed.
     """
 
     @functools.wraps(command)
@@ -111,9 +111,10 @@ def _parse(command: Callable[..., int], words: Sequence[str]) -> Callable[[], in
 
 
 def _out_of_box(text: str) -> str:
-    """What a box of tyro says is wrong, in one line, with the options that it thinks were meant.
+    """The error in a box of tyro as one line, with the options that tyro suggests.
 
-    The box has rules of ─ or, where these cannot be written, of - below its title too.
+    Lines of ─ divide the box, or lines of - where the terminal has no ─; then there is one below the title
+    too.
     """
     lines = [line.strip("│| ") for line in text.splitlines() if line[:1] not in "╭╰"]
     parts = re.split(r" ?(?:─{3,}|-{5,}) ?", " ".join(lines).strip())
@@ -126,15 +127,15 @@ def _out_of_box(text: str) -> str:
 
 
 def _run_together(words: Sequence[str]) -> int:
-    """:func:`_run`, at whose end several processes wait for each other, if their ends are alike.
+    """:func:`_run`; if several processes end in the same way, they wait for each other.
 
-    What goes wrong in all of them is said once.
+    An error that all of them have is printed once.
     """
     alike = True
     try:
         code = _run(words)
     except ProcessLost as lost:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, for the same reason
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it for the same reason
         print(printable(f"bnew: {lost}"), file=sys.stderr)
         code, alike = 1, False
     except (Interrupted, NumericalError) as ended:
@@ -146,11 +147,11 @@ def _run_together(words: Sequence[str]) -> int:
             raise
         from bnew.training.distributed import say_once
 
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, as soon as another one has ended
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it when another process exits
         code, alike = 2, False
         if not say_once(printable(f"bnew: error: {error}")):
-            return code  # the others may wait for this one, and disconnecting for them
-    if "torch" in sys.modules:  # else it was not needed, and takes seconds to load
+            return code  # without disconnecting, which waits for the others: they may wait for this process
+    if "torch" in sys.modules:  # a command that did not need torch should not load it now
         from bnew.training.distributed import disconnect, leave_together
 
         if alike:
@@ -161,21 +162,21 @@ def _run_together(words: Sequence[str]) -> int:
 
 
 def _in_one_line(record: logging.LogRecord) -> bool:
-    """Escape what cannot be seen in a message, which may name files and folders."""
+    """Escape invisible characters in a message, for example in names of files."""
     record.msg, record.args = printable(record.getMessage()), ()
     return True
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 some runs failed, 2 bad input, 130 stopped."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # of a class "été" where all is ASCII
+            stream.reconfigure(errors="backslashreplace")  # prints the class "été" on an ASCII terminal
     handler = logging.StreamHandler()
     handler.addFilter(_in_one_line)
     logging.basicConfig(format="bnew: %(message)s", handlers=[handler])
-    # Other libraries have their say only when something is wrong, and of several processes all but the first.
+    # Only the first process reports progress; other libraries, and the other processes, only warnings.
     logger.setLevel(logging.INFO if is_first_process() else logging.WARNING)
     words = sys.argv[1:] if args is None else args
     try:

@@ -1,4 +1,4 @@
-"""Arguments of the command line: their kinds, and how their words are read."""
+"""Types of the command line's arguments, and how they are parsed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ LimitOptions: TypeAlias = Annotated[Limits, tyro.conf.arg(name="")]
 
 
 def options_of(words: list[str]) -> dict[str, Any]:
-    """``name=value`` words as a dictionary; a value is a Python literal, or else text.
+    """``name=value`` words as a dictionary; a value is parsed as a Python literal, or else is text.
 
     Raises:
         ValueError: a word without an equals sign.
@@ -54,7 +54,7 @@ def options_of(words: list[str]) -> dict[str, Any]:
 
 
 def constructors() -> ConstructorRegistry:
-    """How kinds of values are read that tyro does not know."""
+    """tyro's registry with the one type that it does not parse by itself: mappings."""
     registry = ConstructorRegistry()
 
     @registry.primitive_rule
@@ -75,7 +75,7 @@ def constructors() -> ConstructorRegistry:
 
 
 def names() -> dict[str, tuple[str, ...]]:
-    """The names that help lists, by kind; a user's own are there once they are registered."""
+    """The names that the help texts list, by kind, including those that a user has registered."""
     return {
         "experiments": tuple(EXPERIMENTS),
         "phase2": tuple(CIFAR10.phase2),

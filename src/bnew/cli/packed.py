@@ -21,10 +21,10 @@ def pack(run: RunArgument, file: FileArgument, /, half: bool = False, data_dir: 
     """Write a run's best weights as a packed file, which the engine runs.
 
     Args:
-        run: the run's folder; or a folder above runs, for the best of them by validation accuracy.
+        run: the run's folder; or a folder above runs, for the run with the best validation accuracy.
         file: the file to write, such as model.bnew.
-        half: store real numbers as float16, in half the space.
-        data_dir: folder of the data sets, for a run of an earlier version alone; others need no images.
+        half: store real numbers as float16, in half the space; this rounds them.
+        data_dir: folder of the data sets. Only a run of an earlier version of bnew needs its images.
     """
     from bnew.deploy.pack_run import pack_run
     from bnew.results.groups import best_run
@@ -37,7 +37,7 @@ def pack(run: RunArgument, file: FileArgument, /, half: bool = False, data_dir: 
 
 
 def info(file: FileArgument, /) -> int:
-    """What a packed file holds: its graph, node by node, and sizes.
+    """Show what a packed file holds: its graph, node by node, and sizes.
 
     Args:
         file: the packed file.
@@ -57,15 +57,16 @@ def verify(
 ) -> int:
     """Check a packed file against its run in PyTorch; exit code 1 if it is not the same network.
 
-    Binary layers have to give the same integers for the same signs, and a sign may differ only where its
-    value is 0 but for rounding. Where no sign differs, so may logits by rounding only; and no more images may
-    get another class, nor the accuracy be another, than that explains.
+    Every binary layer must return the same integers for the same signs. A sign may differ only where its
+    value is 0 except for rounding. If no sign of an image differs, its logits may differ only by rounding.
+    The number of images with another class, and the change of the accuracy, must be small enough to be
+    explained by rounding.
 
     Args:
         file: the packed file.
         run: the folder of the run that it was packed from, named as for `bnew pack`.
         limits: what the file may ask for.
-        data_dir: folder of the images, named as for `bnew eval`; by default those of the run.
+        data_dir: folder of the images, named as for `bnew eval`; by default, the run's own.
     """
     from bnew.deploy.verify import verify_run
     from bnew.results.groups import best_run
@@ -79,10 +80,10 @@ def export(run: RunArgument, file: FileArgument, /, data_dir: str | None = None)
     """Write a run's best weights as an ordinary ONNX graph, for other runtimes; it is not fast.
 
     Args:
-        run: the run's folder; or a folder above runs, for the best of them by validation accuracy.
+        run: the run's folder; or a folder above runs, for the run with the best validation accuracy.
         file: the file to write, such as model.onnx.
-        data_dir: folder of images to check the file on, named as for `bnew eval`; by default those of the
-            run, or generated ones where there are none.
+        data_dir: folder of images to check the file on, named as for `bnew eval`; by default, the run's own,
+            or generated images if those are missing.
     """
     from bnew.deploy.onnx import export_run
     from bnew.results.groups import best_run
@@ -101,13 +102,13 @@ def predict(
     limits: LimitOptions,
     top: int = 5,
 ) -> int:
-    """The likeliest classes of images, by a packed file.
+    """Print the likeliest classes of images, computed by a packed file.
 
     Args:
         file: the packed file.
         images: image files, or folders of them.
         limits: what the file may ask for.
-        top: how many classes.
+        top: how many classes to print for each image.
     """
     from bnew.deploy.inference import predictions
 
@@ -127,14 +128,14 @@ def bench(
     batch: int = 64,
     run: Path | None = None,
 ) -> int:
-    """How fast a packed file runs: one image and a batch, on one thread and on several.
+    """Time a packed file: one image and a batch, on one thread and on several.
 
     Args:
         file: the packed file.
         limits: what the file may ask for.
-        threads: how many several are; 0 is one a core.
-        batch: how many images a batch has.
-        run: the run that it was packed from, to be timed in PyTorch beside it, in turns.
+        threads: the largest number of threads; 0: one per core.
+        batch: the number of images in a batch.
+        run: the run that it was packed from: time it in PyTorch too, in turns with the file.
     """
     from bnew.deploy.inference import bench as measure
 
@@ -151,10 +152,10 @@ def bench(
 
 
 def _show(table: Any) -> None:
-    """Print in full, however narrow the terminal."""
+    """Print a table in full, even on a narrow terminal."""
     from rich.console import Console
 
     console = Console()
-    # Both, as rich takes a dumb terminal for 80 wide whatever its width alone is set to.
+    # Width and height: rich ignores a width alone on a dumb terminal, and prints 80 columns.
     console.size = (max(console.width, 140), console.height)
     console.print(table)

@@ -1,4 +1,4 @@
-"""Commands that train and that show what was trained."""
+"""Commands that train networks, and commands that show runs and networks."""
 
 from __future__ import annotations
 
@@ -49,33 +49,32 @@ def reproduce(
     launcher: Literal["local", "ray"] = "local",
     address: str | None = None,
 ) -> int:
-    """Run a published experiment: teachers where asked, phase 1, every method, a test each, the table.
+    """Run a published experiment: teachers if needed, phase 1, every method, the tests and the table.
 
-    Runs that are done are not run again; one that was stopped resumes. ImageNet is any folder
-    --data-dir of images, as train/CLASS/* and val/CLASS/*; there phase 1 is step1, phase 2 is step2, and
-    finetune follows. torchrun runs the same command on several devices and machines.
+    Finished runs are skipped, and a stopped run resumes. For imagenet, --data-dir is any folder of images
+    with train/CLASS/* and val/CLASS/*. Its phase 1 is called step1 and its phase 2 step2; finetune follows.
+    With torchrun, the same command runs on several devices and machines.
 
     Args:
         experiment: one of {experiments}; digits is for a first look.
         machine: where to compute.
         out: folder of the experiment's runs; default runs/EXPERIMENT.
-        methods: methods of phase 2, out of {phase2}; by default all, for imagenet bnew alone, out of
-            {imagenet_phase2}. Only if they are named, and not for imagenet: {on_request}.
-        seeds: one run of everything per seed; by default 0 to 4, for imagenet 0 alone.
-        epochs_scale: make all runs this many times as long, schedules in proportion; two numbers are
-            for teachers and phase 1, and for what follows; a third is for finetune.
-        distill: train with a teacher's outputs as targets, in place of the plain runs; imagenet does so
-            anyway.
-        ablations: the published ablations of BNEW too.
-        steps: only these, out of {steps}; those before have to be done.
-        teacher: the folder of a run of your own, or a network of torchvision with its weights for
-            ImageNet, such as resnet34, which is imagenet's; or none.
-        model: network, in place of the published one.
-        image_size: side of the images in pixels, in place of the published one.
-        batch_size: images a step in all processes, in place of the published number.
-        workers: how many runs side by side on a machine, each with its share of the cores.
-        launcher: where the runs are started: local, or ray for a cluster of Ray, or Ray on this machine.
-        address: of the Ray cluster; by default this machine alone.
+        methods: methods of phase 2, out of {phase2}; default: all. For imagenet, out of {imagenet_phase2};
+            default: bnew. Only if they are named, and not for imagenet: {on_request}.
+        seeds: repeat all runs with each of these seeds; default: 0 to 4, for imagenet 0.
+        epochs_scale: make all runs this many times as long, schedules in proportion. With two numbers, the
+            first is for teachers and phase 1, and the second for all later steps; a third is for finetune.
+        distill: train with a teacher's outputs as targets, instead of the plain runs; imagenet always does.
+        ablations: also run the published ablations of BNEW.
+        steps: only these steps, out of {steps}; the steps before must be finished.
+        teacher: the folder of a run of your own; or a network of torchvision with its weights for ImageNet,
+            such as resnet34, the default for imagenet; or none, to train on the labels.
+        model: network to use instead of the published one.
+        image_size: side of the images in pixels, instead of the published one.
+        batch_size: number of images per step over all processes, instead of the published number.
+        workers: number of runs in parallel on a machine, each with its share of the cores.
+        launcher: how to start the runs: local, or ray for tasks of Ray, on a cluster or on this machine.
+        address: address of the Ray cluster; default: Ray on this machine only.
     """
     from bnew.experiments import launch
     from bnew.results.report import write_report
@@ -132,7 +131,7 @@ def train(
     """
     from bnew.training.loop import train as fit
 
-    # On the command line other runs are named from here, in a recipe from the run's own folder.
+    # Paths on the command line start at the working directory; paths in a recipe start at the run's folder.
     links = {"init": recipe.init, "teacher": recipe.teacher}
     recipe = recipe.replace(
         **{k: os.path.relpath(v, out) for k, v in links.items() if v and not v.startswith(TORCHVISION)}
@@ -158,13 +157,13 @@ def evaluate(
 ) -> int:
     """Loss and accuracy of a run's best weights.
 
-    Images are prepared as the run's own were, whatever folder they are in: with its mean and std, at its
-    size. Without --data-dir they are its own. With it they are those of another folder: DIR/test/CLASS/* (or
-    DIR/val, where there is no test), or DIR/CLASS/*, all of them. It may lack classes of the run, but must
-    not have others.
+    Without --data-dir, the images are the run's own. With --data-dir DIR, they are those of the folder that
+    --split names, such as DIR/test/CLASS/* (DIR/val/CLASS/* if there is no test), or all of DIR/CLASS/*. DIR
+    may lack classes of the run, but must not have other classes. All images are prepared like the run's own:
+    with its mean and std, at its size.
 
     Args:
-        run: the run's folder; or a folder above runs, for the best of them by validation accuracy.
+        run: the run's folder; or a folder above runs, for the run with the best validation accuracy.
         machine: where to compute.
         split: which images.
     """
@@ -194,7 +193,7 @@ def summary(
         model: one of {models}.
         image_size: side of the input in pixels.
         in_channels: 1 for greyscale, 3 for colour.
-        num_classes: how many classes.
+        num_classes: number of classes.
     """
     from bnew.convert.summary import summary as summarize
     from bnew.models import create_model
@@ -217,11 +216,11 @@ def report(
     /,
     out: Path = Path("."),
 ) -> int:
-    """Table and pictures of finished runs, as Markdown and as one HTML page.
+    """Write a table and pictures of finished runs, as Markdown and as one HTML page.
 
     Args:
         runs: folders of runs, or folders above them.
-        out: where to write report.md and report.html.
+        out: folder in which to write report.md and report.html.
     """
     from bnew.results.report import write_report
 

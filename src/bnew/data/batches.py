@@ -27,7 +27,7 @@ class Dataset(Line, ABC):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     max_broken: int = 0
-    """How many broken images to skip at most, where images are read when they are needed."""
+    """How many broken images to skip at most. Only for images that are read when they are needed."""
     broken: dict[str, str] = field(default_factory=dict)
     """Path → why it cannot be read, of the broken images found so far."""
     held_out: tuple[str, ...] = ()

@@ -8,7 +8,7 @@ A user may add images later, so a user's own images are held out by name (:func:
     test and val missing:  test u < 0.2, val 0.2 ≤ u < 0.28, train u ≥ 0.28
     only val missing:      val u < 0.1, train u ≥ 0.1
 
-A class without an image in one of these ranges gives the image with the next larger u.
+If a class has no image in one of these ranges, its image with the next larger u is taken.
 
 Copies (:mod:`bnew.data.copies`) stay together: an image with a copy in val or train moves there from test,
 and one with a copy in train moves there from val. If this would leave a class without test or val images,
@@ -57,7 +57,7 @@ def hold_out(count: int, share: int) -> tuple[Tensor, Tensor]:
 
 
 def position(name: str) -> float:
-    """u of the image ``<part>/<class>/<file>``, in [0, 1): a hash of what follows the first ``/``."""
+    """u of the image ``<part>/<class>/<file>``, in [0, 1): a hash of ``<class>/<file>``."""
     # macOS stores é as two characters, other systems as one.
     text = f"{SPLIT_SEED}/{unicodedata.normalize('NFC', name.partition('/')[2])}".encode(
         errors="surrogateescape"

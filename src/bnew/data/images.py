@@ -23,7 +23,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError, features
 
 from bnew.errors import BnewError
 
-MOST_PIXELS = 100_000_000  # of a scaled image before it is cropped
+MOST_PIXELS = 100_000_000  # the largest scaled image, before it is cropped
 
 # Pillow's names of the formats that are read. The others hold no pictures of one size and 8 or 16 bits, or
 # need another program. TGA is tried last, as its files have no signature.
@@ -130,7 +130,7 @@ def read_image(
 
 @dataclass(frozen=True)
 class Rendition:
-    """Identifies an image, whatever size it is used at."""
+    """Identifies an image, independently of the size at which it is used."""
 
     pixels: npt.NDArray[np.uint8]
     """The whole image, scaled to a square: (side, side, C)."""
@@ -170,7 +170,7 @@ def _brought_to(
 
 @contextmanager
 def _errors_named(path: Path) -> Iterator[None]:
-    """Turn what Pillow raises while it reads ``path`` into a BnewError."""
+    """Turn exceptions of Pillow while it reads ``path`` into a BnewError."""
     try:
         yield
     except FileNotFoundError:
@@ -198,7 +198,7 @@ def suffixes() -> frozenset[str]:
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """Those of :data:`FORMATS` that Pillow and its installed plug-ins can read."""
+    """The formats of :data:`FORMATS` that Pillow and its installed plug-ins can read."""
     Image.init()
     if not features.check("avif"):
         _import("pillow_avif")

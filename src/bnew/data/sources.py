@@ -50,13 +50,13 @@ from bnew.registry import CHANNELS, DATASETS, DatasetRow
 
 logger = logging.getLogger("bnew")
 
-# What torchvision raises without a network, and for files that are missing, truncated or otherwise wrong.
+# Exceptions of torchvision without a network, and for files that are missing, truncated or otherwise wrong.
 FETCH_ERRORS = (OSError, RuntimeError, ValueError, AssertionError, HTTPException)
 
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """What a source has: "train" for certain, "val" and "test" perhaps.
+    """The splits that a source has: "train", and perhaps "val" and "test".
 
     Args:
         classes: names, in the order of their numbers.
@@ -105,7 +105,7 @@ def _torchvision(
     to_nchw: Callable[[Tensor], Tensor],
     part: Callable[[str], dict[str, Any]] = lambda name: {"train": name == "train"},
 ) -> Callable[[Path, bool], Parts]:
-    """A ``fetch`` by ``make``, a class of ``torchvision.datasets`` that takes ``part``'s arguments."""
+    """A ``fetch`` by ``make``, a class of ``torchvision.datasets``; ``part`` is its arguments by split."""
 
     def read(data_dir: Path, download: bool) -> Parts:
         splits = {}
@@ -256,14 +256,14 @@ def _load(
 
 
 def _fetch(name: str, row: DatasetRow, data_dir: Path, download: bool) -> Parts:
-    """What ``row`` fetches.
+    """The parts that the function of ``row`` fetches.
 
     Raises:
-        BnewError: it is not there, or has other channels than its mode.
+        BnewError: the data set is not available, or its images have other channels than the row's mode.
     """
     try:
         parts = row.load()(data_dir, download)
-    except BnewError:  # of a user's own function, which says what is wrong
+    except BnewError:  # a user's own function says what is wrong
         raise
     except FETCH_ERRORS as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")

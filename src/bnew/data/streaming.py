@@ -1,4 +1,4 @@
-"""A folder of images that are read when they are needed, for data sets too large for memory, as ImageNet is.
+"""A folder of images that are read when they are needed, for data sets too large for memory, like ImageNet.
 
 Reading processes decode the files, crop and flip. Lighting noise and normalisation are one multiplication and
 one addition on whole batches, on the training device.
@@ -234,9 +234,9 @@ def lighting() -> Tensor:
 
 @dataclass(frozen=True)
 class _Batch:
-    """What a reading process sends: uint8 images (n, 3, H, W), labels (n,), lighting (n, 3), broken images.
+    """The result of a reader process: uint8 images (n, 3, H, W), labels (n,), lighting (n, 3), broken images.
 
-    ``failed`` says why the files could not be read, if so: an exception would bring a traceback with it.
+    ``failed`` says why a file could not be read; empty if all were read. An exception would have a traceback.
     """
 
     images: Tensor
@@ -313,7 +313,7 @@ class _Plan:
 class StreamedBatches(Batches):
     """See :class:`Batches`. A broken image is skipped; in training, the next readable image replaces it.
 
-    If a reading process dies, another one reads its batch. If that dies at the same batch, it is an error.
+    If a reading process dies, another one reads its batch. If that one dies at it too, an error is raised.
     """
 
     def __init__(self, files: Files, dataset: StreamedDataset, batch_size: int, **options: Any) -> None:

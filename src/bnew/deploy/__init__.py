@@ -1,4 +1,4 @@
-"""A run leaves PyTorch: packed, run by the engine, verified against the network that was trained, or as ONNX.
+"""A run leaves PyTorch: it is packed, run by the engine, verified against the trained network, or exported.
 
-May import all but the command line.
+May import every room except for the command line.
 """

@@ -1,4 +1,4 @@
-"""Packed networks at work: ``bnew_engine`` behind the command line."""
+"""Runs and times packed networks with ``bnew_engine``."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Array = npt.NDArray[Any]
 
 @contextmanager
 def engine_errors() -> Iterator[None]:
-    """Inside, what the engine refuses is a :class:`BnewError`, with limits named as on the command line."""
+    """Turn the engine's errors into :class:`BnewError`, with limits named as on the command line."""
     from bnew_engine import EngineError
 
     try:
@@ -65,7 +65,7 @@ def load_engine(path: str | Path, threads: int = 1, limits: Limits = BY_SIZE) ->
         return bnew_engine.load(path, threads, max_macs=limits.max_macs, max_bytes=limits.max_bytes)
 
 
-# What a prediction's line says of its shares, by their kind.
+# What the line of a prediction says about its probabilities, by their kind.
 _SAID = {
     "softmax": "",
     "sigmoid": " (independent probabilities)",
@@ -77,7 +77,7 @@ _SAID = {
 class Prediction:
     """An image's likeliest classes with their probabilities, the likeliest first.
 
-    ``kind`` is ``bnew_engine.Model.output_kind``, which says what these are.
+    ``kind`` is ``bnew_engine.Model.output_kind``: how the probabilities follow from the network's output.
     """
 
     path: Path
@@ -97,23 +97,28 @@ def predict(
     limits: Limits = BY_SIZE,
     broken: list[BnewError] | None = None,
 ) -> list[Prediction]:
-    """What a packed network takes each image for.
+    """Classify images with a packed network.
 
-    An image is scaled until it just covers the network's input, or what the file says in its place, and its
-    centre is taken, as in validation. A folder stands for all images in it and in the folders there, by name.
+    As in validation, an image is scaled until it just covers the file's ``resize`` (by default the network's
+    input), and its centre is cropped to the input. A folder stands for all images in it, at any depth,
+    sorted by name.
 
     Args:
         file: the packed network.
-        images: image files and folders of them, or one.
-        top: how many classes, the likeliest first.
-        threads: how many threads compute.
+        images: one image file or folder of images, or several.
+        top: the number of classes to return for each image.
+        threads: the number of threads.
         limits: the most that the file may ask for.
-        broken: a list that gets the error of each image that cannot be read, which is skipped then.
+        broken: a list. If it is given, images that cannot be read are skipped, and their errors are appended
+            to it.
+
+    Returns:
+        A prediction for each image, in the order of ``images``.
 
     Raises:
-        BnewError: see :func:`load_engine`; no image, or one that cannot be read, without ``broken``; a
-            network without mean and std, that takes neither 1 nor 3 channels, or whose output is no
-            probability of classes; ``top`` is below 1.
+        BnewError: see :func:`load_engine`; there is no image; an image cannot be read and ``broken`` is None;
+            the network has no mean and std, takes neither 1 nor 3 channels, or its output is no probability
+            of classes; ``top`` is below 1.
     """
     return list(predictions(file, images, top, threads, limits, broken))
 
@@ -126,7 +131,7 @@ def predictions(
     limits: Limits = BY_SIZE,
     broken: list[BnewError] | None = None,
 ) -> Iterator[Prediction]:
-    """:func:`predict`, one image after the other, as they are read."""
+    """:func:`predict` as a generator: each prediction comes as soon as its image is read."""
     paths = _files([images] if isinstance(images, str | Path) else images)
     if not is_whole(top) or top < 1:
         raise BnewError(f"top is {top!r}: give a whole number of at least 1")
@@ -151,7 +156,11 @@ def predictions(
 
 
 def _files(images: Iterable[str | Path]) -> list[Path]:
-    """The images, and those in the folders among them."""
+    """The image files, with each folder replaced by the images in it.
+
+    Raises:
+        BnewError: there are none.
+    """
     files = []
     for path in map(Path, images):
         if path.is_dir():
@@ -167,7 +176,7 @@ def _files(images: Iterable[str | Path]) -> list[Path]:
 
 @dataclass(frozen=True)
 class Timing:
-    """Median seconds for a batch of so many images on so many threads."""
+    """Median seconds for one batch of ``batch`` images on ``threads`` threads."""
 
     runtime: str
     threads: int
@@ -177,7 +186,7 @@ class Timing:
 
 @dataclass(frozen=True, repr=False)
 class Timings(Shown):
-    """What :func:`bench` measures; prints as a table."""
+    """The result of :func:`bench`; prints as a table."""
 
     rows: tuple[Timing, ...]
 
@@ -199,18 +208,18 @@ def bench(
     seconds: float = 1.0,
     limits: Limits = BY_SIZE,
 ) -> Timings:
-    """Median time for one image and for a batch, on one thread and on several.
+    """Measure the median time for one image and for a batch, on one thread and on ``threads`` threads.
 
     Args:
         file: the packed network.
-        threads: how many several are; 0 is one a core.
-        batch: how many images a batch has.
-        model: the same network in PyTorch, to be timed beside it, in turns.
-        seconds: about how long each size is measured.
+        threads: the number of threads; 0: one per core.
+        batch: the number of images in a batch.
+        model: the same network in PyTorch, timed in turns with the packed one.
+        seconds: the time to measure each combination, about.
         limits: the most that the file may ask for.
 
     Raises:
-        BnewError: see :func:`load_engine`; an impossible number.
+        BnewError: see :func:`load_engine`; ``threads`` is negative, or ``batch`` below 1.
     """
     if threads < 0 or batch < 1:
         raise BnewError(f"threads is {threads} and batch {batch}: give 0 (one a core) or more, and 1 or more")
@@ -242,9 +251,9 @@ def _in_torch(model: nn.Module, x: Array, threads: int) -> Callable[[], object]:
 
 
 def _medians(contenders: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, float]:
-    """Median seconds of a call of each, in turns of many calls.
+    """Name → median seconds of a call. The contenders take turns of many calls.
 
-    A turn's first call does not count: threads have to be woken, and those of the one before fall asleep.
+    The first call of a turn does not count: it has to wake its threads while the others fall asleep.
     """
     times: dict[str, list[float]] = {name: [] for name in contenders}
     end = time.perf_counter() + seconds

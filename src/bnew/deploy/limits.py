@@ -1,4 +1,4 @@
-"""What a packed file may ask of the engine."""
+"""The work and the memory that a packed file may ask of the engine."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """The most that a packed file may ask for; None is what its size and its input's shape justify.
+    """The most that a packed file may ask for.
 
-    See docs/format.md, "Limits".
+    None: a limit that follows from the file's size and its input's shape, see docs/format.md, "Limits".
     """
 
     max_macs: int | None = None
-    """The most work for an image, in real multiply-accumulates."""
+    """The most work for one image, in real multiply-accumulates. Default: by the file's size."""
     max_bytes: int | None = None
-    """The most memory that the weights may take, and a run, in bytes."""
+    """The most memory for the weights, and for computing an image, in bytes. Default: by the file's size."""
 
 
 BY_SIZE = Limits()

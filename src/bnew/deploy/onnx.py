@@ -1,6 +1,7 @@
-"""An ordinary ONNX graph of a trained network, for those who need another runtime.
+"""Exports a trained network as an ordinary ONNX graph, for other runtimes.
 
-Signs and ±1 weights are float32 in it, so that it is neither small nor fast: it only computes the same.
+The graph computes the same as the network. Its signs and ±1 weights are float32, so it is neither small nor
+fast.
 """
 
 from __future__ import annotations
@@ -24,23 +25,23 @@ from bnew.training.run_data import load_run_data
 
 logger = logging.getLogger("bnew")
 
-GENERATED = 100  # images to check a graph on, where there are no others
+GENERATED = 100  # the number of images to check a graph on if a run's own are not available
 
 
 @dataclass(frozen=True)
 class OnnxCheck:
-    """How far ONNX Runtime's logits are from PyTorch's, and to what share of images both give one class."""
+    """Compares ONNX Runtime with PyTorch: differences of logits, and the share of images with one class."""
 
     images: int
     kind: str
-    """What images they are: given, test or generated."""
+    """The kind of images: given, test or generated."""
     max_difference: float
     median_difference: float
     agreement: float
 
     @property
     def agrees(self) -> bool:
-        """Whether at least 99 % of the images get the same class: rounding may turn a sign over."""
+        """Whether at least 99 % of the images get the same class. Rounding may flip a sign in the others."""
         return self.agreement >= 0.99
 
     def __str__(self) -> str:
@@ -51,12 +52,12 @@ class OnnxCheck:
 
 
 def export_run(run: Run, path: str | Path, machine: Machine) -> OnnxCheck | None:
-    """:func:`export_onnx` the best weights of a run, checked on a batch of test images.
+    """Export the best weights of a run by :func:`export_onnx`, and check them on a batch of test images.
 
-    Where these cannot be had, and ``machine`` names no folder, it is checked on generated ones.
+    If these are not available and ``machine`` names no data folder, generated images are used.
 
     Raises:
-        BnewError: no such run, or it cannot be exported.
+        BnewError: there is no such run, or it cannot be exported.
     """
     model, prepared = trained(run, machine)
     try:
@@ -71,27 +72,27 @@ def export_run(run: Run, path: str | Path, machine: Machine) -> OnnxCheck | None
 
 
 def _generated(prepared: Preparation) -> Tensor:
-    """Random pixels, the same each time, as the network takes them: (N, C, H, W)."""
+    """Normalised random pixels (N, C, H, W), the same in each call."""
     pixels = torch.rand(GENERATED, *prepared.size, generator=torch.Generator().manual_seed(0))
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (prepared.mean, prepared.std))
     return (pixels - mean) / std
 
 
 def export_onnx(model: nn.Module, images: Tensor, path: str | Path, kind: str = "given") -> OnnxCheck | None:
-    """Write the network, for any number of images, and run it on ``images`` (N, C, H, W).
+    """Write a network as an ONNX graph, for any batch size, and check it on ``images`` (N, C, H, W).
 
-    The model has to be in eval mode, on the CPU. ``kind`` is what the check calls the images.
+    The model must be in eval mode, on the CPU. ``kind`` is the word for the images in the check.
 
     Returns:
-        What ONNX Runtime makes of it; None where that is not installed.
+        The check by ONNX Runtime; None if ONNX Runtime is not installed.
 
     Raises:
-        BnewError: the exporter is not installed or fails; the file cannot be written or run, or does not give
-            the network's results. Then nothing is written.
+        BnewError: the exporter is not installed or fails; the file cannot be written or run; or its results
+            are not those of the network. Then nothing is written.
     """
     check_module("export_onnx", model)
     try:
-        import onnxscript  # noqa: F401  (torch.onnx needs it, and says so late)
+        import onnxscript  # noqa: F401  (torch.onnx needs it, but reports that late)
     except ImportError as error:
         raise BnewError(f"exporting needs onnx and onnxscript ({error}): pip install 'bnew[onnx]'") from None
     try:
@@ -129,7 +130,7 @@ def _check(model: nn.Module, images: Tensor, path: Path, kind: str) -> OnnxCheck
     try:
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         (logits,) = session.run(["logits"], {"images": np.ascontiguousarray(images.numpy())})
-    except Exception as error:  # ONNX Runtime's own
+    except Exception as error:  # ONNX Runtime's errors have no common base either
         raise BnewError(f"ONNX Runtime does not run the graph: {error}") from error
     expected = model(images).numpy()
     difference = np.abs(logits - expected)

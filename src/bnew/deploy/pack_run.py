@@ -1,4 +1,4 @@
-"""A run's best weights become a packed file."""
+"""Packs a run's best weights."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from bnew.training.machine import Machine
 
 
 def pack_run(run: Run, path: str | Path, machine: Machine, *, half: bool = False) -> PackedFile:
-    """:func:`pack` the best weights of a run, for images that are prepared as its own were.
+    """Pack the best weights of a run by :func:`pack`, with mean, std, size and classes of its images.
 
-    No image is needed, except of a run of an earlier version, which does not say how they were prepared.
+    The images are needed only for a run of an earlier version of bnew, which did not record these.
 
     Raises:
-        BnewError: no such run, or it cannot be packed.
+        BnewError: there is no such run, its weights are not binary, or it cannot be packed.
     """
     model, prepared = trained(run, machine)
     if not run.recipe.ends_binary and binary_parameters(model):

@@ -1,4 +1,4 @@
-"""The network that a run has trained, ready to use."""
+"""Loads the network that a run has trained."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from bnew.training.run_data import preparation_of
 def load(run: str | Path | Run, *, data_dir: str | None = None) -> nn.Module:
     """The network of a run with its best weights, in eval mode, on the CPU.
 
-    It takes images (N, C, H, W) that are prepared as ``bnew.results.Run(path).preparation`` says.
+    It takes images (N, C, H, W). ``bnew.results.Run(path).preparation`` says how to prepare them.
 
     Args:
-        run: the run's folder; or a folder above runs, for the best of them by validation accuracy.
-        data_dir: folder of the data sets, for a run of an earlier version alone; others need no images.
+        run: the run's folder; or a folder above runs, for the run with the best validation accuracy.
+        data_dir: folder of the data sets. Only a run of an earlier version of bnew needs its images.
 
     Raises:
         BnewError: there is no such run, or its weights are missing or damaged.
@@ -37,10 +37,10 @@ def as_run(run: str | Path | Run) -> Run:
 def trained(run: Run, machine: Machine) -> tuple[nn.Module, Preparation]:
     """The network of ``run`` with its best weights, in eval mode, and how its images are prepared.
 
-    No image is needed, except of a run of an earlier version, which does not say how they were prepared.
+    The images are needed only for a run of an earlier version of bnew, which did not record the preparation.
 
     Raises:
-        BnewError: no such run, or its weights are missing or damaged.
+        BnewError: there is no such run, or its weights are missing or damaged.
     """
     prepared = preparation_of(run, machine)
     return load_model(run, prepared.num_classes, prepared.size[0]), prepared

@@ -1,4 +1,4 @@
-"""Is a packed file the network that was trained? Against PyTorch, on the data set's real images."""
+"""Verifies that a packed file is the network that was trained: compares both on real images."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
-# How far rounding may move a real value, as a share of its layer's typical size: real numbers stored as
-# float32 and as float16.
+# The largest effect of rounding on a real value, as a share of its layer's root mean square. False: real
+# numbers are stored as float32; True: as float16.
 _ROUNDING = {False: 1e-4, True: 5e-2}
-# The share of images whose class may change by it.
+# The share of images whose class may change by rounding.
 _DISAGREEMENT = {False: 0.01, True: 0.05}
 
 
 @dataclass(frozen=True)
 class LayerCheck:
-    """A binary layer.
+    """The comparison of a binary layer.
 
-    ``integers``: results compared, from the very signs that PyTorch feeds it; ``wrong`` of them differ.
-    ``signs``: signs that go into it in a run of the whole network; ``flipped`` of them differ.
+    ``integers`` results were compared, computed from the same signs as in PyTorch; ``wrong`` of them differ.
+    ``signs`` input signs were compared in a run of the whole network; ``flipped`` of them differ.
     """
 
     name: str
@@ -62,18 +62,18 @@ class LayerCheck:
 
 @dataclass(frozen=True, repr=False)
 class Verification(Shown):
-    """What :func:`verify` finds; prints as tables, and is true if the file is the network."""
+    """The result of :func:`verify`; prints as tables, and is true if the file is the network."""
 
     layers: tuple[LayerCheck, ...]
     sample: int
     unflipped: int  # images of the sample without a flipped sign, whose logits are compared strictly
     images: int
-    hits: tuple[int, int]  # of PyTorch and of the packed network
+    hits: tuple[int, int]  # correct classes by PyTorch and by the packed network
     disagreements: int
     max_difference: float
     median_difference: float
     problems: tuple[str, ...]
-    """What is wrong, a sentence each; none if the file is the network."""
+    """What is wrong, one sentence per problem; empty if the file is the network."""
 
     def __bool__(self) -> bool:
         return self.ok
@@ -110,13 +110,13 @@ def verify_run(file: str | Path, run: Run, machine: Machine, limits: Limits = BY
     """:func:`verify` a packed file against the best weights of the run that it was packed from.
 
     Raises:
-        BnewError: no such run; see :func:`verify`.
+        BnewError: there is no such run; see :func:`verify`.
     """
     return verify(file, *load_run(run, machine), limits=limits)
 
 
 def most_disagreements(share: float, images: int) -> float:
-    """How many of ``images`` may get another class where a ``share`` does: three standard deviations more."""
+    """The most of ``images`` that may get another class: the ``share`` plus three standard deviations."""
     expected = share * images
     return max(1.0, expected + 3 * math.sqrt(expected))
 
@@ -131,34 +131,34 @@ def verify(
 ) -> Verification:
     """Compare a packed file with the network that it was packed from.
 
-    Layer by layer on the first images, and as a whole on all of them. It is a problem if
+    The first images are compared layer by layer, and all images by their logits. These are problems:
 
-    * a binary layer gives another integer than PyTorch, fed the same signs;
-    * a sign is flipped that rounding cannot flip. Sums are rounded in another order in the packed network, so
-      that a value near 0 may get another sign, and what comes after it then differs too. So in each image,
-      the first layer with flipped signs may have them only where the value is less than 0.0001 of the
-      layer's root mean square (0.05 if real numbers are stored as float16);
-    * logits of an image without any flipped sign differ by more than that share of the logits' root mean
-      square;
-    * more images get another class than a share p of 1 % (5 % with float16) explains, which of n images are
-      p n + 3 √(p n); or, d images having another class, the numbers of correct ones differ by more than 3 √d.
-      Both allow three standard deviations.
+    * A binary layer returns another integer than PyTorch for the same signs.
+    * Rounding cannot explain a flipped sign. The packed network rounds sums in another order, so a value near
+      0 may get another sign, and all values after it may differ too. In the first layer of an image that has
+      flipped signs, the values must therefore be smaller than 0.0001 times the layer's root mean square
+      (0.05 if real numbers are stored as float16).
+    * Logits of an image without any flipped sign differ by more than that share of the logits' root mean
+      square.
+    * More than p n + 3 √(p n) of n images get another class, with p = 1 % (5 % with float16). Or d images get
+      another class, and the numbers of correct classes differ by more than 3 √d. Both allow three standard
+      deviations.
 
     Args:
         file: the packed file.
-        model: with the weights that were packed, on the CPU, in eval mode; or a run, or its folder, for
-            :func:`bnew.load` of it.
-        data: batches of images, as the model takes them, and labels (N,), such as a ``DataLoader``; or a
-            data set of bnew, for its test images. None: those of the run.
+        model: the network with the weights that were packed, on the CPU, in eval mode; or a run or its
+            folder, which :func:`bnew.load` loads.
+        data: batches (images as the model takes them, labels (N,)), such as a ``DataLoader``; or a data set
+            of bnew, for its test images. None: the test images of the run.
         sample: how many images of the first batch are compared layer by layer.
         limits: the most that the file may ask for.
 
     Returns:
-        What was compared and what is wrong: ``ok``, or the result's truth, is False if anything is.
+        The comparison and its problems. If there is a problem, the result and its ``ok`` are false.
 
     Raises:
-        BnewError: the engine is missing, the file is of another network or other data, the model is in
-            training mode, or there are no images.
+        BnewError: the engine is not installed, the file is for another network or other data, the model is
+            in training mode, or there are no images.
     """
     if not isinstance(model, nn.Module):
         if data is None:
@@ -233,7 +233,7 @@ def _pair(batch: Any) -> tuple[Tensor, Tensor]:
 
 
 def _check_data(file: str | Path, packed: PackedFile, engine: Model, data: Dataset) -> None:
-    """Check that the file is for such images and classes, normalised so."""
+    """Check that the file has the image size, the classes, and the mean and std of ``data``."""
     if engine.input_shape != data.image_size or (engine.classes or data.classes) != data.classes:
         raise BnewError(
             f"{file} takes images of {engine.input_shape} and has {packed.output_shape[0]} classes, but "
@@ -247,7 +247,7 @@ def _check_data(file: str | Path, packed: PackedFile, engine: Model, data: Datas
 
 
 def _check_shapes(file: str | Path, engine: Model, model: nn.Module, images: Tensor) -> None:
-    """Check that the file takes such images, and returns as many numbers as the model."""
+    """Check that the file takes ``images`` and returns as many numbers as the model."""
     shape = tuple(images.shape[1:])
     if engine.input_shape not in (shape, (*shape, 1, 1)):
         raise BnewError(f"{file} takes images of {engine.input_shape}, but those of data are {shape}")
@@ -266,7 +266,7 @@ def _run(engine: Model, x: Tensor) -> Array:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What a binary layer saw in PyTorch: values before the sign, signs, and the integers they make."""
+    """A binary layer in PyTorch, each (N, C, H, W): the values before its sign, the signs, its integers."""
 
     values: Array
     signs: Array
@@ -275,7 +275,7 @@ class _Seen:
 
 @contextmanager
 def _watching(model: nn.Module) -> Iterator[dict[str, _Seen]]:
-    """Inside, what each binary layer sees in a call of ``model``, in the order in which they are called."""
+    """Record what each binary layer sees in a call of ``model``, in the order of the calls."""
     seen: dict[str, _Seen] = {}
     hooks = []
 
@@ -311,7 +311,7 @@ def _image(x: Tensor) -> Array:
 def _compare_layers(
     engine: Model, model: nn.Module, images: Tensor, tolerance: float
 ) -> tuple[list[LayerCheck], int, list[str]]:
-    """Every binary layer, how many images have no flipped sign, and what is wrong."""
+    """The comparison of every binary layer, the number of images without a flipped sign, and the problems."""
     with _watching(model) as seen:
         logits = model(images).numpy()
     binary = [node for node in engine.graph["nodes"] if OPERATORS[node["op"]].takes is Takes.BITS]

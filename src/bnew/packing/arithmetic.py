@@ -1,4 +1,4 @@
-"""Sums, products and conversions of ATen, with constants and of two values."""
+"""Lowers ATen's sums, products and conversions, with a constant or of two values."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 def to(op: Operation, x: Value, *_: Any, **__: Any) -> Value:
-    """Another type; whole numbers are kept where a comparison chooses between them."""
+    """A conversion to another type. Only a choice between two numbers may become whole numbers."""
     dtype = op.dtype
-    # Whole numbers hold what a comparison chooses between; unsigned ones would wrap around below 0.
+    # Not bool and uint8: they would change the numbers, uint8 by wrapping around below 0.
     whole = x.op == "choice" and not dtype.is_complex and str(dtype) not in ("torch.bool", "torch.uint8")
     if dtype.is_floating_point:
         return x
@@ -29,7 +29,11 @@ def to(op: Operation, x: Value, *_: Any, **__: Any) -> Value:
 
 
 def _representable(op: Operation, value: Value) -> Value:
-    """The value, unless it is of bools or whole numbers that cannot hold it, and PyTorch would wrap."""
+    """The value itself.
+
+    Raises:
+        Refused: PyTorch's result is of bools or whole numbers that cannot hold it, and would wrap around.
+    """
     if op.dtype.is_floating_point:
         return value
     if op.dtype.is_complex or value.op != "choice":
@@ -42,7 +46,7 @@ def _representable(op: Operation, value: Value) -> Value:
 
 
 def exact(lower: Lowering) -> Lowering:
-    """``lower``, refused where the result is of bools or whole numbers that cannot hold it."""
+    """``lower``, but results of bools or whole numbers that cannot hold them are refused."""
     return lambda op, *arguments, **options: _representable(op, lower(op, *arguments, **options))
 
 
@@ -79,7 +83,7 @@ def mul(op: Operation, a: Operand, b: Operand) -> Value:
 
 
 def div(op: Operation, a: Operand, b: Operand, rounding_mode: str | None = None) -> Value:
-    """a / b, of a constant b."""
+    """a / b for a constant b."""
     numbers = op.numbers(b)
     if numbers is None or rounding_mode is not None:
         raise Refused("only plain division by a constant is packed")
@@ -107,7 +111,7 @@ def scaled(op: Operation, x: Operand, numbers: Numbers) -> Value:
     make = partial(op.make, shape=x.shape)
     if x.op == "choice":
         return make("choice", *x.inputs, numbers=x.numbers * numbers)
-    # The magnitude m of binary weights costs no numbers of its own where a scale s follows:
+    # The magnitude m of binary weights and a scale s after it become one scale:
     # (m v) s = v (m s), and (m v + b) s = (v + b / m) (m s).
     if "magnitude" in x.notes:
         return make("scale", *x.inputs, numbers=x.numbers * numbers)
@@ -119,7 +123,7 @@ def scaled(op: Operation, x: Operand, numbers: Numbers) -> Value:
 
 
 def _joined(op: Operation, step: str, a: Operand, b: Operand, join: Callable[[Any, Any], Any]) -> Value:
-    """Two values added or multiplied."""
+    """Two values added or multiplied: ``step`` is the step in the file, ``join`` does the same to numbers."""
     assert isinstance(a, Value)
     assert isinstance(b, Value)
     if a.op == b.op == "choice":
@@ -127,7 +131,8 @@ def _joined(op: Operation, step: str, a: Operand, b: Operand, join: Callable[[An
         if a.inputs == b.inputs:
             return op.make("choice", *a.inputs, numbers=join(a.numbers, b.numbers), shape=a.shape)
     a, b = op.real(a), op.real(b)
-    # To the file, a value that is laid side by side with itself is the value itself: channels modulo.
+    # The file repeats the channels of an operand that has fewer. So a value that is concatenated with itself
+    # is replaced by the value.
     if b.shape == op.shape and ((_repeats(a) and not _repeats(b)) or (_repeats(b) and a.shape != op.shape)):
         a, b = b, a
     b = b.inputs[0] if _repeats(b) else b
@@ -146,7 +151,10 @@ def fits(shape: Shape, result: Shape) -> bool:
 
 
 def _of_same(op: Operation, a: Value, b: Value) -> Value:
-    """Choice ``b`` by what choice ``a`` is by, if the one is by x and the other by −x, both but for 0."""
+    """Choice ``b``, rewritten as a choice by the input of ``a``, if one chooses by x and the other by −x.
+
+    At exactly 0 both inputs are at least 0, so ``b`` is returned unchanged if x may be held at 0.
+    """
     (x,), (y,) = a.inputs, b.inputs
     if y.notes.get("opposite_of") is not x and x.notes.get("opposite_of") is not y:
         return b

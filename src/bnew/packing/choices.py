@@ -1,4 +1,4 @@
-"""Signs and comparisons of ATen: a choice between two numbers."""
+"""Lowers ATen's signs and comparisons to choices between two numbers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def sign(op: Operation, x: Value) -> Value:
-    """+1 or −1; refused where x may be exactly 0, unless by a coincidence of roundings."""
+    """+1 or −1. Refused where x may be exactly 0, except by a coincidence of rounding."""
     if x.op == "choice":  # the sign of one of two numbers
         return op.make("choice", *x.inputs, numbers=np.sign(x.numbers), shape=x.shape)
     found = op.held(x)
@@ -33,7 +33,11 @@ def sign(op: Operation, x: Value) -> Value:
 
 
 def compare(join: Callable[[Any, Any], Any], strict: bool, high: int) -> Lowering:
-    """1 or 0: ``high`` where x − y ≥ 0 or, if ``strict``, where x − y > 0, which is not y − x ≥ 0."""
+    """The lowering of the comparison ``join`` of x with a constant y, whose result is 1 or 0.
+
+    It is ``high`` where x − y ≥ 0, else 1 − ``high``. If ``strict``, the condition is x − y > 0, computed as
+    not (y − x ≥ 0).
+    """
 
     def lower(op: Operation, x: Value, y: Operand) -> Value:
         numbers = op.numbers(y)

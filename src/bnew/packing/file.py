@@ -1,4 +1,4 @@
-"""What a packed file holds, read without torch; docs/format.md says what it means."""
+"""Reads the header of a packed file, without torch. docs/format.md defines it."""
 
 from __future__ import annotations
 
@@ -25,43 +25,43 @@ VERSION = "1"
 METADATA = {"format", "version", "graph", "crc32"}
 BYTES = {"U32": 4, "F32": 4, "F16": 2}  # of one element
 _FIELDS = {"op", "name", "input", "inputs", "then", "output", "sign"}  # that any node may have
-# What reading a header or a graph raises that is not as docs/format.md says.
+# Exceptions that a header or a graph raises if it does not follow docs/format.md.
 _DAMAGE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 
 
 def sealed(content: bytes) -> bytes:
-    """The content of a packed file with its checksum written into its header, which has a field for it."""
+    """The content of a packed file, with its checksum written into the header's field for it."""
     return content.replace(_field("0" * 8), _field(f"{zlib.crc32(content):08x}"), 1)
 
 
 def _field(digits: str) -> bytes:
-    """The checksum in the header. These bytes cannot be part of a text there: quotation marks are escaped."""
+    """The checksum's field in the header. No text there has these bytes, since its quotes are escaped."""
     return f'"crc32":"{digits}"'.encode()
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor of the file; of binary weights ``shape`` is that of their words."""
+    """A tensor of the file. For binary weights, ``shape`` is that of their 32-bit words."""
 
     dtype: str
     shape: tuple[int, ...]
 
     @property
     def size(self) -> int:
-        """How many elements there are."""
+        """The number of elements."""
         return math.prod(self.shape)
 
     @property
     def bytes(self) -> int:
-        """What they take."""
+        """The size in bytes."""
         return self.size * BYTES[self.dtype]
 
 
 @dataclass(frozen=True)
 class NodeSummary:
-    """A node of the graph: ``shape`` (C, H, W) of its result, its weights and what they take.
+    """A node of the graph: its steps, the ``shape`` (C, H, W) of its result, its weights and their bytes.
 
-    ``steps`` names what is done to the result. A tensor of two nodes counts in the first.
+    A tensor that two nodes use counts in the first.
     """
 
     name: str
@@ -84,10 +84,10 @@ class PackedFile(Line):
 
     @classmethod
     def read(cls, path: str | Path) -> PackedFile:
-        """The header of a packed file, whose checksum is compared if it has one.
+        """Read the header of a packed file, and compare the file's checksum if it has one.
 
         Raises:
-            BnewError: the file is missing or damaged, no packed file, or of another version.
+            BnewError: the file is missing, damaged, not a packed file, or of another version.
         """
         path = Path(path)
         try:
@@ -136,12 +136,12 @@ class PackedFile(Line):
 
     @property
     def tensor_bytes(self) -> int:
-        """What all tensors take."""
+        """The size of all tensors in bytes."""
         return sum(tensor.bytes for tensor in self.tensors.values())
 
     @property
     def file_bytes(self) -> int:
-        """What the file takes."""
+        """The size of the file in bytes."""
         return self.header_bytes + self.tensor_bytes
 
     @property
@@ -167,7 +167,7 @@ class PackedFile(Line):
 
     @property
     def _weights(self) -> tuple[int, int]:
-        """How many are binary, and how many other numbers there are."""
+        """The number of binary weights, and of real numbers."""
         return sum(row.binary_weights for row in self.nodes), sum(row.real_numbers for row in self.nodes)
 
     @cached_property
@@ -257,7 +257,7 @@ def read_packed(path: str | Path) -> PackedFile:
 
 
 def _is_whole(path: Path, header_bytes: int, stored: Any) -> bool:
-    """Whether the file has the checksum ``stored``: the CRC-32 of its bytes, its own digits as zeros."""
+    """Whether ``stored`` is the file's checksum: the CRC-32 of its bytes, with zeros for these digits."""
     try:
         with open(path, "rb") as file:
             header = file.read(header_bytes)
@@ -278,7 +278,7 @@ def _text(name: Any) -> str:
 
 
 def _unknown(node: Mapping[str, Any]) -> str | None:
-    """What in a node is not in the vocabulary.
+    """An operator, step or field of a node that is not in the vocabulary; None if all are.
 
     Raises:
         LookupError: a field is missing.

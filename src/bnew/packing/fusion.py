@@ -1,7 +1,7 @@
-"""The nodes of a packed file: every pointwise step goes into the node that makes its input.
+"""Makes the nodes of a packed file: a pointwise step goes into the node that computes its input.
 
-A step costs no pass over memory of its own there. What has another consumer too stays as it is, and the step
-gets a node of its own (``identity``).
+There, the step costs no pass over memory of its own. If the input is also used elsewhere, it is kept, and the
+step gets a node of its own (``identity``).
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ class Graph:
     """Nodes and tensors of the packed file that computes ``output``, see docs/format.md.
 
     Attributes:
-        nodes: as the file has them.
+        nodes: the nodes, as objects of the file's JSON.
         tensors: by name; binary weights as uint32 words, all others real.
         shape: (C, H, W) of the image.
         output: the name of the output.
 
     Raises:
-        BnewError: the output needs what has no place in the file.
+        BnewError: the output needs a value that cannot be packed.
     """
 
     INPUT = "input"
@@ -61,10 +61,10 @@ class Graph:
         else:
             self._emit_operator(value)
 
-    # What a sign absorbs: bits = sign(scale · v + shift).
+    # A sign absorbs the scale and the shift before it: bits = sign(scale · v + shift).
 
     def _is_absorbed(self, value: Value) -> bool:
-        """Whether a scale or a shift is there for the sake of bits alone."""
+        """Whether a scale or a shift is used by bits alone."""
         user = self._only_user(value)
         if user is not None and value.op == "scale" and user.op == "shift":
             user = self._only_user(user)
@@ -107,12 +107,15 @@ class Graph:
         self._made_by[value] = number
 
     def _main(self, value: Value) -> Value:
-        """The input of a step that the step is done to; it is the other one that is added or multiplied."""
+        """The input that the step is applied to. The other input, if there is one, is its argument."""
         whole = [operand for operand in value.inputs if operand.shape == value.shape]
         return next((operand for operand in whole if self._takes_step(operand, value)), whole[0])
 
     def _takes_step(self, main: Value, value: Value) -> bool:
-        """Whether the step can go into the node of ``main``: it has no other use, the rest comes before."""
+        """Whether the step can go into the node of ``main``.
+
+        Only the step must use ``main``, and the step's other inputs must be computed before.
+        """
         number = self._made_by[main]
         before = (self._made_by[other] for other in value.inputs if other is not main)
         return (
@@ -152,7 +155,7 @@ class Graph:
         return _free(at.place.name, {node["name"] for node in self.nodes})
 
     def _name(self, value: Value) -> str:
-        """The name of a value, which its node then has to give."""
+        """The name of a value. Its node then gets a field ``output`` with this name."""
         if value.op == "bits":
             return self._bits[value]
         number = self._made_by[value]
@@ -176,6 +179,6 @@ def _free(name: str, used: Container[str]) -> str:
 
 
 def _in_order(node: dict[str, Any]) -> dict[str, Any]:
-    """The fields in the order of docs/format.md, what the node gives last."""
+    """The fields in the order of docs/format.md: steps and results last."""
     last = {key: node[key] for key in ("then", "output", "sign") if key in node}
     return {key: value for key, value in node.items() if key not in last} | last

@@ -1,9 +1,9 @@
-"""At which numbers a value of the graph is held: those that it takes exactly, and not by chance.
+"""Finds the numbers at which a value is held: it takes them exactly, and not by a coincidence of rounding.
 
-``torch.sign`` of exactly 0 is 0, but a bit is +1 or −1. A value that is 0 by a coincidence of roundings may
-get any sign. A value that is 0 wherever a ReLU is closed, or whenever a sum of signs comes out even, may not.
-The vocabulary tells the two apart: it says what each operator does to the numbers at which its inputs are
-held. An operator that says nothing may give any number, 0 as well.
+``torch.sign`` of exactly 0 is 0, but a bit is +1 or −1. A value that is 0 by a coincidence of rounding may
+get either sign. A value that is 0 by construction may not, for example behind a ReLU or as a sum of an even
+number of signs. The rules of the vocabulary tell the two apart: a rule says what an operator does to the
+numbers at which its inputs are held. An operator without a rule may return any number, including 0.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from bnew.packing.vocabulary import ROWS
 
 HELD: dict[str, Rule] = {
     **{name: row.held for name, row in ROWS.items() if row.held is not None},
-    # What is no operator of the file.
+    # Values that are no operators of the file.
     "input": rules.image,
-    "bits": rules.same,  # nothing but a binary convolution reads it
+    "bits": rules.same,  # only a binary convolution reads it
     "choice": rules.choice,
 }
 
 
 def held(value: Value, known: MutableMapping[Value, Held]) -> Held:
-    """At which numbers the value is held; ``known`` keeps what has been found."""
+    """The numbers at which the value is held. ``known`` keeps what has been found for later calls."""
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         for each in ancestors(value, known):
             inputs = [known[needed] for needed in each.inputs if not needed.constant]

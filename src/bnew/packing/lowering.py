@@ -1,4 +1,4 @@
-"""Activations of ATen, and what changes the shape of values alone."""
+"""Lowers ATen's activations, and its operators that only change a value's shape."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def clamp(op: Operation, x: Value, min: Operand | None = None, max: Operand | No
         with np.errstate(over="ignore"):
             limits.append(
                 None if numbers is None else float(np.float32(numbers[0]))
-            )  # as it is compared with
+            )  # PyTorch compares in float32
     if any(limit is not None and math.isnan(limit) for limit in limits):
         raise Refused("one of its limits is NaN")
     if limits[0] == math.inf or limits[1] == -math.inf:
@@ -70,7 +70,7 @@ def leaky_relu(op: Operation, x: Value, negative_slope: float = 0.01) -> Value:
 
 
 def pointwise(step: str) -> Lowering:
-    """A step without numbers of its own."""
+    """The lowering to a step without an argument."""
     return lambda op, x: op.make(step, op.real(x), argument={})
 
 
@@ -80,7 +80,7 @@ def gelu(op: Operation, x: Value, approximate: str = "none") -> Value:
 
 
 def gated(gate: str) -> Lowering:
-    """x · gate(x)."""
+    """The lowering to x · gate(x)."""
     return lambda op, x: op.make("multiply", op.real(x), op.make(gate, op.real(x), argument={}))
 
 
@@ -102,7 +102,7 @@ def first(op: Operation, x: Value, index: int) -> Value:
 
 
 def reshape(op: Operation, x: Value, *_: Any, **__: Any) -> Value:
-    """(N, C, H, W) as (N, C · H · W), or as it is."""
+    """(N, C, H, W) as (N, C · H · W), or unchanged."""
     if op.shape == x.shape:
         return x
     if op.shape == (int(np.prod(x.shape)), 1, 1):
@@ -111,21 +111,21 @@ def reshape(op: Operation, x: Value, *_: Any, **__: Any) -> Value:
 
 
 def expand(op: Operation, x: Value, *_: Any, **__: Any) -> Value:
-    """x, which what it is added to or multiplied with repeats over height and width."""
+    """x itself: the sum or product that uses it repeats it over height and width."""
     if not fits(x.shape, op.shape):
         raise Refused("a value is expanded only over height and width")
-    return x  # what it is multiplied with or added to has the size
+    return x  # the other operand of the sum or product has the full size
 
 
 def whole(op: Operation, x: Value, *_: Any, **__: Any) -> Value:
-    """A part that is the whole."""
+    """A slice, if it is the whole value."""
     if op.shape != x.shape:
         raise Refused("a part of a value is not packed, only the whole")
     return x
 
 
 def concat(op: Operation, parts: Sequence[Value], dim: int = 0) -> Value:
-    """Channels one after another."""
+    """The channels of all parts, one part after the other."""
     if dim % op.rank != 1:
         raise Refused("values are packed side by side only as channels (dim 1)")
     if any(part.constant for part in parts):

@@ -1,4 +1,7 @@
-"""Batch norm, and layer norm as PyTorch has it or written out as a formula."""
+"""Lowers batch norm, and layer norm as PyTorch's operator or written out as a formula.
+
+In the formulas of a layer norm, m and s are the mean and the variance of x over its channels.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,7 @@ def layer_norm(
     eps: float = 1e-5,
     *_: Any,
 ) -> Value:
-    """(x − m) / √(s + ε) over the channels, which come last, times a weight, plus a bias."""
+    """(x − m) / √(s + ε) · weight + bias, over the channels, which are the last dimension."""
     last = x.notes.get("channels_last")
     before = last or x
     vector = op.rank == 2 or (len(size) == op.rank - 1 and before.shape[1:] == (1, 1))
@@ -73,7 +76,7 @@ def _normalised(op: Operation, x: Value, eps: float) -> Value:
 
 
 def permute(op: Operation, x: Value, dims: Sequence[int]) -> Value:
-    """Channels last for a layer norm, and back."""
+    """Another order of the dimensions: channels last for a layer norm, and back."""
     order = [dim % op.rank for dim in dims]
     if order == sorted(order):
         return x
@@ -93,7 +96,7 @@ def transpose(op: Operation, x: Value, first: int, second: int) -> Value:
 
 
 def _channels_last(op: Operation, x: Value, order: Sequence[int]) -> Value:
-    """``x`` in another order of its dimensions: refused, unless what comes next takes it over."""
+    """``x`` in another order of its dimensions. Refused, unless the next operator takes it over."""
     return op.make("refused", x, notes={"why": _PERMUTED, "channels_last": x, "order": order})
 
 
@@ -101,7 +104,7 @@ def _channels_last(op: Operation, x: Value, order: Sequence[int]) -> Value:
 
 
 def quotient(op: Operation, a: Operand, b: Operand, **options: Any) -> Value | None:
-    """(x − m) / √(s + ε)."""
+    """The layer norm (x − m) / √(s + ε); None if a / b is another quotient."""
     match _call(b):
         case "sqrt", (total,), _ if not options:
             return _formula(op, a, total)
@@ -109,7 +112,7 @@ def quotient(op: Operation, a: Operand, b: Operand, **options: Any) -> Value | N
 
 
 def product(op: Operation, a: Operand, b: Operand) -> Value | None:
-    """(x − m) · (s + ε)^−½."""
+    """The layer norm (x − m) · (s + ε)^−½; None if a · b is another product."""
     for centred, factor in ((a, b), (b, a)):
         match _call(factor):
             case "rsqrt", (total,), _:
@@ -118,7 +121,7 @@ def product(op: Operation, a: Operand, b: Operand) -> Value | None:
 
 
 def _formula(op: Operation, centred: Operand, total: Operand) -> Value | None:
-    """A layer norm, if ``centred`` is x − m and ``total`` is s + ε, of the same x over its channels."""
+    """The layer norm of x, if ``centred`` is x − m and ``total`` is s + ε of the same x."""
     x = _centred(centred)
     match _call(total):
         case "add", (variance, float(eps)), {**options} if not options:
@@ -136,7 +139,7 @@ def _centred(value: Operand) -> Value | None:
 
 
 def _varies_by(value: Operand) -> Value | None:
-    """x, if the value is s: the mean of (x − m)²."""
+    """x, if the value is s, for example as the mean of (x − m)²."""
     match _call(value):
         case "var", (Value() as x, *rest), options if _is_biased(*rest, **options):
             return x
@@ -151,7 +154,7 @@ def _varies_by(value: Operand) -> Value | None:
 
 
 def _mean(value: Operand) -> Value | None:
-    """x, if the value is m: its mean over the channels."""
+    """x, if the value is m."""
     match _call(value):
         case "mean", (Value() as x, [1], True), {**options} if not options:
             return x
@@ -161,7 +164,7 @@ def _mean(value: Operand) -> Value | None:
 
 
 def _moments(value: Operand) -> Value | None:
-    """x, if the value is its variance and its mean."""
+    """x, if the value is the pair (s, m)."""
     match _call(value):
         case "var_mean", (Value() as x, *rest), options if _is_biased(*rest, **options):
             return x
@@ -171,10 +174,10 @@ def _moments(value: Operand) -> Value | None:
 def _is_biased(
     dims: Sequence[int] = (), unbiased: bool = True, keepdim: bool = False, *, correction: float = 1
 ) -> bool:
-    """Whether these arguments ask for the mean of squares over the channels, not for n / (n − 1) times it."""
+    """Whether a variance with these arguments is over the channels and divides by n, not by n − 1."""
     return list(dims) == [1] and keepdim and (not unbiased or correction == 0)
 
 
 def _call(value: Operand | None) -> tuple[Any, ...] | None:
-    """The operator of ATen that a refused value comes from, its arguments and options."""
+    """(ATen operator, arguments, options) that a refused value comes from; None for other values."""
     return value.notes.get("call") if isinstance(value, Value) else None

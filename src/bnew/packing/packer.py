@@ -38,35 +38,39 @@ def pack(
 ) -> PackedFile:
     """Write a trained network as a packed file (docs/format.md), which ``bnew_engine.load`` runs.
 
-    Any model, not only one of bnew: its graph is read by ``torch.export``, in eval mode. A convolution or a
-    linear layer is binary if its input comes from a sign and its weights are of one magnitude per output
-    channel, whatever its class. A sign may be written as ``torch.sign``, ``torch.where`` or a comparison,
-    with or without the straight-through trick ``(out − y).detach() + y``. A packed sign is +1 at exactly 0,
-    as bnew's own is. ``torch.sign`` is 0 there, and is refused where its input may be exactly 0 by
-    construction, as after relu, or where bnew cannot tell; a value that is 0 by chance is packed as +1.
+    The model need not be one of bnew: ``torch.export`` reads its graph, in eval mode. A convolution or a
+    linear layer of any class is binary if its input comes from a sign and the weights of each output channel
+    have one magnitude. A sign may be written as ``torch.sign``, ``torch.where`` or a comparison, with or
+    without the straight-through trick ``(out − y).detach() + y``.
 
-    Batch norms become a scale and a shift per channel; the magnitude of binary weights goes into the scale
-    that follows. Results equal those of the model to float32 rounding, which may turn a sign whose input is 0
-    except for rounding.
+    A packed sign is +1 at exactly 0, like bnew's own. ``torch.sign`` is 0 there. It is refused where its
+    input may be exactly 0 by construction, for example after a ReLU, and where bnew cannot tell. An input
+    that is 0 only by a coincidence of rounding is packed as +1.
 
-    The file is written whole or not at all; the model is left as it was.
+    Batch norms become a scale and a shift per channel. The magnitude of binary weights goes into the scale
+    that follows. Results equal those of the model up to float32 rounding, which may flip a sign whose input
+    is nearly 0.
+
+    The file is written whole or not at all. The model is left as it was.
 
     Args:
-        model: trained, its binary weights at ±1 (or ± a magnitude per output channel).
-        example_input: images as the model takes them, (N, C, H, W), or vectors (N, C); only the shape counts.
-        path: of the file to write.
-        mean, std: per channel, of pixel values in [0, 1], so that the file can take images of bytes.
-        resize: height and width that an image file is scaled to cover before its centre of the input's size
-            is taken; None: the input's size.
+        model: a trained network, with binary weights at ±1 (or ± one magnitude per output channel).
+        example_input: images as the model takes them, (N, C, H, W), or vectors, (N, C); only the shape
+            counts.
+        path: the file to write.
+        mean, std: one number per channel, for pixel values in [0, 1]; with them, the file takes bytes too.
+        resize: (height, width) that an image file is scaled to cover before its centre is cropped to the
+            input's size; None: the input's size.
         classes: names of the outputs.
-        half: real numbers as float16, in half the space; they are rounded.
+        half: store real numbers as float16, in half the space; this rounds them.
 
     Returns:
-        What the file holds, as ``bnew.packing.PackedFile.read`` returns it; prints as a line.
+        The description of the file, as ``bnew.packing.PackedFile.read`` returns it; prints as one line.
 
     Raises:
-        BnewError: what the model does has no place in the file (names operator, layer and line), its binary
-            weights are not binary, or an argument does not fit the model.
+        BnewError: the file has no operator for something that the model computes (the message names
+            operator, layer and line), the binary weights are not binary, or an argument does not fit the
+            model.
     """
     check_module("pack", model)
     if not isinstance(example_input, Tensor) or not example_input.is_floating_point():
@@ -114,7 +118,11 @@ def _is_utf8(text: str) -> bool:
 def _normalisation(
     mean: Sequence[float] | None, std: Sequence[float] | None, channels: int
 ) -> dict[str, list[float]]:
-    """``mean`` and ``std`` as the file has them; empty without."""
+    """``mean`` and ``std`` as fields of the file's input; empty if both are None.
+
+    Raises:
+        BnewError: only one is given, or they are not one number per channel, ``std`` above 0.
+    """
     if (mean is None) != (std is None):
         raise BnewError("mean and std belong together: give both or neither")
     if mean is None or std is None:
@@ -126,12 +134,12 @@ def _normalisation(
 
 
 def _lattice(normalisation: Mapping[str, Sequence[float]]) -> npt.NDArray[Any] | None:
-    """(2, C), step and offset of bytes as (b / 255 − mean) / std; None where these are not known."""
+    """(2, C): step and offset of the values (b / 255 − mean) / std of bytes b; None without mean and std."""
     if not normalisation:
         return None
     step = 1 / (255 * np.array(normalisation["std"]))
     level = 255 * np.array(normalisation["mean"])
-    near = np.rint(level)  # of a byte divided by 255 in float32, for one
+    near = np.rint(level)  # a mean that is a byte / 255, rounded to float32, counts as that byte
     return np.array([step, -step * np.where(np.abs(level - near) <= 1e-6 * np.abs(level), near, level)])
 
 
@@ -143,7 +151,11 @@ def _floats(name: str, numbers: Sequence[float], channels: int) -> list[float]:
 
 
 def _stored(name: str, array: npt.NDArray[Any], half: bool) -> npt.NDArray[Any]:
-    """The array as the file holds it."""
+    """The array as the file stores it: words unchanged, real numbers as float32 or float16.
+
+    Raises:
+        BnewError: a number is not finite, or too large for its type.
+    """
     if array.dtype == np.uint32:
         return array
     if not np.isfinite(array).all():
@@ -162,7 +174,7 @@ def _stored(name: str, array: npt.NDArray[Any], half: bool) -> npt.NDArray[Any]:
 
 
 def _container(graph: Mapping[str, Any], tensors: Mapping[str, npt.NDArray[Any]]) -> bytes:
-    """The bytes of the file. Whole words come first, so that every tensor is aligned to its own size."""
+    """The bytes of the file. Types of more bytes come first, so that every tensor is aligned to its type."""
     ordered = sorted(tensors.items(), key=lambda item: -item[1].itemsize)
     header: dict[str, Any] = {
         "__metadata__": {

@@ -1,4 +1,4 @@
-"""Sets of numbers at which a value is held: whole multiples of a step and an offset, channel by channel."""
+"""Sets of numbers at which a value is held: an offset plus whole multiples of a step, per channel."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ _MOST_SLOPES = 16
 class Held:
     """The numbers at which a value is held, in pieces; a value without pieces is continuous.
 
-    Piece p holds channel c at ``offsets[p, c] + n · steps[p, c]`` for every whole n. A step of 0 is one
-    number, an infinite one is any number, and an offset of NaN says that the channel has no such piece.
+    Piece p holds channel c at ``offsets[p, c] + n · steps[p, c]`` for every whole n. A step of 0 means one
+    number, an infinite step any number. An offset of NaN means that the channel lacks the piece.
 
-    ``slopes`` names the values that this one follows in a straight line wherever it is not held, with the
-    ranges of the slope, channel by channel: x and 0.1 x of a leaky ReLU are two ranges of one number each. A
-    channel that does not follow a value has slope 0. Two that follow the same one may cancel each other, such
-    as x and relu(−x).
+    ``slopes`` has the values on which this one depends linearly wherever it is not held, with ranges of the
+    slope per channel. For a leaky ReLU of x, these are two ranges of one number each, 1 and 0.1. A channel
+    that does not depend on a value has slope 0. Two values that depend on the same one may cancel each other,
+    such as x and relu(−x).
 
-    ``unknown`` says that any number stands for what an operator does not say, and not for pixels of images
-    whose mean and std are not known.
+    ``unknown`` is True if a channel may be any number because an operator has no rule. It is False if the
+    reason is that the mean and std of the image are not known.
     """
 
     steps: Array  # (P, C)
@@ -60,7 +60,7 @@ class Held:
 
     @property
     def known_at_zero(self) -> Array:
-        """(C), whether a channel is held at 0 by a piece that is not any number."""
+        """(C), whether a channel is held at 0 by a piece with a finite step."""
         with np.errstate(divide="ignore", invalid="ignore"):
             multiple = self.offsets / self.steps
             tolerance = np.minimum(ROUNDING * np.abs(multiple), _MOST_ROUNDING)
@@ -75,16 +75,16 @@ class Held:
 
     @property
     def varies(self) -> bool:
-        """Whether it takes more numbers than its single ones, so that a limit may hold it too."""
+        """Whether it takes more than single numbers, so that a clamp may hold it at a limit too."""
         return bool(self.slopes) or bool(np.any(self.steps > 0))
 
 
-# What an operator does to its inputs' numbers: of the value and its inputs.
+# (value, *Held of its inputs) → Held of the value.
 Rule: TypeAlias = Callable[..., Held]
 
 
 def pieced(value: Value, pieces: Iterable[Piece], slopes: Slopes) -> Held:
-    """Each piece once, without those that no channel has; any number if there are too many."""
+    """Held at these pieces: each once, without those that no channel has. Any number if they are too many."""
     channels = (value.shape[0],)
     rows = {}
     for step, offset in pieces:
@@ -105,7 +105,7 @@ def only_where(condition: Array, number: float = 0.0) -> Array:
 
 
 def itself(value: Value) -> dict[Value, Array]:
-    """The slopes of a value that follows no other in a straight line."""
+    """The slopes of a value that depends linearly on no other value: 1 for itself."""
     return {value: np.ones((1, 2, value.shape[0]))}
 
 
@@ -119,7 +119,7 @@ def times(slopes: Slopes, factors: Array) -> dict[Value, Array]:
 
 
 def either(*slopes: Slopes) -> dict[Value, Array]:
-    """The ranges of all."""
+    """The ranges of all slopes together."""
     roots = dict.fromkeys(root for of in slopes for root in of)
     return {root: _few(np.concatenate([of[root] for of in slopes if root in of])) for root in roots}
 
@@ -137,7 +137,7 @@ def summed(x: Slopes, y: Slopes) -> tuple[dict[Value, Array], bool]:
 
 
 def _few(ranges: Array) -> Array:
-    """Each range once; a single one that covers all if there are too many."""
+    """Each range once; if they are too many, a single range that covers all."""
     ranges = np.unique(ranges, axis=0)
     if len(ranges) <= _MOST_SLOPES:
         return ranges
@@ -145,18 +145,18 @@ def _few(ranges: Array) -> Array:
 
 
 def plus(a: Array | float, b: Array | float) -> Array:
-    """a + b; exactly 0 where they cancel but for float32's rounding."""
+    """a + b; exactly 0 where they cancel except for float32's rounding."""
     total = np.asarray(a + b)
     return np.where(np.abs(total) <= ROUNDING * np.maximum(np.abs(a), np.abs(b)), 0.0, total)
 
 
 def step_product(a: Array | float, b: Array | float) -> Array:
-    """|a · b|, 0 where one of them is, even if the other is infinite."""
+    """|a · b|; 0 where one of them is 0, even if the other is infinite."""
     return np.where((a == 0) | (b == 0), 0.0, np.abs(a * b))
 
 
 def common_step(a: Array, b: Array) -> Array:
-    """The greatest number of which both are multiples; NaN where their quotient is none of small numbers."""
+    """The greatest number of which both are multiples; NaN if their quotient is not one of small numbers."""
     small, large = np.minimum(a, b), np.maximum(a, b)
     if not np.any(small):
         return large
@@ -167,13 +167,13 @@ def common_step(a: Array, b: Array) -> Array:
 
 
 def is_whole(numbers: Array) -> Array:
-    """Whether they are 1, 2, 3 … but for rounding."""
+    """Whether they are 1, 2, 3 … except for rounding."""
     near = np.rint(numbers)
     return np.asarray((near >= 1) & (np.abs(numbers - near) <= 4 * ROUNDING * near))
 
 
 def mixed(pieces: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
-    """One piece that has all numbers between the pieces; NaN in channels where there is none such."""
+    """One piece that has the numbers of all pieces; a step of NaN in channels where there is none."""
     steps, offsets = (np.array(part) for part in zip(*pieces, strict=True))
     first = np.fmin.reduce(offsets)
     distances = np.nan_to_num(np.concatenate([steps, np.abs(offsets - first)]), posinf=ANY)
@@ -181,18 +181,18 @@ def mixed(pieces: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
 
 
 def tiled(x: Held, channels: int) -> Held:
-    """Channels modulo, as the file joins values."""
+    """``x`` with its channels repeated until they are ``channels``, as the file joins values."""
     copies = channels // x.steps.shape[1]
     return of_channels(x, np.tile(np.arange(x.steps.shape[1]), copies))
 
 
 def of_channels(x: Held, channels: Array) -> Held:
-    """Channels of ``x``, by their numbers."""
+    """The channels of ``x`` with these numbers."""
     slopes = {root: ranges[..., channels] for root, ranges in x.slopes.items()}
     return Held(x.steps[:, channels], x.offsets[:, channels], slopes)
 
 
 def anything(value: Value, *_: Held) -> Held:
-    """What is not known: any number, 0 as well."""
+    """Any number, including 0, where there is no rule."""
     channels = (1, value.shape[0])
     return Held(np.full(channels, ANY), np.zeros(channels), itself(value), unknown=True)

@@ -1,7 +1,7 @@
-"""What a network computes, read by ``torch.export``, in the operators and steps of the packed file.
+"""Translates a network's exported graph into the operators and steps of the packed file.
 
-Every operator of the exported graph becomes a :class:`Value`. What depends on no image is evaluated at once.
-Nothing is refused before it is known to be needed: what cancels out may be anything.
+Every operator of the exported graph becomes a :class:`Value`. A value that does not depend on the image is
+evaluated at once. A value that cannot be packed is an error only if the output needs it: it may cancel out.
 """
 
 from __future__ import annotations
@@ -26,21 +26,22 @@ from bnew.packing.tracing import Trace, traced
 from bnew.packing.values import Array, Numbers, Operand, Place, Refused, Shape, Value
 from bnew.packing.vocabulary import ATEN, FORMULAS, OPERATORS
 
-# Images at once while the graph is read. No size in a network is likely to be the same by chance, so that
-# what mixes images, or counts on their number, shows.
+# Batch size while the graph is read. Hardly any other size in a network is 7, so the shapes show an operator
+# that mixes images or depends on their number.
 _BATCH = 7
-# Their result is their argument.
+# Operators that return their argument.
 _SAME = frozenset(["clone", "contiguous", "detach", "alias", "lift_fresh_copy", "dropout"])
-# Constants whatever their first argument is.
+# Operators whose result is constant, whatever their first argument is.
 _FILLED = frozenset(["ones_like", "zeros_like", "full_like", "new_ones", "new_zeros", "new_full"])
-# Their operands need not be of one shape.
+# Operators whose operands may differ in shape.
 _BROADCASTS = frozenset(["add", "sub", "rsub", "mul", "div", "neg", "expand"])
 
 
 def read(model: nn.Module, example: Tensor, lattice: Array | None = None) -> Value:
-    """The model's output for images like ``example`` (N, C, H, W), or vectors (N, C).
+    """The value of the model's output, for images like ``example`` (N, C, H, W) or vectors (N, C).
 
-    ``lattice`` (2, C), if known: channel c of an image holds ``lattice[1, c] + n · lattice[0, c]``, n whole.
+    ``lattice`` (2, C) has the step and the offset of an image's numbers, if they are known: channel c holds
+    ``lattice[1, c] + n · lattice[0, c]`` with whole n.
 
     Raises:
         BnewError: see :func:`bnew.packing.tracing.traced`; or the output does not depend on the input.
@@ -58,10 +59,10 @@ class _Reader:
         self.modules = dict(trace.model.named_modules())
         self.indices = count()
         self.values: dict[fx.Node, Value] = {}
-        self.known: dict[Any, Any] = {}  # what was made before from the very same things
+        self.known: dict[Any, Any] = {}  # results of Operation.once
 
     def output(self) -> Value:
-        """Read all nodes; the value of the output."""
+        """Read all nodes and return the value of the output."""
         program = self.trace.program
         tensors: dict[str, Any] = {**program.state_dict, **program.constants}
         inputs = program.graph_signature.input_specs
@@ -92,7 +93,7 @@ class Operation:
         self.reader = reader
         self.node = node
         target = getattr(node.target, "overloadpacket", node.target)
-        self.name = str(getattr(target, "__name__", target))  # without what tells its variants apart
+        self.name = str(getattr(target, "__name__", target))  # without its overload
         size = _size(node)
         self.rank = len(size)
         self.shape = _shape(size)
@@ -102,29 +103,29 @@ class Operation:
         path = calls[-1][0] if calls else ""
         if path not in reader.modules:  # some releases of PyTorch write a module's second call as path@1
             path = re.sub(r"@\d+(?=\.|$)", "", path)
-        module = reader.modules.get(path)  # none if the model is a graph that was exported before
+        module = reader.modules.get(path)  # None if torch.export made the model
         binary = isinstance(module, BinaryConv2d | BinaryLinear)
-        self.binary_layer = type(module).__name__ if binary else None  # of bnew's own
+        self.binary_layer = type(module).__name__ if binary else None  # the class, if it is bnew's
         frames = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
         own = [f"{Path(file).name} line {line}" for file, line in frames if "torch" not in Path(file).parts]
         self.place = Place(path, self.name, own[-1] if own else "")
 
     @property
     def dtype(self) -> torch.dtype:
-        """That of its result."""
+        """The type of the node's result."""
         dtype: torch.dtype = self.node.meta["val"].dtype
         return dtype
 
     @property
     def whole_numbers(self) -> tuple[int, int]:
-        """The least and the greatest that its result can hold, which is of whole numbers or bools."""
+        """The least and the greatest number that a result of whole numbers or bools can hold."""
         if self.dtype == torch.bool:
             return 0, 1
         limits = torch.iinfo(self.dtype)
         return limits.min, limits.max
 
     def value(self) -> Value:
-        """What the node gives; made once for each operator on the same values."""
+        """The node's value: the same object for the same operator on the same values."""
         values: Any = self.reader.values
         arguments: Any = fx.node.map_arg(self.node.args, lambda node: values[node])
         options: Any = fx.node.map_arg(self.node.kwargs, lambda node: values[node])
@@ -134,7 +135,7 @@ class Operation:
 
     def _value(self, arguments: Sequence[Any], options: Mapping[str, Any]) -> Value:
         terms = self._terms(arguments, **options)
-        if len(terms) == 1:  # the rest has cancelled out, as in the straight-through trick out − y + y
+        if len(terms) == 1:  # the others have cancelled out, like y in the straight-through trick out − y + y
             ((rest, factor),) = terms.items()
             whole = rest.tensor is None or tuple(rest.tensor.shape) == _size(self.node)
             if factor == 1 and rest.shape == self.shape and whole:
@@ -153,7 +154,7 @@ class Operation:
         return replace(value, terms=terms) if terms else value
 
     def _terms(self, arguments: Sequence[Any], alpha: float = 1, **_: Any) -> dict[Value, float]:
-        """What a sum or a difference of values is the sum of, without what cancels; empty for all others."""
+        """Term → factor of a sum or a difference, without terms that cancel; empty for other operators."""
         if self.name not in ("add", "sub") or not all(isinstance(a, Value) for a in arguments):
             return {}
         terms: dict[Value, float] = {}
@@ -175,7 +176,7 @@ class Operation:
         if formula and (whole := formula(self, *arguments, **options)):
             return whole
         if any("call" in value.notes for value in inputs):
-            raise Refused("")  # that one says why
+            raise Refused("")  # the refused input says why
         if self.name not in ATEN:
             raise Refused("there is no such operator in a packed file")
         if not any(self.shape):
@@ -195,12 +196,12 @@ class Operation:
         numbers: Numbers | None = None,
         **carried: Any,
     ) -> Value:
-        """A new value, at this operation's place and of its shape if no others are given.
+        """A new value. By default, its place and shape are those of this operation.
 
         ``carried`` are further attributes of :class:`Value`.
 
         Raises:
-            Refused: ``numbers`` are not one a channel.
+            Refused: ``numbers`` are neither one number nor one per channel.
         """
         shape = shape or self.shape
         if numbers is not None and numbers.shape[-1] not in (1, shape[0]):
@@ -211,16 +212,16 @@ class Operation:
         return Value(op, next(self.reader.indices), shape=shape, inputs=inputs, **carried)
 
     def once(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
-        """What ``make`` gives, made once for each key."""
+        """The result of ``make``, which is called once for each key."""
         if key not in self.reader.known:
             self.reader.known[key] = make()
         return self.reader.known[key]
 
     def numbers(self, operand: Operand) -> Numbers | None:
-        """A number or a constant as numbers per channel; None for other values.
+        """A number or a constant as numbers per channel, (1,) or (C,); None for other values.
 
         Raises:
-            Refused: the constant differs from place to place, or from image to image.
+            Refused: the constant differs between places or between images.
         """
         if not isinstance(operand, Value):
             return np.array([float(operand)])
@@ -232,10 +233,10 @@ class Operation:
         return numbers
 
     def array(self, value: Value) -> Numbers:
-        """A constant's numbers, one after the other.
+        """A constant's numbers as a flat array.
 
         Raises:
-            Refused: it is none.
+            Refused: the value is not constant.
         """
         tensor = value.tensor
         if tensor is None:
@@ -245,7 +246,7 @@ class Operation:
         return array
 
     def weights(self, value: Value) -> Array:
-        """A layer's weights (C_out, C_in / groups, kh, kw), also those of a linear one.
+        """A layer's weights (C_out, C_in / groups, kh, kw); of a linear layer, kh and kw are 1.
 
         Raises:
             Refused: they are not constant.
@@ -260,17 +261,17 @@ class Operation:
         return weights
 
     def of(self, picture: Array) -> Array:
-        """What PyTorch makes of another first argument, which its further ones do not depend on."""
+        """PyTorch's result with ``picture`` as the first argument and the node's own further arguments."""
         function: Any = self.node.target
         result: Tensor = function(torch.from_numpy(picture), *self.node.args[1:], **self.node.kwargs)
         return np.asarray(result.numpy())
 
     def held(self, value: Value) -> Held:
-        """At which numbers the value is held, and not by a coincidence of roundings."""
+        """The numbers at which the value is held, see :mod:`bnew.packing.held`."""
         return held(value, self.once(("held",), dict))
 
     def real(self, value: Value) -> Value:
-        """The value as a real one: a choice becomes sign, scale and shift."""
+        """The value as real numbers: a choice becomes a sign, a scale and a shift."""
         if value.op != "choice":
             return value
 
@@ -286,7 +287,7 @@ class Operation:
         return result
 
     def bits(self, value: Value) -> tuple[Value, float] | None:
-        """``(b, a)`` with value = a · b where b is bits; None if it is not so."""
+        """``(b, a)`` with value = a · b, where b is bits; None if the value has no such form."""
         factor = 1.0
         if value.op == "choice":
             high, low = value.numbers
@@ -302,20 +303,20 @@ class Operation:
 
 
 def _is_sign(value: Value) -> bool:
-    """Whether every place of a real value is 1 or −1."""
+    """Whether every number of a real value is 1 or −1."""
     moves = value.op in OPERATORS and OPERATORS[value.op].moves
     return value.op == "sign" or (moves and all(map(_is_sign, value.inputs)))
 
 
 def _size(node: fx.Node) -> tuple[int, ...]:
-    """The size of what the node gives, of its first result if there are several."""
+    """The size of the node's result, or of its first result if there are several."""
     result = node.meta.get("val")
     result = result[0] if isinstance(result, tuple | list) and result else result
     return tuple(result.shape) if isinstance(result, Tensor) else ()
 
 
 def _shape(size: Sequence[int]) -> Shape:
-    """(C, H, W) of a batch of that size, a vector being (C, 1, 1); zeros if it is no batch of images."""
+    """(C, H, W) of a batch of that size; (C, 1, 1) of vectors; zeros if it is no batch of either."""
     if not 2 <= len(size) <= 4 or size[0] != _BATCH:
         return 0, 0, 0
     channels, height, width = (*size[1:], 1, 1)[:3]
@@ -329,7 +330,11 @@ def _hashable(arguments: Any) -> Any:
 
 
 def _per_channel(tensor: Tensor, rank: int) -> Numbers:
-    """A tensor that is joined with (N, C, ...) values of that rank, as its numbers per channel."""
+    """The numbers per channel, (1,) or (C,), of a tensor that is broadcast to (N, C, ...) of that rank.
+
+    Raises:
+        Refused: the tensor has more dimensions, or differs along another dimension than the channels.
+    """
     if tensor.ndim > rank:
         raise Refused("its constant has more dimensions than its input")
     wide = tensor.detach().double().cpu().reshape((1,) * (rank - tensor.ndim) + tensor.shape)

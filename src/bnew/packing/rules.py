@@ -1,6 +1,7 @@
-"""What operators and steps do to the numbers at which their inputs are held; :mod:`vocabulary` says which.
+"""Rules: at which numbers the result of an operator or a step is held. :mod:`vocabulary` assigns them.
 
-Each rule takes the value and what is known of its inputs.
+A rule takes the value and the :class:`Held` of each input. In the formulas, v is the input, T the step's
+numbers per channel and V a second input.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from bnew.packing.values import Array, Numbers, Value
 def scale(value: Value, x: Held, numbers: Numbers | None = None) -> Held:
     """v · T."""
     factors = (value.numbers if numbers is None else numbers) + np.zeros(value.shape[0])
-    kept = np.where(factors == 0, np.nan, factors)  # what is multiplied by 0 is held at 0
+    kept = np.where(factors == 0, np.nan, factors)  # a product with 0 is held at 0: the last piece
     pieces: list[Piece] = [(step * np.abs(kept), offset * kept) for step, offset in x.pieces]
     pieces.append((0.0, only_where(factors == 0)))
     return pieced(value, pieces, times(x.slopes, factors))
@@ -55,7 +56,7 @@ def shift(value: Value, x: Held, numbers: Numbers | None = None) -> Held:
 
 
 def clamp(value: Value, x: Held, limits: Sequence[float | None] | None = None) -> Held:
-    """A value that varies is held at the limits too."""
+    """min(max(v, low), high). A value that varies is held at the limits too."""
     low, high = limits or value.argument
     pieces: list[Piece] = [
         (step, np.where(step == 0, np.clip(offset, low, high), offset)) for step, offset in x.pieces
@@ -76,7 +77,10 @@ def prelu(value: Value, x: Held) -> Held:
 
 
 def sigmoid(value: Value, x: Held) -> Held:
-    """In float32 1 from about 17 on. Of whole numbers only 0 has a sigmoid, 1/2, that a constant may hit."""
+    """1 / (1 + exp(−v)), in float32 exactly 1 from about v = 17 on.
+
+    Of the sigmoids of whole numbers, a constant can equal only that of 0, which is 1/2.
+    """
     pieces: list[Piece] = [
         (step, np.where(step == 0, 1 / (1 + np.exp(-offset)), only_where(np.isinf(step))))
         for step, offset in x.pieces
@@ -103,7 +107,7 @@ def choice(value: Value, x: Held) -> Held:
 
 
 def add(value: Value, *terms: Held) -> Held:
-    """v + V; of more terms where some have cancelled out."""
+    """v + V, or a sum of more or fewer terms if some have cancelled out."""
     return reduce(partial(_sum, value), (tiled(term, value.shape[0]) for term in terms))
 
 
@@ -112,7 +116,8 @@ def _sum(value: Value, x: Held, y: Held) -> Held:
     if cancels:
         return anything(value)
     pieces: list[Piece] = [(common_step(s, t), plus(a, b)) for (s, a), (t, b) in product(x.pieces, y.pieces)]
-    # Of two steps without a common one, such as those of two batch norms, only 0 + 0 is no coincidence.
+    # If two steps have no common step, such as those of two batch norms, every exact sum except for 0 + 0 is
+    # a coincidence.
     pieces.append((0.0, only_where(x.known_at_zero & y.known_at_zero)))
     return pieced(value, pieces, slopes | itself(value))
 
@@ -138,9 +143,10 @@ def multiply(value: Value, x: Held, y: Held) -> Held:
 
 
 def image(value: Value) -> Held:
-    """Bytes b as (b / 255 − mean) / std, whose step and offset (2, C) ``lattice`` is where these are known.
+    """Bytes b as (b / 255 − mean) / std. Their step and offset are in the note ``lattice``, (2, C).
 
-    Else any number, but not an unknown one: sums with weights that do not fit together are continuous.
+    Without mean and std, any number. But it does not count as unknown: its sums with weights that are no
+    multiples of one number are continuous.
     """
     lattice = value.notes["lattice"]
     if lattice is None:
@@ -149,7 +155,7 @@ def image(value: Value) -> Held:
 
 
 def same(value: Value, x: Held) -> Held:
-    """Numbers of the input in other places, or only some of them."""
+    """All or some numbers of the input, perhaps in other places."""
     return x
 
 
@@ -173,7 +179,7 @@ def concat(value: Value, *parts: Held) -> Held:
 
 
 def flatten(value: Value, x: Held) -> Held:
-    """Each channel becomes as many as it has places."""
+    """Each channel becomes one channel per place."""
     channels = x.steps.shape[1]
     return of_channels(x, np.repeat(np.arange(channels), value.shape[0] // channels))
 
@@ -186,7 +192,7 @@ def softmax(value: Value, x: Held) -> Held:
 
 
 def avg_pool(value: Value, x: Held) -> Held:
-    """Means of the windows, which are of several sizes."""
+    """Means of windows, which may be smaller at the border."""
     (before,) = value.inputs
     fields = value.fields
     places, padded = [], []
@@ -202,7 +208,7 @@ def avg_pool(value: Value, x: Held) -> Held:
 
 
 def adaptive_avg_pool(value: Value, x: Held) -> Held:
-    """Means of the windows, which are of several sizes."""
+    """Means of windows, which may differ in size."""
     (before,) = value.inputs
     spans = []
     for size, results in zip(before.shape[1:], value.fields["size"], strict=True):
@@ -212,12 +218,12 @@ def adaptive_avg_pool(value: Value, x: Held) -> Held:
 
 
 def _averaged(value: Value, x: Held, windows: Collection[tuple[int, int]]) -> Held:
-    """Sums of n values divided by d, for every window (n, d): n/d times the value where it is flat."""
+    """Sums of n values divided by d, for each window (n, d): n/d times the value where it is constant."""
     pieces: list[Piece] = [(0.0, only_where(x.known_at_zero))]
     if x.pieces:
         step, offset = mixed(x.pieces)
         groups: list[Piece] = [(step, offset)]
-        if np.isnan(step).any():  # no mixture, then: each by itself, and what are single numbers together
+        if np.isnan(step).any():  # no common step: each piece alone, and the single numbers together
             groups += [(s, np.where(np.isnan(step), o, np.nan)) for s, o in x.pieces]
             single = [(s, np.where(s == 0, o, np.nan)) for s, o in x.pieces]
             groups.append(mixed(single))
@@ -227,13 +233,13 @@ def _averaged(value: Value, x: Held, windows: Collection[tuple[int, int]]) -> He
 
 
 def conv(value: Value, x: Held) -> Held:
-    """Held where sums of held numbers are, and at 0 where they are by themselves.
+    """Held at sums of held numbers, and at 0 where a sum is 0 by construction.
 
-    These are where all that it sums up is 0, or where it sums up nothing; and in places of one colour, where
-    the weights of that colour sum to 0. With weights that are no multiples of one number, all other sums are
+    A sum is 0 by construction if it has no terms, if all its terms are 0, or if the image has one colour
+    there and the weights sum to 0. If the weights are no multiples of one number, all other exact sums are
     coincidences.
     """
-    import torch  # which packing has loaded; whoever only reads a file has no need of it
+    import torch  # packing has loaded it, and reading a file does not need it
     import torch.nn.functional as F
 
     (before,) = value.inputs
@@ -241,14 +247,14 @@ def conv(value: Value, x: Held) -> Held:
     top, left, bottom, right = value.fields["padding"]
 
     def sums(channels: Array, weights: Array) -> Array:
-        """(C_out, places), of a number per channel."""
+        """(C_out, places): the convolution of an image with one number per channel."""
         plane = torch.from_numpy(channels.astype(np.float64))[None, :, None, None].expand(1, *before.shape)
         plane = F.pad(plane, (left, right, top, bottom))
         options = {name: value.fields[name] for name in ("stride", "dilation", "groups")}
         return np.asarray(F.conv2d(plane, torch.from_numpy(weights), **options)[0].flatten(1).numpy())
 
     def uses(channels: Array) -> Array:
-        """(C_out, places): whether it sums up one of these channels there."""
+        """(C_out, places): whether a sum has a term of one of these channels."""
         return np.asarray(sums(channels, (weight != 0).astype(np.float64)) > 0)
 
     zero = np.any(~uses(~x.known_at_zero), axis=1) | _balanced(value, x)
@@ -271,7 +277,7 @@ def conv(value: Value, x: Held) -> Held:
 
 
 def _blurred(value: Value, x: Held) -> Slopes:
-    """What a depthwise convolution follows where its input is flat, as a blur follows what it blurs."""
+    """The slopes of a depthwise convolution, such as a blur, where its input is constant; else none."""
     weight = value.tensors["weight"].astype(np.float64)
     if weight.shape[1] != 1:
         return {}
@@ -281,9 +287,9 @@ def _blurred(value: Value, x: Held) -> Slopes:
 
 
 def _balanced(value: Value, x: Held) -> Array:
-    """(C_out), whether the weights sum to 0 for each channel, or over channels that are held alike.
+    """(C_out): whether the weights sum to 0 for each channel, or over channels with the same pieces.
 
-    The latter is what makes 0 of gray, and of an image that was flattened.
+    In the second case, the sum is 0 for grey, and for an image of one colour that was flattened.
     """
     groups, weight = value.fields["groups"], value.tensors["weight"].astype(np.float64)
     outputs = len(weight)
@@ -302,14 +308,14 @@ def _balanced(value: Value, x: Held) -> Array:
 
 
 def _common_steps(steps: Array, groups: int) -> Array:
-    """(groups), the step of sums over the channels of each group."""
+    """(groups): the step of sums over the channels of each group, from ``steps`` (C)."""
     return np.array(
         [reduce(common_step, np.unique(own)[:, None])[0] for own in steps.reshape(groups, -1)], np.float64
     )
 
 
 def _units(weights: Array) -> Array:
-    """(C_out), the number of which the greatest weights of a row are multiples; NaN if there is none."""
+    """(C_out): a number of which the greatest weights of a row are multiples; NaN if there is none."""
     rows = np.sort(np.abs(weights.reshape(len(weights), -1)))[:, -32:]
     shares = rows / rows[:, -1:]
     units = np.full(len(rows), np.nan)

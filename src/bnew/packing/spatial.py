@@ -1,4 +1,4 @@
-"""ATen's operators on the height and width of images, and what each is to the packed file."""
+"""Lowers ATen's operators on the height and width of images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def on_images(lower: Lowering) -> Lowering:
-    """``lower``, refused for all but (N, C, H, W): PyTorch takes (N, C, L) for one image (C, H, W)."""
+    """``lower`` for inputs (N, C, H, W) only; PyTorch would take (N, C, L) for one image (C, H, W)."""
 
     def checked(op: Operation, x: Value, *arguments: Any, **options: Any) -> Value:
         if op.input_rank != 4:
@@ -27,13 +27,13 @@ def on_images(lower: Lowering) -> Lowering:
 
 
 def pair(numbers: int | Sequence[int]) -> list[int]:
-    """[y, x] from either both or one for both."""
+    """[y, x] from two numbers, or from one for both axes."""
     both = [numbers] if isinstance(numbers, int) else list(numbers)
     return both * 2 if len(both) == 1 else both
 
 
 def sides(padding: int | Sequence[int]) -> list[int]:
-    """[top, left, bottom, right] from the padding of both sides."""
+    """[top, left, bottom, right] from padding that is the same on both sides of an axis."""
     return pair(padding) * 2
 
 
@@ -47,7 +47,7 @@ def max_pool(
     dilation: Sequence[int] = (1,),
     ceil_mode: bool = False,
 ) -> Value:
-    """The largest of each window; refused if one has no place in the image."""
+    """The largest number of each window. Refused if a window lies wholly in the padding."""
     window: dict[str, Any] = {
         "kernel": pair(kernel),
         "stride": pair(stride or kernel),
@@ -89,13 +89,13 @@ def avg_pool(
 
 @on_images
 def adaptive_avg_pool(op: Operation, x: Value, size: Sequence[int]) -> Value:
-    """Means of as many windows as the result has places."""
+    """The mean of each window, with one window per place of the result."""
     return op.make("adaptive_avg_pool", op.real(x), fields={"size": list(op.shape[1:])})
 
 
 @on_images
 def mean(op: Operation, x: Value, dims: Sequence[int] = (), keepdim: bool = False, **_: Any) -> Value:
-    """The mean of all places."""
+    """The mean over height and width."""
     if sorted(dim % 4 for dim in dims) != [2, 3] or op.rank != (4 if keepdim else 2):
         raise Refused("a mean is packed only over height and width")
     return op.make("adaptive_avg_pool", op.real(x), fields={"size": [1, 1]})
@@ -103,9 +103,10 @@ def mean(op: Operation, x: Value, dims: Sequence[int] = (), keepdim: bool = Fals
 
 @on_images
 def resize_nearest(op: Operation, x: Value, size: Sequence[int] | None = None, *factors: Any) -> Value:
-    """Place ⌊i · scale⌋ of each axis; refused if PyTorch takes another for some i.
+    """Row and column i of the result are number ⌊i · scale⌋ of the input.
 
-    ``factors``, result by input, are a list or one after the other; None: those of the sizes.
+    Refused if PyTorch takes another row or column for some i. ``factors`` are the sizes of the result divided
+    by those of the input, as one list or as two arguments; None: computed from the sizes.
     """
     given = factors[0] if factors and isinstance(factors[0], list | tuple) else factors
     given = (*(given or ()), None, None)[:2]
@@ -124,7 +125,7 @@ def resize_nearest(op: Operation, x: Value, size: Sequence[int] | None = None, *
 
 @on_images
 def pad(op: Operation, x: Value, amounts: Sequence[int], *how: Any, **named: Any) -> Value:
-    """Zeros around the image, which the convolution after it takes over."""
+    """Zeros around the image. The convolution after it takes them over."""
     settings = [*how, *named.values()]  # mode and value
     mode = next((s for s in settings if isinstance(s, str)), "constant")
     if mode != "constant":

@@ -1,4 +1,4 @@
-"""The graph of a model, read by ``torch.export``, which leaves the model as it was."""
+"""Reads the graph of a model by ``torch.export`` and leaves the model as it was."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _STATE = frozenset([OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION])
 
 @dataclass(frozen=True)
 class Trace:
-    """A model without what wraps it, its exported program, and the one result in it."""
+    """A model without its wrappers, its exported program, and the node of the one output."""
 
     model: nn.Module
     program: torch.export.ExportedProgram
@@ -28,21 +28,21 @@ class Trace:
 
 @contextmanager
 def traced(model: nn.Module, example: Tensor, images: int) -> Iterator[Trace]:
-    """Inside, the trace of the model in eval mode for so many images like ``example`` (N, ...).
+    """Yield the trace of the model in eval mode, for a batch of ``images`` images like ``example`` (N, ...).
 
-    What only wraps a model, to run it on several devices or compiled, is left out. Afterwards the model's
-    modes and buffers are as they were. The example is never changed.
+    Wrappers that run a model on several devices or compile it are removed. Afterwards the model's modes and
+    buffers are as they were. The example is never changed.
 
     Raises:
-        BnewError: the model does not take the example, cannot be exported, has not one tensor as its output,
-            or its output depends on what the last call left behind in it.
+        BnewError: the model does not take the example, cannot be exported, does not return exactly one
+            tensor, or its output depends on a buffer that its calls change.
     """
     model = _unwrapped(model)
     kind = type(model).__name__
     with _evaluating(model) as before, torch.no_grad():
         try:
-            model(example.clone())  # it may change its input
-        except Exception as error:  # whatever a model of a user's own raises
+            model(example.clone())  # the model may change its input
+        except Exception as error:  # a user's model may raise anything
             raise BnewError(
                 f"{kind} does not take an example of shape {tuple(example.shape)}: {_first_line(error)}"
             ) from error
@@ -55,7 +55,7 @@ def traced(model: nn.Module, example: Tensor, images: int) -> Iterator[Trace]:
                 f"branches on values, any number of images): {_first_line(error)}"
             ) from error
         output = _output(kind, program)
-        # torch.export does not see every buffer that is assigned.
+        # torch.export does not report every buffer that is assigned.
         after = dict(model.named_buffers())
         changed = {name for name in before if name not in after or not torch.equal(before[name], after[name])}
         _check_state(kind, program, output, changed)
@@ -78,19 +78,19 @@ def _unwrapped(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[Mapping[str, Tensor]]:
-    """Inside, the model is in eval mode; afterwards its modes and buffers are as they were.
+    """Put the model in eval mode; afterwards its modes and buffers are as they were.
 
-    Gives the values of its buffers by name.
+    Yields the values of its buffers by name, as they were before.
     """
     training = {module: module.training for module in model.modules()}
-    # TorchScript keeps its own, and torch.export refuses it.
+    # TorchScript modules keep their buffers elsewhere. torch.export refuses them.
     plain = [module for module in training if not isinstance(module, torch.jit.ScriptModule)]
     buffers = {module: dict(module._buffers) for module in plain}
     values = {name: (b, b.clone()) for name, b in model.named_buffers() if not is_lazy(b)}
     try:
         try:
             model.eval()
-        except NotImplementedError:  # by what torch.export made, which is in one mode throughout
+        except NotImplementedError:  # a module made by torch.export has no eval(): its graph has one mode
             for module in training:
                 module.training = False
         yield {name: before for name, (_, before) in values.items()}
@@ -107,7 +107,11 @@ def _evaluating(model: nn.Module) -> Iterator[Mapping[str, Tensor]]:
 
 
 def _output(kind: str, program: torch.export.ExportedProgram) -> fx.Node:
-    """The one result of the graph, which may also have changed its input or the model's buffers."""
+    """The one output of the graph. Changed inputs and changed buffers do not count as outputs.
+
+    Raises:
+        BnewError: there is not exactly one, or it is no tensor.
+    """
     (results,) = (node.args[0] for node in program.graph.nodes if node.op == "output")
     assert isinstance(results, tuple | list)
     specs = program.graph_signature.output_specs
@@ -120,7 +124,11 @@ def _output(kind: str, program: torch.export.ExportedProgram) -> fx.Node:
 def _check_state(
     kind: str, program: torch.export.ExportedProgram, output: fx.Node, changed: Set[str]
 ) -> None:
-    """Refuse a model whose output depends on buffers that its calls have ``changed``."""
+    """Check that the output does not depend on a buffer that calls of the model have ``changed``.
+
+    Raises:
+        BnewError: it does.
+    """
     signature = program.graph_signature
     changed = changed | {str(spec.target) for spec in signature.output_specs if spec.kind in _STATE}
     state = {spec.arg.name: spec.target for spec in signature.input_specs if spec.target in changed}

@@ -29,7 +29,7 @@ class Place:
 
     @property
     def name(self) -> str:
-        """The layer's, or the operator's where the model itself computes it."""
+        """The layer's name, or the operator's if the model itself computes it."""
         return self.layer or self.operator
 
     def __str__(self) -> str:
@@ -39,7 +39,7 @@ class Place:
 
 @dataclass(frozen=True, eq=False)
 class Value:
-    """A value in the network: what ``op`` makes of ``inputs``.
+    """A value in the network: the result of ``op`` on ``inputs``.
 
     ``op`` is an operator or a step of docs/format.md, or one of
 
@@ -47,13 +47,14 @@ class Value:
     * ``constant``: ``tensor``, the same for every image;
     * ``bits``: the sign of its input, as bits;
     * ``choice``: ``numbers[0]`` where its input is at least 0, else ``numbers[1]``;
-    * ``refused``: what has no place in the file; ``notes["why"]`` says why, or an input does. Without a
-      ``call`` in its notes, it waits for an operator that takes it over, as a convolution does its padding.
+    * ``refused``: a value that the file cannot express. ``notes["why"]`` says why; it is empty if a refused
+      input says it. ``notes["call"]`` is the call that was refused. Without it, the value waits for an
+      operator that takes it over, as a convolution takes over padding.
 
-    An operator has ``fields`` and ``tensors`` in the file, by name. A step has there its ``numbers``, its
-    second input, or its ``argument``. All else is the reader's: ``terms`` says what the value is a sum of,
-    with factors, if it is one, and ``notes`` hold what later operators ask for. Values are numbered
-    (``index``) in the order in which they can be computed.
+    In the file, an operator has ``fields`` and ``tensors``, by name. A step has ``numbers``, a second input,
+    or an ``argument``. The other attributes serve the reading: ``terms`` are the terms of a sum with their
+    factors, and ``notes`` are facts for later operators. ``index`` numbers the values in an order in which
+    they can be computed.
     """
 
     op: str
@@ -76,9 +77,9 @@ class Value:
 
 
 Operand: TypeAlias = Value | float
-# What an operator of ATen becomes; the arguments after the first, the operation, are those of its schema.
+# (operation, *arguments in the order of the ATen operator's schema) → what the operator becomes.
 Lowering: TypeAlias = Callable[..., Value]
-# The same, or None if what it comes from is no such formula.
+# The same; None if the operator does not end the formula.
 Formula: TypeAlias = Callable[..., Value | None]
 
 
@@ -90,12 +91,12 @@ def reachable(output: Value) -> list[Value]:
     """Every value that ``output`` needs, in the order in which they can be computed.
 
     Raises:
-        BnewError: one of them is refused; says which, where and why.
+        BnewError: one of them is refused; the message says which, where and why.
     """
     order = ancestors(output)
     refused = [value for value in order if value.op == "refused" and value.notes["why"]]
     if refused:
-        # What waits for the operator after it tells less than what refuses that one.
+        # A refused call explains more than a value that waits for its next operator.
         value = next((each for each in refused if "call" in each.notes), refused[0])
         raise BnewError(f"{value.place} cannot be packed: {value.notes['why']}")
     return order

@@ -1,9 +1,9 @@
-"""The vocabulary of a packed file: a row for each operator and each step, in the words of docs/format.md.
+"""The vocabulary of a packed file: one row for each operator and each step, in the words of docs/format.md.
 
-All that bnew knows of one stands in its row: what it has in the file, the shape of its result, which
-operators of ATen become it, and what it does to exact numbers. Reading, fusion and the file's reader go by
-the rows. docs/format.md, the engine and tests/packed_reference.py describe the same by themselves, and a test
-compares the names.
+A row holds all that bnew knows of an operator or a step: its fields in the file, the shape of its result, the
+ATen operators that become it, and its effect on exact numbers. Reading, fusion and the file's reader use
+these rows. docs/format.md, the engine and tests/packed_reference.py describe the same vocabulary
+independently, and a test compares the names.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Takes(Enum):
 
 
 class Argument(Enum):
-    """What a step has in the file."""
+    """The argument of a step in the file."""
 
     NUMBERS = "the name of a tensor of numbers per channel"
     VALUE = "the name of a real value"
@@ -41,19 +41,19 @@ class Argument(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What operators and steps have in common. The default of a property is the cautious one."""
+    """The properties that operators and steps share. The defaults are the cautious choice."""
 
     aten: Mapping[str, Lowering] = field(default_factory=dict)
-    """Operators of ATen that become it, and how."""
+    """ATen operators that become this one, and the functions that lower them."""
     formulas: Mapping[str, Formula] = field(default_factory=dict)
-    """Operators of ATen that may end a formula for it, which are asked first."""
+    """ATen operators that may end a formula for this one; tried before :attr:`aten`."""
     held: Rule | None = None
-    """What it does to exact numbers; None: it may give any, so that a ``torch.sign`` after it is refused."""
+    """Its effect on exact numbers. None: any number may result, so a ``torch.sign`` after it is refused."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Operator(Row):
-    """What a node computes."""
+    """The operator of a node."""
 
     takes: Takes = Takes.REAL
     fields: Sequence[str] = ()
@@ -61,14 +61,14 @@ class Operator(Row):
     tensors: Sequence[str] = ()
     """Fields that name tensors."""
     shape: Callable[[Node, Sequence[Shape]], Shape] = lambda node, inputs: inputs[0]
-    """(C, H, W) of the result, of the node and the shapes of its inputs."""
+    """(node, shapes of its inputs) → (C, H, W) of the result."""
     moves: bool = False
-    """Whether every number of the result is one of the input: the result of signs is signs."""
+    """Whether every number of the result is a number of the input, so that signs stay signs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step(Row):
-    """What is done to every place by itself, and rides along in the node before it."""
+    """A pointwise operation, which is stored in the node before it."""
 
     argument: Argument
 
@@ -107,7 +107,7 @@ OPERATORS: Mapping[str, Operator] = {
         fields=_CONV,
         tensors=["weight"],
         shape=_convolved,
-        aten={  # binary_conv, if it is binary
+        aten={  # or binary_conv, if the layer is binary
             "linear": weights.linear,
             "conv2d": weights.conv,
             "convolution": weights.convolution,
@@ -122,7 +122,7 @@ OPERATORS: Mapping[str, Operator] = {
         shape=_sized,
         aten=dict.fromkeys(["max_pool2d", "max_pool2d_with_indices"], spatial.max_pool),
         held=rules.same,
-        moves=True,  # the padding never wins
+        moves=True,  # padding is never the maximum
     ),
     "avg_pool": Operator(
         fields=["kernel", "stride", "padding", "size", "count_padding"],
@@ -151,7 +151,7 @@ OPERATORS: Mapping[str, Operator] = {
         aten=dict.fromkeys(["layer_norm", "native_layer_norm"], norms.layer_norm),
         formulas={"div": norms.quotient, "mul": norms.product},
     ),
-    "identity": Operator(moves=True),  # a node for steps alone, and no value
+    "identity": Operator(moves=True),  # a node that only has steps; no ATen operator becomes it
     "concat": Operator(
         takes=Takes.LIST,
         shape=_joined,
@@ -228,13 +228,13 @@ STEPS: Mapping[str, Step] = {
         aten={"hardsigmoid": lowering.pointwise("hard_sigmoid")},
         held=rules.hard_sigmoid,
     ),
-    # In float32 it is its input far above 0, and 0 far below: nothing is claimed of its numbers.
+    # In float32, gelu(v) is exactly v far above 0 and exactly 0 far below. It has no rule for exact numbers.
     "gelu": Step(
         argument=Argument.SETTING,
         aten={"gelu": lowering.gelu},  # or gelu_tanh
     ),
     "gelu_tanh": Step(argument=Argument.SETTING),
-    # Where it is no bits.
+    # A sign that does not become bits.
     "sign": Step(
         argument=Argument.SETTING,
         aten={
@@ -250,7 +250,7 @@ STEPS: Mapping[str, Step] = {
     ),
 }
 
-# What becomes nothing of its own.
+# ATen operators that become no operator and no step of their own.
 _NOTHING: Mapping[str, Lowering] = {
     **dict.fromkeys(["_to_copy", "to", "type_as"], arithmetic.to),
     "getitem": lowering.first,
@@ -258,12 +258,12 @@ _NOTHING: Mapping[str, Lowering] = {
     "permute": norms.permute,
     "transpose": norms.transpose,
     "slice": lowering.whole,
-    **dict.fromkeys(["pad", "constant_pad_nd"], spatial.pad),  # into the convolution after it
+    **dict.fromkeys(["pad", "constant_pad_nd"], spatial.pad),  # part of the convolution after it
 }
 
 ROWS: Mapping[str, Row] = {**OPERATORS, **STEPS}
 
-# Operator of ATen, without what tells its variants apart → how it is lowered.
+# Name of an ATen operator, without its overload → the function that lowers it.
 ATEN: Mapping[str, Lowering] = {
     **_NOTHING,
     **{name: lower for row in ROWS.values() for name, lower in row.aten.items()},

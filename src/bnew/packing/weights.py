@@ -1,4 +1,4 @@
-"""Layers with weights, and which of them are binary."""
+"""Lowers convolutions and linear layers, and finds those that are binary."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _log = logging.getLogger("bnew")
 
 
 def linear(op: Operation, x: Value, weight: Value, bias: Value | None = None) -> Value:
-    """A convolution of vectors."""
+    """A linear layer of vectors (N, C), as a 1×1 convolution."""
     if op.rank != 2:
         raise Refused("a linear layer is packed only for vectors (N, C)")
     return _layer(op, x, weight, bias, stride=[1, 1], padding=[0] * 4, dilation=[1, 1], groups=1)
@@ -37,7 +37,7 @@ def conv(
     dilation: Sequence[int] = (1,),
     groups: int = 1,
 ) -> Value:
-    """``padding`` is a word, or numbers for both sides of each axis."""
+    """A convolution. ``padding`` is ``"same"``, ``"valid"``, or numbers for both sides of each axis."""
     if padding == "same":
         total = [d * (k - 1) for d, k in zip(pair(dilation), op.weights(weight).shape[2:], strict=True)]
         around = [n // 2 for n in total] + [n - n // 2 for n in total]
@@ -61,7 +61,7 @@ def convolution(
     output_padding: Sequence[int],
     groups: int,
 ) -> Value:
-    """What ATen makes of all of them."""
+    """ATen's general convolution, to which the others may decompose."""
     if transposed:
         raise Refused("a transposed convolution is not packed")
     return conv(op, x, weight, bias, stride, padding, dilation, groups)
@@ -70,7 +70,7 @@ def convolution(
 def _layer(
     op: Operation, x: Value, weight: Value, bias: Value | None, padding: list[int], **fields: Any
 ) -> Value:
-    """A convolution; binary if its input comes from a sign and its weights are ±m, m per output channel."""
+    """A convolution. It is binary if its input comes from a sign and its weights are ±m[o] per output o."""
     if x.constant or not weight.constant or (bias is not None and not bias.constant):
         raise Refused("its weights depend on the input")
     if "padding" in x.notes:
@@ -112,10 +112,10 @@ def _layer(
 
 
 def magnitudes(weights: Array) -> Numbers | None:
-    """m (C_out) with every weight of output channel o at m[o], −m[o] or 0; None if there are none such.
+    """m (C_out) such that every weight of output channel o is m[o], −m[o] or 0; None if there is no such m.
 
-    They are equal to a relative 1e-5, and to an absolute 3e-7 where that is more: weights that were computed
-    as (out − y) + y have been rounded so.
+    Magnitudes may differ from m[o] by a relative 1e-5, or by an absolute 3e-7 where that is more. Weights
+    that were computed as (out − y) + y have such rounding errors.
     """
     rows = np.abs(weights.reshape(len(weights), -1).astype(np.float64))
     zero = rows == 0

@@ -1,4 +1,4 @@
-"""The files of a run, and what is made of many runs: groups, the table and the pictures.
+"""The files of a run, and the results of many runs: groups, the table and the pictures.
 
 No torch and no training. May import data's plain descriptions (preparation, fingerprint) and the recipe.
 """

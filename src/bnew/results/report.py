@@ -53,7 +53,7 @@ REFERENCES = (
 
 
 def _groups(runs: Iterable[Run]) -> list[Group]:
-    """By data set, model and variant; within these by method, what was frozen throughout last."""
+    """Groups, sorted by data set, model and variant, then by method; with frozen weights throughout, last."""
     rank = {method: i for i, method in enumerate((None, *METHODS))}
     return sorted(
         group_by_recipe(runs),
@@ -68,7 +68,7 @@ def _groups(runs: Iterable[Run]) -> list[Group]:
 
 
 def _panel(group: Group) -> tuple[str, str, str]:
-    """Data set, model and variant, which groups in one picture share."""
+    """Data set, model and variant: the groups of one picture have the same."""
     return group.data, group.recipe.model, group.variant
 
 

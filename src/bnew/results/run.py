@@ -99,7 +99,7 @@ class Run(Line, Tables):
 
     @property
     def done(self) -> bool:
-        """Whether the run has ended and been tested."""
+        """Whether the run has finished and been tested."""
         return (self.path / "summary.json").is_file()
 
     @cached_property
@@ -263,7 +263,7 @@ class Run(Line, Tables):
         fingerprint: Fingerprint | None = None,
         hold_out: Mapping[str, Any] | None = None,
     ) -> None:
-        """Record recipe, environment and data; of a resumed run, also what has changed since it began."""
+        """Record recipe, environment and data; for a resumed run, also the changes since it began."""
         changes = self.changes(recipe, environment.get("conditions"))
         if fingerprint is not None:
             changes += [f"data: {difference}" for difference in self.data_changes(fingerprint)]
@@ -291,7 +291,7 @@ class Run(Line, Tables):
             force: only warn, unless the run is done.
 
         Raises:
-            BnewError: recipe or conditions differ; the message says in what.
+            BnewError: recipe or conditions differ; the message says what differs.
         """
         what = "with another recipe" if self.changes(recipe) else "under other conditions"
         self._refuse(what, self.changes(recipe, conditions), force)
