@@ -43,7 +43,7 @@ class Options:
     data_dir: Path = Path("data")
     """Folder of CIFAR-10."""
     networks: tuple[str, ...] = ("resnet20", "vgg_small", "resnet18")
-    """Which of resnet20, vgg_small, resnet18 and se_resnet20."""
+    """Which of those in foreign.py."""
     methods: tuple[str, ...] = ("bnew", "ste", "bmd", "bop")
     """Methods of phase 2."""
     budgets: tuple[str, ...] = ("2+4", "6+12")
