@@ -185,6 +185,8 @@ def test_shortcuts_add_the_input() -> None:
         torch.testing.assert_close(layer(x), expected + x if layer in layers else expected)
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 2))
     assert [row.outcome for row in bnew.plan(model, shortcuts=True)][1] == "BinaryLinear + scale + shortcut"
+    binarize(model, shortcuts=True, verbose=False)
+    assert "in_features=4, out_features=4, bias=True, output_scale, shortcut" in repr(model)
 
 
 @pytest.mark.parametrize("shortcuts", [False, True])

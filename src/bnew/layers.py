@@ -172,6 +172,11 @@ class _BinaryLayer(nn.Module):
             weight.div_(scale.view(-1, *(1,) * (weight.dim() - 1)))
         self.output_scale = nn.Parameter(scale)
 
+    def extra_repr(self) -> str:
+        """What ``print(module)`` shows."""
+        parts = (self.output_scale is not None) * ["output_scale"] + self.shortcut * ["shortcut"]
+        return ", ".join([super().extra_repr(), *parts])
+
     def _along_channels(self, values: Tensor) -> Tensor:
         """``values`` (C_out,) as they broadcast over the output: channels are last, or before two sides."""
         return values if isinstance(self, nn.Linear) else values.view(-1, 1, 1)
