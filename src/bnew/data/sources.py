@@ -180,7 +180,7 @@ def load(
     if image_size is not None and image_size < 1:
         raise BnewError(f"image size is {image_size}: give 1 or more pixels")
     if workers < 0:
-        raise BnewError(f"workers is {workers}: give 0 (one a CPU) or more")
+        raise BnewError(f"workers is {workers}: give 0 (one per CPU) or more")
     if row.streamed:
         side = image_size or row.image_size
         assert side is not None
