@@ -242,6 +242,8 @@ def test_a_plan_names_blind_layers() -> None:
     assert reasons["after"][0] == ""
     assert "softplus is called before it: sign would be +1 always" in reasons["after"][1]
     assert {row.reason for row in bnew.plan(Gated(), calibrate=[]) if row.binarize} == {"an inner layer"}
+    unshifted = {row.name: row.becomes for row in bnew.plan(Gated(), input_sign="sign", calibrate=[])}
+    assert unshifted["after"] == ""
 
 
 def test_no_layer_is_blind_after_calibration(images: Tensor) -> None:

@@ -52,7 +52,7 @@ def plan(
     _input_sign(input_sign, surrogate)
     check_module("plan", model)
     asked = {"depthwise": depthwise, "first": first, "last": last, "shortcut": shortcut}
-    parts = Parts(shortcuts, scale, calibrate is not None)
+    parts = Parts(shortcuts, scale, centred=calibrate is not None and input_sign == "rsign")
     return choose(model, read(model), skip, asked, relu, parts).rows
 
 
@@ -125,8 +125,9 @@ def binarize(
     **Blind layers.** A layer whose input is nearly always of one sign learns little: behind an average of
     ReLUs, as in squeeze-and-excite, or a softplus. With images, ``calibrate=loader``, the shift of each
     ``rsign`` starts at the median of its channel, the scales give each output the size that the real layer's
-    had, and batch norms are estimated anew (:func:`bnew.recalibrate`). Layers behind a function that is never
-    negative then become binary too. Without images, the plan names the layers that may be blind.
+    had, and batch norms are estimated anew (:func:`bnew.recalibrate`). With ``rsign``, layers behind a
+    function that is never negative then become binary too. Without images, the plan names the layers that may
+    be blind.
 
     Args:
         model: any module.
@@ -155,7 +156,8 @@ def binarize(
     check_module("binarize", model)
     asked = {"depthwise": depthwise, "first": first, "last": last, "shortcut": shortcut}
     reading = read(model)
-    choice = choose(model, reading, skip, asked, relu, Parts(shortcuts, scale, calibrate is not None))
+    parts = Parts(shortcuts, scale, centred=calibrate is not None and input_sign == "rsign")
+    choice = choose(model, reading, skip, asked, relu, parts)
     rows = choice.rows
     chosen = {
         row.name: model.get_submodule(row.name)

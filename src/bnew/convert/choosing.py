@@ -38,7 +38,8 @@ class Parts:
 
     shortcuts: bool
     scale: bool | None
-    calibrated: bool
+    centred: bool
+    """Whether images set the shifts, so that every layer sees both signs."""
 
     def of(self, layer: nn.Module, reading: Reading) -> tuple[str, ...]:
         """The parts that ``layer`` gets."""
@@ -102,8 +103,8 @@ def choose(
                 return False, reason
         floors = reading.floors.get(layer, set())
         fixed = sorted(floor for floor in floors if isinstance(floor, str))
-        if parts.calibrated:
-            pass  # whatever its input is, the shift centres it
+        if parts.centred:
+            pass  # whatever its input is
         elif floors and keep_relu:
             _log.warning("%s: its input is never negative, and relu='keep'", layers[layer])
         elif fixed:
@@ -111,7 +112,7 @@ def choose(
             _log.warning("%s stays real: %s; an nn.ReLU module could be replaced", layers[layer], reason)
             return False, reason
         why = "; ".join(["asked for", *special.values()]) if special else "an inner layer"
-        if layer in reading.averaged and not parts.calibrated:
+        if layer in reading.averaged and not parts.centred:
             why += "; it may be blind, as averages of a ReLU are rarely negative: give calibrate=loader"
         return True, why
 

@@ -222,7 +222,9 @@ def bench(
         BnewError: see :func:`load_engine`; ``threads`` is negative, or ``batch`` below 1.
     """
     if threads < 0 or batch < 1:
-        raise BnewError(f"threads is {threads} and batch {batch}: give 0 (one per core) or more, and 1 or more")
+        raise BnewError(
+            f"threads is {threads} and batch {batch}: give 0 (one per core) or more, and 1 or more"
+        )
     rows = []
     for count in sorted({1, threads or cores()}):
         packed = load_engine(file, count, limits)
