@@ -39,6 +39,11 @@ def binary(weights: Array, scale: bool) -> Array:
 class Optimizer(Protocol):
     lr: float
 
+    @property
+    def average(self) -> float:
+        """Of the gradient, as the optimizer keeps it."""
+        ...
+
     def __call__(self, w: float, g: float) -> float:
         """The weight after one step."""
         ...
@@ -50,6 +55,10 @@ class Adam:
     def __init__(self, lr: float, weight_decay: float = 0.0) -> None:
         self.lr, self.weight_decay = lr, weight_decay
         self.t, self.m, self.v = 0, 0.0, 0.0
+
+    @property
+    def average(self) -> float:
+        return self.m
 
     def __call__(self, w: float, g: float) -> float:
         g += self.weight_decay * w
@@ -67,6 +76,10 @@ class SGD:
     def __init__(self, lr: float, weight_decay: float = 0.0) -> None:
         self.lr, self.weight_decay = lr, weight_decay
         self.velocity = 0.0
+
+    @property
+    def average(self) -> float:
+        return self.velocity
 
     def __call__(self, w: float, g: float) -> float:
         g += self.weight_decay * w
@@ -134,6 +147,16 @@ class BNEW(Twin):
     def update(self, g: float) -> None:
         reg = min(self.reg * (self.epoch + 1) / self.epochs, 1)
         self.w = clip((1 + 2 * reg) * self.optimizer(self.w, g))
+
+
+class BNEWReopen(BNEW):
+    """Its push yields to the average of the gradient."""
+
+    def update(self, g: float) -> None:
+        reg = min(self.reg * (self.epoch + 1) / self.epochs, 1)
+        w = self.optimizer(self.w, g)
+        outwards = self.optimizer.average * w <= 0
+        self.w = clip((1 + 2 * reg) * w if outwards else w)
 
 
 class STE(Twin):

@@ -177,6 +177,37 @@ def test_twin_of_the_unbiased_version() -> None:
     assert 100 < flips < len(twins) * STEPS / 2
 
 
+@every_optimizer
+def test_twin_whose_push_yields(optimizer: str) -> None:
+    training = Training("bnew", optimizer, reopen=True)
+    make = oracles.OPTIMIZERS[optimizer]
+    twins = [oracles.BNEWReopen(w, make(0.05, 0.0), STEPS) for w in flat(training.start)]
+    for step in range(STEPS):
+        for twin, gradient in zip(twins, flat(training.gradients(step)[:-1]), strict=True):
+            twin.step(gradient)
+        training.step(step)
+        np.testing.assert_allclose(flat(training.copies()), [t.used for t in twins], rtol=0, atol=1e-10)
+    assert flat(training.copies()) != flat(Training("bnew", optimizer).run(freeze_at=STEPS).copies())
+    assert training.method.settings["reopen"] is True
+
+
+def test_push_yields_to_the_gradient_where_there_is_no_average() -> None:
+    w = nn.Parameter(torch.tensor([[0.5, 0.5, -0.5, -0.5, 0.5]]))
+    optimizer = torch.optim.SGD([w], 0.0)
+    BNEW([w], 2, reg=0.1, reopen=True).attach(optimizer)  # λ is 0.05, then 0.1
+    w.grad = torch.tensor([[1.0, -1.0, 1.0, -1.0, 0.0]])
+    optimizer.step()
+    torch.testing.assert_close(w.detach(), torch.tensor([[0.5, 0.55, -0.55, -0.5, 0.55]]))
+    w.grad = None
+    optimizer.step()  # no gradient draws inwards
+    torch.testing.assert_close(w.detach(), torch.tensor([[0.6, 0.66, -0.66, -0.6, 0.66]]))
+
+
+def test_reopen_is_a_switch() -> None:
+    with pytest.raises(BnewError, match="BNEW's reopen is 1, but must be True or False"):
+        BNEW(weights, 10, reopen=1)  # type: ignore[arg-type]
+
+
 # The published schedules
 
 EPOCHS, STEPS_PER_EPOCH = 1000, 352

@@ -20,6 +20,27 @@ def push_(weights: list[Tensor], reg: float) -> None:
     clip_(weights)
 
 
+def yielding_push_(weights: list[Tensor], averages: list[Tensor | None], reg: float) -> None:
+    """:func:`push_` of the weights that the average m of their gradient does not draw inwards.
+
+    ``w ← clip((1 + 2λ [m w ≤ 0]) w, −1, 1)``, in place; where there is no average, as :func:`push_`.
+    """
+    for w, m in zip(weights, averages, strict=True):
+        outwards = 1.0 if m is None else (m * w <= 0).to(w.dtype)
+        w.addcmul_(w, torch.as_tensor(outwards, dtype=w.dtype, device=w.device), value=2 * reg)
+    clip_(weights)
+
+
+def average_gradient(optimizer: torch.optim.Optimizer, p: nn.Parameter) -> Tensor | None:
+    """Adam's first moment of the gradient of ``p``, SGD's momentum, or else the gradient itself."""
+    state = optimizer.state.get(p, {})
+    for name in ("exp_avg", "momentum_buffer"):
+        if isinstance(state.get(name), Tensor) and state[name].shape == p.shape:
+            average: Tensor = state[name]
+            return average
+    return p.grad
+
+
 def fill_(weights: list[Tensor], fill: float) -> None:
     """``w ← clip(w · fill / mean|w|, −1, 1)`` for each tensor, in place; a tensor of zeros stays zero."""
     for w in weights:
@@ -57,13 +78,17 @@ class BNEW(Binarizer):
         ramp: the power of λ's growth: the larger, the later the push. 1 is the paper's.
         fill: mean |w| to which every weight tensor is scaled at the start, before values beyond ±1 are
             clipped. Batch norm after the layer undoes the scaling, though not the clipping. None: no scaling.
+        reopen: push only the weights that the optimizer's average m of their gradient does not draw inwards:
+            ``w ← clip((1 + 2 λ_t [m w ≤ 0]) w, −1, 1)``. A weight at ±1 is then free to turn for as long as
+            the loss insists. On average the push is half of what it was, so give it about twice the strength.
+            Not in the paper; see docs/log.md.
         freeze_at: share of the run after which :meth:`freeze` is called. A short run's push is strong enough
             for the weights to be at ±1 by then.
         scale: binary values are ± mean|w| (in ImageNet's fine-tuning).
 
     Raises:
-        BnewError: both ``strength`` and ``reg`` are passed, a setting is not a positive number, or ``fill``
-            or ``freeze_at`` is above 1.
+        BnewError: both ``strength`` and ``reg`` are passed, a setting is not a positive number, ``fill`` or
+            ``freeze_at`` is above 1, or ``reopen`` is neither True nor False.
     """
 
     needs_total_steps = True
@@ -77,12 +102,16 @@ class BNEW(Binarizer):
         reg: float | None = None,
         ramp: float | None = None,
         fill: float | Literal["by length"] | None = "by length",
+        reopen: bool = False,
         freeze_at: float = 1.0,
         scale: bool = False,
     ) -> None:
         super().__init__(params, total_steps, scale=scale)
         if strength is not None and reg is not None:
             raise BnewError("strength and reg are two ways to say the same: give one of them")
+        if not isinstance(reopen, bool):
+            raise BnewError(f"BNEW's reopen is {reopen!r}, but must be True or False")
+        self.reopen = reopen
         freeze_at = as_number("BNEW's freeze_at", freeze_at, above=0, most=1)
         published = published_push(scale, freeze_at)
         factor = 1.0 if reg is not None else share_of_published(self.total_steps, published.steps)
@@ -102,8 +131,8 @@ class BNEW(Binarizer):
 
     @property
     def settings(self) -> dict[str, float | None]:
-        """``strength``, ``reg``, ``ramp``, ``fill`` and ``binary_lr``."""
-        names = ("strength", "reg", "ramp", "fill", "binary_lr")
+        """``strength``, ``reg``, ``ramp``, ``fill`` and ``binary_lr``; ``reopen`` if it is on."""
+        names = ("strength", "reg", "ramp", "fill", "binary_lr", *("reopen",) * self.reopen)
         return {name: getattr(self, name) for name in names}
 
     @property
@@ -120,4 +149,9 @@ class BNEW(Binarizer):
             fill_(self._values(), self.fill)
 
     def _after(self) -> None:
-        push_(self._values(), self.schedule()["reg"])
+        reg = self.schedule()["reg"]
+        if self.reopen and self._ride is not None:
+            averages = [average_gradient(self._ride.optimizer, p) for p in self.params]
+            yielding_push_(self._values(), averages, reg)
+        else:
+            push_(self._values(), reg)

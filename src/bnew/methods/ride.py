@@ -37,7 +37,7 @@ class Ride:
     def __init__(self, method: Binarizer, optimizer: torch.optim.Optimizer) -> None:
         if isinstance(optimizer, torch.optim.LBFGS):
             raise _several_times(optimizer)
-        self.method = method
+        self.method, self.optimizer = method, optimizer
         self.closure: _Closure | None = None
         self.stepping = False
         self.within = 0  # nested steps: a step may call the step of its base class, which calls the hooks too
