@@ -28,6 +28,7 @@ from torch import Tensor, nn
 import bnew
 from bnew.data.batches import Dataset
 from bnew.data.sources import load
+from bnew.files import write_atomically
 from bnew.methods import Binarizer, create_method
 from bnew.registry import METHODS
 from bnew.training.machine import Machine, make_fabric
@@ -91,7 +92,10 @@ class Bench:
         self.options = options
         self.data: Dataset = load("cifar10", options.data_dir)
         torch.set_num_threads(options.threads)
-        options.work.mkdir(parents=True, exist_ok=True)
+        # Results of other settings lie elsewhere.
+        numbers = "bf16" if options.bf16 else "float32"
+        self.work = options.work / f"{options.float_epochs}-epochs-lr-{options.lr:g}-{numbers}"
+        self.work.mkdir(parents=True, exist_ok=True)
 
     def batches(self, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """An epoch of training images, augmented."""
@@ -146,12 +150,12 @@ class Bench:
         """The float network, trained or as it was saved."""
         torch.manual_seed(0)
         model = NETWORKS[name]().to(memory_format=torch.channels_last)
-        path = self.options.work / f"{name}-{self.options.float_epochs}.pt"
+        path = self.work / f"{name}.pt"
         if not path.exists():
             optimizer = torch.optim.SGD(model.parameters(), 0.2, 0.9, weight_decay=5e-4, nesterov=True)
             self.fit(model, optimizer, self.options.float_epochs, 0, lambda s: min(s / 0.15, (1 - s) / 0.85))
-            torch.save(model.state_dict(), path)
             self.note((name, "", "", "", "floats", self.accuracy(model), "", "", ""))
+            save(model, path)
         model.load_state_dict(torch.load(path))
         return model
 
@@ -166,7 +170,7 @@ class Bench:
         """After so many epochs with binary activations and real weights."""
         model = self.binarized(name, calibrate)
         kind = "calibrated" if calibrate else "plain"
-        path = self.options.work / f"{name}-{self.options.float_epochs}-{kind}-{epochs}-{seed}.pt"
+        path = self.work / f"{name}-{kind}-{epochs}-{seed}.pt"
         if not path.exists():
             torch.manual_seed(seed)
             method = create_method("clip", bnew.binary_parameters(model), epochs * self.steps)
@@ -209,7 +213,7 @@ class Bench:
     @property
     def results(self) -> Path:
         """A line per run."""
-        return self.options.work / "results.csv"
+        return self.work / "results.csv"
 
     def note(self, row: Sequence[object]) -> None:
         """Add a result, and show it."""
@@ -225,6 +229,11 @@ class Bench:
             return []
         with self.results.open(newline="") as file:
             return list(csv.DictReader(file))
+
+
+def save(model: nn.Module, path: Path) -> None:
+    """Write the weights whole or not at all; the result is noted before."""
+    write_atomically(path, lambda beside: torch.save(model.state_dict(), beside))
 
 
 def spread(values: list[float]) -> str:

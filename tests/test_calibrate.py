@@ -118,6 +118,8 @@ def test_layers_that_no_norm_follows_get_a_scale() -> None:
         "normed": (), "pooled": (), "added": ("scale",), "bare": ("scale",), "token": (),
     }  # fmt: skip
     assert {row.parts for row in bnew.plan(Parted(), scale=False) if row.binarize} == {()}
+    kept = [row for row in bnew.plan(Parted(), scale=False, shortcuts=True) if row.name == "normed"]
+    assert kept[0].parts == ("shortcut",)
     assert {row.parts for row in bnew.plan(Parted(), scale=True) if row.binarize} == {("scale",)}
     model, before = binarize(Parted(), verbose=False), Parted().state_dict()
     after = model.state_dict()
@@ -299,8 +301,13 @@ def test_recalibrate_inside_binarized(images: Tensor) -> None:
 
 
 def test_norms_without_statistics_stay(images: Tensor) -> None:
-    model = nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False), nn.InstanceNorm2d(3))
+    norm = nn.BatchNorm2d(3, track_running_stats=False)
+    model = nn.Sequential(norm, nn.InstanceNorm2d(3)).train()
+    with torch.no_grad():
+        expected = model(images)
     recalibrate(model, [images])
+    assert (norm.momentum, norm.running_mean, norm.training) == (0.1, None, True)
+    assert torch.equal(model(images), expected)
 
 
 # Mistakes
@@ -314,6 +321,10 @@ def test_norms_without_statistics_stay(images: Tensor) -> None:
         (lambda x: 3, "calibrate is 3, but must be batches of images"),
         (lambda x: [{"image": x}], "a batch is a dict, but must be a tensor of images, or a tuple"),
         (lambda x: [()], "a batch is a tuple of 0, but must be"),
+        (lambda x: x, r"a tensor was given, but batches are needed: put it in a list, \[images\]"),
+        (lambda x: [x.byte()], "a batch has images of torch.uint8"),
+        (lambda x: [x, x[..., :6]], r"images of \(3, 8, 8\) and of \(3, 8, 6\)"),
+        (lambda x: [x[:1]], "has no batch"),
     ],
 )
 def test_what_calibrates_nothing(images: Tensor, data: Callable[[Tensor], Any], message: str) -> None:
@@ -322,6 +333,32 @@ def test_what_calibrates_nothing(images: Tensor, data: Callable[[Tensor], Any], 
     with pytest.raises(BnewError, match=message):
         binarize(model, calibrate=data(images))
     assert [type(module) for module in model.modules()] == before
+
+
+def test_a_batch_of_one_is_left_out(images: Tensor) -> None:
+    norm = nn.BatchNorm1d(3)
+    rows = images.mean((2, 3))
+    recalibrate(norm, [rows[:32], rows[32:33]])
+    torch.testing.assert_close(norm.running_mean, rows[:32].mean(0))
+
+
+def test_statistics_stay_where_a_batch_fails(images: Tensor) -> None:
+    norm = nn.BatchNorm2d(3)
+    norm(images)
+    before = {name: buffer.clone() for name, buffer in norm.named_buffers()}
+    with pytest.raises(BnewError, match="a batch is 'x'"):
+        recalibrate(norm, [images, "x"])
+    for name, buffer in norm.named_buffers():
+        assert torch.equal(buffer, before[name])
+    assert norm.momentum == 0.1
+
+
+def test_a_state_without_scales_is_loaded(images: Tensor) -> None:
+    """Of a version, or a choice, that gave none."""
+    without = binarize(plain_vgg(), scale=False, verbose=False)
+    model = binarize(plain_vgg(), verbose=False)
+    model.load_state_dict(without.state_dict())
+    torch.testing.assert_close(model(images), without(images))
 
 
 def test_recalibrate_needs_a_batch() -> None:

@@ -134,6 +134,13 @@ def test_skip(skip: Any, real: set[str]) -> None:
     assert {name for name, new in found.items() if not new} == real
 
 
+def test_skip_of_another_kind_is_named() -> None:
+    skips: list[tuple[Any, str]] = [(None, "None"), ([0], "0")]
+    for skip, said in skips:
+        with pytest.raises(BnewError, match=f"skip has {said}, but takes names"):
+            binarize(tower(nn.Conv2d(8, 8, 1)), skip=skip)
+
+
 def test_skip_that_matches_nothing_is_named() -> None:
     with pytest.raises(BnewError, match=r"'layer1.0.convl'; the nearest names are .*layer1.0.conv1"):
         binarize(torchvision.models.resnet18(), skip=["fc", "layer1.0.convl"])

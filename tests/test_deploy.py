@@ -27,6 +27,7 @@ from bnew import BnewError, create_model, summary
 from bnew.cli import main
 from bnew.data.images import read_image
 from bnew.data.in_memory import MemoryDataset
+from bnew.deploy import verify as verifying
 from bnew.deploy.inference import bench, predict
 from bnew.deploy.onnx import export_onnx
 from bnew.deploy.pack_run import pack_run
@@ -328,6 +329,15 @@ def test_verify_finds_what_is_wrong(
     code, out, _ = cli("verify", file, run.path)
     assert code == 1
     assert "wrong: " in out
+
+
+def test_verify_takes_no_nan_for_rounding(
+    engine: Any, run: Run, packed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the logits that are compared strictly, those of the sample of 16 images."""
+    compute = verifying._run
+    monkeypatch.setattr(verifying, "_run", lambda e, x: compute(e, x) * (torch.nan if len(x) == 16 else 1))
+    assert any("differ by nan: more than rounding" in problem for problem in check(packed, run).problems)
 
 
 def test_as_many_images_may_get_another_class_as_chance_explains() -> None:

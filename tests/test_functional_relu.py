@@ -424,7 +424,7 @@ def test_what_a_user_sees_stays() -> None:
     model(torch.randn(1, 3, 6, 6))
     assert calls == [model]
     assert set(model.load_state_dict(old, strict=False).missing_keys) == {
-        "prelu1.weight", "b.input_sign.shift", "b.output_scale"
+        "prelu1.weight", "b.input_sign.shift"
     }  # fmt: skip
     assert inspect.getsource(type(model).act) == inspect.getsource(Middle.act)
 
@@ -543,6 +543,14 @@ class LostModule(Middle):
         return x
 
 
+class KeptModule(LostModule):
+    """Both of what its ReLU returns and what it changed in place are used."""
+
+    def act(self, x: Tensor) -> Tensor:
+        y: Tensor = self.relu(x)
+        return y + x
+
+
 def without_source() -> nn.Module:
     names: dict[str, Any] = {"Middle": Middle, "F": F, "__name__": "nowhere"}
     exec("class Typed(Middle):\n    def act(self, x):\n        return F.relu(x)", names)
@@ -561,6 +569,7 @@ def without_source() -> nn.Module:
         (Varied, "f in act is called where other functions are called too"),
         (Lost, "F.relu_ in act changes in place what is used behind it"),
         (LostModule, "relu changes in place what is used behind it"),
+        (KeptModule, "relu changes in place what is used behind it"),
         (Above, "clamp is called before it"),
         (without_source, r"relu is called in Typed.act \(<string>, line 3\), whose source is not available"),
         (lambda: torch.fx.symbolic_trace(Middle()), "torch.fx wrote: call binarize before the network is tr"),

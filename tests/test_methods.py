@@ -203,6 +203,20 @@ def test_push_yields_to_the_gradient_where_there_is_no_average() -> None:
     torch.testing.assert_close(w.detach(), torch.tensor([[0.6, 0.66, -0.66, -0.6, 0.66]]))
 
 
+def test_a_push_that_yields_refuses_averages_of_weight_decay() -> None:
+    """They draw every weight inwards, so that none would arrive at ±1."""
+    for optimizer in (
+        torch.optim.Adam(weights, weight_decay=0.1),
+        torch.optim.SGD(weights, weight_decay=1e-4),
+    ):
+        with pytest.raises(
+            BnewError, match=r"adds a weight decay of .* give the binary weights none, or use"
+        ):
+            BNEW(weights, 10, reopen=True).attach(optimizer)
+        BNEW(weights, 10).attach(optimizer)
+    BNEW(weights, 10, reopen=True).attach(torch.optim.AdamW(weights, weight_decay=0.1))
+
+
 def test_reopen_is_a_switch() -> None:
     with pytest.raises(BnewError, match="BNEW's reopen is 1, but must be True or False"):
         BNEW(weights, 10, reopen=1)  # type: ignore[arg-type]

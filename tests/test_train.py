@@ -11,14 +11,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -813,11 +815,54 @@ def test_a_callback_goes_on_with_what_it_counted(tmp_path: Path, caplog: pytest.
     assert "the run was saved with a callback Patience 2, which it now lacks" in caplog.messages
 
 
-def test_a_callback_keeps_plain_values_alone(tmp_path: Path) -> None:
+class Pair(NamedTuple):
+    a: int
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ({"a": [{"b": object()}]}, "holds an object, but"),
+        ({"a": Pair(1)}, "holds a Pair"),
+        ({"a": np.float64(1)}, "holds "),
+        ([1], "is a list of 1, but must be a dict"),
+    ],
+)
+def test_a_callback_keeps_plain_values_alone(tmp_path: Path, state: Any, said: str) -> None:
     callback = Patience()
-    callback.state_dict = lambda: {"a": [{"b": object()}]}  # type: ignore[method-assign]
-    with pytest.raises(BnewError, match=r"state_dict\(\) of callback Patience holds an object, but"):
+    callback.state_dict = lambda: state  # type: ignore[method-assign]
+    with pytest.raises(BnewError, match=rf"state_dict\(\) of callback Patience {said}"):
         train(RECIPES["bnew"], tmp_path, MACHINE, callbacks=[callback])
+
+
+class Average:
+    """Of the weights; made at the start, and kept as a module's state dict is."""
+
+    def on_train_start(self, trainer: Trainer) -> None:
+        self.average = OrderedDict(trainer.module.state_dict())
+        self.epochs: list[int] = []
+
+    def on_train_epoch_start(self, trainer: Trainer, epoch: int) -> None:
+        self.epochs.append(epoch)
+        trainer.should_stop = np.False_  # type: ignore[assignment]
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.average
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.loaded = state
+
+
+def test_a_run_with_a_state_of_weights_resumes_within_an_epoch(tmp_path: Path) -> None:
+    callback = Average()
+    machine = replace(MACHINE, save_every=1)
+    with at_step(STEPS + 2, crash), pytest.raises(Crash):
+        train(RECIPES["bnew"], tmp_path, machine, callbacks=[callback])
+    assert callback.epochs == [0, 1]
+    again = Average()
+    train(RECIPES["bnew"], tmp_path, machine, callbacks=[again])
+    assert again.loaded.keys() == callback.average.keys()
+    assert again.epochs == list(range(2, RECIPES["bnew"].epochs))  # epoch 1 had begun
 
 
 @pytest.mark.parametrize(

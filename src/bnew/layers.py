@@ -211,6 +211,9 @@ class _BinaryLayer(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         _rename(state_dict, prefix)
+        if self.output_scale is not None and f"{prefix}weight" in state_dict:
+            # Of a layer without a scale, whose weight has its size.
+            state_dict.setdefault(f"{prefix}output_scale", torch.ones_like(self.output_scale))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 

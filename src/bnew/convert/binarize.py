@@ -52,7 +52,7 @@ def plan(
     _input_sign(input_sign, surrogate)
     check_module("plan", model)
     asked = {"depthwise": depthwise, "first": first, "last": last, "shortcut": shortcut}
-    parts = Parts(shortcuts, scale, centred=calibrate is not None and input_sign == "rsign")
+    parts = Parts(shortcuts, scale, centred=calibrate is not None and input_sign in ("rsign", RSign))
     return choose(model, read(model), skip, asked, relu, parts).rows
 
 
@@ -156,7 +156,7 @@ def binarize(
     check_module("binarize", model)
     asked = {"depthwise": depthwise, "first": first, "last": last, "shortcut": shortcut}
     reading = read(model)
-    parts = Parts(shortcuts, scale, centred=calibrate is not None and input_sign == "rsign")
+    parts = Parts(shortcuts, scale, centred=calibrate is not None and input_sign in ("rsign", RSign))
     choice = choose(model, reading, skip, asked, relu, parts)
     rows = choice.rows
     chosen = {

@@ -37,32 +37,37 @@ def recalibrate(model: nn.Module, data: Iterable[Any], batches: int | None = BAT
     Args:
         model: in any mode, on any device.
         data: batches of images, or tuples of images and more, such as a ``DataLoader`` of training images.
+            Batches of a single image are left out, as they have no variance.
         batches: how many to use at most; None: all.
 
     Returns:
         The model itself, with its modes as they were.
 
     Raises:
-        BnewError: there is no batch, or one is no tensor.
+        BnewError: there is no batch, or one is no tensor of real numbers. Statistics are then as they were.
     """
     check_module("recalibrate", model)
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     momenta = [norm.momentum for norm in norms]
+    before = [{name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in norms]
     used = 0
-    with _evaluating(model, norms):
-        try:
+    try:
+        with _evaluating(model, norms):
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None
             for images in islice(_images(data, model), batches):
-                if not used:
-                    for norm in norms:
-                        norm.reset_running_stats()
-                        norm.momentum = None
                 model(images)
                 used += 1
-        finally:
-            for norm, momentum in zip(norms, momenta, strict=True):
-                norm.momentum = momentum
-    if not used:
-        raise BnewError("recalibrate was given no batch: give batches of training images")
+        if not used:
+            raise BnewError("recalibrate was given no batch: give batches of training images")
+    except BaseException:
+        for norm, buffers in zip(norms, before, strict=True):
+            norm.load_state_dict(buffers, strict=False)
+        raise
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
     return model
 
 
@@ -79,6 +84,11 @@ def first_images(data: Iterable[Any], model: nn.Module) -> Tensor:
     parts: list[Tensor] = []
     for images in _images(data, model):
         parts.append(images)
+        if images.shape[1:] != parts[0].shape[1:]:
+            raise BnewError(
+                f"calibrate has images of {tuple(parts[0].shape[1:])} and of {tuple(images.shape[1:])}: give "
+                "images of one size"
+            )
         if sum(map(len, parts)) >= ENOUGH:
             break
     if not parts:
@@ -168,11 +178,13 @@ def _size(layer: nn.Module, output: Tensor) -> Tensor:
 
 
 def _images(data: Iterable[Any], model: nn.Module) -> Iterator[Tensor]:
-    """The images of each batch, where the model is.
+    """The images of each batch of several, where the model is.
 
     Raises:
-        BnewError: a batch is no tensor, and no tuple that begins with one.
+        BnewError: a batch is no tensor of real numbers, and no tuple that begins with one.
     """
+    if isinstance(data, Tensor):
+        raise BnewError("a tensor was given, but batches are needed: put it in a list, [images]")
     device = next((p.device for p in model.parameters()), None)
     for batch in data:
         images = batch[0] if isinstance(batch, list | tuple) and batch else batch
@@ -180,7 +192,10 @@ def _images(data: Iterable[Any], model: nn.Module) -> Iterator[Tensor]:
             raise BnewError(
                 f"a batch is {kind_of(batch)}, but must be a tensor of images, or a tuple that begins with it"
             )
-        yield images.to(device)
+        if not images.is_floating_point():
+            raise BnewError(f"a batch has images of {images.dtype}: give them as the model takes them")
+        if len(images) > 1:
+            yield images.to(device)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from bnew.convert.planned import SCALE, SHORTCUT, Plan, PlannedLayer
 from bnew.convert.rewriting import free_names
 from bnew.convert.tracing import Reading, Relu, is_layer
 from bnew.deprecated import warn_of
-from bnew.errors import BnewError, lookup
+from bnew.errors import BnewError, kind_of, lookup
 from bnew.layers import BinaryConv2d, BinaryLinear
 
 _log = logging.getLogger("bnew")
@@ -44,7 +44,7 @@ class Parts:
     def of(self, layer: nn.Module, reading: Reading) -> tuple[str, ...]:
         """The parts that ``layer`` gets."""
         shortcut: bool = self.shortcuts and _keeps_shape(layer)
-        scale: bool = shortcut or (layer in reading.unnormed if self.scale is None else self.scale)
+        scale: bool = shortcut or layer in reading.unnormed if self.scale is None else self.scale
         return (SCALE,) * scale + (SHORTCUT,) * shortcut
 
 
@@ -149,7 +149,10 @@ def _skipped(layers: dict[nn.Module, str], skip: Skip) -> set[nn.Module]:
         chooses = _as_filter(skip)
         return {layer for layer, name in layers.items() if chooses(layer, name)}
     found = set[nn.Module]()
-    for pattern in [skip] if isinstance(skip, str) else skip:
+    patterns = [skip] if isinstance(skip, str) else list(skip) if isinstance(skip, Iterable) else [skip]
+    for pattern in patterns:
+        if not isinstance(pattern, str):
+            raise BnewError(f"skip has {kind_of(pattern)}, but takes names, patterns of names or a filter")
         matches = {
             layer
             for layer, name in layers.items()

@@ -169,7 +169,7 @@ class _GraphReader:
             later = [user for user in changed.users if order[user] > order[node]]
             relu = self.relus.get(node)
             assigned = isinstance(relu, ReluCall) and relu.place.rebinds
-            if later and relu is not None and not assigned and not node.users:
+            if later and relu is not None and not assigned:
                 name = relu.kind if isinstance(relu, ReluCall) else self._operator(node)
                 self.relus[node] = f"{name} changes in place what is used behind it"
             for user in later:
@@ -226,7 +226,8 @@ class _GraphReader:
         every = frozenset[Floor]().union(*inputs)
         if _CONCATENATES.fullmatch(name):  # one part is enough for some channels to be never negative
             return every
-        if _COMBINES.fullmatch(name) and len(inputs) == 2 and all(inputs):
+        operands = [part for part in node.args if isinstance(part, fx.Node)]  # y + y has one input
+        if _COMBINES.fullmatch(name) and len(operands) == 2 and all(inputs):
             # One part that may be negative frees a sum or a product: the replaceable parts are enough.
             return frozenset(part for part in every if not isinstance(part, str)) or every
         if inputs and _KEEPS_RANGE.fullmatch(name):

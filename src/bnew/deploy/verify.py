@@ -334,7 +334,7 @@ def _compare_layers(
             problems.append(f"layer '{name}' gives {wrong:,} other integers than PyTorch for the same signs")
         first = flipped & same[:, None, None, None]
         size = float(np.sqrt(np.mean(np.square(layer.values))))
-        far = np.count_nonzero(np.abs(layer.values[first]) > tolerance * size)
+        far = np.count_nonzero(~(np.abs(layer.values[first]) <= tolerance * size))  # NaN is far
         if far:
             problems.append(f"layer '{name}' gets {far:,} other signs where rounding cannot be the reason")
         same &= ~flipped.any((1, 2, 3))
@@ -342,7 +342,7 @@ def _compare_layers(
             LayerCheck(name, layer.integers.size, wrong, layer.signs.size, int(np.count_nonzero(flipped)))
         )
     difference = np.abs(_run(engine, images)[same] - logits[same])
-    if difference.size and difference.max() > tolerance * np.sqrt(np.mean(np.square(logits))):
+    if difference.size and not difference.max() <= tolerance * np.sqrt(np.mean(np.square(logits))):
         problems.append(
             f"logits of an image without a flipped sign differ by {difference.max():.2g}: more than rounding"
         )

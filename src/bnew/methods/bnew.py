@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -143,6 +143,25 @@ class BNEW(Binarizer):
     def schedule(self) -> dict[str, float]:
         """``reg``: λ_t."""
         return {"reg": min(self.reg * min((self.step + 1) / self.total_steps, 1) ** self.ramp, 1.0)}
+
+    def attach(self, optimizer: torch.optim.Optimizer) -> Self:
+        """See :meth:`Binarizer.attach`; with ``reopen``, averages must be of the loss's gradient alone.
+
+        Raises:
+            BnewError: see there; or ``reopen`` with an optimizer that adds weight decay to the gradient.
+        """
+        own = {id(p) for p in self.params}
+        decays = [
+            group["weight_decay"]
+            for group in optimizer.param_groups
+            if group.get("weight_decay") and own & {id(p) for p in group["params"]}
+        ]
+        if self.reopen and decays and not isinstance(optimizer, torch.optim.AdamW):
+            raise BnewError(
+                f"reopen needs averages of the loss's gradient, but {type(optimizer).__name__} adds a weight "
+                f"decay of {decays[0]:g} to it: give the binary weights none, or use AdamW"
+            )
+        return super().attach(optimizer)
 
     def _start(self) -> None:
         if self.fill is not None:

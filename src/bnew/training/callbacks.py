@@ -18,7 +18,7 @@ the first one had.
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -60,13 +60,19 @@ def states(callbacks: Iterable[object]) -> dict[str, Any]:
     Raises:
         BnewError: a state holds what a checkpoint, from which no code is ever run, cannot hold.
     """
-    found = {name: callback.state_dict() for name, callback in _named(callbacks).items()}
-    for name, state in found.items():
-        if (strange := _strange(state)) is not None:
+    found = {}
+    for name, callback in _named(callbacks).items():
+        state: object = callback.state_dict()
+        if not isinstance(state, dict):
             raise BnewError(
-                f"the state_dict() of callback {name} holds {kind_of(strange)}, but a checkpoint holds only "
-                "numbers, texts, lists, dictionaries and tensors"
+                f"the state_dict() of callback {name} is {kind_of(state)}, but must be a dictionary"
             )
+        if strange := _strange(state):
+            raise BnewError(
+                f"the state_dict() of callback {name} holds {kind_of(strange[0])}, but a checkpoint holds "
+                "numbers, texts, lists, dictionaries and tensors alone"
+            )
+        found[name] = dict(state)
     return found
 
 
@@ -92,13 +98,12 @@ def _named(callbacks: Iterable[object]) -> dict[str, Stateful]:
     return named
 
 
-def _strange(state: object) -> object | None:
-    """Something in ``state`` that is neither a plain value nor a tensor."""
-    if isinstance(state, dict):
-        parts: Iterable[object] = [*state, *state.values()]
-    elif isinstance(state, list | tuple):
-        parts = state
-    else:
-        plain = type(state) in (int, float, bool, str, type(None)) or type(state) is Tensor
-        return None if plain else state
-    return next((found for part in parts if (found := _strange(part)) is not None), None)
+def _strange(state: object) -> list[object]:
+    """What in ``state`` is neither a plain value nor a tensor, which ``torch.load`` would refuse."""
+    if type(state) in (dict, OrderedDict):
+        assert isinstance(state, dict)
+        return [found for part in (*state, *state.values()) for found in _strange(part)]
+    if type(state) in (list, tuple):
+        assert isinstance(state, list | tuple)
+        return [found for part in state for found in _strange(part)]
+    return [] if type(state) in (int, float, bool, str, type(None), Tensor) else [state]

@@ -193,7 +193,7 @@ class Trainer:
 
     @should_stop.setter
     def should_stop(self, value: bool) -> None:
-        self.state.should_stop = value
+        self.state.should_stop = bool(value)  # a NumPy one could not be loaded
 
     def fit(self) -> None:
         """Train to the end, from the last checkpoint if there is one; then test once."""
@@ -245,7 +245,8 @@ class Trainer:
 
     def train_epoch(self, epoch: int) -> None:
         """The remaining steps of ``epoch``, which counts from 0."""
-        self.fabric.call("on_train_epoch_start", self, epoch)
+        if self.state.step % len(self.batches) == 0:  # not where a run resumes within the epoch
+            self.fabric.call("on_train_epoch_start", self, epoch)
         started = time.perf_counter()
 
         def count_time() -> None:

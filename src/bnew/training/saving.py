@@ -70,13 +70,14 @@ class Saver:
             "meter": meter,
             "precision": trainer.fabric.strategy.precision.state_dict(),  # the loss scale of 16-mixed
             "broken": broken,
-            "callbacks": callbacks.states(self.callbacks),
+            "callbacks": {},
         }
 
     def save(self) -> None:
         """Write a checkpoint, from which the same command resumes."""
         trainer = self.trainer
         state = self._to_save(trainer.meter.total(trainer.fabric), self.share_broken())
+        state["callbacks"] = callbacks.states(self.callbacks)
         if trainer.fabric.is_global_zero:
             checkpoint.save(trainer.run, state)
         trainer.fabric.barrier()  # no process may continue before the first one has written the file
