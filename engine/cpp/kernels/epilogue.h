@@ -85,7 +85,7 @@ inline __attribute__((always_inline)) void finish(f16 (&v)[P][G], const Epilogue
 #pragma GCC unroll 16
             for (int p = 0; p < P; ++p) v[p][g] = prelu(v[p][g], slope);
         }
-    } else if (e.activation != kNoActivation) {
+    } else if (e.activation != kNoActivation) [[unlikely]] {  // kept out of the way of the fast ones
         // On a copy: the call needs its values in memory, and the tile must stay in registers.
         f16 slow[P][G];
 #pragma GCC unroll 16
