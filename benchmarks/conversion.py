@@ -177,10 +177,10 @@ class Bench:
             begun = time.perf_counter()
             self.train(model, method, epochs, seed)
             seconds = time.perf_counter() - begun
-            torch.save(model.state_dict(), path)
             self.note(
                 (name, calibrate, epochs, seed, "phase 1", self.accuracy(model), "", "", round(seconds))
             )
+            save(model, path)
         model.load_state_dict(torch.load(path))
         return model
 
@@ -194,7 +194,7 @@ class Bench:
         """One method's run, unless it is done."""
         first, then = map(int, budget.split("+"))
         key = (name, str(calibrate), budget, str(seed), kind)
-        if any(tuple(row[field] for field in FIELDS[:5]) == key for row in self.rows()):
+        if key in self.rows():
             return
         model = self.phase1(name, calibrate, first, seed)
         torch.manual_seed(seed)
@@ -223,12 +223,12 @@ class Bench:
             writer.writerows([FIELDS, row] if new else [row])
         print(*row, flush=True)
 
-    def rows(self) -> list[dict[str, str]]:
-        """All results."""
+    def rows(self) -> dict[tuple[str, ...], dict[str, str]]:
+        """Run → its last result: one that was stopped before its weights were saved ran again."""
         if not self.results.exists():
-            return []
+            return {}
         with self.results.open(newline="") as file:
-            return list(csv.DictReader(file))
+            return {tuple(row[field] for field in FIELDS[:5]): row for row in csv.DictReader(file)}
 
 
 def save(model: nn.Module, path: Path) -> None:
@@ -292,7 +292,7 @@ with real weights (phase 1) and then by each method (phase 2); Adam, {options.lr
 each phase. *calibrated*: `binarize` was given 50 batches. *recalibrated*: batch norms were estimated anew at
 the binary weights. Mean ± standard deviation over seeds.
 
-{tables(bench.rows())}
+{tables(list(bench.rows().values()))}
 """
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(report)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import logging
 import os
@@ -11,7 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import tyro
@@ -90,7 +89,7 @@ def _parse(command: Callable[..., int], words: Sequence[str]) -> Callable[[], in
         SystemExit: the help was asked for and has been printed.
     """
 
-    @functools.wraps(command)
+    @wraps(command)
     def parsed(*args: Any, **kwargs: Any) -> Callable[[], int]:
         return partial(command, *args, **kwargs)
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from bnew.convert.calibrate import calibrate as fit
 from bnew.convert.calibrate import first_images, output_sizes, recalibrate
-from bnew.convert.choosing import TWINS, Parts, Skip, choose
+from bnew.convert.choosing import TWINS, Asked, Skip, choose
 from bnew.convert.functional import ReluCall
 from bnew.convert.planned import SCALE, SHORTCUT, Plan
 from bnew.convert.rewriting import Place, put_modules
@@ -51,9 +51,9 @@ def plan(
     """
     _input_sign(input_sign, surrogate)
     check_module("plan", model)
-    asked = {"depthwise": depthwise, "first": first, "last": last, "shortcut": shortcut}
-    parts = Parts(shortcuts, scale, centred=calibrate is not None and input_sign in ("rsign", RSign))
-    return choose(model, read(model), skip, asked, relu, parts).rows
+    centred = _centres(input_sign, calibrate)
+    asked = Asked(depthwise, first, last, shortcut, shortcuts, scale, centred)
+    return choose(model, read(model), skip, relu, asked).rows
 
 
 def _takes_plan(binarize: Callable[P, nn.Module]) -> Callable[P, nn.Module]:
@@ -154,10 +154,10 @@ def binarize(
     """
     make = _input_sign(input_sign, surrogate)
     check_module("binarize", model)
-    asked = {"depthwise": depthwise, "first": first, "last": last, "shortcut": shortcut}
+    centred = _centres(input_sign, calibrate)
+    asked = Asked(depthwise, first, last, shortcut, shortcuts, scale, centred)
     reading = read(model)
-    parts = Parts(shortcuts, scale, centred=calibrate is not None and input_sign in ("rsign", RSign))
-    choice = choose(model, reading, skip, asked, relu, parts)
+    choice = choose(model, reading, skip, relu, asked)
     rows = choice.rows
     chosen = {
         row.name: model.get_submodule(row.name)
@@ -190,6 +190,11 @@ def _input_sign(asked: InputSign, surrogate: str) -> Callable[[int], nn.Module]:
     rsign = partial(RSign, surrogate=surrogate)
     known = {"rsign": rsign, "sign": partial(rsign, shift=False)}
     return asked if callable(asked) else lookup("input_sign", asked, known)
+
+
+def _centres(input_sign: InputSign, calibrate: object) -> bool:
+    """Whether images set shifts that every binary layer has."""
+    return calibrate is not None and input_sign in ("rsign", RSign)
 
 
 def _make_binary(layer: nn.Module, make: Callable[[int], nn.Module], parts: tuple[str, ...]) -> None:

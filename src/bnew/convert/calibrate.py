@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
 from itertools import islice
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.hooks import RemovableHandle
 
 from bnew.errors import BnewError, kind_of
 from bnew.layers import BinaryConv2d, BinaryLinear, RSign, check_module
+from bnew.modes import evaluating
 
 BATCHES = 50
 """How many batches give the statistics of batch norms."""
@@ -47,12 +48,12 @@ def recalibrate(model: nn.Module, data: Iterable[Any], batches: int | None = BAT
         BnewError: there is no batch, or one is no tensor of real numbers. Statistics are then as they were.
     """
     check_module("recalibrate", model)
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    norms = [norm for norm in _norms(model) if norm.running_mean is not None]
     momenta = [norm.momentum for norm in norms]
     before = [{name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in norms]
     used = 0
     try:
-        with _evaluating(model, norms):
+        with evaluating(model, but=norms):
             for norm in norms:
                 norm.reset_running_stats()
                 norm.momentum = None
@@ -105,13 +106,8 @@ def output_sizes(model: nn.Module, layers: Collection[nn.Module], images: Tensor
         if layer not in sizes:
             sizes[layer] = _size(layer, output)
 
-    hooks = [layer.register_forward_hook(note) for layer in layers]
-    try:
-        with _evaluating(model, ()):
-            model(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with evaluating(model):
+        _pass(model, images, [layer.register_forward_hook(note) for layer in layers])
     return sizes
 
 
@@ -143,9 +139,18 @@ def calibrate(model: nn.Module, layers: Collection[nn.Module], images: Tensor, s
 
     hooks = [layer.input_sign.register_forward_pre_hook(centre) for layer in layers]  # type: ignore[union-attr]
     hooks += [layer.register_forward_hook(fit) for layer in layers]
+    with evaluating(model, but=_norms(model)):
+        _pass(model, images, hooks)
+
+
+def _norms(model: nn.Module) -> list[_BatchNorm]:
+    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
+
+
+def _pass(model: nn.Module, images: Tensor, hooks: Iterable[RemovableHandle]) -> None:
+    """Run the model, and remove the ``hooks``."""
     try:
-        with _evaluating(model, [m for m in model.modules() if isinstance(m, _BatchNorm)]):
-            model(images)
+        model(images)
     finally:
         for hook in hooks:
             hook.remove()
@@ -196,17 +201,3 @@ def _images(data: Iterable[Any], model: nn.Module) -> Iterator[Tensor]:
             raise BnewError(f"a batch has images of {images.dtype}: give them as the model takes them")
         if len(images) > 1:
             yield images.to(device)
-
-
-@contextmanager
-def _evaluating(model: nn.Module, training: Iterable[nn.Module]) -> Iterator[None]:
-    """Inside, the model is in eval mode, but for the modules of ``training``; then all are as they were."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    for module in training:
-        module.train()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode

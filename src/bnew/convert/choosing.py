@@ -33,16 +33,20 @@ TWINS: dict[type[nn.Module], type[nn.Module]] = {nn.Conv2d: BinaryConv2d, nn.Lin
 
 
 @dataclass(frozen=True)
-class Parts:
-    """What binary layers get besides, as :func:`binarize` is asked for it."""
+class Asked:
+    """What :func:`bnew.binarize` is asked for by its options of these names."""
 
+    depthwise: bool
+    first: bool
+    last: bool
+    shortcut: bool
     shortcuts: bool
     scale: bool | None
     centred: bool
     """Whether images set the shifts, so that every layer sees both signs."""
 
-    def of(self, layer: nn.Module, reading: Reading) -> tuple[str, ...]:
-        """The parts that ``layer`` gets."""
+    def parts(self, layer: nn.Module, reading: Reading) -> tuple[str, ...]:
+        """What ``layer`` gets besides."""
         shortcut: bool = self.shortcuts and _keeps_shape(layer)
         scale: bool = shortcut or layer in reading.unnormed if self.scale is None else self.scale
         return (SCALE,) * scale + (SHORTCUT,) * shortcut
@@ -69,17 +73,14 @@ def _keeps_shape(layer: nn.Module) -> bool:
     return all(2 * pad == step * (size - 1) for pad, step, size in sides)
 
 
-def choose(
-    model: nn.Module, reading: Reading, skip: Skip, asked: dict[str, bool], relu: str, parts: Parts
-) -> Choice:
+def choose(model: nn.Module, reading: Reading, skip: Skip, relu: str, asked: Asked) -> Choice:
     """A row for each layer of ``model``, and for each ReLU that is replaced.
 
     Args:
         model: the network.
         reading: what its graph says.
         skip, relu: as :func:`bnew.binarize` takes them.
-        asked: its options depthwise, first, last and shortcut.
-        parts: what binary layers get besides.
+        asked: its other options.
 
     Raises:
         BnewError: an unknown treatment of ReLU; a name in ``skip`` that matches no layer; nothing is left to
@@ -99,11 +100,11 @@ def choose(
             return False, "skipped"
         special = _special(model, layer, reading)
         for option, reason in special.items():
-            if not asked[option]:
+            if not getattr(asked, option):
                 return False, reason
         floors = reading.floors.get(layer, set())
         fixed = sorted(floor for floor in floors if isinstance(floor, str))
-        if parts.centred:
+        if asked.centred:
             pass  # whatever its input is
         elif floors and keep_relu:
             _log.warning("%s: its input is never negative, and relu='keep'", layers[layer])
@@ -112,7 +113,7 @@ def choose(
             _log.warning("%s stays real: %s; an nn.ReLU module could be replaced", layers[layer], reason)
             return False, reason
         why = "; ".join(["asked for", *special.values()]) if special else "an inner layer"
-        if layer in reading.averaged and not parts.centred:
+        if layer in reading.averaged and not asked.centred:
             why += "; it may be blind, as averages of a ReLU are rarely negative: give calibrate=loader"
         return True, why
 
@@ -132,7 +133,9 @@ def choose(
         elif module in judged:
             binary, reason = judged[module]
             twin = TWINS[type(module)].__name__ if binary else ""
-            rows.append(PlannedLayer(name, kind, twin, reason, parts.of(module, reading) if binary else ()))
+            rows.append(
+                PlannedLayer(name, kind, twin, reason, asked.parts(module, reading) if binary else ())
+            )
         own = [relu for relu in relus if isinstance(relu, ReluCall) and relu.owner is module]
         for free, call in zip(free_names(module), sorted(own, key=ReluCall.order), strict=False):
             new = f"{name}.{free}".removeprefix(".")

@@ -17,6 +17,7 @@ from bnew.convert.tracing import is_layer
 from bnew.display import Shown
 from bnew.errors import BnewError
 from bnew.layers import named_binary_parameters
+from bnew.modes import evaluating
 from bnew.text import printable
 
 
@@ -131,17 +132,14 @@ def _macs(model: nn.Module, sample: tuple[int, ...]) -> Counter[nn.Module]:
         values = args[0] if isinstance(layer, _ConvTransposeNd) else output
         macs[layer] += values.numel() * layer.weight[0].numel()
 
-    training = {module: module.training for module in model.modules()}
     hooks = [m.register_forward_hook(count) for m in model.modules() if is_layer(m)]
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(()))
     try:
-        with torch.no_grad():
-            model.eval()(like.new_zeros(1, *sample))
+        with torch.no_grad(), evaluating(model):
+            model(like.new_zeros(1, *sample))
     except Exception as error:  # whatever a model of a user's own raises
         raise BnewError(f"{type(model).__name__} does not take an input of size {sample}: {error}") from error
     finally:
         for hook in hooks:
             hook.remove()
-        for module, mode in training.items():
-            module.training = mode
     return macs

@@ -26,8 +26,10 @@ def yielding_push_(weights: list[Tensor], averages: list[Tensor | None], reg: fl
     ``w ← clip((1 + 2λ [m w ≤ 0]) w, −1, 1)``, in place; where there is no average, as :func:`push_`.
     """
     for w, m in zip(weights, averages, strict=True):
-        outwards = 1.0 if m is None else (m * w <= 0).to(w.dtype)
-        w.addcmul_(w, torch.as_tensor(outwards, dtype=w.dtype, device=w.device), value=2 * reg)
+        if m is None:
+            w.mul_(1 + 2 * reg)
+        else:
+            w.addcmul_(w, (m * w <= 0).to(w.dtype), value=2 * reg)
     clip_(weights)
 
 

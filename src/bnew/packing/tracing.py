@@ -13,6 +13,7 @@ from torch.export.graph_signature import OutputKind
 from torch.nn.parameter import is_lazy
 
 from bnew.errors import BnewError
+from bnew.modes import evaluating
 
 _STATE = frozenset([OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION])
 
@@ -82,21 +83,14 @@ def _evaluating(model: nn.Module) -> Iterator[Mapping[str, Tensor]]:
 
     Yields the values of its buffers by name, as they were before.
     """
-    training = {module: module.training for module in model.modules()}
     # TorchScript modules keep their buffers elsewhere. torch.export refuses them.
-    plain = [module for module in training if not isinstance(module, torch.jit.ScriptModule)]
+    plain = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
     buffers = {module: dict(module._buffers) for module in plain}
     values = {name: (b, b.clone()) for name, b in model.named_buffers() if not is_lazy(b)}
     try:
-        try:
-            model.eval()
-        except NotImplementedError:  # a module made by torch.export has no eval(): its graph has one mode
-            for module in training:
-                module.training = False
-        yield {name: before for name, (_, before) in values.items()}
+        with evaluating(model):
+            yield {name: before for name, (_, before) in values.items()}
     finally:
-        for module, mode in training.items():
-            module.training = mode
         for module, of in buffers.items():
             module._buffers.clear()
             module._buffers.update(of)

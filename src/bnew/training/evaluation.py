@@ -11,6 +11,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from bnew.data.batches import Batches, Dataset
+from bnew.modes import evaluating
 from bnew.results.run import Run
 from bnew.training.machine import Machine, make_fabric
 from bnew.training.networks import load_model
@@ -54,18 +55,12 @@ def evaluate(model: nn.Module, batches: Batches, fabric: Fabric, num_classes: in
     Each module's mode is restored afterwards.
     """
     meter = Meter(num_classes, fabric.device)
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        # A short pass does not pay for compiling a second graph.
-        with torch.compiler.set_stance("force_eager"):
-            for x, y in batches.epoch(0):
-                logits = model(x).float()
-                if len(y):  # this process's share of the last batch may be empty
-                    meter.update(F.cross_entropy(logits, y), logits, y)
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    # A short pass does not pay for compiling a second graph.
+    with evaluating(model), torch.compiler.set_stance("force_eager"):
+        for x, y in batches.epoch(0):
+            logits = model(x).float()
+            if len(y):  # this process's share of the last batch may be empty
+                meter.update(F.cross_entropy(logits, y), logits, y)
     return meter.result(fabric)
 
 

@@ -19,14 +19,7 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from bnew.errors import (
-    BnewError,
-    Interrupted,
-    NumericalError,
-    ProcessLost,
-    first_line,
-    is_out_of_memory,
-)
+from bnew.errors import BnewError, Interrupted, NumericalError, ProcessLost, first_line, is_out_of_memory
 from bnew.files import write_json
 from bnew.layers import binary_parameters, named_binary_parameters
 from bnew.methods import create_method
