@@ -8,6 +8,7 @@ mistakes.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import zlib
@@ -28,12 +29,24 @@ FIELDS = {
     "adaptive_avg_pool": {"size"},
     "resize_nearest": {"size", "scale"},
     "layer_norm": {"eps"},
+    "rms_norm": {"eps"},
+    "l2_norm": {"eps"},
+    "group_norm": {"groups", "eps"},
     "identity": set(),
     "concat": set(),
+    "concat_rows": set(),
+    "concat_columns": set(),
     "flatten": set(),
     "softmax": set(),
+    "rearrange": {"shape", "sizes", "strides", "offset"},
+    "constant": {"shape", "weight"},
+    "pad": {"padding", "mode"},
+    "resize_bilinear": {"size", "scale", "corners"},
+    "matmul": {"transposed"},
+    "log_softmax": set(),
 }
 FIELDS["binary_conv"] = FIELDS["conv"]
+OPTIONAL = {"binary_conv": {"pad_value"}, "pad": {"value"}}
 # What a step has: the name of a tensor or of a value, two bounds, or nothing.
 STEPS = {
     "scale": "T",
@@ -47,6 +60,18 @@ STEPS = {
     "sign": "{}",
     "gelu": "{}",
     "gelu_tanh": "{}",
+    "silu": "{}",
+    "hard_swish": "{}",
+    "mish": "{}",
+    "softplus": "{}",
+    "elu": "{}",
+    "softsign": "{}",
+    "tanh": "{}",
+    "exp": "{}",
+    "log": "{}",
+    "sqrt": "{}",
+    "reciprocal": "{}",
+    "abs": "{}",
 }
 
 
@@ -61,6 +86,10 @@ class PackedFile:
     @property
     def tensor_bytes(self) -> int:
         return sum(array.nbytes for array in self.tensors.values())
+
+
+def outputs_of(graph: dict[str, Any]) -> list[dict[str, Any]]:
+    return graph["outputs"] if "outputs" in graph else [{"value": graph["output"]}]
 
 
 def load(path: str | Path) -> PackedFile:
@@ -92,7 +121,7 @@ def load(path: str | Path) -> PackedFile:
 
 def check(graph: dict[str, Any], tensors: dict[str, Array]) -> None:
     """Every field is known, every name is given before it is used, and real where real is needed."""
-    assert set(graph) - {"classes"} == {"input", "nodes", "output"}
+    assert set(graph) - {"classes"} in ({"input", "nodes", "output"}, {"input", "nodes", "outputs"})
     image = graph["input"]
     assert set(image) - {"mean", "std", "resize"} == {"name", "shape"}
     assert ("mean" in image) == ("std" in image)
@@ -108,12 +137,19 @@ def check(graph: dict[str, Any], tensors: dict[str, Array]) -> None:
         assert kinds[name] == kind, f"{name} is {kinds[name]}, not {kind}"
 
     for node in graph["nodes"]:
-        feeds = "inputs" if node["op"] == "concat" else "input"
-        assert FIELDS[node["op"]] | {"op", "name", feeds} == set(node) - {"then", "output", "sign"}
+        lists = node["op"] in ("concat", "concat_rows", "concat_columns", "matmul")
+        feeds = {"inputs"} if lists else set() if node["op"] == "constant" else {"input"}
+        left_out = {"then", "output", "sign"} | OPTIONAL.get(node["op"], set())
+        assert FIELDS[node["op"]] | {"op", "name"} | feeds == set(node) - left_out
+        assert node.get("pad_value", 1) in (1, -1)
+        assert ("value" in node) == (node.get("mode") == "constant")
         assert "output" in node or "sign" in node
-        for name in node["inputs"] if feeds == "inputs" else [node["input"]]:
+        for name in names_of(node):
             use(name, "bits" if node["op"] == "binary_conv" else "real")
-        if "weight" in node:
+        if node["op"] == "constant":
+            given = tensors[node["weight"]].shape
+            assert given in ((1,), (node["shape"][0],), tuple(node["shape"]))
+        elif "weight" in node:
             c_in, c_out = node["channels"]
             shape = (c_out, c_in // node["groups"], *node["kernel"])
             if node["op"] == "binary_conv":
@@ -137,18 +173,28 @@ def check(graph: dict[str, Any], tensors: dict[str, Array]) -> None:
             assert set(node["sign"]) - {"scale", "shift"} == {"output"}
             assert all(tensors[name].ndim == 1 for key, name in node["sign"].items() if key != "output")
             give(node["sign"]["output"], "bits")
-    use(graph["output"], "real")
+    for entry in outputs_of(graph):
+        use(entry["value"], "real")
+        assert set(entry) - {"name", "size"} == {"value"}
+    names = [entry["name"] for entry in outputs_of(graph) if "name" in entry]
+    assert len(set(names)) == len(names)
+    assert len(names) in (0, len(outputs_of(graph)))
+
+
+def names_of(node: dict[str, Any]) -> list[str]:
+    """The names of a node's inputs."""
+    return node["inputs"] if "inputs" in node else [node["input"]] if "input" in node else []
 
 
 def check_tidy(file: PackedFile) -> None:
     """Nothing in the file is there in vain, every layer has a name of its own, and tensors are aligned."""
     names = [node["name"] for node in file.graph["nodes"]]
     assert len(set(names)) == len(names), "node names are not unique"
-    given, used, named = set(), {file.graph["output"]}, set()
+    given, used, named = set(), {entry["value"] for entry in outputs_of(file.graph)}, set()
     for node in file.graph["nodes"]:
         sign = node.get("sign", {})
         given |= {part["output"] for part in (node, sign) if "output" in part}
-        used |= set(node.get("inputs") or [node["input"]])
+        used |= set(names_of(node))
         named |= {node["weight"]} if "weight" in node else set()
         named |= {name for key, name in sign.items() if key != "output"}
         for step in node.get("then", []):
@@ -194,7 +240,7 @@ def convolve(x: Array, weight: Array, node: dict[str, Any]) -> Array:
     dy, dx = node["dilation"]
     height = (x.shape[2] + top + bottom - dy * (kh - 1) - 1) // sy + 1
     width = (x.shape[3] + left + right - dx * (kw - 1) - 1) // sx + 1
-    patches = windows(x, node, (height, width), 0)
+    patches = windows(x, node, (height, width), node.get("pad_value", 0))
     parts = zip(np.split(patches, node["groups"], 1), np.split(weight, node["groups"], 0), strict=True)
     return np.concatenate([np.einsum("nchwyx,ocyx->nohw", p, w, optimize=True) for p, w in parts], 1)
 
@@ -239,6 +285,72 @@ def layer_norm(x: Array, node: dict[str, Any]) -> Array:
     return np.asarray(difference / np.sqrt(variance + np.float32(node["eps"])))
 
 
+def rearrange(x: Array, node: dict[str, Any]) -> Array:
+    numbers = x.transpose(0, 2, 3, 1).reshape(len(x), -1)  # the channel is fastest
+    places = []
+    for indices in itertools.product(*map(range, node["sizes"])):
+        places.append(node["offset"] + sum(i * t for i, t in zip(indices, node["strides"], strict=True)))
+    assert min(places) >= 0
+    channels, height, width = node["shape"]
+    return numbers[:, places].reshape(len(x), height, width, channels).transpose(0, 3, 1, 2)
+
+
+def pad(x: Array, node: dict[str, Any]) -> Array:
+    top, left, bottom, right = node["padding"]
+    around = ((0, 0), (0, 0), (top, bottom), (left, right))
+    match node["mode"]:
+        case "constant":
+            return np.pad(x, around, constant_values=np.float32(node["value"]))
+        case "reflect":
+            assert max(top, bottom) < x.shape[2]
+            assert max(left, right) < x.shape[3]
+            return np.pad(x, around, "reflect")
+        case "replicate":
+            return np.pad(x, around, "edge")
+        case "circular":
+            assert max(top, bottom) <= x.shape[2]
+            assert max(left, right) <= x.shape[3]
+            return np.pad(x, around, "wrap")
+    raise AssertionError(node["mode"])
+
+
+def resize_bilinear(x: Array, node: dict[str, Any]) -> Array:
+    for axis in (2, 3):
+        count, scale, size = node["size"][axis - 2], np.float32(node["scale"][axis - 2]), x.shape[axis]
+        places, half = np.arange(count, dtype=np.float32), np.float32(0.5)
+        places = (places + half) * scale - half if not node["corners"] else places * scale
+        places = np.clip(places, 0, None)
+        lower = np.minimum(np.floor(places), size - 1)
+        shape = [-1 if a == axis else 1 for a in range(4)]
+        weight = np.minimum(places - lower, 1).astype(np.float64).reshape(shape)
+        upper = np.minimum(lower + 1, size - 1)
+        x = x.take(lower.astype(int), axis) * (1 - weight) + x.take(upper.astype(int), axis) * weight
+    return x
+
+
+def matmul(a: Array, b: Array, transposed: bool) -> Array:
+    a, b = a.transpose(0, 2, 3, 1), b.transpose(0, 2, 3, 1)  # (N, H, W, C): matrices W × C
+    return (a @ (b.swapaxes(2, 3) if transposed else b)).transpose(0, 3, 1, 2)
+
+
+def rms_norm(x: Array, node: dict[str, Any]) -> Array:
+    return np.asarray(x / np.sqrt((x**2).mean(1, keepdims=True) + np.float32(node["eps"])))
+
+
+def l2_norm(x: Array, node: dict[str, Any]) -> Array:
+    return np.asarray(x / np.maximum(np.sqrt((x**2).sum(1, keepdims=True)), np.float32(node["eps"])))
+
+
+def group_norm(x: Array, node: dict[str, Any]) -> Array:
+    parts = np.split(x, node["groups"], 1)
+    normal = [
+        (part - part.mean((1, 2, 3), keepdims=True))
+        / np.sqrt(part.var((1, 2, 3), keepdims=True) + np.float32(node["eps"]))
+        for part in parts
+    ]
+    return np.concatenate(normal, 1)
+
+
 def erf(x: Array) -> Array:
     return np.asarray(np.vectorize(math.erf, [np.float64])(x))
 
@@ -259,9 +371,10 @@ class Reference:
         self.file = load(path)
         self.values: dict[str, Array] = {}
         self.integers: dict[str, Array] = {}
+        self.images = 0
 
-    def __call__(self, x: Array) -> Array:
-        """float (N, C, H, W), or bytes (N, H, W, C), to the output; a vector as (N, C)."""
+    def __call__(self, x: Array) -> Any:
+        """float (N, C, H, W), or bytes (N, H, W, C), to the output or outputs; a vector as (N, C)."""
         graph = self.file.graph
         image = graph["input"]
         if x.dtype == np.uint8:
@@ -269,8 +382,14 @@ class Reference:
         assert list(x.shape[1:]) == image["shape"]
         self.values = {image["name"]: x.astype(np.float32)}
         self.integers = {}
+        self.images = len(x)
         for node in graph["nodes"]:
             self._run(node)
+        if "outputs" in graph:
+            found = [self.values[each["value"]].reshape(len(x), *each["size"]) for each in graph["outputs"]]
+            if "name" in graph["outputs"][0]:
+                return {each["name"]: out for each, out in zip(graph["outputs"], found, strict=True)}
+            return found if len(found) > 1 else found[0]
         out = self.values[graph["output"]]
         return out[:, :, 0, 0] if out.shape[2:] == (1, 1) else out
 
@@ -293,9 +412,8 @@ class Reference:
             self.values[node["sign"]["output"]] = sign(v)
 
     def _operate(self, node: dict[str, Any]) -> Array:
-        names = node.get("inputs") or [node["input"]]
-        inputs = [self.values[name].astype(np.float64) for name in names]
-        x = inputs[0]
+        inputs = [self.values[name].astype(np.float64) for name in names_of(node)]
+        x = inputs[0] if inputs else np.empty(0)
         match node["op"]:
             case "conv":
                 return convolve(x, self.file.tensors[node["weight"]].astype(np.float64), node)
@@ -314,14 +432,39 @@ class Reference:
                 return resize_nearest(x, node)
             case "layer_norm":
                 return layer_norm(x, node)
+            case "rms_norm":
+                return rms_norm(x, node)
+            case "l2_norm":
+                return l2_norm(x, node)
+            case "group_norm":
+                return group_norm(x, node)
             case "identity":
                 return x
             case "concat":
                 return np.concatenate(inputs, 1)
+            case "concat_rows":
+                return np.concatenate(inputs, 2)
+            case "concat_columns":
+                return np.concatenate(inputs, 3)
             case "flatten":
                 return x.reshape(len(x), -1, 1, 1)
             case "softmax":
                 return softmax(x)
+            case "rearrange":
+                return rearrange(x, node)
+            case "constant":
+                numbers = self.file.tensors[node["weight"]].astype(np.float64)
+                wide = numbers if numbers.ndim == 3 else numbers[:, None, None]
+                return np.broadcast_to(wide, (self.images, *node["shape"]))
+            case "pad":
+                return pad(x, node)
+            case "resize_bilinear":
+                return resize_bilinear(x, node)
+            case "matmul":
+                return matmul(inputs[0], inputs[1], node["transposed"])
+            case "log_softmax":
+                x = x - x.max(1, keepdims=True)
+                return np.asarray(x - np.log(np.exp(x).sum(1, keepdims=True)))
         raise AssertionError(node["op"])
 
     def _step(self, v: Array, kind: str, argument: Any) -> Array:
@@ -353,4 +496,18 @@ class Reference:
                 return np.asarray(v / 2 * (1 + erf(v / math.sqrt(2))))
             case "gelu_tanh":
                 return np.asarray(v / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (v + 0.044715 * v**3))))
+            case "silu":
+                return np.asarray(v / (1 + np.exp(-v)))
+            case "hard_swish":
+                return v * np.clip(v / 6 + 0.5, 0, 1)
+            case "mish":
+                return np.asarray(v * np.tanh(np.logaddexp(0, v)))
+            case "softplus":
+                return np.asarray(np.logaddexp(0, v))
+            case "elu":
+                return np.where(v >= 0, v, np.expm1(np.minimum(v, 0)))
+            case "softsign":
+                return np.asarray(v / (1 + np.abs(v)))
+            case "tanh" | "exp" | "log" | "sqrt" | "reciprocal" | "abs":
+                return np.asarray(getattr(np, kind)(v))
         raise AssertionError(kind)

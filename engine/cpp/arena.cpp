@@ -26,7 +26,7 @@ std::vector<int> last_uses(const Plan& plan, const std::vector<int>& end) {
     for (size_t s = 0; s < plan.stages.size(); ++s)
         if (const int real = plan.stages[s].real; real >= 0)
             last_use[index(real)] = std::max(last_use[index(real)], end[s]);
-    last_use[index(plan.output)] = static_cast<int>(plan.stages.size());
+    for (int output : plan.outputs) last_use[index(output)] = static_cast<int>(plan.stages.size());
     return last_use;
 }
 

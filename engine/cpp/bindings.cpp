@@ -35,7 +35,7 @@ Floats run(const bnew::Model& model, const Images<T>& images) {
         nb::gil_scoped_release release;
         model.run(images.data(), images.shape(0), results.data());
     }
-    return to_numpy(std::move(results), shape_of(images.shape(0), model.output()));
+    return to_numpy(std::move(results), {images.shape(0), model.output_size()});
 }
 
 std::vector<std::tuple<std::string, Floats>> values(const bnew::Model& model, const Images<float>& image) {
@@ -116,6 +116,13 @@ NB_MODULE(_engine, m) {
         .def("profile", profile, "image"_a, "repeats"_a)
         .def_prop_ro("input", [](const bnew::Model& model) { return dimensions(model.input()); })
         .def_prop_ro("output", [](const bnew::Model& model) { return dimensions(model.output()); })
+        .def_prop_ro("outputs",
+                     [](const bnew::Model& model) {
+                         std::vector<std::tuple<std::string, std::vector<int>, size_t>> found;
+                         for (const auto& each : model.outputs())
+                             found.emplace_back(each.name, each.size, each.count);
+                         return found;
+                     })
         .def_prop_ro("threads", &bnew::Model::threads)
         .def_prop_ro("isa", &bnew::Model::isa)
         .def_prop_ro("classes", &bnew::Model::classes)

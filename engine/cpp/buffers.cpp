@@ -33,11 +33,11 @@ std::vector<Buffer> make_buffers(const Plan& plan) {
         made.bits = value.bits;
     }
     // The input's channels lie close together if all its readers can read that layout.
-    bool filled_up = plan.output == 0;
+    bool filled_up = plan.is_output(0);
     for (const Stage& stage : plan.stages) {
         for (int v : stage.inputs) filled_up |= v == 0 && !stage.reads_close;
         filled_up |= stage.other == 0;
-        widen(buffers[static_cast<size_t>(stage.inputs[0])].border, stage.border);
+        if (!stage.inputs.empty()) widen(buffers[static_cast<size_t>(stage.inputs[0])].border, stage.border);
     }
     for (size_t v = 0; v < buffers.size(); ++v) set_strides(buffers[v], v == 0 && !filled_up);
     return buffers;

@@ -34,7 +34,7 @@ NamedValue Checks::convolve(const Model& model, const std::string& name, const f
     conv.sign.reset();
     conv.output = 2;
     graph.nodes = {std::move(sign), std::move(conv)};
-    graph.output = 2;
+    graph.outputs = {{2, "", found->shape, {}}};
     const Model::Impl layer(std::move(graph), impl.kernels, 1, impl.budget.fresh());
     const Shape given{size.channels, size.height, size.width};
     if (given != in) throw Error(quote(name) + " takes " + to_string(in) + ", not " + to_string(given));

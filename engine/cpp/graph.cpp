@@ -1,7 +1,9 @@
 #include "graph.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
+#include <set>
 
 #include "graph_reader.h"
 #include "include/bnew_error.h"
@@ -10,6 +12,11 @@
 #include "text.h"
 
 namespace bnew {
+namespace {
+
+constexpr size_t kMostDimensions = 8;  // of an output
+
+}  // namespace
 
 std::string to_string(const Shape& shape) {
     return "(" + std::to_string(shape.channels) + ", " + std::to_string(shape.height) + ", " +
@@ -26,15 +33,55 @@ Graph GraphReader::read() {
         for (const Json& name : classes->array("its graph, 'classes'"))
             graph_.classes.push_back(name.string("its graph, 'classes'"));
     for (const Json& node : fields.at("nodes").array("its graph, 'nodes'")) read_node(node);
-    graph_.output = find(fields.string("output"), "its graph, 'output'");
-    expect(!value(graph_.output).bits, "its graph's output is bits, and must be real");
+    read_outputs(fields);
     fields.done();
-    const Shape& out = value(graph_.output).shape;
-    expect(graph_.classes.empty() || (int64_t{out.channels} == static_cast<int64_t>(graph_.classes.size()) &&
-                                      out.height == 1 && out.width == 1),
+    const Shape& out = graph_.outputs[0].shape;
+    expect(graph_.classes.empty() || (graph_.outputs.size() == 1 && out.height == 1 && out.width == 1 &&
+                                      int64_t{out.channels} == static_cast<int64_t>(graph_.classes.size())),
            "its graph has " + std::to_string(graph_.classes.size()) + " classes, but its output is " +
-               to_string(out));
+               (graph_.outputs.size() == 1 ? to_string(out) : "not one vector"));
     return std::move(graph_);
+}
+
+void GraphReader::read_outputs(Fields& fields) {
+    const Json* outputs = fields.optional("outputs");
+    if (!outputs) {
+        add_output(fields.string("output"), "its graph, 'output'");
+        return;
+    }
+    std::set<std::string> names;
+    for (const Json& json : outputs->array("its graph, 'outputs'")) {
+        const std::string where = "its graph's output " + std::to_string(graph_.outputs.size());
+        Fields entry(json, where);
+        Output& output = add_output(entry.string("value"), where);
+        if (entry.optional("name")) output.name = entry.string("name");
+        if (!output.name.empty()) names.insert(output.name);
+        const auto size = entry.at("size").array(entry.what("size"));
+        expect(!size.empty() && size.size() <= kMostDimensions, entry.what("size") + " is empty or too long");
+        output.size = entry.integers("size", size.size(), 1);
+        int64_t count = 1;
+        for (int n : output.size) count = std::min(count * n, kMostNumbers + 1);
+        const Shape& shape = output.shape;
+        expect(count == int64_t{shape.channels} * shape.height * shape.width,
+               entry.what("size") + " does not fit " + to_string(shape));
+        entry.done();
+    }
+    expect(!graph_.outputs.empty(), "its graph has no outputs");
+    expect(names.empty() || names.size() == graph_.outputs.size(),
+           "its graph's outputs must each have a name of its own, or none");
+}
+
+Output& GraphReader::add_output(const std::string& name, const std::string& where) {
+    Output output;
+    output.value = find(name, where);
+    expect(!value(output.value).bits, where + " is bits, and must be real");
+    output.shape = value(output.value).shape;
+    const Shape& shape = output.shape;
+    output.size = {shape.channels, shape.height, shape.width};
+    if (shape.height == 1 && shape.width == 1) output.size = {shape.channels};
+    graph_.outputs.push_back(std::move(output));
+    budget_.keep(static_cast<double>(sizeof(Output)), "its outputs");
+    return graph_.outputs.back();
 }
 
 void GraphReader::read_input(const Json& json) {
@@ -121,7 +168,7 @@ void GraphReader::read_inputs(Fields& fields, Node& node) {
         for (const Json& name : fields.at("inputs").array(fields.what("inputs")))
             node.inputs.push_back(find(name.string(fields.what("inputs")), fields.what("inputs")));
         expect(!node.inputs.empty(), fields.what("inputs") + " is empty");
-    } else {
+    } else if (node.op->takes != Takes::none) {
         node.inputs.push_back(find(fields.string("input"), fields.what("input")));
     }
     const bool bits = node.op->takes == Takes::bits;

@@ -58,10 +58,19 @@ struct Node {
     Shape shape;  // of the result
 };
 
+// A result of the network.
+struct Output {
+    int value = -1;
+    std::string name;  // empty: it has none
+    Shape shape;       // of the value
+    std::vector<int>
+        size;  // of an image's result in the user's hands, with the value's numbers in the order c, y, x
+};
+
 struct Graph {
     std::vector<Value> values;  // the input is the first
     std::vector<Node> nodes;
-    int output = -1;
+    std::vector<Output> outputs;
     std::vector<float> mean, std;  // both empty, or one per channel
     std::vector<std::string> classes;
 

@@ -34,6 +34,8 @@ public:
 
 private:
     void read_input(const Json& json);
+    void read_outputs(Fields& fields);
+    Output& add_output(const std::string& name, const std::string& where);
     void read_node(const Json& json);
     void read_inputs(Fields& fields, Node& node);
     Step read_step(const Json& json, const Node& node, const std::string& where);

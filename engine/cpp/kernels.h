@@ -17,6 +17,10 @@ namespace bnew {
 
 constexpr int kGroup = 16;  // channels that an epilogue processes together
 
+// Bits of floats, for exponent() and mantissa() of an instruction set.
+constexpr int32_t kRootHalf = 0x3f3504f3;  // of √½
+constexpr int32_t kExponentBits = static_cast<int32_t>(0xff800000);
+
 constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
 // Pixel (y, x) of a real value is at data + y * row + x * pixel, in floats.
@@ -115,11 +119,46 @@ struct Pool {
     const float* column_places = nullptr;  // times its column_places
 };
 
-// Each number v of a pixel becomes (v - mean) / √(variance + eps), with mean and variance over the pixel's
-// channels. Sums have sixteen lanes. These are added at the end in pairs: the upper half to the lower.
+enum class Norm { layer, rms, l2 };
+
+// Each number v of a pixel becomes, with mean and variance over the pixel's channels,
+//
+//     layer: (v - mean) / √(variance + eps)      rms: v / √(mean of v² + eps)      l2: v / max(√(sum of v²),
+//     eps)
+//
+// Sums have sixteen lanes. These are added at the end in pairs: the upper half to the lower.
 struct LayerNorm {
+    Norm kind = Norm::layer;
     int width = 0, channels = 0;  // of the image
     float eps = 0;
+};
+
+// Each number v becomes (v - mean) / √(variance + eps), with mean and variance over all pixels and a group of
+// the channels. The sums of a row and a channel are floats, and those of the rows doubles.
+struct GroupNorm {
+    int height = 0, width = 0, channels = 0, groups = 1;
+    float eps = 0;
+    uint8_t* scratch = nullptr;  // scratch_bytes() for this thread
+};
+
+// Each number v of a pixel becomes exp(v - most) / sum, or v - most - log(sum): `most` is the largest number
+// of the pixel's channels, and the sum is that of exp(v - most).
+struct Softmax {
+    int width = 0, channels = 0;  // of the image
+    bool log = false;
+    uint8_t* scratch = nullptr;  // scratch_bytes() for this thread
+};
+
+// Each place of the result lies between two rows and two columns of the input. The weights are those of the
+// second ones.
+struct Bilinear {
+    int width = 0;  // of the result
+    const int32_t* row_lower = nullptr;
+    const int32_t* row_upper = nullptr;
+    const float* row_weight = nullptr;
+    const int32_t* column_lower = nullptr;
+    const int32_t* column_upper = nullptr;
+    const float* column_weight = nullptr;
 };
 
 struct Kernels {
@@ -134,6 +173,9 @@ struct Kernels {
     void (*real_conv)(const RealConv&, const RealView& in, const Epilogue&, const Part&);
     void (*pool)(const Pool&, const RealView& in, const Epilogue&, const Part&);
     void (*layer_norm)(const LayerNorm&, const RealView& in, const Epilogue&, const Part&);
+    void (*group_norm)(const GroupNorm&, const RealView& in, const Epilogue&, const Part&);
+    void (*softmax)(const Softmax&, const RealView& in, const Epilogue&, const Part&);
+    void (*bilinear)(const Bilinear&, const RealView& in, const Epilogue&, const Part&);
     // The epilogue alone. `width` is the image's width.
     void (*pointwise)(int width, const RealView& in, const Epilogue&, const Part&);
     // The name of an activation, the same for every instruction set; null after the last one.
@@ -161,5 +203,11 @@ constexpr int kSlack = 64;       // bytes after every buffer, which a kernel may
 inline int64_t scratch_bytes(const BinaryConv& conv) {
     return (kMostPixels + 1) * window_words(conv) * 8 + kSlack;
 }
+
+// For each channel, two sums in double precision; then a scale and a shift.
+inline int64_t scratch_bytes(const GroupNorm& norm) { return round_up(norm.channels, kGroup) * 24; }
+
+// The exponentials of a pixel.
+inline int64_t scratch_bytes(const Softmax& softmax) { return round_up(softmax.channels, kGroup) * 4; }
 
 }  // namespace bnew

@@ -54,9 +54,17 @@ Model::Model(Model&&) noexcept = default;
 Model& Model::operator=(Model&&) noexcept = default;
 
 Dimensions Model::input() const { return dimensions(impl_->value(0).shape); }
-Dimensions Model::output() const { return dimensions(impl_->value(impl_->graph.output).shape); }
+Dimensions Model::output() const { return dimensions(impl_->graph.outputs[0].shape); }
 size_t Model::input_size() const { return impl_->size_of(0); }
-size_t Model::output_size() const { return impl_->size_of(impl_->graph.output); }
+size_t Model::output_size() const { return impl_->output_size(); }
+
+std::vector<Result> Model::outputs() const {
+    std::vector<Result> results;
+    for (const Output& output : impl_->graph.outputs)
+        results.push_back({output.name, output.size, impl_->size_of(output.value)});
+    return results;
+}
+
 int Model::threads() const { return impl_->executor.threads(); }
 const std::string& Model::isa() const { return impl_->isa; }
 const std::vector<std::string>& Model::classes() const { return impl_->graph.classes; }

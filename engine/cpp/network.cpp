@@ -22,6 +22,12 @@ size_t Model::Impl::size_of(int index) const {
            static_cast<size_t>(shape.width);
 }
 
+size_t Model::Impl::output_size() const {
+    size_t size = 0;
+    for (const Output& output : graph.outputs) size += size_of(output.value);
+    return size;
+}
+
 Model::Impl::Lease::Lease(const Impl& impl, ThreadPool* pool)
     : impl_(impl), arenas_(pool ? impl.arenas_of_all : impl.arenas_of_one) {
     const std::lock_guard<std::mutex> lock(impl.arenas_mutex);
@@ -46,11 +52,15 @@ Model::Impl::Lease::~Lease() {
 
 template <class Input>
 void Model::Impl::run(const Input* inputs, size_t count, float* results) const {
-    const size_t in = size_of(0), out = size_of(graph.output);
+    const size_t in = size_of(0), out = output_size();
     const auto one = [&](size_t i, const Arena& arena, ThreadPool* pool) {
         images.set(inputs + i * in, arena, pool);
         executor.run(arena, pool);
-        get(value(graph.output), graph.output, arena, results + i * out);
+        float* to = results + i * out;
+        for (const Output& output : graph.outputs) {
+            get(value(output.value), output.value, arena, to);
+            to += size_of(output.value);
+        }
     };
     ThreadPool* const pool = executor.pool();
     if (!pool) {

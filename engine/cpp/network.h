@@ -18,6 +18,7 @@ struct Model::Impl {
 
     const Value& value(int index) const { return plan.values[static_cast<size_t>(index)]; }
     size_t size_of(int index) const;  // the number of elements of a value
+    size_t output_size() const;       // of all outputs
 
     // Several threads may call it at the same time. Throws Error.
     template <class Input>

@@ -21,7 +21,7 @@ constexpr double kMacsPerNumber = 8;
 Planner::Planner(Graph& graph, const Kernels& kernels, int threads, Budget& budget)
     : graph_(graph), kernels_(kernels), threads_(threads), budget_(budget) {
     plan_.values = graph.values;
-    plan_.output = graph.output;
+    for (const Output& output : graph.outputs) plan_.outputs.push_back(output.value);
 }
 
 Plan Planner::make() {
@@ -71,13 +71,11 @@ void Planner::finish(Stage stage, const Node& node) {
 
 // Adds the stage with a new value as its result. Returns an identity stage that reads this value.
 Stage Planner::next(Stage stage) {
-    stage.real = add_value(stage.shape);
     Stage after;
     after.op = find_operator("identity");
     after.name = stage.name;
-    after.inputs = {stage.real};
     after.shape = stage.shape;
-    add(std::move(stage));
+    after.inputs = {insert(std::move(stage))};
     return after;
 }
 
@@ -108,6 +106,10 @@ int Planner::to_real(int bits, const std::string& name) {
     stage.name = name;
     stage.inputs = {bits};
     stage.shape = shape_of(bits);
+    return insert(std::move(stage));
+}
+
+int Planner::insert(Stage stage) {
     const int real = stage.real = add_value(stage.shape);
     add(std::move(stage));
     return real;
@@ -122,9 +124,7 @@ int Planner::repeated(int value, int channels, const std::string& name) {
     keep(4.0 * channels, name);
     stage.inputs.assign(static_cast<size_t>(channels / shape.channels), value);
     stage.shape = {channels, shape.height, shape.width};
-    const int real = stage.real = add_value(stage.shape);
-    add(std::move(stage));
-    return real;
+    return insert(std::move(stage));
 }
 
 // ------------------------------------------------------------------------------------- epilogues

@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <memory>
 #include <string>
@@ -52,9 +53,13 @@ struct Stage {
 };
 
 struct Plan {
+    bool is_output(int value) const {
+        return std::find(outputs.begin(), outputs.end(), value) != outputs.end();
+    }
+
     std::vector<Stage> stages;
     std::vector<Value> values;  // the graph's, then the planner's own
-    int output = -1;
+    std::vector<int> outputs;
     // Segments of stages with large results run in strips, so that the result of one stage is still in the
     // cache when the next reads it. Their buffers hold only the rows that are needed at a time.
     Schedule strips;
@@ -82,6 +87,8 @@ public:
 
     // Adds a stage that converts bits to real ±1. Returns the new value.
     int to_real(int bits, const std::string& name);
+    // Adds a stage with a new value as its result. Returns this value.
+    int insert(Stage stage);
 
 private:
     void add_node(Node& node);

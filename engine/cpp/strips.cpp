@@ -140,7 +140,7 @@ private:
 
     bool is_inside(int value, const Segment& segment) const {
         const auto& readers = uses_.readers[index(value)];
-        return value != plan_.output && !readers.empty() &&
+        return !plan_.is_output(value) && !readers.empty() &&
                std::all_of(readers.begin(), readers.end(),
                            [&](int s) { return s >= segment.first && s < segment.last; });
     }
@@ -296,7 +296,7 @@ private:
              band_,
              first,
              last,
-             {begin(of.inputs[0]), begin(of.other), begin(of.real), begin(of.bits)},
+             {begin(of.inputs.empty() ? -1 : of.inputs[0]), begin(of.other), begin(of.real), begin(of.bits)},
              0,
              0});
     }

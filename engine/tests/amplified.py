@@ -161,6 +161,21 @@ def borders_of_values() -> Network:
 
 
 @case
+def products_of_wide_rows() -> Network:
+    network = Network((1, 1, 2**15))
+    network.node("matmul", ["input", "input"], transposed=True)
+    return network
+
+
+@case
+def rearrangements_of_tall_images() -> Network:
+    network = Network((1, WIDE, 1))
+    for _ in range(60):
+        network.node("rearrange", "input", shape=[1, WIDE, 1], sizes=[WIDE], strides=[1], offset=0)
+    return network
+
+
+@case
 def a_long_name_with_many_inputs() -> Network:
     network = Network((1, 1, 1))
     network.node("concat", ["input"] * 60_000, name="n" * 300_000)

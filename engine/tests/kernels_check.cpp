@@ -38,7 +38,8 @@ public:
     float number() {
         constexpr float kSpecial[] = {0.0f, -0.0f, INFINITY, -INFINITY, NAN, 1e-42f, 3e38f};
         if (one_in(200)) return kSpecial[from(0, 6)];
-        return static_cast<float>(from(-4000, 4000)) / 1024.0f;
+        const float plain = static_cast<float>(from(-4000, 4000)) / 1024.0f;
+        return one_in(20) ? 32 * plain : plain;
     }
     Aligned<float> numbers(int64_t count) {
         Aligned<float> drawn(static_cast<size_t>(count));
@@ -319,14 +320,67 @@ bool check_pool(const Kernels& kernels, Draw& draw) {
     return result.same(run(scalar_kernels), run(kernels));
 }
 
+bool check_bilinear(const Kernels& kernels, Draw& draw) {
+    const int height = draw.from(1, 9), width = draw.from(1, 9), channels = draw_channels(draw, 130);
+    const int height_out = draw.from(1, 6), width_out = draw.from(1, 6);
+    std::vector<int32_t> places[4];
+    std::vector<float> weights[2];
+    for (int axis = 0; axis < 2; ++axis) {
+        for (int i = 0; i < (axis == 0 ? height_out : width_out); ++i) {
+            for (int end = 0; end < 2; ++end)
+                places[2 * axis + end].push_back(draw.from(0, (axis == 0 ? height : width) - 1));
+            weights[axis].push_back(static_cast<float>(draw.from(0, 1024)) / 1024.0f);
+        }
+    }
+    const Bilinear resize{width_out,        places[0].data(), places[1].data(), weights[0].data(),
+                          places[2].data(), places[3].data(), weights[1].data()};
+    Real in(draw, height, width, channels);
+    Result result(draw, height_out, width_out, channels);
+    const auto run = [&](const Kernels& with) {
+        return result.after(
+            [&](const Epilogue& e, const Part& part) { with.bilinear(resize, in.view(), e, part); });
+    };
+    return result.same(run(scalar_kernels), run(kernels));
+}
+
 bool check_layer_norm(const Kernels& kernels, Draw& draw) {
     const int height = draw.from(1, 5), channels = draw_channels(draw, 1025);
-    const LayerNorm norm{draw.from(1, 9), channels, draw.any_of({1e-5f, 1e-12f, 1.0f})};
+    const LayerNorm norm{draw.any_of({Norm::layer, Norm::rms, Norm::l2}), draw.from(1, 9), channels,
+                         draw.any_of({1e-5f, 1e-12f, 1.0f})};
     Real in(draw, height, norm.width, channels);
     Result result(draw, height, norm.width, channels);
     const auto run = [&](const Kernels& with) {
         return result.after(
             [&](const Epilogue& e, const Part& part) { with.layer_norm(norm, in.view(), e, part); });
+    };
+    return result.same(run(scalar_kernels), run(kernels));
+}
+
+bool check_group_norm(const Kernels& kernels, Draw& draw) {
+    const int size = draw_channels(draw, 70), groups = draw.from(1, 5);
+    GroupNorm norm{draw.from(1, 5), draw.from(1, 9), size * groups, groups,
+                   draw.any_of({1e-5f, 1e-12f, 1.0f})};
+    Real in(draw, norm.height, norm.width, norm.channels);
+    Result result(draw, norm.height, norm.width, norm.channels);
+    Aligned<uint8_t> scratch(static_cast<size_t>(scratch_bytes(norm)));
+    norm.scratch = scratch.data();
+    const auto run = [&](const Kernels& with) {
+        return result.after(
+            [&](const Epilogue& e, const Part& part) { with.group_norm(norm, in.view(), e, part); });
+    };
+    return result.same(run(scalar_kernels), run(kernels));
+}
+
+bool check_softmax(const Kernels& kernels, Draw& draw) {
+    const int height = draw.from(1, 5);
+    Softmax softmax{draw.from(1, 9), draw_channels(draw, 200), draw.one_in(2)};
+    Real in(draw, height, softmax.width, softmax.channels);
+    Result result(draw, height, softmax.width, softmax.channels);
+    Aligned<uint8_t> scratch(static_cast<size_t>(scratch_bytes(softmax)));
+    softmax.scratch = scratch.data();
+    const auto run = [&](const Kernels& with) {
+        return result.after(
+            [&](const Epilogue& e, const Part& part) { with.softmax(softmax, in.view(), e, part); });
     };
     return result.same(run(scalar_kernels), run(kernels));
 }
@@ -349,8 +403,11 @@ constexpr struct {
 } kChecks[] = {{"binary_conv", check_binary, 4},
                {"real_conv", check_real, 3},
                {"pool", check_pool, 1},
+               {"bilinear", check_bilinear, 1},
                {"layer_norm", check_layer_norm, 1},
-               {"pointwise", check_pointwise, 1}};
+               {"group_norm", check_group_norm, 1},
+               {"softmax", check_softmax, 1},
+               {"pointwise", check_pointwise, 3}};
 
 }  // namespace
 

@@ -26,7 +26,8 @@ def images() -> Array:
 
 @pytest.fixture(scope="module")
 def expected(path: Path, images: Array) -> Array:
-    return load(path)(images)
+    result: Array = load(path)(images)
+    return result
 
 
 def in_a_worker(model: Model, image: Array) -> tuple[Array, int, str]:

@@ -301,7 +301,7 @@ def test_names_of_every_alphabet(tmp_path: Path) -> None:
     [
         ((), {"more": 1}, "its graph has 'more', which is not known"),
         ((), {"output": "n9"}, "its graph, 'output' names 'n9', which no node before gives"),
-        ((), {"output": "n0.bits"}, "its graph's output is bits, and must be real"),
+        ((), {"output": "n0.bits"}, "its graph, 'output' is bits, and must be real"),
         ((), {"classes": ["a"]}, "its graph has 1 classes, but its output is (2, 5, 6)"),
         ((), {"nodes": []}, "its graph, 'output' names 'last', which no node before gives"),
         (("input",), {"shape": [4, 5]}, "its graph's input, 'shape' must have 3 numbers"),
@@ -362,7 +362,7 @@ def test_names_of_every_alphabet(tmp_path: Path) -> None:
             "node 1 ('n1'), a step of 'then' must have one name",
         ),
         (("nodes", 1), {"then": [{"scale": "t2"}]}, "node 1 ('n1'), step 'scale' must have 8 numbers, or 1"),
-        (("nodes", 1), {"then": [{"tanh": {}}]}, "node 1 ('n1') has a step 'tanh', which is not known"),
+        (("nodes", 1), {"then": [{"sinh": {}}]}, "node 1 ('n1') has a step 'sinh', which is not known"),
         (
             ("nodes", 1),
             {"then": [{"add": "input"}, {"add": "n1"}]},
@@ -427,6 +427,18 @@ def test_nodes_of_other_kinds(tmp_path: Path) -> None:
         ("layer_norm", {}, "node 3 ('n3') has no 'eps'"),
         ("layer_norm", {"eps": 0}, "node 3 ('n3'), 'eps' must be above 0"),
         ("layer_norm", {"eps": 1e-300}, "node 3 ('n3'), 'eps' must be above 0"),
+        ("rms_norm", {"eps": 0}, "node 3 ('n3'), 'eps' must be above 0"),
+        ("l2_norm", {"eps": -1}, "node 3 ('n3'), 'eps' must be above 0"),
+        (
+            "group_norm",
+            {"eps": 1, "groups": 0},
+            "node 3 ('n3'), 'groups' must be a whole number from 1 to 1048576",
+        ),
+        (
+            "group_norm",
+            {"eps": 1, "groups": 1024},
+            "node 3 ('n3'), 'groups' must divide the number of channels, 2",
+        ),
         ("resize_nearest", {"size": [2, 2]}, "node 3 ('n3') has no 'scale'"),
         (
             "resize_nearest",

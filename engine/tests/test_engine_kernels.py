@@ -20,7 +20,10 @@ CHANNELS = st.one_of(
     st.sampled_from([15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 192, 255, 256, 257, 512, 1025]),
 )
 SEEDS = st.integers(0, 2**32 - 1)
-ROUNDED = ("sigmoid", "hard_sigmoid", "gelu", "gelu_tanh")
+ROUNDED = (
+    *("sigmoid", "hard_sigmoid", "gelu", "gelu_tanh", "silu", "hard_swish"),
+    *("mish", "softplus", "elu", "softsign", "tanh"),
+)
 Thing = TypeVar("Thing")
 
 
@@ -56,21 +59,22 @@ def window(case: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def binary_network(case: dict[str, Any], weight: Array) -> Network:
+def binary_network(case: dict[str, Any], weight: Array, **more: int) -> Network:
     network = Network(case["shape"])
-    fields = {key: case[key] for key in ("stride", "padding", "dilation", "groups")}
+    fields = {key: case[key] for key in ("stride", "padding", "dilation", "groups")} | more
     network.conv(network.bits("input"), weight, binary=True, name="conv", **fields)
     return network
 
 
 @settings(max_examples=250, deadline=None, suppress_health_check=FIXTURE)
-@given(convolutions(CHANNELS), SEEDS)
-def test_binary_convolution(tmp_path: Path, case: dict[str, Any], seed: int) -> None:
+@given(convolutions(CHANNELS), SEEDS, st.sampled_from([{}, {"pad_value": 1}, {"pad_value": -1}]))
+def test_binary_convolution(tmp_path: Path, case: dict[str, Any], seed: int, padded: dict[str, int]) -> None:
+    """Taps in the padding add nothing, or count as bits of a sign."""
     random = np.random.default_rng(seed)
     weight = signs(random, *case["weight"])
-    path = binary_network(case, weight).write(tmp_path / "m.bnew")
+    path = binary_network(case, weight, **padded).write(tmp_path / "m.bnew")
     x = signs(random, 1, *case["shape"])
-    expected = packed_reference.convolve(x.astype(np.float64), weight, window(case))
+    expected = packed_reference.convolve(x.astype(np.float64), weight, window(case) | padded)
     for isa in isas():
         model = load(path, isa=isa)
         assert model.isa == isa

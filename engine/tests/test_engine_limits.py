@@ -33,12 +33,14 @@ def test_small_files_do_not_ask_for_endless_memory_or_time() -> None:
             "enlargements",
             "a_wide_image",
             "borders_of_values",
+            "products_of_wide_rows",
         ],
         "MiB of memory: the limit, by the file's size, is": [
             "numbers_of_a_wide_value",
             "signs_of_a_wide_value",
             "one_tensor_of_many_nodes",
             "pools_of_tall_images",
+            "rearrangements_of_tall_images",
         ],
         "its JSON has more than 1048576 values": ["many_values_of_json", "many_classes"],
         "loads": ["enlargements_in_turns", "strips_of_many_stages", "a_long_name_with_many_inputs"],
@@ -66,6 +68,18 @@ def one_convolution(shape: tuple[int, int, int], weight: Any, **fields: Any) -> 
             one_convolution((64, 5, 6), np.ones((10, 64, 3, 3), np.float32), binary=True),
             30 * 8 * 64 + 12 * (8 * 10 + 16 * 9),
         ),
+        # With groups, bits become real numbers, and the padding becomes a value.
+        (
+            one_convolution(
+                (32, 5, 6),
+                np.ones((32, 16, 3, 3), np.float32),
+                binary=True,
+                groups=2,
+                padding=[1, 0, 0, 0],
+                pad_value=1,
+            ),
+            30 * 8 * 32 + 30 * 8 * 32 + 36 * (8 + 1) * 32 + 16 * (8 * 32 + 32 * 16 * 9),
+        ),
         # One output channel for one input channel; else groups are laid together with zeros between them.
         (
             one_convolution((32, 5, 6), np.ones((32, 1, 3, 3), np.float32), groups=32),
@@ -89,14 +103,33 @@ def test_work_of_other_operators() -> None:
         ("max_pool", pool | {"size": [4, 4]}, 16 * 2 * (8 + 6)),
         ("adaptive_avg_pool", {"size": [2, 2]}, 4 * 2 * (8 + 36)),
         ("resize_nearest", {"size": [4, 5], "scale": [2, 1.6]}, 20 * 2 * (8 + 1)),
+        ("resize_bilinear", {"size": [4, 5], "scale": [2, 1.6], "corners": False}, 20 * 2 * (8 + 4)),
+        ("pad", {"padding": [1, 2, 3, 4], "mode": "replicate"}, 12 * 14 * 2 * (8 + 1)),
         ("layer_norm", {"eps": 1e-5}, 128 * (8 + 2)),
+        ("group_norm", {"eps": 1e-5, "groups": 2}, 128 * (8 + 2)),
+        ("softmax", {}, 128 * (8 + 16)),
         ("flatten", {}, 128 * 8),
+        (
+            "rearrange",
+            {"shape": [4, 1, 8], "sizes": [32], "strides": [2], "offset": 3},
+            32 * (8 + 1),
+        ),
     ]:
         network = Network((2, 8, 8))
         network.node(op, "input", **fields)
         load(network.bytes(), max_macs=macs)
         with pytest.raises(EngineError, match="max_macs"):
             load(network.bytes(), max_macs=macs - 1)
+
+
+def test_work_of_products() -> None:
+    """In each of 3 rows: 5 × 16 × 20 products, and 16 × 20 numbers that are laid; 8 for each result."""
+    network = Network((20, 3, 5))
+    network.node("matmul", ["input", "input"], transposed=True)
+    macs = 3 * (5 * 16 * 20 + 16 * 20 + 8 * 5 * 5)
+    load(network.bytes(), max_macs=macs)
+    with pytest.raises(EngineError, match="max_macs"):
+        load(network.bytes(), max_macs=macs - 1)
 
 
 def test_memory_is_limited() -> None:

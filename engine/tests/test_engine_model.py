@@ -67,7 +67,7 @@ def test_calls_from_several_python_threads(path: Path, images: Array, expected: 
 
 
 ROW_BY_ROW = ["conv", "binary", "binary", "max_pool", "avg_pool", "identity", "depthwise"]
-ROW_BY_ROW += ["layer_norm", "resize_nearest"]
+ROW_BY_ROW += ["layer_norm", "softmax", "resize_nearest", "resize_bilinear", "pad"]
 
 
 @st.composite
@@ -93,6 +93,8 @@ def layers(draw: st.DrawFn) -> list[dict[str, Any]]:
                 "dilation": [1, 1]
                 if kind == "avg_pool"
                 else draw(st.sampled_from([[1, 1], [1, 1], [2, 2], [3, 1]])),
+                "mode": draw(st.sampled_from(["constant", "reflect", "replicate", "circular"])),
+                "pad_value": draw(st.sampled_from([{}, {"pad_value": 1}, {"pad_value": -1}])),
                 "join": draw(st.sampled_from([None, None, "add", "multiply"])),
             }
         )
@@ -126,9 +128,13 @@ def test_strips_of_rows_change_nothing(
         ]
         if min(size) < 1:
             continue
-        if layer["kind"] in ("identity", "layer_norm"):
+        if layer["kind"] in ("identity", "layer_norm", "softmax"):
             size = sizes[x]
-        if layer["kind"] == "resize_nearest":  # larger or smaller, by other factors in height and width
+        if layer["kind"] == "pad":
+            if min(sizes[x]) < 4:
+                continue
+            size = [s + layer["padding"][a] + layer["padding"][a + 2] for a, s in enumerate(sizes[x])]
+        if "resize" in layer["kind"]:  # larger or smaller, by other factors in height and width
             size = [
                 max(1, s * k // t) for s, k, t in zip(sizes[x], layer["kernel"], layer["stride"], strict=True)
             ]
@@ -147,11 +153,21 @@ def test_strips_of_rows_change_nothing(
             x = network.conv(x, weight, **fields, groups=channels, then=then)
         elif layer["kind"] == "binary":
             weight = signs(random, channels, channels, *layer["kernel"])
+            fields |= layer["pad_value"]
             x = network.conv(network.bits(x), weight, binary=True, **fields, then=then)
         elif layer["kind"] == "identity":
             x = network.node("identity", x, then=then)
         elif layer["kind"] == "layer_norm":
             x = network.node("layer_norm", x, eps=1e-5, then=then)
+        elif layer["kind"] == "pad":
+            value = {"value": 0.5} if layer["mode"] == "constant" else {}
+            fields = {"padding": layer["padding"], "mode": layer["mode"], **value}
+            x = network.node("pad", x, **fields, then=then)
+        elif layer["kind"] == "resize_bilinear":
+            scale = [float(np.float32(s) / np.float32(n)) for s, n in zip(sizes[x], size, strict=True)]
+            x = network.node("resize_bilinear", x, size=size, scale=scale, corners=False, then=then)
+        elif layer["kind"] == "softmax":
+            x = network.node("softmax", x, then=then)
         elif layer["kind"] == "resize_nearest":
             scale = [float(np.float32(s) / np.float32(n)) for s, n in zip(sizes[x], size, strict=True)]
             x = network.node("resize_nearest", x, size=size, scale=scale, then=then)

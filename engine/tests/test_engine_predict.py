@@ -107,6 +107,11 @@ def test_outputs_that_are_no_classes(tmp_path: Path) -> None:
     model = load(network.write(tmp_path / "m.bnew"))
     with pytest.raises(EngineError, match="probabilities that were scaled, shifted, added"):
         model.predict(np.zeros((1, 3, 4, 6), np.float32))
+    network = classifier((3, 4, 6), "softmax")
+    some: dict[str, Any] = {"shape": [2, 1, 1], "sizes": [2], "strides": [1], "offset": 1}
+    network.node("rearrange", network.graph["output"], **some)
+    with pytest.raises(EngineError, match="probabilities that were scaled, shifted, added"):
+        load(network.bytes()).predict(np.zeros((1, 3, 4, 6), np.float32))
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ class Network:
     def node(
         self,
         op: str,
-        source: str | Sequence[str],
+        source: str | Sequence[str] | None,
         *,
         then: Sequence[dict[str, Any]] = (),
         real: bool = True,
@@ -87,7 +87,8 @@ class Network:
         """Add a node and make its real value the network's output; its name."""
         name = name or f"n{len(self.graph['nodes'])}"
         node = {"op": op, "name": name, **fields}
-        node |= {"input": source} if isinstance(source, str) else {"inputs": list(source)}
+        if source is not None:
+            node |= {"input": source} if isinstance(source, str) else {"inputs": list(source)}
         if then:
             node["then"] = list(then)
         if real:
@@ -161,9 +162,9 @@ def everything() -> Network:
     weight = signs(random, 64, 64, 3, 3)
     then = [{"scale": network.tensor(quarters(random, 64))}, {"add": stem}]
     then += [{"prelu": network.tensor(quarters(random, 64))}]
-    x = network.conv(f"{stem}.bits", weight, binary=True, **three, then=then, sign={})
+    x = network.conv(f"{stem}.bits", weight, binary=True, **three, then=then, sign={}, pad_value=1)
     grouped = network.conv(
-        f"{x}.bits", signs(random, 64, 8, 3, 3), binary=True, groups=8, **three, stride=[2, 2]
+        f"{x}.bits", signs(random, 64, 8, 3, 3), binary=True, groups=8, **three, stride=[2, 2], pad_value=-1
     )
     small = network.node(
         "max_pool", x, kernel=[2, 2], stride=[2, 2], padding=[0, 0, 1, 1], dilation=[1, 1], size=[9, 9]
@@ -179,6 +180,21 @@ def everything() -> Network:
     )
     even = network.node("layer_norm", even, eps=1e-5, then=[{"gelu": {}}])
     even = network.node("resize_nearest", even, size=[5, 4], scale=[0.6, 0.75], then=[{"gelu_tanh": {}}])
+    heads: dict[str, Any] = {"sizes": [5, 3, 4, 64], "strides": [4 * 192, 64, 192, 1], "offset": 0}
+    even = network.node("rearrange", even, shape=[64, 5, 12], **heads)
+    scores = network.node("matmul", [even, even], transposed=True, then=[{"scale": network.tensor([1 / 64])}])
+    even = network.node("matmul", [scores, even], transposed=False)
+    back: dict[str, Any] = {"sizes": [5, 4, 3, 64], "strides": [12 * 64, 64, 4 * 64, 1], "offset": 0}
+    places = network.tensor(quarters(random, 192, 5, 4))
+    more = network.node("constant", None, weight=places, shape=[192, 5, 4])
+    even = network.node("rearrange", even, shape=[192, 5, 4], **back, then=[{"add": more}])
+    even = network.node("pad", even, padding=[1, 0, 2, 1], mode="reflect")
+    even = network.node("pad", even, padding=[0, 1, 0, 0], mode="constant", value=0.5)
+    even = network.node("resize_bilinear", even, size=[5, 4], scale=[1.6, 1.5], corners=False)
+    even = network.node("group_norm", even, groups=6, eps=1e-5, then=[{"elu": {}}])
+    even = network.node("rms_norm", even, eps=1e-5, then=[{"silu": {}}])
+    even = network.node("l2_norm", even, eps=1e-5, then=[{"softplus": {}}])
+    even = network.node("log_softmax", even)
     flat = network.node("flatten", even)
     last = network.conv(flat, quarters(random, 10, 192 * 20, 1, 1), then=[{"scale": network.tensor([0.01])}])
     network.node("softmax", last)

@@ -36,6 +36,13 @@ struct Dimensions {
     int channels, height, width;
 };
 
+// One of the results of a network: its name, which may be empty, and the sizes of its dimensions.
+struct Result {
+    std::string name;
+    std::vector<int> size;
+    size_t count;  // of numbers: the product of the sizes
+};
+
 // A named value of a network for one image, NCHW; bits as -1 and +1.
 struct NamedValue {
     std::string name;
@@ -61,9 +68,10 @@ public:
     Model& operator=(Model&&) noexcept;
 
     Dimensions input() const;
-    Dimensions output() const;
+    Dimensions output() const;  // of the first result
+    std::vector<Result> outputs() const;
     size_t input_size() const;   // numbers of one image
-    size_t output_size() const;  // numbers of its result
+    size_t output_size() const;  // numbers of its results, which run() writes one after the other
     int threads() const;
     const std::string& isa() const;
     const std::vector<std::string>& classes() const;

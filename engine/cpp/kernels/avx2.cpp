@@ -40,6 +40,27 @@ inline __m256 prelu(__m256 v, __m256 slope) {
     return _mm256_blendv_ps(_mm256_mul_ps(v, slope), v, positive);
 }
 inline f16 prelu(f16 v, f16 slope) { return {prelu(v.a, slope.a), prelu(v.b, slope.b)}; }
+inline f16 sqrt(f16 v) { return {_mm256_sqrt_ps(v.a), _mm256_sqrt_ps(v.b)}; }
+inline __m256 choose(__m256 v, __m256 bound, __m256 yes, __m256 no) {
+    return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(v, bound, _CMP_GE_OQ));
+}
+inline f16 choose(f16 v, f16 bound, f16 yes, f16 no) {
+    return {choose(v.a, bound.a, yes.a, no.a), choose(v.b, bound.b, yes.b, no.b)};
+}
+inline __m256 as_exponent(__m256 v) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(v), 23));
+}
+inline f16 as_exponent(f16 v) { return {as_exponent(v.a), as_exponent(v.b)}; }
+inline __m256i above_root(__m256 v) {
+    return _mm256_sub_epi32(_mm256_castps_si256(v), _mm256_set1_epi32(kRootHalf));
+}
+inline __m256 exponent(__m256 v) { return _mm256_cvtepi32_ps(_mm256_srai_epi32(above_root(v), 23)); }
+inline f16 exponent(f16 v) { return {exponent(v.a), exponent(v.b)}; }
+inline __m256 mantissa(__m256 v) {
+    const __m256i whole = _mm256_and_si256(above_root(v), _mm256_set1_epi32(kExponentBits));
+    return _mm256_castsi256_ps(_mm256_sub_epi32(_mm256_castps_si256(v), whole));
+}
+inline f16 mantissa(f16 v) { return {mantissa(v.a), mantissa(v.b)}; }
 inline uint16_t at_least(f16 v, f16 bound) {
     return static_cast<uint16_t>(_mm256_movemask_ps(_mm256_cmp_ps(v.a, bound.a, _CMP_GE_OQ)) |
                                  _mm256_movemask_ps(_mm256_cmp_ps(v.b, bound.b, _CMP_GE_OQ)) << 8);
@@ -157,7 +178,8 @@ bool supported() { return __builtin_cpu_supports("avx2") && __builtin_cpu_suppor
 
 }  // namespace
 
-const Kernels avx2_kernels = {"avx2", supported,  binary_bytes, pack_binary,     binary_conv, real_conv,
-                              pool,   layer_norm, pointwise,    activation_name, peak};
+const Kernels avx2_kernels = {"avx2",    supported, binary_bytes,    pack_binary, binary_conv,
+                              real_conv, pool,      layer_norm,      group_norm,  softmax,
+                              bilinear,  pointwise, activation_name, peak};
 
 }  // namespace bnew

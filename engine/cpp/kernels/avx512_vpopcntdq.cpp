@@ -29,6 +29,21 @@ inline f16 prelu(f16 a, f16 slope) {
     const __mmask16 negative = _mm512_cmp_ps_mask(a.v, _mm512_setzero_ps(), _CMP_NGE_UQ);
     return {_mm512_mask_mul_ps(a.v, negative, a.v, slope.v)};
 }
+inline f16 sqrt(f16 a) { return {_mm512_sqrt_ps(a.v)}; }
+inline f16 choose(f16 a, f16 bound, f16 yes, f16 no) {
+    return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, bound.v, _CMP_GE_OQ), no.v, yes.v)};
+}
+inline f16 as_exponent(f16 a) {
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(a.v), 23))};
+}
+inline __m512i above_root(f16 a) {
+    return _mm512_sub_epi32(_mm512_castps_si512(a.v), _mm512_set1_epi32(kRootHalf));
+}
+inline f16 exponent(f16 a) { return {_mm512_cvtepi32_ps(_mm512_srai_epi32(above_root(a), 23))}; }
+inline f16 mantissa(f16 a) {
+    const __m512i whole = _mm512_and_si512(above_root(a), _mm512_set1_epi32(kExponentBits));
+    return {_mm512_castsi512_ps(_mm512_sub_epi32(_mm512_castps_si512(a.v), whole))};
+}
 inline uint16_t at_least(f16 a, f16 bound) { return _mm512_cmp_ps_mask(a.v, bound.v, _CMP_GE_OQ); }
 
 constexpr int kPixels = 6, kVectors = 4;
@@ -174,8 +189,8 @@ bool supported() { return __builtin_cpu_supports("avx512vpopcntdq") && __builtin
 
 }  // namespace
 
-const Kernels avx512_kernels = {"avx512_vpopcntdq", supported,       binary_bytes, pack_binary,
-                                binary_conv,        real_conv,       pool,         layer_norm,
-                                pointwise,          activation_name, peak};
+const Kernels avx512_kernels = {"avx512_vpopcntdq", supported, binary_bytes,    pack_binary, binary_conv,
+                                real_conv,          pool,      layer_norm,      group_norm,  softmax,
+                                bilinear,           pointwise, activation_name, peak};
 
 }  // namespace bnew

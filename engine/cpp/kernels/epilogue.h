@@ -132,5 +132,24 @@ inline void finish(f16 v, const Epilogue& e, int c, const Place& at) {
     finish(tile, e, c, &at);
 }
 
+// Applies f and then the epilogue to groups of one pixel, G at a time. Returns the first group that is left.
+template <int G, class F>
+inline int some_groups(const float* values, int first, int last, const Epilogue& e, const Place& at, F f) {
+    for (; last - first >= G; first += G) {
+        f16 v[1][G];
+#pragma GCC unroll 8
+        for (int g = 0; g < G; ++g) v[0][g] = f(load(values + (first + g) * kGroup), (first + g) * kGroup);
+        finish(v, e, first * kGroup, &at);
+    }
+    return first;
+}
+
+// The same for all groups of the part. f takes sixteen numbers and the first one's channel.
+template <class F>
+inline void each_group(const float* values, const Part& part, const Epilogue& e, const Place& at, F f) {
+    const int group = some_groups<4>(values, part.first_group, part.last_group, e, at, f);
+    some_groups<1>(values, group, part.last_group, e, at, f);
+}
+
 }  // namespace
 }  // namespace bnew

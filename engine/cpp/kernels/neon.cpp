@@ -52,6 +52,30 @@ inline f16 min(f16 x, f16 y) {
 inline f16 prelu(f16 v, f16 slope) {
     return quarters([](auto a, auto s) { return vbslq_f32(vcgezq_f32(a), a, vmulq_f32(a, s)); }, v, slope);
 }
+inline f16 sqrt(f16 v) {
+    return quarters([](auto a) { return vsqrtq_f32(a); }, v);
+}
+inline f16 choose(f16 v, f16 bound, f16 yes, f16 no) {
+    return quarters([](auto a, auto b, auto y, auto n) { return vbslq_f32(vcgeq_f32(a, b), y, n); }, v, bound,
+                    yes, no);
+}
+inline f16 as_exponent(f16 v) {
+    return quarters([](auto a) { return vreinterpretq_f32_s32(vshlq_n_s32(vreinterpretq_s32_f32(a), 23)); },
+                    v);
+}
+inline int32x4_t above_root(float32x4_t v) {
+    return vsubq_s32(vreinterpretq_s32_f32(v), vdupq_n_s32(kRootHalf));
+}
+inline f16 exponent(f16 v) {
+    return quarters([](auto a) { return vcvtq_f32_s32(vshrq_n_s32(above_root(a), 23)); }, v);
+}
+inline f16 mantissa(f16 v) {
+    const auto four = [](float32x4_t a) {
+        const int32x4_t whole = vandq_s32(above_root(a), vdupq_n_s32(kExponentBits));
+        return vreinterpretq_f32_s32(vsubq_s32(vreinterpretq_s32_f32(a), whole));
+    };
+    return quarters(four, v);
+}
 inline uint16_t at_least(f16 v, f16 bound) {
     const auto eight = [](auto x, auto y, auto x_bound, auto y_bound) {
         const uint16x8_t both =
@@ -146,7 +170,8 @@ bool supported() { return true; }  // every 64-bit ARM has it
 
 }  // namespace
 
-const Kernels neon_kernels = {"neon", supported,  binary_bytes, pack_binary,     binary_conv, real_conv,
-                              pool,   layer_norm, pointwise,    activation_name, peak};
+const Kernels neon_kernels = {"neon",    supported, binary_bytes,    pack_binary, binary_conv,
+                              real_conv, pool,      layer_norm,      group_norm,  softmax,
+                              bilinear,  pointwise, activation_name, peak};
 
 }  // namespace bnew

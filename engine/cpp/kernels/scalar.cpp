@@ -48,6 +48,28 @@ f16 min(const f16& a, const f16& b) {
 f16 prelu(const f16& v, const f16& slope) {
     return lanes([&](int i) { return v.lane[i] >= 0 ? v.lane[i] : v.lane[i] * slope.lane[i]; });
 }
+f16 sqrt(const f16& v) {
+    return lanes([&](int i) { return std::sqrt(v.lane[i]); });
+}
+// v >= bound ? yes : no.
+f16 choose(const f16& v, const f16& bound, const f16& yes, const f16& no) {
+    return lanes([&](int i) { return v.lane[i] >= bound.lane[i] ? yes.lane[i] : no.lane[i]; });
+}
+// The bits of v, moved up into the exponent: see power() in activations.h.
+f16 as_exponent(const f16& v) {
+    return lanes([&](int i) { return std::bit_cast<float>(std::bit_cast<uint32_t>(v.lane[i]) << 23); });
+}
+// e and m with v = 2^e m and m from √½ to √2, for a positive normal v.
+f16 exponent(const f16& v) {
+    return lanes(
+        [&](int i) { return static_cast<float>((std::bit_cast<int32_t>(v.lane[i]) - kRootHalf) >> 23); });
+}
+f16 mantissa(const f16& v) {
+    return lanes([&](int i) {
+        const auto bits = std::bit_cast<int32_t>(v.lane[i]);
+        return std::bit_cast<float>(bits - ((bits - kRootHalf) & kExponentBits));
+    });
+}
 uint16_t at_least(const f16& v, const f16& bound) {
     uint16_t bits = 0;
     for (int i = 0; i < kGroup; ++i) bits |= static_cast<uint16_t>((v.lane[i] >= bound.lane[i]) << i);
@@ -110,7 +132,8 @@ bool supported() { return true; }
 
 }  // namespace
 
-const Kernels scalar_kernels = {"scalar", supported,  binary_bytes, pack_binary,     binary_conv, real_conv,
-                                pool,     layer_norm, pointwise,    activation_name, peak};
+const Kernels scalar_kernels = {"scalar",  supported, binary_bytes,    pack_binary, binary_conv,
+                                real_conv, pool,      layer_norm,      group_norm,  softmax,
+                                bilinear,  pointwise, activation_name, peak};
 
 }  // namespace bnew

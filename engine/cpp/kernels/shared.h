@@ -10,6 +10,7 @@
 
 #include "../kernels.h"
 #include "epilogue.h"
+#include "normalise.h"
 
 namespace bnew {
 namespace {
@@ -263,67 +264,32 @@ void pool(const Pool& pool, const RealView& in, const Epilogue& e, const Part& p
     }
 }
 
-// ------------------------------------------------------------------------------- layer normalisation
+// ------------------------------------------------------------------------------------ interpolation
 
-inline float sum_of(f16 v) {
-    float lanes[kGroup];
-    store(lanes, v);
-    for (int half = kGroup / 2; half > 0; half /= 2)
-        for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
-    return lanes[0];
-}
+// a + w (b - a), as a (1 - w) + b w.
+inline f16 between(f16 a, f16 b, f16 rest, f16 weight) { return fma(b, weight, mul(a, rest)); }
 
-// Reduces a pixel's channels, sixteen at a time: sum = f(channels, sum). `filling` takes the place of the
-// channels that fill up the last group.
-template <class F>
-inline float sum_over(const float* values, int channels, float filling, F f) {
-    f16 sum = all(0);
-    const int whole = channels / kGroup * kGroup;
-    for (int c = 0; c < whole; c += kGroup) sum = f(load(values + c), sum);
-    if (whole < channels) {
-        float last[kGroup];
-        std::fill_n(last, kGroup, filling);
-        std::copy(values + whole, values + channels, last);
-        sum = f(load(last), sum);
-    }
-    return sum_of(sum);
-}
-
-void layer_norm(const LayerNorm& norm, const RealView& in, const Epilogue& epilogue, const Part& part) {
+void bilinear(const Bilinear& resize, const RealView& in, const Epilogue& epilogue, const Part& part) {
     const Epilogue e = epilogue;
-    const float channels = static_cast<float>(norm.channels);
-    Pixels pixel(norm.width, part.first_pixel);
+    Pixels pixel(resize.width, part.first_pixel);
     for (int64_t n = part.first_pixel; n < part.last_pixel; ++n, pixel.next()) {
-        const float* values = pixel_at(in, pixel.y, pixel.x);
-        const float mean =
-            sum_over(values, norm.channels, 0, [](f16 v, f16 sum) { return add(sum, v); }) / channels;
-        const f16 less = all(-mean);
-        const float variance = sum_over(values, norm.channels, mean,
-                                        [&](f16 v, f16 sum) {
-                                            const f16 difference = add(v, less);
-                                            return fma(difference, difference, sum);
-                                        }) /
-                               channels;
-        const f16 scale = all(1 / std::sqrt(variance + norm.eps));
+        const float* const upper = in.data + resize.row_lower[pixel.y] * in.row;
+        const float* const lower = in.data + resize.row_upper[pixel.y] * in.row;
+        const int64_t left = resize.column_lower[pixel.x] * in.pixel;
+        const int64_t right = resize.column_upper[pixel.x] * in.pixel;
+        const f16 down = all(resize.row_weight[pixel.y]), up = all(1 - resize.row_weight[pixel.y]);
+        const f16 to_right = all(resize.column_weight[pixel.x]);
+        const f16 to_left = all(1 - resize.column_weight[pixel.x]);
         const Place at = pixel.place(e);
-        for (int g = part.first_group; g < part.last_group; ++g)
-            finish(mul(add(load(values + g * kGroup), less), scale), e, g * kGroup, at);
+        for (int c = part.first_group * kGroup; c < part.last_group * kGroup; c += kGroup) {
+            const f16 above = between(load(upper + left + c), load(upper + right + c), to_left, to_right);
+            const f16 below = between(load(lower + left + c), load(lower + right + c), to_left, to_right);
+            finish(between(above, below, up, down), e, c, at);
+        }
     }
 }
 
 // ------------------------------------------------------------------------------------ single values
-
-// Applies the epilogue to groups of one pixel, G at a time. Returns the first group that is left.
-template <int G>
-inline int pointwise_groups(const float* values, int first, int last, const Epilogue& e, const Place& at) {
-    for (; last - first >= G; first += G) {
-        f16 v[1][G];
-#pragma GCC unroll 8
-        for (int g = 0; g < G; ++g) v[0][g] = load(values + (first + g) * kGroup);
-        finish(v, e, first * kGroup, &at);
-    }
-    return first;
-}
 
 // Signs of G groups of `count` pixels. The bounds stay in registers.
 template <int G>
@@ -369,10 +335,7 @@ void pointwise(int width, const RealView& in, const Epilogue& epilogue, const Pa
     if (gives_signs_alone(e)) return signs(width, in, e, part);
     Pixels pixel(width, part.first_pixel);
     for (int64_t n = part.first_pixel; n < part.last_pixel; ++n, pixel.next()) {
-        const float* values = pixel_at(in, pixel.y, pixel.x);
-        const Place at = pixel.place(e);
-        int group = pointwise_groups<4>(values, part.first_group, part.last_group, e, at);
-        pointwise_groups<1>(values, group, part.last_group, e, at);
+        each_group(pixel_at(in, pixel.y, pixel.x), part, e, pixel.place(e), [](f16 v, int) { return v; });
     }
 }
 

@@ -4,6 +4,7 @@
 
 #include "conv.h"
 #include "families.h"
+#include "pad.h"
 #include "pixels.h"
 
 namespace bnew {
@@ -47,6 +48,8 @@ std::vector<Taps> classify(int outputs, int64_t size, int64_t before, int64_t ke
 // the number of bits, count the number of bits that differ, and ones the number of set bits in the weights:
 //     dot = bits(v) - 2 count(v) = bits(v) - 2 (count(v + b) - ones(b)) = base - 2 count(v + b)
 //     base = bits(v) + 2 ones(b)
+// With a pad value p, a tap in the border is p in each channel, and its weights add 2 ones(b) - bits(b) times
+// p.
 void set_base(Planner& planner, const Stage& stage, const ConvArguments& arguments, int channels_in,
               const std::vector<int32_t>& ones, BinaryConvolution& made) {
     const Shape &in = planner.shape_of(stage.inputs[0]), &out = stage.shape;
@@ -79,7 +82,9 @@ void set_base(Planner& planner, const Stage& stage, const ConvArguments& argumen
                 const int32_t bits = channels_in * (r.last - r.first) * (k.last - k.first);
                 const int32_t inside =
                     sum(r.last, k.last) - sum(r.first, k.last) - sum(r.last, k.first) + sum(r.first, k.first);
-                *at = static_cast<float>(bits + 2 * (all - inside));
+                const int32_t outside = channels_in * conv.taps - bits;
+                *at = static_cast<float>(bits + 2 * (all - inside) +
+                                         arguments.pad_value * (2 * (all - inside) - outside));
                 at += channels;
             }
         }
@@ -158,8 +163,14 @@ Shape read_binary_conv(GraphReader& reader, Fields& fields, Node& node) {
     const int64_t bits =
         int64_t{conv->kernel_y} * conv->kernel_x * (reader.input(node).channels / conv->groups);
     const int64_t words = (bits + 31) / 32;
-    // The base and the count are at most twice that, so they are exact in a float.
-    expect(bits <= 1 << 23, fields.where() + " has too large a kernel for exact counts");
+    if (fields.optional("pad_value")) {
+        conv->pad_value = fields.integer("pad_value", -1, 1);
+        expect(conv->pad_value != 0, fields.what("pad_value") + " must be 1 or -1");
+    }
+    // The base is at most three times that, and twice without a pad value. So is the count: both are exact in
+    // a float.
+    expect(bits <= (conv->pad_value == 0 ? 1 << 23 : 1 << 22),
+           fields.where() + " has too large a kernel for exact counts");
     expect(weight->shape == std::vector<int64_t>{result.channels, words},
            fields.what("weight") + " has another shape than the node says");
     conv->words = to_words(*weight, fields.what("weight"));
@@ -177,7 +188,19 @@ void prepare_binary_conv(Planner& planner, Stage& stage, Node& node) {
     // which is exact too.
     stage.op = find_operator("conv");
     stage.inputs = {planner.to_real(stage.inputs[0], stage.name)};
-    prepare_real(planner, stage, conv);
+    if (conv.pad_value == 0 || conv.padding.empty()) return prepare_real(planner, stage, conv);
+    Stage pad;
+    pad.op = find_operator("pad");
+    pad.name = stage.name;
+    pad.inputs = stage.inputs;
+    pad.shape = planner.shape_of(stage.inputs[0]);
+    pad.shape.height += conv.padding.top + conv.padding.bottom;
+    pad.shape.width += conv.padding.left + conv.padding.right;
+    set_pad(planner, pad, conv.padding, PadMode::constant, static_cast<float>(conv.pad_value));
+    stage.inputs = {planner.insert(std::move(pad))};
+    ConvArguments inside = conv;
+    inside.padding = {};
+    prepare_real(planner, stage, inside);
 }
 
 void run_binary_conv(const Call& call) {

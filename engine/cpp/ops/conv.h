@@ -11,6 +11,7 @@ struct ConvArguments : WindowArguments {
     std::vector<float> weights;  // of a real convolution, as in the file
     // Of a binary convolution: for each output channel, the bits of a window, tap by tap.
     std::vector<uint32_t> words;
+    int pad_value = 0;  // of the bits in the padding: 1, -1, or 0 if they add nothing
 };
 
 // Reads all fields except for the weights, finds the tensor `weight`, and returns the result's shape.

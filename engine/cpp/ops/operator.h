@@ -28,7 +28,8 @@ struct Call {
     BitsView bits(size_t i = 0) const;
 };
 
-enum class Takes { real, bits, list };  // one real value, one of bits, or a list of real ones as `inputs`
+// One real value, one of bits, a list of real ones as `inputs`, or no input.
+enum class Takes { real, bits, list, none };
 
 struct Operator {
     const char* name;

@@ -1,22 +1,33 @@
-#include <algorithm>
-#include <cmath>
-
 #include "families.h"
-#include "pixels.h"
 
 namespace bnew {
+namespace {
+
+struct Normalised : Prepared {
+    Softmax softmax;
+};
+
+void prepare(Planner& planner, Stage& stage, bool log) {
+    constexpr double kMacsPerNumber = 16;            // for an exponential
+    constexpr double kNanosecondsOfExponential = 1;  // per number
+    planner.work(stage.shape, kMacsPerNumber, stage.name);
+    auto made = std::make_unique<Normalised>();
+    made->softmax = {stage.shape.width, stage.shape.channels, log};
+    stage.scratch_bytes = static_cast<size_t>(scratch_bytes(made->softmax));
+    stage.nanoseconds += kNanosecondsOfExponential;
+    stage.prepared = std::move(made);
+}
+
+}  // namespace
+
+void prepare_softmax(Planner& planner, Stage& stage, Node&) { prepare(planner, stage, false); }
+
+void prepare_log_softmax(Planner& planner, Stage& stage, Node&) { prepare(planner, stage, true); }
 
 void run_softmax(const Call& call) {
-    const Shape& shape = call.stage.shape;
-    const RealView in = call.real();
-    each_pixel(shape, [&](int y, int x) {
-        const float* from = pixel(in, y, x);
-        float* to = pixel(call.epilogue.real, y, x);
-        const float largest = *std::max_element(from, from + shape.channels);
-        float sum = 0;
-        for (int c = 0; c < shape.channels; ++c) sum += to[c] = std::exp(from[c] - largest);
-        for (int c = 0; c < shape.channels; ++c) to[c] /= sum;
-    });
+    Softmax softmax = static_cast<const Normalised&>(*call.stage.prepared).softmax;
+    softmax.scratch = call.scratch;
+    call.kernels.softmax(softmax, call.real(), call.epilogue, call.part);
 }
 
 }  // namespace bnew

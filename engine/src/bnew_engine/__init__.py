@@ -128,15 +128,16 @@ class Model:
         threads, isa, max_macs, max_bytes = self._options
         return load, (self._content(), threads, isa or None, max_macs or None, max_bytes or None)
 
-    def __call__(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        """Logits of a batch.
+    def __call__(self, images: NDArray[Any]) -> Any:
+        """The network's results for a batch: logits, if it is a classifier.
 
         Args:
             images: float32 (N, C, H, W), normalised as in training, or (N, C) if the input is a vector; or
                 uint8 images (N, H, W, C), which the model normalises.
 
         Returns:
-            float32 (N, classes); (N, C, H, W) if the network's output is an image.
+            float32 (N, classes), or (N, ...) as the network returns it. Of several results, a dict by their
+            names, in the network's order, or a list if they have none.
 
         Raises:
             EngineError: the images have another shape or type, or numbers that are not finite.
@@ -145,10 +146,17 @@ class Model:
         if images.dtype == np.uint8:
             c, h, w = self.input_shape
             self._check(images, (h, w, c), "uint8 images (N, H, W, C)")
-            result = self._engine.run_bytes(np.ascontiguousarray(images))
+            numbers = self._engine.run_bytes(np.ascontiguousarray(images))
         else:
-            result = self._engine.run_floats(self._floats(images, self.input_shape))
-        return result[:, :, 0, 0] if result.shape[2:] == (1, 1) else result
+            numbers = self._engine.run_floats(self._floats(images, self.input_shape))
+        results, begin = [], 0
+        for _, size, count in self._outputs:
+            results.append(numbers[:, begin : begin + count].reshape(len(numbers), *size))
+            begin += count
+        names = [name for name, _, _ in self._outputs]
+        if names[0]:
+            return dict(zip(names, results, strict=True))
+        return results[0] if len(results) == 1 else results
 
     def predict(self, images: Any, top: SupportsIndex = 5) -> Predictions:
         """The likeliest classes of images, and their probabilities.
@@ -192,7 +200,16 @@ class Model:
 
     @cached_property
     def _kind(self) -> str:
+        if len(self._outputs) > 1 or self._outputs[0][0]:
+            raise EngineError(
+                "the network returns several results, or named ones, and no classes: call the model that "
+                "bnew_engine.load returns, for these numbers"
+            )
         return output_kind(self.graph, self._engine.output)
+
+    @cached_property
+    def _outputs(self) -> list[tuple[str, list[int], int]]:
+        return self._engine.outputs
 
     def _read(self, path: str | os.PathLike[str]) -> NDArray[np.uint8]:
         if not isinstance(path, str | os.PathLike):
@@ -308,8 +325,10 @@ class Model:
 
     def __repr__(self) -> str:
         """One line: ``<bnew_engine.Model: 3×32×32 → 10 classes, 24 nodes, avx2, 1 thread>``."""
-        c, h, w = self._engine.output
-        result = f"{c} {'class' if c == 1 else 'classes'}" if (h, w) == (1, 1) else f"{c}×{h}×{w}"
+        sizes = ["×".join(map(str, size)) for _, size, _ in self._outputs]
+        result = " and ".join(sizes)
+        if len(self._outputs) == 1 and len(self._outputs[0][1]) == 1:
+            result += " class" if result == "1" else " classes"
         nodes, threads = (
             f"{n} {what}{'s' * (n != 1)}"
             for n, what in ((len(self.graph["nodes"]), "node"), (self.threads, "thread"))

@@ -77,7 +77,7 @@ def _ending(graph: Mapping[str, Any]) -> str:
     shapes: dict[str, tuple[int, ...]] = {graph["input"]["name"]: tuple(graph["input"]["shape"])}
     endings: dict[str, str] = {}
     for node in graph["nodes"]:
-        names = node["inputs"] if node["op"] == "concat" else [node["input"]]
+        names = node["inputs"] if "inputs" in node else [node["input"]] if "input" in node else []
         shape = _result_shape(node, [shapes[name] for name in names])
         if "sign" in node:
             shapes[node["sign"]["output"]] = shape
@@ -86,7 +86,8 @@ def _ending(graph: Mapping[str, Any]) -> str:
             inputs = {endings.get(name, "numbers") for name in names}
             vectors = len(names) == 1 and shapes[names[0]][1:] == (1, 1)
             endings[node["output"]] = _ending_of_node(node, endings, inputs, vectors)
-    return endings.get(graph["output"], "numbers")
+    output = graph["output"] if "output" in graph else graph["outputs"][0]["value"]
+    return endings.get(output, "numbers")
 
 
 def _ending_of_node(
@@ -102,7 +103,8 @@ def _ending_of_node(
         elif kind in ("add", "multiply"):
             other = endings.get(of, "numbers")
             ending = "numbers" if "numbers" in (ending, other) else "altered"
-        elif kind != "prelu" and ending != "numbers":  # prelu keeps numbers that are not negative
+        # prelu keeps numbers that are not negative; exp of a log softmax is a softmax.
+        elif kind == "exp" or (kind != "prelu" and ending != "numbers"):
             ending = "altered"
     return ending
 
@@ -119,15 +121,20 @@ def _ending_of_operator(op: str, inputs: set[str], vectors: bool) -> str:
     if op == "softmax":
         return "softmax"
     keeps = (
-        "identity", "flatten", "concat", "max_pool", "avg_pool", "adaptive_avg_pool", "resize_nearest",
+        "identity", "flatten", "concat", "concat_rows", "concat_columns", "rearrange", "pad", "max_pool",
+        "avg_pool", "adaptive_avg_pool", "resize_nearest", "resize_bilinear",
     )  # fmt: skip
     if op not in keeps:
         return "numbers"
     if len(inputs) > 1:
         return "altered"
     (before,) = inputs
-    # A flattened image, and pooling other than by means, change the sum of a softmax from 1.
-    whole = vectors or op in ("identity", "adaptive_avg_pool", "resize_nearest")
+    if op == "pad" and before != "numbers":
+        return "altered"
+    # A flattened image, some numbers of a vector, and pooling other than by means change the sum of a softmax
+    # from 1.
+    whole = op in ("identity", "adaptive_avg_pool", "resize_nearest", "resize_bilinear")
+    whole = whole or (vectors and op != "rearrange")
     return "altered" if before == "softmax" and not whole else before
 
 
@@ -136,14 +143,25 @@ def _steps(node: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
 
 
 def _result_shape(node: Mapping[str, Any], inputs: list[tuple[int, ...]]) -> tuple[int, ...]:
+    if "shape" in node:
+        return tuple(node["shape"])
     channels, height, width = inputs[0]
+    if node["op"] == "matmul":
+        return inputs[1][2] if node["transposed"] else inputs[1][0], height, width
     if node["op"] in ("conv", "binary_conv"):
         top, left, bottom, right = node["padding"]
         (sy, sx), (dy, dx), (kh, kw) = node["stride"], node["dilation"], node["kernel"]
         rows = (height + top + bottom - dy * (kh - 1) - 1) // sy + 1
         return node["channels"][1], rows, (width + left + right - dx * (kw - 1) - 1) // sx + 1
+    if node["op"] == "pad":
+        top, left, bottom, right = node["padding"]
+        return channels, top + height + bottom, left + width + right
     if node["op"] == "flatten":
         return channels * height * width, 1, 1
+    if node["op"] == "concat_rows":
+        return channels, sum(shape[1] for shape in inputs), width
+    if node["op"] == "concat_columns":
+        return channels, height, sum(shape[2] for shape in inputs)
     if node["op"] == "concat":
         return sum(shape[0] for shape in inputs), height, width
     if "size" in node:
