@@ -26,7 +26,8 @@ from bnew.display import Shown
 from bnew.errors import BnewError, kind_of
 from bnew.layers import BinaryConv2d, BinaryLinear, RSign
 from bnew.packing.file import PackedFile
-from bnew.packing.vocabulary import OPERATORS, Takes
+from bnew.packing.rows import Takes
+from bnew.packing.vocabulary import OPERATORS
 from bnew.process import cores
 from bnew.results.run import Run
 from bnew.text import printable

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bnew.packing.values import Lowering, Numbers, Operand, Refused, Shape, Value
+from bnew.packing.values import Lowering, Numbers, Operand, Refused, Value
 
 if TYPE_CHECKING:
-    from bnew.packing.reading import Operation
+    from bnew.packing.operation import Operation
 
 
 def to(op: Operation, x: Value, *_: Any, **__: Any) -> Value:
@@ -52,7 +52,7 @@ def exact(lower: Lowering) -> Lowering:
 
 def add(op: Operation, a: Operand, b: Operand, alpha: float = 1) -> Value:
     """a + alpha · b."""
-    left, right = op.numbers(a), op.numbers(b)
+    a, b, left, right = _operands(op, a, b)
     if right is not None:
         return shifted(op, a, right if alpha == 1 else alpha * right)
     if alpha != 1:
@@ -74,7 +74,7 @@ def rsub(op: Operation, a: Operand, b: Operand, alpha: float = 1) -> Value:
 
 def mul(op: Operation, a: Operand, b: Operand) -> Value:
     """a · b."""
-    left, right = op.numbers(a), op.numbers(b)
+    a, b, left, right = _operands(op, a, b)
     if right is not None:
         return scaled(op, a, right)
     if left is not None:
@@ -83,18 +83,34 @@ def mul(op: Operation, a: Operand, b: Operand) -> Value:
 
 
 def div(op: Operation, a: Operand, b: Operand, rounding_mode: str | None = None) -> Value:
-    """a / b for a constant b."""
+    """a / b."""
+    if rounding_mode is not None:
+        raise Refused("a division that is rounded is not packed")
     numbers = op.numbers(b)
-    if numbers is None or rounding_mode is not None:
-        raise Refused("only plain division by a constant is packed")
-    if not np.all(numbers):
-        raise Refused("it divides by 0")
-    return scaled(op, a, 1 / numbers)
+    if numbers is not None:
+        if not np.all(numbers):
+            raise Refused("it divides by 0")
+        return scaled(op, a, 1 / numbers)
+    assert isinstance(b, Value)
+    divisor = op.real(b)
+    return mul(op, a, op.make("reciprocal", divisor, shape=divisor.shape, argument={}))
 
 
 def neg(op: Operation, x: Value) -> Value:
     """−x."""
     return scaled(op, x, np.array([-1.0]))
+
+
+def _operands(
+    op: Operation, a: Operand, b: Operand
+) -> tuple[Operand, Operand, Numbers | None, Numbers | None]:
+    """Both operands, and their numbers if they are constants with the same number at each place."""
+    left, right = op.numbers(a), op.numbers(b)
+    if left is None and isinstance(a, Value) and a.constant:
+        a = op.real(a)
+    if right is None and isinstance(b, Value) and b.constant:
+        b = op.real(b)
+    return a, b, left, right
 
 
 def shifted(op: Operation, x: Operand, numbers: Numbers) -> Value:
@@ -136,18 +152,11 @@ def _joined(op: Operation, step: str, a: Operand, b: Operand, join: Callable[[An
     if b.shape == op.shape and ((_repeats(a) and not _repeats(b)) or (_repeats(b) and a.shape != op.shape)):
         a, b = b, a
     b = b.inputs[0] if _repeats(b) else b
-    if op.shape not in (a.shape, b.shape) or not all(fits(v.shape, op.shape) for v in (a, b)):
-        raise Refused("its inputs differ in shape in a way that the packed file does not know")
     return op.make(step, a, b)
 
 
 def _repeats(value: Value) -> bool:
     return value.op == "concat" and len(set(value.inputs)) == 1
-
-
-def fits(shape: Shape, result: Shape) -> bool:
-    """Whether a value of that shape can be added to one of shape ``result``."""
-    return result[0] % shape[0] == 0 and shape[1:] in (result[1:], (1, 1))
 
 
 def _of_same(op: Operation, a: Value, b: Value) -> Value:

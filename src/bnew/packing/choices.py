@@ -12,7 +12,7 @@ from bnew.packing.arithmetic import scaled, shifted
 from bnew.packing.values import Lowering, Operand, Refused, Value
 
 if TYPE_CHECKING:
-    from bnew.packing.reading import Operation
+    from bnew.packing.operation import Operation
 
 
 def sign(op: Operation, x: Value) -> Value:

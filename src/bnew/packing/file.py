@@ -18,7 +18,8 @@ from rich.text import Text
 
 from bnew.display import Line
 from bnew.errors import BnewError
-from bnew.packing.vocabulary import OPERATORS, STEPS, Argument, Takes
+from bnew.packing.rows import Argument, Takes
+from bnew.packing.vocabulary import OPERATORS, STEPS
 from bnew.text import elided, printable
 
 VERSION = "1"
@@ -152,8 +153,15 @@ class PackedFile(Line):
 
     @property
     def output_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of the result; (classes, 1, 1) of a classifier."""
-        return self._nodes_and_shapes[1][self.graph["output"]]
+        """(C, H, W) of the first result; (classes, 1, 1) of a classifier."""
+        return self._nodes_and_shapes[1][self.output_values[0]]
+
+    @property
+    def output_values(self) -> list[str]:
+        """The names of the values that are the results."""
+        if "output" in self.graph:
+            return [self.graph["output"]]
+        return [output["value"] for output in self.graph["outputs"]]
 
     @property
     def half(self) -> bool:
@@ -290,13 +298,19 @@ def _unknown(node: Mapping[str, Any]) -> str | None:
     if missing := fields - set(node):
         raise LookupError(f"'{node['name']}' has no field '{min(missing)}'")
     found = [f"step '{kind}'" for kind, _ in _steps(node) if kind not in STEPS]
-    found += [f"field '{field}' in an operator '{node['op']}'" for field in set(node) - fields - _FIELDS]
+    known = fields | {*row.optional} | _FIELDS
+    found += [f"field '{field}' in an operator '{node['op']}'" for field in set(node) - known]
     return min(found, default=None)
 
 
 def _inputs(node: Mapping[str, Any]) -> list[str]:
-    names: list[str] = node["inputs"] if OPERATORS[node["op"]].takes is Takes.LIST else [node["input"]]
-    return names
+    match OPERATORS[node["op"]].takes:
+        case Takes.NOTHING:
+            return []
+        case Takes.LIST:
+            return list(node["inputs"])
+        case Takes.REAL | Takes.BITS:
+            return [node["input"]]
 
 
 def _steps(node: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:

@@ -11,42 +11,46 @@ from collections.abc import Container, Sequence
 from itertools import chain, count
 from typing import Any
 
+from bnew.packing.rows import Argument, Takes
 from bnew.packing.values import Array, Shape, Value, reachable
-from bnew.packing.vocabulary import OPERATORS, STEPS, Argument, Takes
+from bnew.packing.vocabulary import OPERATORS, STEPS
 
 
 class Graph:
-    """Nodes and tensors of the packed file that computes ``output``, see docs/format.md.
+    """Nodes and tensors of the packed file that computes ``outputs``, see docs/format.md.
 
     Attributes:
         nodes: the nodes, as objects of the file's JSON.
         tensors: by name; binary weights as uint32 words, all others real.
         shape: (C, H, W) of the image.
-        output: the name of the output.
+        outputs: the names of the outputs' values.
 
     Raises:
-        BnewError: the output needs a value that cannot be packed.
+        BnewError: an output needs a value that cannot be packed.
     """
 
     INPUT = "input"
 
-    def __init__(self, output: Value) -> None:
+    def __init__(self, *outputs: Value) -> None:
         self.nodes: list[dict[str, Any]] = []
         self.tensors: dict[str, Array] = {}
         self.shape: Shape = (0, 0, 0)
         self._tensor_names: dict[int, str] = {}
         self._made_by: dict[Value, int | None] = {}  # value → its node's number; None for the image
         self._bits: dict[Value, str] = {}
-        values = reachable(output)
-        self._users: defaultdict[Value, list[Value | None]] = defaultdict(list, {output: [None]})
+        values = reachable(*outputs)
+        self._users: defaultdict[Value, list[Value | None]] = defaultdict(list)
+        for output in outputs:
+            self._users[output].append(None)
         for value in values:
             for needed in value.inputs:
                 self._users[needed].append(value)
         for value in values:
             self._emit(value)
-        if output.op == "input":
-            self._made_by[output] = self._new_node("identity", output, output)
-        self.output = self._name(output)
+        for output in outputs:
+            if self._made_by[output] is None:
+                self._made_by[output] = self._new_node("identity", output, output)
+        self.outputs = [self._name(output) for output in outputs]
         self.nodes = [_in_order(node) for node in self.nodes]
 
     def _emit(self, value: Value) -> None:
@@ -146,7 +150,12 @@ class Graph:
 
     def _new_node(self, op: str, at: Value, *inputs: Value) -> int:
         names = [self._name(value) for value in inputs]
-        feeds = {"inputs": names} if OPERATORS[op].takes is Takes.LIST else {"input": names[0]}
+        feeds: dict[str, Any] = {}
+        match OPERATORS[op].takes:
+            case Takes.LIST:
+                feeds["inputs"] = names
+            case Takes.REAL | Takes.BITS:
+                (feeds["input"],) = names
         self.nodes.append({"op": op, "name": self._node_name(at), **feeds})
         return len(self.nodes) - 1
 

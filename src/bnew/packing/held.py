@@ -30,7 +30,7 @@ HELD: dict[str, Rule] = {
 def held(value: Value, known: MutableMapping[Value, Held]) -> Held:
     """The numbers at which the value is held. ``known`` keeps what has been found for later calls."""
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        for each in ancestors(value, known):
+        for each in ancestors(value, known=known):
             inputs = [known[needed] for needed in each.inputs if not needed.constant]
             if each.op == "add" and all(term in known for term in each.terms):
                 # In (a + b) − (a − b), a has cancelled out.

@@ -1,7 +1,4 @@
-"""Lowers batch norm, and layer norm as PyTorch's operator or written out as a formula.
-
-In the formulas of a layer norm, m and s are the mean and the variance of x over its channels.
-"""
+"""Lowers batch norm, layer norm and its relatives. m and s are the mean and the variance of x."""
 
 from __future__ import annotations
 
@@ -11,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bnew.packing.arithmetic import scaled, shifted
-from bnew.packing.values import Numbers, Operand, Refused, Value
+from bnew.packing.layouts import Layout
+from bnew.packing.values import Numbers, Refused, Value
+from bnew.packing.views import shown, view, with_channels
 
 if TYPE_CHECKING:
-    from bnew.packing.reading import Operation
-
-
-_PERMUTED = "dimensions are permuted only around a layer norm: the channels last before it, and back after it"
+    from bnew.packing.operation import Operation
 
 
 def batch_norm(
@@ -55,129 +51,94 @@ def layer_norm(
     eps: float = 1e-5,
     *_: Any,
 ) -> Value:
-    """(x − m) / √(s + ε) · weight + bias, over the channels, which are the last dimension."""
-    last = x.notes.get("channels_last")
-    before = last or x
-    vector = op.rank == 2 or (len(size) == op.rank - 1 and before.shape[1:] == (1, 1))
-    if not vector and (last is None or len(size) != 1):
-        raise Refused("it is packed only over the channels, of vectors or of images (N, H, W, C)")
-    result = _normalised(op, before, eps)
+    """(x − m) / √(s + ε) · weight + bias, over the last dimensions, those of ``size``."""
+    return _over_last(op, "layer_norm", x, size, weight, bias, eps)
+
+
+def rms_norm(
+    op: Operation, x: Value, size: Sequence[int], weight: Value | None = None, eps: float | None = None
+) -> Value:
+    """x / √(mean of x² + ε) · weight, over the last dimensions, those of ``size``."""
+    eps = float(np.finfo(np.float32).eps) if eps is None else eps
+    return _over_last(op, "rms_norm", x, size, weight, None, eps)
+
+
+def _over_last(
+    op: Operation,
+    name: str,
+    x: Value,
+    size: Sequence[int],
+    weight: Value | None,
+    bias: Value | None,
+    eps: float,
+) -> Value:
+    source, layout = shown(op, x, op.input_size)
+    last = len(layout.dims) - len(size)
+    if last < 1:
+        raise Refused("it joins images")
+    flat = Layout((*layout.dims[:last], sum(layout.dims[last:], ())), layout.offset)
+    source, flat = with_channels(op, source, flat, last)
+    inner = op.inside(source, flat)
+    result = _weighted(inner, normalised(inner, name, source, eps), weight, bias)
+    whole = flat.reshaped(op.input_size)
+    assert whole is not None
+    return view(op, result, whole)
+
+
+def _weighted(op: Operation, x: Value, weight: Value | None, bias: Value | None) -> Value:
     if weight is not None:
-        result = scaled(op, result, op.array(weight))
-    if bias is not None:
-        result = shifted(op, result, op.array(bias))
-    return result if last is None else _channels_last(op, result, x.notes["order"])
+        x = scaled(op, x, op.array(weight))
+    return x if bias is None else shifted(op, x, op.array(bias))
 
 
-def _normalised(op: Operation, x: Value, eps: float) -> Value:
+def normalised(op: Operation, name: str, x: Value, eps: float, **fields: int) -> Value:
+    """The norm ``name`` of a stored value, without weight and bias."""
     if not np.float32(eps) > 0:
         raise Refused(f"its eps is {eps}, but must be above 0")
-    return op.make("layer_norm", op.real(x), shape=x.shape, fields={"eps": float(eps)})
+    return op.make(name, op.real(x), shape=x.shape, fields={**fields, "eps": float(eps)})
 
 
-def permute(op: Operation, x: Value, dims: Sequence[int]) -> Value:
-    """Another order of the dimensions: channels last for a layer norm, and back."""
-    order = [dim % op.rank for dim in dims]
-    if order == sorted(order):
-        return x
-    if "channels_last" in x.notes and [x.notes["order"][dim] for dim in order] == list(range(op.rank)):
-        back: Value = x.notes["channels_last"]
-        return back
-    if order[0] != 0 or order[-1] != 1 or x.op == "refused":
-        raise Refused(_PERMUTED)
-    return _channels_last(op, x, order)
+def group_norm(
+    op: Operation,
+    x: Value,
+    groups: int,
+    weight: Value | None = None,
+    bias: Value | None = None,
+    eps: float = 1e-5,
+    *_: Any,
+) -> Value:
+    """(x − m) / √(s + ε) · weight + bias; m and s are over all places and a group of the channels."""
+    return _weighted(op, normalised(op, "group_norm", x, eps, groups=groups), weight, bias)
 
 
-def transpose(op: Operation, x: Value, first: int, second: int) -> Value:
-    """:func:`permute` of two dimensions."""
-    order = list(range(op.rank))
-    order[first], order[second] = order[second], order[first]
-    return permute(op, x, order)
+def native_group_norm(
+    op: Operation,
+    x: Value,
+    weight: Value | None,
+    bias: Value | None,
+    batch: int,
+    channels: int,
+    places: int,
+    groups: int,
+    eps: float,
+) -> Value:
+    """:func:`group_norm`, with its arguments in another order."""
+    return group_norm(op, x, groups, weight, bias, eps)
 
 
-def _channels_last(op: Operation, x: Value, order: Sequence[int]) -> Value:
-    """``x`` in another order of its dimensions. Refused, unless the next operator takes it over."""
-    return op.make("refused", x, notes={"why": _PERMUTED, "channels_last": x, "order": order})
-
-
-# ----------------------------------------------------------------------- layer norm written as a formula
-
-
-def quotient(op: Operation, a: Operand, b: Operand, **options: Any) -> Value | None:
-    """The layer norm (x − m) / √(s + ε); None if a / b is another quotient."""
-    match _call(b):
-        case "sqrt", (total,), _ if not options:
-            return _formula(op, a, total)
-    return None
-
-
-def product(op: Operation, a: Operand, b: Operand) -> Value | None:
-    """The layer norm (x − m) · (s + ε)^−½; None if a · b is another product."""
-    for centred, factor in ((a, b), (b, a)):
-        match _call(factor):
-            case "rsqrt", (total,), _:
-                return _formula(op, centred, total)
-    return None
-
-
-def _formula(op: Operation, centred: Operand, total: Operand) -> Value | None:
-    """The layer norm of x, if ``centred`` is x − m and ``total`` is s + ε of the same x."""
-    x = _centred(centred)
-    match _call(total):
-        case "add", (variance, float(eps)), {**options} if not options:
-            if x is not None and _varies_by(variance) is x and x.shape == op.shape:
-                return _normalised(op, x, eps)
-    return None
-
-
-def _centred(value: Operand) -> Value | None:
-    """x, if the value is x − m."""
-    match _call(value):
-        case "sub", (Value() as x, mean), {**options} if not options and _mean(mean) is x:
-            return x
-    return None
-
-
-def _varies_by(value: Operand) -> Value | None:
-    """x, if the value is s, for example as the mean of (x − m)²."""
-    match _call(value):
-        case "var", (Value() as x, *rest), options if _is_biased(*rest, **options):
-            return x
-        case "getitem", (both, 0), _:
-            return _moments(both)
-    match _call(_mean(value)):
-        case ("pow", (centred, 2), _) | ("square", (centred,), _):
-            return _centred(centred)
-        case "mul", (a, b), _ if a is b:
-            return _centred(a)
-    return None
-
-
-def _mean(value: Operand) -> Value | None:
-    """x, if the value is m."""
-    match _call(value):
-        case "mean", (Value() as x, [1], True), {**options} if not options:
-            return x
-        case "getitem", (both, 1), _:
-            return _moments(both)
-    return None
-
-
-def _moments(value: Operand) -> Value | None:
-    """x, if the value is the pair (s, m)."""
-    match _call(value):
-        case "var_mean", (Value() as x, *rest), options if _is_biased(*rest, **options):
-            return x
-    return None
-
-
-def _is_biased(
-    dims: Sequence[int] = (), unbiased: bool = True, keepdim: bool = False, *, correction: float = 1
-) -> bool:
-    """Whether a variance with these arguments is over the channels and divides by n, not by n − 1."""
-    return list(dims) == [1] and keepdim and (not unbiased or correction == 0)
-
-
-def _call(value: Operand | None) -> tuple[Any, ...] | None:
-    """(ATen operator, arguments, options) that a refused value comes from; None for other values."""
-    return value.notes.get("call") if isinstance(value, Value) else None
+def instance_norm(
+    op: Operation,
+    x: Value,
+    weight: Value | None,
+    bias: Value | None,
+    mean: Value | None,
+    variance: Value | None,
+    of_input: bool,
+    momentum: float,
+    eps: float,
+    *_: Any,
+) -> Value:
+    """A :func:`group_norm` with a group per channel; a batch norm if it uses running statistics."""
+    if of_input or mean is None or variance is None:
+        return group_norm(op, x, x.shape[0], weight, bias, eps)
+    return batch_norm(op, x, weight, bias, mean, variance, momentum, eps)

@@ -18,7 +18,7 @@ from bnew.files import write_atomically
 from bnew.layers import check_module
 from bnew.packing.file import VERSION, PackedFile, sealed
 from bnew.packing.fusion import Graph
-from bnew.packing.reading import read
+from bnew.packing.reading import Output, read
 
 _log = logging.getLogger(__name__)
 
@@ -83,8 +83,8 @@ def pack(
             "for a network of vectors"
         )
     normalisation = _normalisation(mean, std, example_input.shape[1])
-    output = read(model, example_input, _lattice(normalisation))
-    graph = Graph(output)
+    outputs = read(model, example_input, _lattice(normalisation))
+    graph = Graph(*(output.value for output in outputs))
     image: dict[str, Any] = {"name": Graph.INPUT, "shape": list(graph.shape), **normalisation}
     if resize is not None:
         if min(resize[0] - graph.shape[1], resize[1] - graph.shape[2]) < 0:
@@ -92,19 +92,34 @@ def pack(
         image["resize"] = list(resize)
     description: dict[str, Any] = {"input": image}
     if classes is not None:
-        if len(classes) != output.shape[0]:
+        if len(outputs) > 1 or outputs[0].name:
+            raise BnewError("there are class names, but the model returns several results, or named ones")
+        if len(classes) != outputs[0].value.shape[0]:
             raise BnewError(
-                f"there are {len(classes)} class names, but the model has {output.shape[0]} outputs"
+                f"there are {len(classes)} class names, but the model has {outputs[0].value.shape[0]} outputs"
             )
         description["classes"] = list(map(str, classes))
         for name in description["classes"]:
             if not name.isascii() and not _is_utf8(name):
                 raise BnewError(f"the class name {name!a} cannot be written as UTF-8")
-    description |= {"nodes": graph.nodes, "output": graph.output}
+    description |= {"nodes": graph.nodes, **_results(outputs, graph.outputs)}
     tensors = {name: _stored(name, array, half) for name, array in graph.tensors.items()}
     content = _container(description, tensors)
     write_atomically(Path(path), lambda beside: beside.write_bytes(content))
     return PackedFile.read(path)
+
+
+def _results(outputs: Sequence[Output], values: Sequence[str]) -> dict[str, Any]:
+    """The file's ``output``, or its ``outputs`` if there are several, named ones, or one of another size."""
+    channels, height, width = outputs[0].value.shape
+    usual = [(channels, height, width)] if height * width > 1 else [(channels,), (channels, 1, 1)]
+    if len(outputs) == 1 and not outputs[0].name and outputs[0].size in usual:
+        return {"output": values[0]}
+    entries = []
+    for output, value in zip(outputs, values, strict=True):
+        named = {"name": output.name} if output.name else {}
+        entries.append({"value": value, **named, "size": list(output.size)})
+    return {"outputs": entries}
 
 
 def _is_utf8(text: str) -> bool:

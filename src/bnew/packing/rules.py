@@ -19,6 +19,7 @@ from bnew.packing.pieces import (
     WIDEST,
     Held,
     Piece,
+    Rule,
     Slopes,
     anything,
     common_step,
@@ -67,12 +68,12 @@ def clamp(value: Value, x: Held, limits: Sequence[float | None] | None = None) -
     return pieced(value, pieces, either(x.slopes, closed))
 
 
-def prelu(value: Value, x: Held) -> Held:
+def prelu(value: Value, x: Held, numbers: Numbers | None = None) -> Held:
     """v where v ≥ 0, else v · T."""
     single = x.steps == 0
     positive = Held(x.steps, np.where(single & (x.offsets < 0), np.nan, x.offsets), x.slopes)
     negative = Held(x.steps, np.where(single & (x.offsets >= 0), np.nan, x.offsets), x.slopes)
-    below = scale(value, negative)
+    below = scale(value, negative, numbers)
     return pieced(value, [*positive.pieces, *below.pieces], either(x.slopes, below.slopes))
 
 
@@ -88,6 +89,11 @@ def sigmoid(value: Value, x: Held) -> Held:
     if x.varies:
         pieces.append((0.0, 1.0))
     return pieced(value, [*pieces, (0.0, only_where(x.known_at_zero, 0.5))], itself(value))
+
+
+def absolute(value: Value, x: Held) -> Held:
+    """v where v ≥ 0, else −v."""
+    return prelu(value, x, np.array([-1.0]))
 
 
 def hard_sigmoid(value: Value, x: Held) -> Held:
@@ -137,6 +143,11 @@ def multiply(value: Value, x: Held, y: Held) -> Held:
     every = np.stack([np.full(value.shape[0], limit) for limit in (-np.inf, np.inf)])[None]
     unbounded = dict.fromkeys([*x.slopes, *y.slopes], every)
     return pieced(value, pieces, unbounded | itself(value))
+
+
+def gated(gate: Rule) -> Rule:
+    """v · gate(v)."""
+    return lambda value, x: multiply(value, x, gate(value, x))
 
 
 # -------------------------------------------------------------------------------------------- operators
@@ -333,6 +344,7 @@ def binary_conv(value: Value, _: Held) -> Held:
     for axis in (0, 1):
         first = np.arange(value.shape[axis + 1]) * fields["stride"][axis] - fields["padding"][axis]
         places = first[:, None] + np.arange(fields["kernel"][axis]) * fields["dilation"][axis]
-        taps.append(np.sum((places >= 0) & (places < before.shape[axis + 1]), axis=1))
+        inside = (places >= 0) & (places < before.shape[axis + 1]) | ("pad_value" in fields)
+        taps.append(np.sum(inside, axis=1))
     counts = np.outer(*taps) * (fields["channels"][0] // fields["groups"])
     return pieced(value, [(2.0, float(parity)) for parity in np.unique(counts % 2)], {})

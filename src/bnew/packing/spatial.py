@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bnew.packing.joining import joined
+from bnew.packing.layouts import IMAGE
+from bnew.packing.reshaping import bordered, part
 from bnew.packing.values import Lowering, Refused, Value
+from bnew.packing.views import shown, view
 
 if TYPE_CHECKING:
-    from bnew.packing.reading import Operation
+    from bnew.packing.operation import Operation
 
 
 def on_images(lower: Lowering) -> Lowering:
@@ -30,6 +35,11 @@ def pair(numbers: int | Sequence[int]) -> list[int]:
     """[y, x] from two numbers, or from one for both axes."""
     both = [numbers] if isinstance(numbers, int) else list(numbers)
     return both * 2 if len(both) == 1 else both
+
+
+def along(number: int | Sequence[int]) -> int:
+    """The number of the one axis of (N, C, L)."""
+    return number if isinstance(number, int) else number[0]
 
 
 def sides(padding: int | Sequence[int]) -> list[int]:
@@ -87,18 +97,31 @@ def avg_pool(
     return op.make("avg_pool", op.real(x), fields=window)
 
 
+def on_lines(lower: Lowering) -> Lowering:
+    """``lower``, which takes images, for (N, C, L), stored as a column of pixels."""
+
+    def lowered(op: Operation, x: Value, *numbers: Any, **options: Any) -> Value:
+        if op.input_rank != 3:
+            raise Refused("it is packed only for batches (N, C, L)")
+        # Along the width, windows have one place, and nothing is added.
+        width = [1, 1, 0, 1]
+        wide = [
+            [along(n), w] if isinstance(n, int | list | tuple) and not isinstance(n, bool) and n != [] else n
+            for n, w in zip(numbers, (*width, 1, 1), strict=False)
+        ]
+        return lower(op.with_rank(4), x, *wide, *numbers[len(wide) :], **options)
+
+    return lowered
+
+
+max_pool1d = on_lines(max_pool)
+avg_pool1d = on_lines(avg_pool)
+
+
 @on_images
 def adaptive_avg_pool(op: Operation, x: Value, size: Sequence[int]) -> Value:
     """The mean of each window, with one window per place of the result."""
     return op.make("adaptive_avg_pool", op.real(x), fields={"size": list(op.shape[1:])})
-
-
-@on_images
-def mean(op: Operation, x: Value, dims: Sequence[int] = (), keepdim: bool = False, **_: Any) -> Value:
-    """The mean over height and width."""
-    if sorted(dim % 4 for dim in dims) != [2, 3] or op.rank != (4 if keepdim else 2):
-        raise Refused("a mean is packed only over height and width")
-    return op.make("adaptive_avg_pool", op.real(x), fields={"size": [1, 1]})
 
 
 @on_images
@@ -124,16 +147,84 @@ def resize_nearest(op: Operation, x: Value, size: Sequence[int] | None = None, *
 
 
 @on_images
+def resize_bilinear(op: Operation, x: Value, size: Any, corners: bool, *factors: Any) -> Value:
+    """Means of the four nearest places. ``factors`` as in :func:`resize_nearest`."""
+    given = factors[0] if factors and isinstance(factors[0], list | tuple) else factors
+    given = (*(given or ()), None, None)[:2]
+    scale = []
+    for before, after, factor in zip(x.shape[1:], op.shape[1:], given, strict=True):
+        if corners:
+            scale.append(float(np.float32(before - 1) / np.float32(after - 1)) if after > 1 else 0.0)
+        else:
+            scale.append(float(np.float32(1 / factor)) if factor else float(np.float32(before / after)))
+    fields = {"size": list(op.shape[1:]), "scale": scale, "corners": bool(corners)}
+    return op.make("resize_bilinear", op.real(x), fields=fields)
+
+
+@on_images
+def adaptive_max_pool(op: Operation, x: Value, size: Sequence[int]) -> Value:
+    """The largest number of each window; packed where all windows of an axis have one size and stride."""
+    kernel, stride = [], []
+    for before, after in zip(x.shape[1:], op.shape[1:], strict=True):
+        first = [i * before // after for i in range(after)]
+        last = [-(-(i + 1) * before // after) for i in range(after)]
+        sizes = {b - a for a, b in zip(first, last, strict=True)}
+        steps = {b - a for a, b in pairwise(first)}
+        if len(sizes) > 1 or len(steps) > 1:
+            raise Refused("its windows differ in size")
+        kernel.append(sizes.pop())
+        stride.append(steps.pop() if steps else 1)
+    return max_pool(op, x, kernel, stride)
+
+
 def pad(op: Operation, x: Value, amounts: Sequence[int], *how: Any, **named: Any) -> Value:
-    """Zeros around the image. The convolution after it takes them over."""
+    """Numbers around the image, in front of the channels or behind them; negative ones cut."""
     settings = [*how, *named.values()]  # mode and value
     mode = next((s for s in settings if isinstance(s, str)), "constant")
-    if mode != "constant":
-        raise Refused(f"padding_mode '{mode}' is not packed, only padding by zeros")
-    left, right, top, bottom = (*amounts, 0, 0)[:4]
-    filled = any(s for s in settings if not isinstance(s, str))
-    if filled or len(amounts) > 4 or min(amounts) < 0:
-        raise Refused("padding is packed only by zeros, around the image")
-    # Refused unless a convolution takes it over.
-    why = "padding is packed only right before a convolution"
-    return op.make("refused", x, notes={"why": why, "padding": [top, left, bottom, right]})
+    value = next((s for s in settings if isinstance(s, int | float)), 0)
+    return padded(op, x, amounts, mode, float(value))
+
+
+def reflected(op: Operation, x: Value, amounts: Sequence[int]) -> Value:
+    """The image reflected around its border."""
+    return padded(op, x, amounts, "reflect")
+
+
+def replicated(op: Operation, x: Value, amounts: Sequence[int]) -> Value:
+    """The border repeated."""
+    return padded(op, x, amounts, "replicate")
+
+
+def padded(op: Operation, x: Value, amounts: Sequence[int], mode: str, value: float = 0) -> Value:
+    """Each dimension with so many numbers before it and behind it, the last dimension first."""
+    ends = list(zip(amounts[::2], amounts[1::2], strict=True))
+    rank = len(op.input_size)
+    size = list(op.input_size)
+    for dim, (before, after) in zip(range(rank)[::-1], ends, strict=False):
+        if min(before, after) < 0:
+            first, last = max(-before, 0), size[dim] - max(-after, 0)
+            x = view(op, *part(op, x, size, dim, first, 1, last - first))
+            size[dim] = last - first
+    grown = [(max(a, 0), max(b, 0)) for a, b in ends] + [(0, 0)] * (rank - len(ends))
+    _, layout = shown(op, x, size)
+    spatial = rank - 2 if rank in (3, 4) and layout.dims[0] == ((op.images, IMAGE),) else 0
+    if any(map(any, grown[:spatial])):
+        (left, right), (top, bottom) = grown[0], grown[1]
+        if rank == 3:
+            (top, bottom), (left, right) = grown[0], (0, 0)
+        x = bordered(op, x, [top, left, bottom, right], mode, value)
+        for dim in range(rank - spatial, rank):
+            size[dim] += sum(grown[rank - 1 - dim])
+    for dim in range(1 if spatial else 0, rank - spatial):
+        before, after = grown[rank - 1 - dim]
+        if before or after:
+            if mode != "constant":
+                raise Refused(f"channels are not padded by '{mode}'")
+            pieces = [(op.filled(value), (*size[:dim], n, *size[dim + 1 :])) for n in (before, after)]
+            size[dim] += before + after
+            middle = (x, (*size[:dim], size[dim] - before - after, *size[dim + 1 :]))
+            x = joined(op, [pieces[0], middle, pieces[1]], dim)
+    return x
+
+
+adaptive_avg_pool1d = on_lines(adaptive_avg_pool)

@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._decomp import get_decompositions
 from torch._dynamo import OptimizedModule
 from torch.export.graph_signature import OutputKind
 from torch.nn.parameter import is_lazy
+from torch.utils import _pytree as pytree
 
 from bnew.errors import BnewError
 from bnew.modes import evaluating
 
+_aten = torch.ops.aten
+
+# Operators that PyTorch writes in simpler ones.
+_DECOMPOSED = get_decompositions([_aten.addcmul, _aten.addcdiv, _aten.lerp, _aten.rot90])
 _STATE = frozenset([OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION])
 
 
 @dataclass(frozen=True)
 class Trace:
-    """A model without its wrappers, its exported program, and the node of the one output."""
+    """A model without its wrappers, its exported program, and the nodes of its outputs by name.
+
+    Outputs without names, such as those of a tuple, have the name "".
+    """
 
     model: nn.Module
     program: torch.export.ExportedProgram
-    output: fx.Node
+    outputs: list[tuple[str, fx.Node]]
 
 
 @contextmanager
@@ -35,8 +45,8 @@ def traced(model: nn.Module, example: Tensor, images: int) -> Iterator[Trace]:
     buffers are as they were. The example is never changed.
 
     Raises:
-        BnewError: the model does not take the example, cannot be exported, does not return exactly one
-            tensor, or its output depends on a buffer that its calls change.
+        BnewError: the model does not take the example, cannot be exported, returns something else than
+            tensors, or its output depends on a buffer that its calls change.
     """
     model = _unwrapped(model)
     kind = type(model).__name__
@@ -49,18 +59,18 @@ def traced(model: nn.Module, example: Tensor, images: int) -> Iterator[Trace]:
             ) from error
         try:
             batch = example[:1].expand(images, *example.shape[1:]).contiguous()
-            program = torch.export.export(model, (batch,), strict=False).run_decompositions({})
+            program = torch.export.export(model, (batch,), strict=False).run_decompositions(_DECOMPOSED)
         except Exception as error:
             raise BnewError(
                 f"torch.export cannot read {kind} for {images} images at once, which packing needs (no "
                 f"branches on values, any number of images): {_first_line(error)}"
             ) from error
-        output = _output(kind, program)
+        outputs = _outputs(kind, program)
         # torch.export does not report every buffer that is assigned.
         after = dict(model.named_buffers())
         changed = {name for name in before if name not in after or not torch.equal(before[name], after[name])}
-        _check_state(kind, program, output, changed)
-        yield Trace(model, program, output)
+        _check_state(kind, program, [node for _, node in outputs], changed)
+        yield Trace(model, program, outputs)
 
 
 def _first_line(error: Exception) -> str:
@@ -100,23 +110,44 @@ def _evaluating(model: nn.Module) -> Iterator[Mapping[str, Tensor]]:
                     buffer.copy_(before)
 
 
-def _output(kind: str, program: torch.export.ExportedProgram) -> fx.Node:
-    """The one output of the graph. Changed inputs and changed buffers do not count as outputs.
+def _outputs(kind: str, program: torch.export.ExportedProgram) -> list[tuple[str, fx.Node]]:
+    """The outputs of the graph by name. Changed inputs and changed buffers do not count as outputs.
 
     Raises:
-        BnewError: there is not exactly one, or it is no tensor.
+        BnewError: one of them is no tensor, or some have names and others do not.
     """
     (results,) = (node.args[0] for node in program.graph.nodes if node.op == "output")
     assert isinstance(results, tuple | list)
     specs = program.graph_signature.output_specs
-    outputs = [node for node, spec in zip(results, specs, strict=True) if spec.kind is OutputKind.USER_OUTPUT]
-    if len(outputs) != 1 or not isinstance(outputs[0], fx.Node):
-        raise BnewError(f"{kind} has {len(outputs)} outputs, but packing needs one tensor")
-    return outputs[0]
+    found = [node for node, spec in zip(results, specs, strict=True) if spec.kind is OutputKind.USER_OUTPUT]
+    nodes = [node for node in found if isinstance(node, fx.Node)]
+    if not nodes or len(nodes) < len(found):
+        raise BnewError(f"{kind} returns something else than tensors, which packing needs")
+    structure = pytree.tree_unflatten(list(range(len(found))), program.call_spec.out_spec)
+    names = dict(_named(structure))
+    if len({bool(name) for name in names.values()}) > 1:
+        raise BnewError(f"{kind} returns tensors with and without names: return a dict, or a tuple")
+    return [(names[place], node) for place, node in enumerate(nodes)]
+
+
+def _named(structure: Any, name: str = "") -> Iterator[tuple[int, str]]:
+    """(Place, name) of each tensor of a result: its keys joined by dots; "" in plain sequences."""
+    items: Iterable[tuple[Any, Any]]
+    if isinstance(structure, Mapping):
+        items = structure.items()
+    elif hasattr(structure, "_fields"):
+        items = zip(structure._fields, structure, strict=True)
+    elif isinstance(structure, tuple | list):
+        items = ((str(i) if name else "", each) for i, each in enumerate(structure))
+    else:
+        yield structure, name
+        return
+    for key, each in items:
+        yield from _named(each, f"{name}.{key}" if name else str(key))
 
 
 def _check_state(
-    kind: str, program: torch.export.ExportedProgram, output: fx.Node, changed: Set[str]
+    kind: str, program: torch.export.ExportedProgram, outputs: Sequence[fx.Node], changed: Set[str]
 ) -> None:
     """Check that the output does not depend on a buffer that calls of the model have ``changed``.
 
@@ -127,7 +158,7 @@ def _check_state(
     changed = changed | {str(spec.target) for spec in signature.output_specs if spec.kind in _STATE}
     state = {spec.arg.name: spec.target for spec in signature.input_specs if spec.target in changed}
     seen: set[fx.Node] = set()
-    todo = [output]
+    todo = [*outputs]
     while todo:
         node = todo.pop()
         if node.name in state:

@@ -44,17 +44,18 @@ class Value:
     ``op`` is an operator or a step of docs/format.md, or one of
 
     * ``input``: the image;
-    * ``constant``: ``tensor``, the same for every image;
+    * ``evaluated``: ``tensor``, the same for every image, which no operator needs to compute;
+    * ``view``: its input as the tensor of ``notes["layout"]``, see :mod:`bnew.packing.views`;
     * ``bits``: the sign of its input, as bits;
+    * ``padding``: its input with a border, as the operator ``pad``, which a convolution may take over;
     * ``choice``: ``numbers[0]`` where its input is at least 0, else ``numbers[1]``;
     * ``refused``: a value that the file cannot express. ``notes["why"]`` says why; it is empty if a refused
-      input says it. ``notes["call"]`` is the call that was refused. Without it, the value waits for an
-      operator that takes it over, as a convolution takes over padding.
+      input says it.
 
     In the file, an operator has ``fields`` and ``tensors``, by name. A step has ``numbers``, a second input,
     or an ``argument``. The other attributes serve the reading: ``terms`` are the terms of a sum with their
-    factors, and ``notes`` are facts for later operators. ``index`` numbers the values in an order in which
-    they can be computed.
+    factors, and ``notes`` are facts for later operators: ``notes["call"]`` is the call that it comes from.
+    ``index`` numbers the values in an order in which they can be computed.
     """
 
     op: str
@@ -73,7 +74,7 @@ class Value:
     @property
     def constant(self) -> bool:
         """Whether it is the same for every image."""
-        return self.op == "constant"
+        return self.op == "evaluated"
 
 
 Operand: TypeAlias = Value | float
@@ -87,25 +88,24 @@ class Refused(Exception):
     """An operator cannot be packed; the message says why."""
 
 
-def reachable(output: Value) -> list[Value]:
-    """Every value that ``output`` needs, in the order in which they can be computed.
+def reachable(*outputs: Value) -> list[Value]:
+    """Every value that ``outputs`` need, in the order in which they can be computed.
 
     Raises:
         BnewError: one of them is refused; the message says which, where and why.
     """
-    order = ancestors(output)
+    order = ancestors(*outputs)
     refused = [value for value in order if value.op == "refused" and value.notes["why"]]
     if refused:
-        # A refused call explains more than a value that waits for its next operator.
-        value = next((each for each in refused if "call" in each.notes), refused[0])
+        value = refused[0]
         raise BnewError(f"{value.place} cannot be packed: {value.notes['why']}")
     return order
 
 
-def ancestors(value: Value, known: Container[Value] = ()) -> list[Value]:
-    """The value and all that it needs, except for constants and ``known``, in the order of computation."""
+def ancestors(*values: Value, known: Container[Value] = ()) -> list[Value]:
+    """The values and all that they need, except for constants and ``known``, in the order of computation."""
     found: set[Value] = set()
-    todo = [value]
+    todo = [*values]
     while todo:
         value = todo.pop()
         if value not in found and value not in known:

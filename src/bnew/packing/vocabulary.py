@@ -8,94 +8,29 @@ independently, and a test compares the names.
 
 from __future__ import annotations
 
-import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
-from typing import Any, TypeAlias
+from collections.abc import Mapping
 
-from bnew.packing import arithmetic, choices, lowering, norms, rules, spatial, weights
+from bnew.packing import (
+    activations,
+    arithmetic,
+    choices,
+    formulas,
+    joining,
+    moved,
+    norms,
+    products,
+    reductions,
+    reshaping,
+    rows,
+    rules,
+    spatial,
+    weights,
+)  # fmt: skip
+from bnew.packing.adaptors import anywhere, as_stored, as_stored_or_padded, joins, per_channel
 from bnew.packing.arithmetic import exact
-from bnew.packing.pieces import Rule
-from bnew.packing.values import Formula, Lowering, Shape
-
-Node: TypeAlias = Mapping[str, Any]  # of the file's graph
-
-
-class Takes(Enum):
-    """The input of an operator."""
-
-    REAL = "a real value"
-    BITS = "bits"
-    LIST = "a list of real values"
-
-
-class Argument(Enum):
-    """The argument of a step in the file."""
-
-    NUMBERS = "the name of a tensor of numbers per channel"
-    VALUE = "the name of a real value"
-    SETTING = "two bounds, or nothing"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """The properties that operators and steps share. The defaults are the cautious choice."""
-
-    aten: Mapping[str, Lowering] = field(default_factory=dict)
-    """ATen operators that become this one, and the functions that lower them."""
-    formulas: Mapping[str, Formula] = field(default_factory=dict)
-    """ATen operators that may end a formula for this one; tried before :attr:`aten`."""
-    held: Rule | None = None
-    """Its effect on exact numbers. None: any number may result, so a ``torch.sign`` after it is refused."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Operator(Row):
-    """The operator of a node."""
-
-    takes: Takes = Takes.REAL
-    fields: Sequence[str] = ()
-    """Fields of the node, without those that name tensors."""
-    tensors: Sequence[str] = ()
-    """Fields that name tensors."""
-    shape: Callable[[Node, Sequence[Shape]], Shape] = lambda node, inputs: inputs[0]
-    """(node, shapes of its inputs) → (C, H, W) of the result."""
-    moves: bool = False
-    """Whether every number of the result is a number of the input, so that signs stay signs."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Step(Row):
-    """A pointwise operation, which is stored in the node before it."""
-
-    argument: Argument
-
-
-# ------------------------------------------------------------------------------------------------ shapes
-
-
-def _convolved(node: Node, inputs: Sequence[Shape]) -> Shape:
-    _, height, width = inputs[0]
-    top, left, bottom, right = node["padding"]
-    (sy, sx), (dy, dx), (kh, kw) = node["stride"], node["dilation"], node["kernel"]
-    rows = (height + top + bottom - dy * (kh - 1) - 1) // sy + 1
-    return node["channels"][1], rows, (width + left + right - dx * (kw - 1) - 1) // sx + 1
-
-
-def _sized(node: Node, inputs: Sequence[Shape]) -> Shape:
-    height, width = node["size"]
-    return inputs[0][0], height, width
-
-
-def _joined(node: Node, inputs: Sequence[Shape]) -> Shape:
-    return sum(shape[0] for shape in inputs), *inputs[0][1:]
-
-
-def _flat(node: Node, inputs: Sequence[Shape]) -> Shape:
-    return math.prod(inputs[0]), 1, 1
-
+from bnew.packing.rows import Argument, Operator, Row, Step, Takes
+from bnew.packing.values import Formula, Lowering
 
 # ------------------------------------------------------------------------------------------- vocabulary
 
@@ -106,77 +41,144 @@ OPERATORS: Mapping[str, Operator] = {
     "conv": Operator(
         fields=_CONV,
         tensors=["weight"],
-        shape=_convolved,
+        shape=rows.convolved,
         aten={  # or binary_conv, if the layer is binary
             "linear": weights.linear,
-            "conv2d": weights.conv,
-            "convolution": weights.convolution,
+            "addmm": products.added,
+            "conv2d": as_stored_or_padded(weights.conv),
+            "conv1d": as_stored_or_padded(weights.conv1d),
+            "conv_transpose2d": as_stored(weights.transposed_conv),
+            "convolution": as_stored_or_padded(weights.convolution),
         },
         held=rules.conv,
     ),
     "binary_conv": Operator(
-        takes=Takes.BITS, fields=_CONV, tensors=["weight"], shape=_convolved, held=rules.binary_conv
+        takes=Takes.BITS,
+        fields=_CONV,
+        optional=["pad_value"],
+        tensors=["weight"],
+        shape=rows.convolved,
+        held=rules.binary_conv,
     ),
     "max_pool": Operator(
         fields=["kernel", "stride", "padding", "dilation", "size"],
-        shape=_sized,
-        aten=dict.fromkeys(["max_pool2d", "max_pool2d_with_indices"], spatial.max_pool),
+        shape=rows.sized,
+        aten={
+            **dict.fromkeys(["max_pool2d", "max_pool2d_with_indices"], as_stored(spatial.max_pool)),
+            "max_pool1d": as_stored(spatial.max_pool1d),
+            "adaptive_max_pool2d": as_stored(spatial.adaptive_max_pool),
+            **dict.fromkeys(["amax", "max"], reductions.largest),
+            "amin": reductions.smallest,
+        },
         held=rules.same,
         moves=True,  # padding is never the maximum
     ),
     "avg_pool": Operator(
         fields=["kernel", "stride", "padding", "size", "count_padding"],
-        shape=_sized,
-        aten={"avg_pool2d": spatial.avg_pool},
+        shape=rows.sized,
+        aten={"avg_pool2d": as_stored(spatial.avg_pool), "avg_pool1d": as_stored(spatial.avg_pool1d)},
         held=rules.avg_pool,
     ),
     "adaptive_avg_pool": Operator(
         fields=["size"],
-        shape=_sized,
+        shape=rows.sized,
         aten={
-            **dict.fromkeys(["adaptive_avg_pool2d", "_adaptive_avg_pool2d"], spatial.adaptive_avg_pool),
-            "mean": spatial.mean,
+            **dict.fromkeys(
+                ["adaptive_avg_pool2d", "_adaptive_avg_pool2d"], as_stored(spatial.adaptive_avg_pool)
+            ),
+            "adaptive_avg_pool1d": as_stored(spatial.adaptive_avg_pool1d),
+            "mean": reductions.mean,
+            "sum": reductions.total,
+            "var": reductions.variance,
+            "std": reductions.deviation,
+            "linalg_vector_norm": reductions.length,
         },
         held=rules.adaptive_avg_pool,
     ),
     "resize_nearest": Operator(
         fields=["size", "scale"],
-        shape=_sized,
-        aten=dict.fromkeys(["upsample_nearest2d", "_upsample_nearest_exact2d"], spatial.resize_nearest),
+        shape=rows.sized,
+        aten=dict.fromkeys(
+            ["upsample_nearest2d", "_upsample_nearest_exact2d"], as_stored(spatial.resize_nearest)
+        ),
         held=rules.same,
         moves=True,
     ),
     "layer_norm": Operator(
         fields=["eps"],
         aten=dict.fromkeys(["layer_norm", "native_layer_norm"], norms.layer_norm),
-        formulas={"div": norms.quotient, "mul": norms.product},
+        formulas={"div": formulas.quotient, "mul": formulas.product},
+    ),
+    "rms_norm": Operator(fields=["eps"], aten={"rms_norm": norms.rms_norm}),
+    "l2_norm": Operator(fields=["eps"]),  # only by a formula
+    "group_norm": Operator(
+        fields=["groups", "eps"],
+        aten={
+            "group_norm": as_stored(norms.group_norm),
+            "native_group_norm": as_stored(norms.native_group_norm),
+            "instance_norm": as_stored(norms.instance_norm),
+        },
+    ),
+    "rearrange": Operator(
+        fields=["shape", "sizes", "strides", "offset"], shape=rows.given, held=moved.rearrange, moves=True
+    ),
+    "constant": Operator(takes=Takes.NOTHING, fields=["shape"], tensors=["weight"], shape=rows.given),
+    "matmul": Operator(
+        takes=Takes.LIST,
+        fields=["transposed"],
+        shape=rows.multiplied,
+        aten={
+            **dict.fromkeys(["matmul", "bmm", "mm"], products.matmul),
+            "einsum": products.einsum,
+            "scaled_dot_product_attention": products.attention,
+        },
+    ),
+    "pad": Operator(
+        fields=["padding", "mode"],
+        optional=["value"],  # of the mode "constant"
+        shape=rows.padded,
+        held=moved.pad,
+        aten={
+            **dict.fromkeys(["pad", "constant_pad_nd"], spatial.pad),
+            **dict.fromkeys(["reflection_pad1d", "reflection_pad2d"], spatial.reflected),
+            **dict.fromkeys(["replication_pad1d", "replication_pad2d"], spatial.replicated),
+        },
+    ),
+    "resize_bilinear": Operator(
+        fields=["size", "scale", "corners"],
+        shape=rows.sized,
+        aten={"upsample_bilinear2d": as_stored(spatial.resize_bilinear)},
     ),
     "identity": Operator(moves=True),  # a node that only has steps; no ATen operator becomes it
     "concat": Operator(
         takes=Takes.LIST,
-        shape=_joined,
-        aten={"cat": lowering.concat},
+        shape=rows.joined,
+        aten={"cat": joining.concat, "stack": joining.stack},
         held=rules.concat,
         moves=True,
     ),
+    "concat_rows": Operator(takes=Takes.LIST, shape=rows.below, held=moved.beside, moves=True),
+    "concat_columns": Operator(takes=Takes.LIST, shape=rows.beside, held=moved.beside, moves=True),
     "flatten": Operator(
-        shape=_flat,
-        aten=dict.fromkeys(
-            ["view", "_unsafe_view", "reshape", "flatten", "squeeze", "unsqueeze"], lowering.reshape
-        ),
+        shape=rows.flat,
         held=rules.flatten,
         moves=True,
     ),
-    "softmax": Operator(aten=dict.fromkeys(["softmax", "_softmax"], lowering.softmax), held=rules.softmax),
+    "softmax": Operator(
+        aten=dict.fromkeys(["softmax", "_softmax"], activations.over_channels("softmax")), held=rules.softmax
+    ),
+    "log_softmax": Operator(
+        aten=dict.fromkeys(["log_softmax", "_log_softmax"], activations.over_channels("log_softmax"))
+    ),
 }
 
 STEPS: Mapping[str, Step] = {
     "scale": Step(
         argument=Argument.NUMBERS,
         aten={
-            "div": arithmetic.div,
-            "neg": exact(arithmetic.neg),
-            "_native_batch_norm_legit_no_training": norms.batch_norm,
+            "div": joins(arithmetic.div),
+            "neg": anywhere(exact(arithmetic.neg)),
+            "_native_batch_norm_legit_no_training": per_channel(norms.batch_norm),
         },
         held=rules.scale,
     ),
@@ -184,81 +186,142 @@ STEPS: Mapping[str, Step] = {
     "add": Step(
         argument=Argument.VALUE,
         aten={  # of a constant: shift
-            "add": exact(arithmetic.add),
-            "sub": exact(arithmetic.sub),
-            "rsub": exact(arithmetic.rsub),
+            "add": joins(exact(arithmetic.add)),
+            "sub": joins(exact(arithmetic.sub)),
+            "rsub": joins(exact(arithmetic.rsub)),
         },
         held=rules.add,
     ),
     "multiply": Step(
         argument=Argument.VALUE,
         aten={
-            "mul": exact(arithmetic.mul),  # of a constant: scale
-            "silu": lowering.gated("sigmoid"),
-            "hardswish": lowering.gated("hard_sigmoid"),
+            "mul": joins(exact(arithmetic.mul)),  # of a constant: scale
+            "pow": anywhere(activations.power),  # products with itself
+            "square": anywhere(activations.square),
         },
         held=rules.multiply,
     ),
     "prelu": Step(
         argument=Argument.NUMBERS,
         aten={
-            **dict.fromkeys(["prelu", "_prelu_kernel"], lowering.prelu),
-            "leaky_relu": lowering.leaky_relu,
+            **dict.fromkeys(["prelu", "_prelu_kernel"], per_channel(activations.prelu)),
+            "leaky_relu": anywhere(activations.leaky_relu),
+            "rrelu": anywhere(activations.rrelu),
         },
         held=rules.prelu,
     ),
     "clamp": Step(
         argument=Argument.SETTING,
         aten={
-            **dict.fromkeys(["clamp", "clamp_min"], lowering.clamp),
-            "clamp_max": lowering.clamp_max,
-            "hardtanh": lowering.hardtanh,
-            "relu": lowering.relu,
-            "relu6": lowering.relu6,
+            **dict.fromkeys(["clamp", "clamp_min"], anywhere(activations.clamp)),
+            "clamp_max": anywhere(activations.clamp_max),
+            "hardtanh": anywhere(activations.hardtanh),
+            "relu": anywhere(activations.relu),
+            "relu6": anywhere(activations.relu6),
+            "maximum": joins(activations.maximum),
+            "minimum": joins(activations.minimum),
+            "threshold": anywhere(activations.threshold),
         },
         held=rules.clamp,
     ),
     "sigmoid": Step(
         argument=Argument.SETTING,
-        aten={"sigmoid": lowering.pointwise("sigmoid")},
+        aten={"sigmoid": anywhere(activations.pointwise("sigmoid"))},
         held=rules.sigmoid,
     ),
     "hard_sigmoid": Step(
         argument=Argument.SETTING,
-        aten={"hardsigmoid": lowering.pointwise("hard_sigmoid")},
+        aten={"hardsigmoid": anywhere(activations.pointwise("hard_sigmoid"))},
         held=rules.hard_sigmoid,
     ),
     # In float32, gelu(v) is exactly v far above 0 and exactly 0 far below. It has no rule for exact numbers.
     "gelu": Step(
         argument=Argument.SETTING,
-        aten={"gelu": lowering.gelu},  # or gelu_tanh
+        aten={"gelu": anywhere(activations.gelu)},  # or gelu_tanh
     ),
     "gelu_tanh": Step(argument=Argument.SETTING),
+    "silu": Step(
+        argument=Argument.SETTING,
+        aten={"silu": anywhere(activations.pointwise("silu"))},
+        held=rules.gated(rules.sigmoid),
+    ),
+    "hard_swish": Step(
+        argument=Argument.SETTING,
+        aten={"hardswish": anywhere(activations.pointwise("hard_swish"))},
+        held=rules.gated(rules.hard_sigmoid),
+    ),
+    "mish": Step(argument=Argument.SETTING, aten={"mish": anywhere(activations.pointwise("mish"))}),
+    "softplus": Step(
+        argument=Argument.SETTING,
+        aten={
+            "softplus": anywhere(activations.softplus),
+            **dict.fromkeys(["log_sigmoid", "log_sigmoid_forward"], anywhere(activations.log_sigmoid)),
+        },
+    ),
+    "elu": Step(
+        argument=Argument.SETTING,
+        aten={
+            "elu": anywhere(activations.elu),
+            "selu": anywhere(activations.selu),
+            "celu": anywhere(activations.celu),
+        },
+    ),
+    "softsign": Step(argument=Argument.SETTING),  # only by a formula
+    "tanh": Step(argument=Argument.SETTING, aten={"tanh": anywhere(activations.pointwise("tanh"))}),
+    "exp": Step(argument=Argument.SETTING, aten={"exp": anywhere(activations.pointwise("exp"))}),
+    "log": Step(argument=Argument.SETTING, aten={"log": anywhere(activations.pointwise("log"))}),
+    "sqrt": Step(argument=Argument.SETTING, aten={"sqrt": anywhere(activations.pointwise("sqrt"))}),
+    "reciprocal": Step(
+        argument=Argument.SETTING,
+        aten={
+            "reciprocal": anywhere(activations.pointwise("reciprocal")),
+            "rsqrt": anywhere(activations.rsqrt),
+        },
+    ),
+    "abs": Step(
+        argument=Argument.SETTING, aten={"abs": anywhere(activations.pointwise("abs"))}, held=rules.absolute
+    ),
     # A sign that does not become bits.
     "sign": Step(
         argument=Argument.SETTING,
         aten={
-            **dict.fromkeys(["sign", "sgn"], choices.sign),
-            "ge": choices.compare(operator.ge, strict=False, high=1),
-            "gt": choices.compare(operator.gt, strict=True, high=1),
-            "le": choices.compare(operator.le, strict=True, high=0),
-            "lt": choices.compare(operator.lt, strict=False, high=0),
-            **dict.fromkeys(["logical_not", "bitwise_not"], choices.negation),
-            "where": exact(choices.where),
+            **dict.fromkeys(["sign", "sgn"], anywhere(choices.sign)),
+            "ge": joins(choices.compare(operator.ge, strict=False, high=1)),
+            "gt": joins(choices.compare(operator.gt, strict=True, high=1)),
+            "le": joins(choices.compare(operator.le, strict=True, high=0)),
+            "lt": joins(choices.compare(operator.lt, strict=False, high=0)),
+            **dict.fromkeys(["logical_not", "bitwise_not"], anywhere(choices.negation)),
+            "where": anywhere(exact(choices.where)),
         },
         held=rules.sign,
     ),
 }
 
-# ATen operators that become no operator and no step of their own.
+# ATen operators that show the same numbers in another way, and become no operator of their own.
 _NOTHING: Mapping[str, Lowering] = {
     **dict.fromkeys(["_to_copy", "to", "type_as"], arithmetic.to),
-    "getitem": lowering.first,
-    "expand": lowering.expand,
-    "permute": norms.permute,
-    "transpose": norms.transpose,
-    "slice": lowering.whole,
-    **dict.fromkeys(["pad", "constant_pad_nd"], spatial.pad),  # part of the convolution after it
+    "getitem": reshaping.getitem,
+    **dict.fromkeys(["view", "_unsafe_view", "reshape", "flatten", "unflatten"], reshaping.reshape),
+    **dict.fromkeys(["squeeze", "unsqueeze"], reshaping.reshape),
+    **dict.fromkeys(["expand", "expand_as"], reshaping.expand),
+    "permute": reshaping.permute,
+    **dict.fromkeys(["transpose", "swapaxes"], reshaping.transpose),
+    **dict.fromkeys(["t", "numpy_T"], reshaping.turned),
+    "movedim": reshaping.move,
+    "slice": reshaping.slice_,
+    "narrow": reshaping.narrow,
+    "select": reshaping.select,
+    "flip": reshaping.flip,
+    "repeat": reshaping.repeat,
+    "roll": joining.roll,
+    "unfold": reshaping.unfold,
+    "im2col": reshaping.im2col,
+    **dict.fromkeys(["split", "split_with_sizes"], reshaping.split),
+    "chunk": reshaping.chunk,
+    **dict.fromkeys(["unbind"], reshaping.unbind),
+    "pixel_shuffle": reshaping.pixel_shuffle,
+    "pixel_unshuffle": reshaping.pixel_unshuffle,
+    **dict.fromkeys(["channel_shuffle", "native_channel_shuffle"], reshaping.channel_shuffle),
 }
 
 ROWS: Mapping[str, Row] = {**OPERATORS, **STEPS}

@@ -10,20 +10,29 @@ import numpy as np
 import numpy.typing as npt
 
 from bnew.packing.arithmetic import shifted
-from bnew.packing.spatial import on_images, pair, sides
+from bnew.packing.layouts import Layout, standard
+from bnew.packing.spatial import along, on_images, pair, sides
 from bnew.packing.values import Array, Numbers, Refused, Value
+from bnew.packing.views import canonical, resized, shown, view, with_channels
 
 if TYPE_CHECKING:
-    from bnew.packing.reading import Operation
+    from bnew.packing.operation import Operation
 
 _log = logging.getLogger("bnew")
 
 
 def linear(op: Operation, x: Value, weight: Value, bias: Value | None = None) -> Value:
-    """A linear layer of vectors (N, C), as a 1×1 convolution."""
-    if op.rank != 2:
-        raise Refused("a linear layer is packed only for vectors (N, C)")
-    return _layer(op, x, weight, bias, stride=[1, 1], padding=[0] * 4, dilation=[1, 1], groups=1)
+    """A linear layer over the last dimension, as a 1×1 convolution."""
+    if not isinstance(x, Value) or x.constant:
+        raise Refused("its weights depend on the input")
+    last = len(op.input_size) - 1
+    if last == 0:
+        raise Refused("it mixes images or depends on their number")
+    source, layout = with_channels(op, *shown(op, x, op.input_size), last)
+    outputs, inputs = op.weights(weight).shape[:2]
+    inner = op.inside(source, layout, channels=outputs)
+    result = _layer(inner, source, weight, bias, stride=[1, 1], padding=[0] * 4, dilation=[1, 1], groups=1)
+    return view(op, result, resized(layout, last, inputs, outputs))
 
 
 @on_images
@@ -48,7 +57,37 @@ def conv(
     )
 
 
-@on_images
+def conv1d(
+    op: Operation,
+    x: Value,
+    weight: Value,
+    bias: Value | None = None,
+    stride: int | Sequence[int] = (1,),
+    padding: str | int | Sequence[int] = (0,),
+    dilation: int | Sequence[int] = (1,),
+    groups: int = 1,
+) -> Value:
+    """A convolution of (N, C, L), which is stored as a column of pixels."""
+    if op.input_rank != 3:
+        raise Refused("it is packed only for batches (N, C, L)")
+    if padding == "same":
+        total = along(dilation) * (op.weights(weight).shape[2] - 1)
+        around = [total // 2, 0, total - total // 2, 0]
+    else:
+        before = 0 if isinstance(padding, str) else along(padding)
+        around = [before, 0, before, 0]
+    return _layer(
+        op,
+        x,
+        weight,
+        bias,
+        stride=[along(stride), 1],
+        padding=around,
+        dilation=[along(dilation), 1],
+        groups=groups,
+    )
+
+
 def convolution(
     op: Operation,
     x: Value,
@@ -63,8 +102,87 @@ def convolution(
 ) -> Value:
     """ATen's general convolution, to which the others may decompose."""
     if transposed:
-        raise Refused("a transposed convolution is not packed")
-    return conv(op, x, weight, bias, stride, padding, dilation, groups)
+        return transposed_conv(op, x, weight, bias, stride, padding, output_padding, groups, dilation)
+    lower = conv1d if op.input_rank == 3 else conv
+    return lower(op, x, weight, bias, stride, padding, dilation, groups)
+
+
+@on_images
+def transposed_conv(
+    op: Operation,
+    x: Value,
+    weight: Value,
+    bias: Value | None = None,
+    stride: Sequence[int] = (1,),
+    padding: Sequence[int] = (0,),
+    output_padding: Sequence[int] = (0,),
+    groups: int = 1,
+    dilation: Sequence[int] = (1,),
+) -> Value:
+    """A transposed convolution: a convolution with s² times as many channels, shuffled into pixels.
+
+    Along an axis, result s q + r is Σ in[q + (r + p − d k) / s] · w[k] over the taps k for which this is a
+    whole number. For each phase r, these are a convolution at stride 1.
+    """
+    weights = op.weights(weight).astype(np.float64)
+    inputs, each, *kernel = weights.shape
+    steps, before, gaps = pair(stride), pair(padding), pair(dilation)
+    phases = [_phases(*axis) for axis in zip(kernel, steps, before, gaps, strict=True)]
+    (top, rows), (left, columns) = phases
+    # (g · C_in, C_out, kh, kw) → (g · C_out, ry, rx, C_in, taps)
+    grouped = weights.reshape(groups, inputs // groups, each, *kernel)
+    full = np.einsum("gioyx,ray,sbx->gorsiab", grouped, rows, columns)
+    sizes = [-(-n // s) for n, s in zip(op.size[2:], steps, strict=True)]
+    made = full.reshape(groups * each * steps[0] * steps[1], inputs // groups, *full.shape[-2:])
+    _, height, width = x.shape
+    bottom = sizes[0] - height - top + made.shape[2] - 1
+    right = sizes[1] - width - left + made.shape[3] - 1
+    fields = {
+        "channels": [inputs, len(made)],
+        "kernel": list(made.shape[2:]),
+        "stride": [1, 1],
+        "padding": [top, left, max(bottom, 0), max(right, 0)],
+        "dilation": [1, 1],
+        "groups": groups,
+    }
+    shape = (len(made), sizes[0] + max(-bottom, 0), sizes[1] + max(-right, 0))
+    value = op.make("conv", op.real(x), shape=shape, tensors={"weight": made}, fields=fields)
+    if bias is not None:
+        value = op.make("shift", value, numbers=np.repeat(op.array(bias), steps[0] * steps[1]), shape=shape)
+    apart = (op.images, groups * each, *steps, *shape[1:])
+    layout = standard(shape, op.images, 4).reshaped(apart)
+    assert layout is not None
+    dims = layout.permuted((0, 1, 4, 2, 5, 3)).dims
+    whole = Layout((dims[0], dims[1], dims[2] + dims[3], dims[4] + dims[5]))
+    for dim in (2, 3):
+        value, whole = _cut(op, value, whole, dim)
+    return view(op, value, whole)
+
+
+def _cut(op: Operation, value: Value, layout: Layout, dim: int) -> tuple[Value, Layout]:
+    """The first indices of a dimension, as many as the result has."""
+    cut = layout.sliced(dim, 0, 1, op.size[dim])
+    if cut is None:
+        value, layout = canonical(op, value, layout, 1)
+        cut = layout.sliced(dim, 0, 1, op.size[dim])
+        assert cut is not None
+    return value, cut
+
+
+def _phases(taps: int, stride: int, padding: int, dilation: int) -> tuple[int, Array]:
+    """Rows before the image that the convolution reads, and (phases, its taps, taps of the layer): 0 or 1."""
+    found = [
+        (r, (r + padding - dilation * k) // stride, k)
+        for r in range(stride)
+        for k in range(taps)
+        if (r + padding - dilation * k) % stride == 0
+    ]
+    first = min(0, *(place for _, place, _ in found)) if found else 0
+    last = max(0, *(place for _, place, _ in found)) if found else 0
+    table = np.zeros((stride, last - first + 1, taps))
+    for phase, place, k in found:
+        table[phase, place - first, k] = 1
+    return -first, table
 
 
 def _layer(
@@ -73,9 +191,12 @@ def _layer(
     """A convolution. It is binary if its input comes from a sign and its weights are ±m[o] per output o."""
     if x.constant or not weight.constant or (bias is not None and not bias.constant):
         raise Refused("its weights depend on the input")
-    if "padding" in x.notes:
-        padding = [a + b for a, b in zip(padding, x.notes["padding"], strict=True)]
-        (x,) = x.inputs
+    if x.op == "padding":
+        if x.fields["mode"] == "constant" and x.fields["value"] == 0:
+            padding = [a + b for a, b in zip(padding, x.fields["padding"], strict=True)]
+            (x,) = x.inputs
+        else:
+            x = op.real(x)
     weights = op.weights(weight)
     sizes = {"channels": [x.shape[0], len(weights)], "kernel": list(weights.shape[2:])}
     fields = {**sizes, **fields, "padding": padding}

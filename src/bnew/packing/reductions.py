@@ -1,0 +1,162 @@
+"""Lowers ATen's means, sums, extremes, variances and lengths over any dimensions: each is a pool."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from bnew.packing.arithmetic import scaled
+from bnew.packing.layouts import IMAGE, Axes, Layout
+from bnew.packing.values import Refused, Value
+from bnew.packing.views import arranged, beside, count, placed, shown, view
+
+if TYPE_CHECKING:
+    from bnew.packing.operation import Operation
+
+Dims: TypeAlias = int | Sequence[int] | None
+
+
+def mean(op: Operation, x: Value, dims: Dims = None, keepdim: bool = False, **_: Any) -> Value:
+    """The mean over some dimensions."""
+    source, layout, order = _with_pixels(op, x, dims)
+    return _shown(op, _mean(op, source, order), layout, order, dims, keepdim)
+
+
+def total(op: Operation, x: Value, dims: Dims = None, keepdim: bool = False, **_: Any) -> Value:
+    """The sum over some dimensions."""
+    source, layout, order = _with_pixels(op, x, dims)
+    result = scaled(op, _mean(op, source, order), np.array([float(_places(op, dims))]))
+    return _shown(op, result, layout, order, dims, keepdim)
+
+
+def largest(op: Operation, x: Value, dims: Dims = None, keepdim: bool = False) -> Value:
+    """The largest number over some dimensions."""
+    source, layout, order = _with_pixels(op, x, dims)
+    return _shown(op, _largest(op, source, order), layout, order, dims, keepdim)
+
+
+def smallest(op: Operation, x: Value, dims: Dims = None, keepdim: bool = False) -> Value:
+    """The smallest number over some dimensions."""
+    source, layout, order = _with_pixels(op, x, dims)
+    minus = np.array([-1.0])
+    result = scaled(op, _largest(op, scaled(op, source, minus), order), minus)
+    return _shown(op, result, layout, order, dims, keepdim)
+
+
+def variance(
+    op: Operation,
+    x: Value,
+    dims: Dims = None,
+    unbiased: bool = True,
+    keepdim: bool = False,
+    *,
+    correction: float | None = None,
+) -> Value:
+    """The variance over some dimensions: Σ (x − m)² / (n − correction)."""
+    source, layout, order = _with_pixels(op, x, dims)
+    negative = scaled(op, _mean(op, source, order), np.array([-1.0]))
+    m = beside(op, source, _full(op, layout, order, dims), negative, _reduced(op, layout, order, dims))
+    centred = op.make("add", source, m, shape=source.shape)
+    square = op.make("multiply", centred, centred, shape=source.shape)
+    n = _places(op, dims)
+    divisor = n - ((1 if unbiased else 0) if correction is None else correction)
+    if divisor <= 0:
+        raise Refused("it is the variance of too few numbers")
+    result = _mean(op, square, order)
+    if divisor != n:
+        result = scaled(op, result, np.array([n / divisor]))
+    return _shown(op, result, layout, order, dims, keepdim)
+
+
+def deviation(op: Operation, x: Value, *arguments: Any, **options: Any) -> Value:
+    """The square root of the variance."""
+    result = variance(op, x, *arguments, **options)
+    source, layout = shown(op, result, op.size)
+    return view(op, op.make("sqrt", source, shape=source.shape, argument={}), layout)
+
+
+def length(op: Operation, x: Value, order: float = 2, dims: Dims = None, keepdim: bool = False) -> Value:
+    """√(Σ x²) over some dimensions."""
+    if order != 2:
+        raise Refused(f"a norm of order {order} is not packed, only that of order 2")
+    source, layout, placing = _with_pixels(op, x, dims)
+    square = op.make("multiply", source, source, shape=source.shape)
+    result = scaled(op, _mean(op, square, placing), np.array([float(_places(op, dims))]))
+    result = op.make("sqrt", result, shape=result.shape, argument={})
+    return _shown(op, result, layout, placing, dims, keepdim)
+
+
+# ---------------------------------------------------------------------------------------------- helpers
+
+# None: all pixels are reduced, and the channels are kept. Else the dimensions that are rows and channels.
+Order: TypeAlias = tuple[list[int], list[int]] | None
+
+
+def _normal(op: Operation, dims: Dims) -> list[int]:
+    rank = len(op.input_size)
+    if dims is None or (not isinstance(dims, int) and not dims):
+        dims = list(range(rank))
+    return [dim % rank for dim in ([dims] if isinstance(dims, int) else dims)]
+
+
+def _places(op: Operation, dims: Dims) -> int:
+    return math.prod(op.input_size[dim] for dim in _normal(op, dims))
+
+
+def _with_pixels(op: Operation, x: Value, dims: Dims) -> tuple[Value, Layout, Order]:
+    """A stored value in which the dimensions are all pixels, or all columns of each row."""
+    over = _normal(op, dims)
+    source, layout = shown(op, x, op.input_size)
+    if any(stride == IMAGE for dim in over for _, stride in layout.dims[dim]):
+        raise Refused("it joins images")
+    part = layout.of_image()
+    kept = [dim for dim in range(len(part.dims)) if dim not in over and part.dims[dim]]
+    channels = source.shape[0]
+    inside = [axis for dim in kept for axis in part.dims[dim]]
+    fills = layout.images == op.images and layout.fills(count(source.shape))
+    depth = math.prod(n for n, _ in inside)
+    if fills and depth == channels and all(n * s <= channels for n, s in inside):
+        return op.real(source), layout, None
+    channel = min(reversed(kept), key=lambda dim: min(abs(s) for _, s in part.dims[dim]), default=None)
+    rows, last = [dim for dim in kept if dim != channel], [] if channel is None else [channel]
+    return op.real(arranged(op, source, layout, rows, over, last)), layout, (rows, last)
+
+
+def _mean(op: Operation, source: Value, order: Order) -> Value:
+    size = [1 if order is None else source.shape[1], 1]
+    shape = (source.shape[0], size[0], 1)
+    return op.make("adaptive_avg_pool", source, shape=shape, fields={"size": size})
+
+
+def _largest(op: Operation, source: Value, order: Order) -> Value:
+    channels, height, width = source.shape
+    window = [height if order is None else 1, width]
+    size = [height // window[0], 1]
+    fields = {"kernel": window, "stride": window, "padding": [0] * 4, "dilation": [1, 1], "size": size}
+    return op.make("max_pool", source, shape=(channels, size[0], 1), fields=fields)
+
+
+def _full(op: Operation, layout: Layout, order: Order, dims: Dims) -> Layout:
+    """The layout of the tensor before the reduction."""
+    if order is None:
+        return layout
+    return placed(layout, [*order[0], *_normal(op, dims), *order[1]])
+
+
+def _reduced(op: Operation, layout: Layout, order: Order, dims: Dims) -> Layout:
+    """The layout of the result, with dimensions of size 1, as broadcast to the tensor before it."""
+    over = _normal(op, dims)
+    kept: list[Axes] = [() if dim in over else axes for dim, axes in enumerate(layout.dims)]
+    new = Layout(tuple(kept))
+    new = new if order is None else placed(new, [*order[0], *order[1]])
+    return new.expanded(op.input_size)
+
+
+def _shown(op: Operation, result: Value, layout: Layout, order: Order, dims: Dims, keepdim: bool) -> Value:
+    over = _normal(op, dims)
+    new = _reduced(op, layout, order, dims)
+    kept = [() if dim in over else axes for dim, axes in enumerate(new.dims) if keepdim or dim not in over]
+    return view(op, result, Layout(tuple(kept)))
