@@ -15,7 +15,8 @@ import pytest
 
 from bnew import BnewError
 from bnew.packing.file import PackedFile
-from bnew.packing.vocabulary import _NOTHING, ATEN, OPERATORS, ROWS, STEPS, Argument, Takes
+from bnew.packing.rows import Argument, Takes
+from bnew.packing.vocabulary import _NOTHING, ATEN, OPERATORS, ROWS, STEPS
 
 PAGE = (Path(__file__).parent.parent / "docs" / "format.md").read_text("utf-8")
 KINDS = {"T": Argument.NUMBERS, "V": Argument.VALUE, "[lo, hi]": Argument.SETTING, "{}": Argument.SETTING}
@@ -32,9 +33,11 @@ def test_the_page_names_the_same_operators() -> None:
     found = {}
     for name, fields, _ in rows_of("Operators"):
         found[name.strip("`")] = set(re.findall(r"`(\w+)`", fields))
-    found["binary_conv"] = found["conv"]  # "the same"
+    found["binary_conv"] |= found["conv"]  # "the same"
     for name, row in OPERATORS.items():
-        expected = {*row.fields, *row.tensors} | ({"inputs"} if row.takes is Takes.LIST else set())
+        expected = {*row.fields, *row.optional, *row.tensors} | (
+            {"inputs"} if row.takes is Takes.LIST else set()
+        )
         assert found.pop(name) == expected, name
     assert not found
 
@@ -50,6 +53,9 @@ def test_the_page_names_the_same_steps() -> None:
 
 def test_the_reference_knows_the_same() -> None:
     assert {name: {*op.fields, *op.tensors} for name, op in OPERATORS.items()} == packed_reference.FIELDS
+    assert {
+        name: {*op.optional} for name, op in OPERATORS.items() if op.optional
+    } == packed_reference.OPTIONAL
     found = {name: KINDS[kind] for name, kind in packed_reference.STEPS.items()}
     assert found == {name: step.argument for name, step in STEPS.items()}
 
