@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bnew.errors import BnewError, lookup, unknown
+from bnew.references import is_reference, of_library
 from bnew.registry import MethodRow, method_row
 
 # The rate's course: recipe and share of the run that is done, in [0, 1) → factor on the rate.
@@ -26,8 +27,6 @@ SCHEDULES: dict[str, Callable[[Recipe, float], float]] = {
 OPTIMIZERS = ("adam", "sgd")
 # What weight decay is for.
 DECAYED = ("all", "convolutions")
-# A teacher that comes with its weights: this and the name of a network of torchvision.
-TORCHVISION = "torchvision:"
 # Names of folders in ImageNet's experiment: of step 1, and what follows the method's in those of fine-tuning.
 STEP1, FINETUNED = "step1", "-finetune"
 # Field of a recipe → its type, least and greatest value.
@@ -57,11 +56,22 @@ class Recipe:
     """
 
     data: str = "cifar10"
-    """Data set; folder and imagenet read your own images from --data-dir."""
+    """Data set; folder and imagenet read your own images from --data-dir. package.module:factory is a
+    function of your own that returns data sets of PyTorch."""
+    data_options: Mapping[str, Any] = field(default_factory=dict)
+    """Options of a data set of your own, such as root=images."""
     model: str = "birealnet20"
-    """Network."""
+    """Network; package.module:factory for one of your own, timm:NAME or torchvision:NAME for theirs."""
     model_options: Mapping[str, Any] = field(default_factory=dict)
     """Options of the network, such as width=32."""
+    binarize: bool | None = None
+    """Whether layers of the network become binary, if it has no binary ones. None: those of a network of your
+    own or of a library, unless the method is real or none, which then trains an ordinary network."""
+    weights: str | None = None
+    """File whose tensors are the start, before layers become binary: safetensors, or a state dict of
+    PyTorch."""
+    pretrained: bool = False
+    """Start from the weights that come with a network of timm or torchvision."""
     method: str | None = None
     """Method that binarizes the weights; None trains an ordinary network, such as a teacher."""
     method_options: Mapping[str, Any] = field(default_factory=dict)
@@ -114,9 +124,23 @@ class Recipe:
                 raise BnewError(f"{name} is {getattr(self, name)!r}, but must be a name")
         if not isinstance(self.method, str | None):
             raise BnewError(f"method is {self.method!r}, but must be a name, or None")
-        for name in ("model_options", "method_options"):
+        for name in ("data_options", "model_options", "method_options"):
             if not isinstance(getattr(self, name), Mapping):
                 raise BnewError(f"{name} is {getattr(self, name)!r}, but must be options by name")
+        if type(self.binarize) not in (bool, type(None)) or type(self.pretrained) is not bool:
+            raise BnewError("binarize must be True, False or None, and pretrained True or False")
+        if self.data_options and not is_reference(self.data):
+            raise BnewError(
+                f"data set {self.data} takes no options ({', '.join(self.data_options)}): only one of your "
+                "own, given as package.module:factory, does"
+            )
+        starts = [name for name in ("init", "weights", "pretrained") if getattr(self, name)]
+        if len(starts) > 1:
+            raise BnewError(f"{' and '.join(starts)} are different starts of a run: give one of them")
+        if self.pretrained and not of_library(self.model):
+            raise BnewError(
+                f"model {self.model} comes without weights: leave out pretrained, or give --weights FILE"
+            )
         if self.method is None and self.method_options:
             raise BnewError(
                 f"there are options of a method ({', '.join(self.method_options)}), but no method"
@@ -159,6 +183,13 @@ class Recipe:
         """The method's options, with what it needs to know of the run."""
         of_the_run = {"freeze_at": self.freeze_at} if self._row.takes_freeze_at else {}
         return {**of_the_run, **self.method_options}
+
+    @property
+    def makes_binary(self) -> bool:
+        """Whether layers of a network that has no binary ones become binary."""
+        if self.binarize is None:
+            return is_reference(self.model) and self.method not in (None, "real")
+        return self.binarize
 
     @property
     def ends_binary(self) -> bool:

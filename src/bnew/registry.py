@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bnew.deprecated import warn_of
+from bnew.errors import lookup
+from bnew.references import fetched, is_reference
 from bnew.short_runs import (
     BETA_END,
     BOP2ND,
@@ -144,8 +145,7 @@ def _fetched(named: str | T) -> T:
     """What "module:name" names; anything else is returned as it is."""
     if not isinstance(named, str):
         return named
-    module, _, name = named.partition(":")
-    found: T = getattr(import_module(module), name)
+    found: T = fetched(named)
     return found
 
 
@@ -267,7 +267,25 @@ def method_row(name: str | None) -> MethodRow:
 
 def dataset_row(name: str) -> DatasetRow:
     """The row of a recipe's data set; of one that is not registered, the defaults, which show the run."""
-    return DATASETS.get(name) or DatasetRow("")
+    return DATASETS.get(name) or DatasetRow(name if is_reference(name) else "")
+
+
+def model_to_build(name: str) -> ModelRow:
+    """The row of a model that is to be built: registered, ``package.module:factory``, or of a library.
+
+    Raises:
+        BnewError: the name is unknown.
+    """
+    return ModelRow(name) if is_reference(name) else lookup("model", name, MODELS)
+
+
+def dataset_to_load(name: str) -> DatasetRow:
+    """The row of a data set that is to be loaded: registered, or ``package.module:factory``.
+
+    Raises:
+        BnewError: the name is unknown.
+    """
+    return DatasetRow(name) if is_reference(name) else lookup("data set", name, DATASETS)
 
 
 def deciding(row: MethodRow | ModelRow | DatasetRow) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,7 +37,7 @@ LimitOptions: TypeAlias = Annotated[Limits, tyro.conf.arg(name="")]
 
 
 def options_of(words: list[str]) -> dict[str, Any]:
-    """``name=value`` words as a dictionary; a value is parsed as a Python literal, or else is text.
+    """``name=value`` words as a dictionary; a value is JSON or a Python literal, or else text.
 
     Raises:
         ValueError: a word without an equals sign.
@@ -46,11 +47,20 @@ def options_of(words: list[str]) -> dict[str, Any]:
         name, equals, value = word.partition("=")
         if not equals:
             raise ValueError(f"'{word}' is not NAME=VALUE")
-        try:
-            options[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            options[name] = value
+        options[name] = _value(value)
     return options
+
+
+def _value(text: str) -> Any:
+    """``text`` as JSON or as a Python literal that JSON can hold, or else as it is."""
+    for read in (json.loads, ast.literal_eval):
+        try:
+            value = read(text)
+            json.dumps(value, allow_nan=False)
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+            continue
+        return value
+    return text
 
 
 def constructors() -> ConstructorRegistry:

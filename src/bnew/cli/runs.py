@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -18,13 +20,10 @@ from bnew.cli.arguments import (
     RunArgument,
     RunArguments,
 )
-from bnew.errors import (
-    lookup,
-)
 from bnew.experiments.plan import plan
 from bnew.process import is_first_process
-from bnew.recipe import TORCHVISION
-from bnew.registry import METHODS, MODELS, method_row
+from bnew.references import TORCHVISION, is_reference
+from bnew.registry import METHODS, method_row, model_to_build
 from bnew.text import printable
 
 logger = logging.getLogger("bnew")
@@ -43,6 +42,9 @@ def reproduce(
     steps: tuple[str, ...] | None = None,
     teacher: str | None = None,
     model: str | None = None,
+    model_options: Mapping[str, Any] = MappingProxyType({}),
+    weights: Path | None = None,
+    pretrained: bool = False,
     image_size: int | None = None,
     batch_size: int | None = None,
     workers: int = 1,
@@ -69,7 +71,11 @@ def reproduce(
         steps: only these steps, out of {steps}; the steps before must be finished.
         teacher: the folder of a run of your own; or a network of torchvision with its weights for ImageNet,
             such as resnet34, the default for imagenet; or none, to train on the labels.
-        model: network to use instead of the published one.
+        model: network to use instead of the published one, as for `bnew train`; one of your own or of a
+            library gets binary layers in all steps.
+        model_options: options of that network.
+        weights: file whose tensors are the start of phase 1, as for `bnew train`.
+        pretrained: start phase 1 from the weights that come with a network of timm or torchvision.
         image_size: side of the images in pixels, instead of the published one.
         batch_size: number of images per step over all processes, instead of the published number.
         workers: number of runs in parallel on a machine, each with its share of the cores.
@@ -81,9 +87,15 @@ def reproduce(
     from bnew.results.run import Run
 
     if model is not None:
-        lookup("model", model, MODELS)
+        model_to_build(model)
     out = out or Path("runs") / experiment
-    changes = {"model": model, "image_size": image_size, "batch_size": batch_size}
+    changes = {
+        "model": model,
+        "model_options": model_options or None,
+        "binarize": True if model is not None and is_reference(model) else None,
+        "image_size": image_size,
+        "batch_size": batch_size,
+    }
     stages = plan(
         experiment,
         methods=methods,
@@ -95,6 +107,8 @@ def reproduce(
         teacher=teacher,
         out=out,
         changes={name: value for name, value in changes.items() if value is not None},
+        weights=weights,
+        pretrained=pretrained,
     )
     failed = launch.run(stages, out, machine, workers, launcher, address)
     code = 1 if failed else 0
@@ -120,9 +134,10 @@ def train(
 
     Methods: {methods}.
 
-    Models: {models}.
+    Models: {models}; timm:NAME and torchvision:NAME; or package.module:factory, a function of your own, also
+    in the current directory. Layers of the last three become binary, unless the method is real.
 
-    Data sets: {datasets}.
+    Data sets: {datasets}; or package.module:factory, a function of your own. docs/own-network.md shows how.
 
     Args:
         recipe: what to train.
@@ -132,11 +147,12 @@ def train(
     from bnew.training.loop import train as fit
 
     # Paths on the command line start at the working directory; paths in a recipe start at the run's folder.
-    links = {"init": recipe.init, "teacher": recipe.teacher}
+    links = {"init": recipe.init, "teacher": recipe.teacher, "weights": recipe.weights}
     recipe = recipe.replace(
         **{k: os.path.relpath(v, out) for k, v in links.items() if v and not v.startswith(TORCHVISION)}
     )
-    if recipe.method in METHODS and method_row(recipe.method).phase == 2 and recipe.init is None:
+    starts = recipe.init or recipe.weights or recipe.pretrained
+    if recipe.method in METHODS and method_row(recipe.method).phase == 2 and not starts:
         logger.info(
             "no --init: %s starts from a new network; the published phase 2 starts from a run of phase 1, "
             "which is --method clip",
@@ -183,6 +199,8 @@ def evaluate(
 def summary(
     model: ModelArgument,
     /,
+    model_options: Mapping[str, Any] = MappingProxyType({}),
+    binarize: bool = True,
     image_size: int = 32,
     in_channels: int = 3,
     num_classes: int = 10,
@@ -190,21 +208,30 @@ def summary(
     """Parameters, sizes and multiply-accumulates of a network, layer by layer.
 
     Args:
-        model: one of {models}.
+        model: one of {models}; or timm:NAME, torchvision:NAME or package.module:factory.
+        model_options: options of the network, such as width=32.
+        binarize: give a network of your own or of a library binary layers, as `bnew train` does.
         image_size: side of the input in pixels.
         in_channels: 1 for greyscale, 3 for colour.
         num_classes: number of classes.
     """
     from bnew.convert.summary import summary as summarize
-    from bnew.models import create_model
+    from bnew.recipe import Recipe
+    from bnew.training.networks import build_model
 
-    network = create_model(model, in_channels=in_channels, num_classes=num_classes)
+    wanted = None if is_reference(model) and binarize else False
+    recipe = Recipe(model=model, model_options=model_options, method="ste", binarize=wanted)
+    network = build_model(recipe, num_classes, in_channels)
     print(summarize(network, (in_channels, image_size, image_size)))  # in full, however narrow the terminal
     return 0
 
 
 def models() -> int:
-    """List the networks."""
+    """List the networks that are registered.
+
+    Besides, wherever a model is named: timm:NAME and torchvision:NAME are networks of these libraries, and
+    package.module:factory is a function of your own.
+    """
     from bnew.models import list_models
 
     print("\n".join(list_models()))

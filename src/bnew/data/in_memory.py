@@ -1,4 +1,7 @@
-"""A data set held in memory as bytes. Whole batches are cropped and flipped as tensors."""
+"""A data set held in memory as bytes, or as floats of a user's own.
+
+Whole batches are cropped and flipped as tensors.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ EVAL_BATCH_SIZE = 500
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Split(Line):
-    """Images, uint8 (N, C, H, W), and their labels, int64 (N,)."""
+    """Images (N, C, H, W), uint8 or of a user's own float32 in the same units, and labels, int64 (N,)."""
 
     images: Tensor
     labels: Tensor
@@ -132,3 +135,19 @@ def crop_and_flip(images: Tensor, offsets: Tensor, flips: Tensor, padding: int) 
     source = rows[:, :, None] * padded.shape[3] + columns[:, None, :]
     index = source.view(n, 1, height * width).expand(n, channels, height * width)
     return padded.flatten(2).gather(2, index).view_as(images)
+
+
+def mean_std(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel of pixel values in [0, 1], chunk by chunk to save memory."""
+    total = torch.zeros(images.shape[1], dtype=torch.float64)
+    squares = total.clone()
+    for start in range(0, len(images), 256):
+        values = images[start : start + 256].double()
+        total += values.sum((0, 2, 3))
+        squares += values.square().sum((0, 2, 3))
+    count = images.numel() / images.shape[1]
+    mean = total / count
+    std = (
+        (squares / count - mean.square()).clamp(min=0).sqrt().clamp(min=1)
+    )  # no division by 0 for a constant channel
+    return tuple((mean / 255).tolist()), tuple((std / 255).tolist())

@@ -42,7 +42,7 @@ from torchvision.transforms.v2 import functional as transforms
 from bnew.data.batches import Dataset
 from bnew.data.holdout import HELD_OUT, hold_out, hold_out_by_name
 from bnew.data.image_folder import PARTS, flattened, list_folder, read_folder
-from bnew.data.in_memory import Augmentation, MemoryDataset, Split
+from bnew.data.in_memory import Augmentation, MemoryDataset, Split, mean_std
 from bnew.data.streaming import open_folder
 from bnew.errors import BnewError, lookup
 from bnew.process import cores, is_first_process
@@ -240,7 +240,7 @@ def _load(
 
     mean, std = row.mean, row.std
     if mean is None or std is None:
-        mean, std = _mean_std(train.images)
+        mean, std = mean_std(train.images)
     padding = min(train.images.shape[2:]) // 8 if row.padding is None else row.padding
     return MemoryDataset(
         name=name,
@@ -284,17 +284,3 @@ def _fetch(name: str, row: DatasetRow, data_dir: Path, download: bool) -> Parts:
 def _resize(split: Split, size: int) -> Split:
     images = transforms.resize(split.images, [size], antialias=True)
     return Split(transforms.center_crop(images, [size, size]).contiguous(), split.labels)
-
-
-def _mean_std(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel of pixel values in [0, 1], chunk by chunk to save memory."""
-    total = torch.zeros(images.shape[1], dtype=torch.float64)
-    squares = total.clone()
-    for start in range(0, len(images), 256):
-        values = images[start : start + 256].double()
-        total += values.sum((0, 2, 3))
-        squares += values.square().sum((0, 2, 3))
-    count = images.numel() / images.shape[1]
-    mean = total / count
-    std = (squares / count - mean.square()).sqrt().clamp(min=1)  # no division by 0 for a constant channel
-    return tuple((mean / 255).tolist()), tuple((std / 255).tolist())

@@ -19,7 +19,8 @@ from typing import Any
 
 from bnew.errors import BnewError, lookup
 from bnew.experiments.published import EXPERIMENTS, Experiment
-from bnew.recipe import FINETUNED, TORCHVISION, Recipe
+from bnew.recipe import FINETUNED, Recipe
+from bnew.references import TORCHVISION
 from bnew.results.run import Run
 
 _LINK = "../../../"  # from a run's folder to the experiment's
@@ -81,6 +82,8 @@ def plan(
     teacher: str | None = None,
     out: str | Path = ".",
     changes: Mapping[str, Any] | None = None,
+    weights: str | Path | None = None,
+    pretrained: bool = False,
 ) -> list[Stage]:
     """The stages of experiment ``name``, each after those that it needs.
 
@@ -97,6 +100,8 @@ def plan(
             or none.
         out: the experiment's folder; the path to a teacher's folder is relative to it.
         changes: field → value for all recipes.
+        weights: file from which phase 1 starts.
+        pretrained: whether phase 1 starts from the weights that come with the network.
 
     Raises:
         BnewError: unknown experiment, method or step; no methods or seeds; impossible options.
@@ -104,6 +109,12 @@ def plan(
     experiment = lookup("experiment", name, EXPERIMENTS)
     if changes:
         experiment = experiment.replace(**changes)
+    if weights is not None or pretrained:
+        file = (
+            None if weights is None else os.path.relpath(weights, Path(out) / "variant" / "method" / "seed")
+        )
+        start = experiment.phase1.replace(weights=file, pretrained=pretrained)
+        experiment = dataclasses.replace(experiment, phase1=start)
     if methods is None:
         methods = experiment.methods or tuple(experiment.phase2)
     if seeds is None:

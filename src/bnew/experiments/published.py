@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bnew.recipe import STEP1, TORCHVISION, Recipe
+from bnew.recipe import STEP1, Recipe
+from bnew.references import TORCHVISION
 from bnew.registry import DATASETS, METHODS
 from bnew.short_runs import CIFAR_PUSH, IMAGENET_PUSH
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from bnew.errors import BnewError, lookup, unknown
 from bnew.lazy import fetched
+from bnew.references import is_reference
 from bnew.registry import MODELS
 
 if TYPE_CHECKING:
@@ -45,25 +46,37 @@ def create_model(name: str, **kwargs: Any) -> nn.Module:
     """A new model with random weights.
 
     Args:
-        name: one of :func:`list_models`.
+        name: one of :func:`list_models`; or ``package.module:factory``, ``timm:NAME`` or
+            ``torchvision:NAME``, whose network is returned as it is made: :func:`bnew.binarize` makes it
+            binary.
         **kwargs: the architecture's own options, see its class; all have ``num_classes`` and
             ``in_channels``, for which timm's name ``in_chans`` may stand.
 
     Raises:
         BnewError: unknown name or option, or a value of the wrong kind.
     """
+    if is_reference(name):
+        from bnew.models.own import create_own
+
+        return create_own(name, **_one_name(name, kwargs))
     row = lookup("model", name, MODELS)
     make = row.load()
+    kwargs = _one_name(name, kwargs)
     options = {option: parameter.default for option, parameter in inspect.signature(make).parameters.items()}
-    if "in_chans" in kwargs:
-        if "in_channels" in kwargs:
-            raise BnewError(f"model {name}: in_chans is in_channels under another name: give one of them")
-        kwargs["in_channels"] = kwargs.pop("in_chans")
     for option, value in kwargs.items():
         if option not in options:
             raise unknown(f"option of model {name}", option, options)
         _check(name, option, value, options[option])
     return make(**{**row.options, **kwargs})
+
+
+def _one_name(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """``options`` with ``in_channels`` for timm's ``in_chans``."""
+    if "in_chans" not in options:
+        return options
+    if "in_channels" in options:
+        raise BnewError(f"model {name}: in_chans is in_channels under another name: give one of them")
+    return {"in_channels" if key == "in_chans" else key: value for key, value in options.items()}
 
 
 def _check(model: str, option: str, value: object, default: object) -> None:

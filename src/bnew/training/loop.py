@@ -25,13 +25,14 @@ from bnew.layers import binary_parameters, named_binary_parameters
 from bnew.methods import create_method
 from bnew.process import is_first_process
 from bnew.recipe import Recipe
+from bnew.references import check_apart
 from bnew.results.run import Run
 from bnew.training.callbacks import check_callbacks
 from bnew.training.distributed import is_lost, synchronize_batch_norm
 from bnew.training.evaluation import Meter, evaluate, shares
 from bnew.training.loop_state import LoopState
 from bnew.training.machine import Machine, make_fabric
-from bnew.training.networks import build_model, linked, load_start, load_teacher, load_weights
+from bnew.training.networks import linked, load_start, load_teacher, load_weights, start_model
 from bnew.training.optimizers import make_optimizer
 from bnew.training.progress import Show, display
 from bnew.training.provenance import conditions, environment
@@ -76,6 +77,7 @@ def train(
     """
     check_callbacks(callbacks)
     run = Run(path)
+    check_apart((recipe.model, recipe.data), run.path)
     # The first process holds the folder's lock for the processes that it starts.
     with run.locked() if is_first_process() else nullcontext():
         run.check(recipe, conditions(recipe, machine), machine.force)
@@ -139,7 +141,7 @@ class Trainer:
             )
 
         fabric.seed_everything(recipe.seed, verbose=False)
-        model = build_model(recipe, self.data.num_classes, self.data.in_channels)
+        model = start_model(recipe, run, self.data, self.resume_from is not None)
         if recipe.init is not None and self.resume_from is None:
             start = linked(run, recipe.init)
             load_start(model, recipe, start)
@@ -152,8 +154,12 @@ class Trainer:
             model = synchronize_batch_norm(model, fabric.device)
         layers = named_binary_parameters(model)
         self.layer_names = [name for name, _ in layers]
+        real = recipe.method == "real" and not layers  # an ordinary network
         self.method = create_method(
-            recipe.method, (w for _, w in layers), self.total_steps, **recipe.method_arguments
+            None if real else recipe.method,
+            (w for _, w in layers),
+            self.total_steps,
+            **recipe.method_arguments,
         )
         optimizer = make_optimizer(recipe, model, self.method.binary_lr)
         # Fabric moves the parameters in place, so the method sets their first values after it.

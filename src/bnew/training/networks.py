@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 from http.client import HTTPException
@@ -14,16 +15,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from bnew.convert.binarize import binarize
 from bnew.data.batches import Dataset
 from bnew.data.preparation import Preparation
-from bnew.errors import BnewError, first_line, unknown
+from bnew.errors import BnewError, first_line, kind_of, unknown
 from bnew.files import sha256_of
-from bnew.layers import with_present_names
+from bnew.layers import binary_parameters, with_present_names
 from bnew.models import create_model
+from bnew.models.own import torchvision_weights
 from bnew.process import is_first_process
-from bnew.recipe import TORCHVISION, Recipe
+from bnew.recipe import Recipe
+from bnew.references import TORCHVISION, check_apart, is_reference
 from bnew.results.run import Run
 from bnew.training.checkpoint import Unusable, check_is_file
+from bnew.training.weights import put_weights, read_weights
 
 logger = logging.getLogger("bnew")
 
@@ -74,9 +79,77 @@ def load_weights(model: nn.Module, run: Run, best_sha256: str | None = None) -> 
 
 
 def build_model(recipe: Recipe, num_classes: int, in_channels: int) -> nn.Module:
-    """The recipe's network for such data, with random weights, in channels_last."""
+    """The recipe's network for such data, with random weights, in channels_last; binary if it asks for it."""
+    return _channels_last(_binary(_float_model(recipe, num_classes, in_channels), recipe))
+
+
+def start_model(recipe: Recipe, run: Run, data: Dataset, resumed: bool = False) -> nn.Module:
+    """:func:`build_model` for a run; unless it is resumed, with the weights that its recipe starts from.
+
+    Raises:
+        BnewError: they are not available or do not fit, or the network is not for such images.
+    """
+    if resumed:
+        return build_model(recipe, data.num_classes, data.in_channels)
+    model = _float_model(recipe, data.num_classes, data.in_channels, recipe.pretrained)
+    if recipe.pretrained and recipe.model.startswith(TORCHVISION):
+        put_weights(model, torchvision_weights(recipe.model), recipe.model, data.num_classes)
+    elif recipe.pretrained and is_first_process():
+        logger.info("%s starts from its library's weights", recipe.model)
+    if recipe.weights is not None:
+        file = Path(os.path.normpath(run.path / recipe.weights))
+        put_weights(model, read_weights(file), file, data.num_classes)
+    if is_reference(recipe.model):
+        _check_takes(model, recipe.model, data)
+    return _channels_last(_binary(model, recipe, verbose=True))
+
+
+def _float_model(recipe: Recipe, num_classes: int, in_channels: int, pretrained: bool = False) -> nn.Module:
     options = {"num_classes": num_classes, "in_channels": in_channels, **recipe.model_options}
-    return create_model(recipe.model, **options).to(memory_format=torch.channels_last)
+    if pretrained and not recipe.model.startswith(TORCHVISION):
+        options["pretrained"] = True
+    return create_model(recipe.model, **options)
+
+
+def _channels_last(model: nn.Module) -> nn.Module:
+    return model.to(memory_format=torch.channels_last)
+
+
+def _binary(model: nn.Module, recipe: Recipe, verbose: bool = False) -> nn.Module:
+    """``model`` with binary layers, if the recipe asks for them and it has none."""
+    has_some = bool(binary_parameters(model))
+    says = verbose and is_first_process() and is_reference(recipe.model)
+    if recipe.makes_binary and not has_some:
+        return binarize(model, verbose=verbose)
+    if says and has_some:
+        logger.info("%s has binary layers and stays as it is", recipe.model)
+    elif says:
+        logger.info("%s has no binary layers and is trained as an ordinary network", recipe.model)
+    return model
+
+
+def _check_takes(model: nn.Module, name: str, data: Dataset) -> None:
+    """Check by a copy of ``model`` that it makes logits (2, classes) of two of these images.
+
+    Raises:
+        BnewError: it does not.
+    """
+    trial = copy.deepcopy(model).train()
+    shape = (2, *data.image_size)
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            logits = trial(torch.zeros(shape))
+    except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:
+        raise BnewError(
+            f"{name} does not take images of {'×'.join(map(str, data.image_size))} "
+            f"({first_line(error)[:200]}): choose --model-options or --image-size that fit"
+        ) from error
+    found = tuple(logits.shape) if isinstance(logits, Tensor) else kind_of(logits)
+    if found != (2, data.num_classes):
+        raise BnewError(
+            f"{name} returns {found} for two images, but must return one tensor (2, {data.num_classes}), a "
+            "number for each class"
+        )
 
 
 def load_model(run: Run, num_classes: int, in_channels: int) -> nn.Module:
@@ -85,6 +158,7 @@ def load_model(run: Run, num_classes: int, in_channels: int) -> nn.Module:
     Raises:
         BnewError: there is no such run, or it is not for such data.
     """
+    check_apart((run.recipe.model,), run.path)
     model = build_model(run.recipe, num_classes, in_channels)
     load_weights(model, run)
     if not run.done and is_first_process():
@@ -118,6 +192,11 @@ def load_start(model: nn.Module, recipe: Recipe, start: Run) -> None:
         load_finished(model, start)
     except OtherModel as error:
         theirs, ours = start.recipe, recipe
+        if is_reference(ours.model) and ours.makes_binary and not theirs.makes_binary:
+            raise BnewError(
+                f"--init {start.path} does not fit: its network has no binary layers yet; give its weights "
+                f"as --weights {start.best}, and no --init"
+            ) from error
         other_model = (theirs.model, theirs.model_options) != (ours.model, ours.model_options)
         what = f"--model {theirs.model}" if other_model else f"--data {theirs.data}, the same images"
         raise BnewError(
@@ -155,6 +234,7 @@ def load_teacher(teacher: str, run: Run, data: Dataset) -> nn.Module:
             f"the teacher {taught.path} was trained on other classes than the student's, or on the same ones "
             "in another order: give a teacher with the same classes"
         )
+    check_apart((taught.recipe.model,), taught.path)
     model = build_model(taught.recipe, data.num_classes, data.in_channels)
     load_finished(model, taught)
     if prepared is not None and (prepared.mean, prepared.std) != (data.mean, data.std):

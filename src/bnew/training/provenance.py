@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import resolve_name
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,17 @@ from bnew import __version__
 from bnew.errors import lookup
 from bnew.process import cores
 from bnew.recipe import Recipe
-from bnew.registry import DATASETS, METHODS, MODELS, NO_METHOD, DatasetRow, MethodRow, ModelRow, deciding
+from bnew.references import LIBRARIES, TIMM, is_reference, of_library
+from bnew.registry import (
+    METHODS,
+    NO_METHOD,
+    DatasetRow,
+    MethodRow,
+    ModelRow,
+    dataset_to_load,
+    deciding,
+    model_to_build,
+)
 from bnew.training.machine import Machine
 
 if TYPE_CHECKING:
@@ -70,7 +81,17 @@ def conditions(recipe: Recipe, machine: Machine) -> dict[str, Any]:
     settings = {"precision": machine.precision, "batch_norm_parts": parts}
     code = {_name(module): _code(module) for module in used_modules(recipe)}
     rows = {what: _digest(repr(deciding(row))) for what, row in _rows(recipe).items()}
-    return {"torch": torch.__version__, "torchvision": torchvision.__version__, **code, **rows, **settings}
+    versions = {"torch": torch.__version__, "torchvision": torchvision.__version__}
+    if recipe.model.startswith(TIMM):
+        versions["timm"] = _version("timm")
+    return {**versions, **code, **rows, **settings}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def _rows(recipe: Recipe) -> dict[str, MethodRow | ModelRow | DatasetRow]:
@@ -79,8 +100,8 @@ def _rows(recipe: Recipe) -> dict[str, MethodRow | ModelRow | DatasetRow]:
         f"method {recipe.method}": (
             NO_METHOD if recipe.method is None else lookup("method", recipe.method, METHODS)
         ),
-        f"model {recipe.model}": lookup("model", recipe.model, MODELS),
-        f"data set {recipe.data}": lookup("data set", recipe.data, DATASETS),
+        f"model {recipe.model}": model_to_build(recipe.model),
+        f"data set {recipe.data}": dataset_to_load(recipe.data),
     }
 
 
@@ -91,17 +112,22 @@ def used_modules(recipe: Recipe) -> list[str]:
     """The modules that decide a run of ``recipe``, such as "bnew.methods.ste", sorted.
 
     Of a user's own method, model or data set: the module that registers it, and of those that it imports,
-    those in the same package, or beside the same file.
+    those in the same package, or beside the same file. Of a library, the version counts instead.
     """
     made = [
-        row.load() for row in _rows(recipe).values() if not (isinstance(row, DatasetRow) and row.own_images)
+        row.load()
+        for row in _rows(recipe).values()
+        if not (isinstance(row, DatasetRow) and row.own_images)
+        and not (isinstance(row, ModelRow) and of_library(recipe.model))
     ]
-    homes = {_home(each.__module__) for each in made} - {"bnew"}
+    named = {name.partition(":")[0] for name in (recipe.model, recipe.data) if is_reference(name)}
+    named -= {library.rstrip(":") for library in LIBRARIES}
+    homes = {_home(module) for module in {each.__module__ for each in made} | named} - {"bnew"}
     used: set[str] = set()
-    for name in DECIDING + (MAKING if homes else ()):
+    for name in DECIDING + (MAKING if homes or recipe.makes_binary else ()):
         files = (_ROOT / name).glob("*.py")
         used |= {f"bnew.{name}.{file.stem}" for file in files if file.stem != "__init__"} or {f"bnew.{name}"}
-    waiting = {base.__module__ for each in made for base in getattr(each, "__mro__", (each,))}
+    waiting = named | {base.__module__ for each in made for base in getattr(each, "__mro__", (each,))}
     while waiting:
         module = waiting.pop()
         if module not in used and (module.startswith(CHOSEN) or _home(module) in homes):

@@ -25,13 +25,15 @@ from bnew.data.holdout import RULE
 from bnew.data.image_folder import PARTS, flattened, list_classes, part_folder, read_folder, warn_of
 from bnew.data.images import suffixes
 from bnew.data.in_memory import Augmentation, MemoryDataset, Split
+from bnew.data.own import load_own
 from bnew.data.preparation import Preparation
 from bnew.data.sources import load
 from bnew.data.streaming import Files, StreamedDataset
-from bnew.errors import BnewError, lookup
+from bnew.errors import BnewError
 from bnew.process import is_first_process
 from bnew.recipe import Recipe
-from bnew.registry import DATASETS, dataset_row
+from bnew.references import check_apart, is_reference
+from bnew.registry import dataset_row, dataset_to_load
 from bnew.results.run import Run
 from bnew.text import elided
 from bnew.training.machine import Machine
@@ -41,6 +43,8 @@ logger = logging.getLogger("bnew")
 
 def load_data(recipe: Recipe, machine: Machine, download: bool = True) -> Dataset:
     """The recipe's data set."""
+    if is_reference(recipe.data):
+        return load_own(recipe.data, recipe.data_options, machine.data_path, recipe.image_size)
     return load(
         recipe.data,
         machine.data_path,
@@ -110,6 +114,7 @@ def load_run_data(run: Run, machine: Machine, split: str = "test", download: boo
         BnewError: there is no such folder; it has classes that the run does not know, or lacks the split; or
             an earlier version did not record how the run's images were prepared.
     """
+    check_apart((run.recipe.data,), run.path)
     preparation = run.preparation
     if preparation is None:
         data = _data_of_before(run, machine, download)
@@ -263,14 +268,15 @@ def _load_folder(
     options: dict[str, Any] = {
         "name": name, "classes": preparation.classes, "mean": preparation.mean, "std": preparation.std,
     }  # fmt: skip
-    _, height, width = preparation.size
-    row = lookup("data set", name, DATASETS)
+    channels, height, width = preparation.size
+    row = dataset_to_load(name)
+    mode = {1: "L", 3: "RGB"}.get(channels, row.mode) if is_reference(name) else row.mode
     if row.streamed:
         names, labels = flattened(by_class)
         files = Files(root, np.array([os.fsencode(path) for path in names]), numbers[labels])
         options |= {"splits": {split: files}, "max_broken": machine.max_broken}
         return StreamedDataset(**options, side=height, workers=machine.readers)
-    read, _ = read_folder(root, {split: by_class}, row.mode, (height, width), machine.readers)
+    read, _ = read_folder(root, {split: by_class}, mode, (height, width), machine.readers)
     images, of = read[split]
     whole = Split(images, torch.from_numpy(numbers)[of])
     options |= dict.fromkeys(("train", "val", "test"), whole[torch.arange(0)]) | {split: whole}
