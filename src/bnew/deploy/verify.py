@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -22,9 +20,9 @@ from bnew.data.batches import Dataset
 from bnew.deploy.inference import engine_errors, load_engine
 from bnew.deploy.limits import BY_SIZE, Limits
 from bnew.deploy.trained import as_run, load
+from bnew.deploy.watching import aligned, watching
 from bnew.display import Shown
 from bnew.errors import BnewError, kind_of
-from bnew.layers import BinaryConv2d, BinaryLinear, RSign
 from bnew.packing.file import PackedFile
 from bnew.packing.rows import Takes
 from bnew.packing.vocabulary import OPERATORS
@@ -252,68 +250,30 @@ def _check_shapes(file: str | Path, engine: Model, model: nn.Module, images: Ten
     shape = tuple(images.shape[1:])
     if engine.input_shape not in (shape, (*shape, 1, 1)):
         raise BnewError(f"{file} takes images of {engine.input_shape}, but those of data are {shape}")
-    ours, theirs = tuple(model(images[:1]).shape[1:]), _run(engine, images[:1]).shape[1:]
+    result, found = model(images[:1]), _run(engine, images[:1])
+    if not isinstance(result, Tensor) or not isinstance(found, np.ndarray) or found.ndim != 2:
+        raise BnewError(
+            f"verify compares the classes of images, but {file} is no classifier of one vector: compare what "
+            "bnew_engine.load(file)(images) returns with the model's results yourself"
+        )
+    ours, theirs = tuple(result.shape[1:]), found.shape[1:]
     if ours != theirs:
         raise BnewError(
             f"{file} returns {theirs} numbers for an image and the model {ours}: give the model of the file"
         )
 
 
-def _run(engine: Model, x: Tensor) -> Array:
+def _run(engine: Model, x: Tensor) -> Any:
     with engine_errors():
-        result: Array = engine(np.ascontiguousarray(x.numpy()))
+        result: Any = engine(np.ascontiguousarray(x.numpy()))
     return result
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """A binary layer in PyTorch, each (N, C, H, W): the values before its sign, the signs, its integers."""
-
-    values: Array
-    signs: Array
-    integers: Array
-
-
-@contextmanager
-def _watching(model: nn.Module) -> Iterator[dict[str, _Seen]]:
-    """Record what each binary layer sees in a call of ``model``, in the order of the calls."""
-    seen: dict[str, _Seen] = {}
-    hooks = []
-
-    def watch(name: str, layer: BinaryConv2d | BinaryLinear) -> None:
-        def hook(input_sign: nn.Module, args: tuple[Tensor, ...], signs: Tensor) -> None:
-            values = args[0]
-            if isinstance(input_sign, RSign) and input_sign.shift is not None:
-                values = values + input_sign.shift.view(-1, *(1,) * (values.dim() - 2))
-            weight = torch.where(layer.weight >= 0, 1.0, -1.0)
-            if isinstance(layer, BinaryConv2d):
-                integers = layer._conv_forward(signs, weight, None)
-            else:
-                integers = F.linear(signs, weight)
-            seen[name] = _Seen(*(_image(t) for t in (values, signs, integers)))
-
-        hooks.append(layer.input_sign.register_forward_hook(hook))
-
-    for name, module in model.named_modules():
-        if isinstance(module, BinaryConv2d | BinaryLinear):
-            watch(name, module)
-    try:
-        yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _image(x: Tensor) -> Array:
-    """(N, C, H, W), also of a vector."""
-    return x.reshape(*x.shape, *(1,) * (4 - x.dim())).contiguous().numpy()
 
 
 def _compare_layers(
     engine: Model, model: nn.Module, images: Tensor, tolerance: float
 ) -> tuple[list[LayerCheck], int, list[str]]:
     """The comparison of every binary layer, the number of images without a flipped sign, and the problems."""
-    with _watching(model) as seen:
+    with watching(model, len(images)) as seen:
         logits = model(images).numpy()
     binary = [node for node in engine.graph["nodes"] if OPERATORS[node["op"]].takes is Takes.BITS]
     nodes: Mapping[str, Any] = {node["name"]: node for node in binary}
@@ -328,9 +288,11 @@ def _compare_layers(
     layers, problems = [], []
     same = np.ones(len(images), bool)  # images without a flipped sign so far
     for name, layer in seen.items():
+        stored = values[nodes[name]["input"]]
         with engine_errors():
-            wrong = int(np.count_nonzero(engine.convolve(name, layer.signs) != layer.integers))
-        flipped = values[nodes[name]["input"]] != layer.signs
+            integers = engine.convolve(name, layer.signs.reshape(stored.shape))
+        wrong = int(np.count_nonzero(integers.reshape(layer.integers.shape) != layer.integers))
+        flipped = (aligned(stored, layer.signs) if layer.tokens else stored) != layer.signs
         if wrong:
             problems.append(f"layer '{name}' gives {wrong:,} other integers than PyTorch for the same signs")
         first = flipped & same[:, None, None, None]

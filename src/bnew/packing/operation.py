@@ -136,7 +136,8 @@ class Operation:
             flat = array.reshape(shape[0], -1)
             same = flat[:, 0] if np.all(flat == flat[:, :1]) else array
             fields = {"shape": list(shape)}
-            return self.make("constant", shape=shape, tensors={"weight": same}, fields=fields)
+            place = self.place.beside("constant")
+            return self.make("constant", shape=shape, tensors={"weight": same}, fields=fields, place=place)
 
         result: Value = self.once(("stored", value, layout, shape), make)
         return result

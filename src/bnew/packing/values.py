@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -31,6 +31,10 @@ class Place:
     def name(self) -> str:
         """The layer's name, or the operator's if the model itself computes it."""
         return self.layer or self.operator
+
+    def beside(self, operator: str) -> Place:
+        """The place of an operator that another one needs before it: the layer's own name stays free."""
+        return replace(self, layer=f"{self.layer}.{operator}" if self.layer else operator)
 
     def __str__(self) -> str:
         layer = f"in layer '{self.layer}'" if self.layer else "in the model itself"

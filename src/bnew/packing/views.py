@@ -108,13 +108,14 @@ def rearranged(op: Operation, source: Value, shape: Shape, axes: Sequence[Axis],
 
 def _moved(op: Operation, kind: str, source: Value, shape: Shape, fields: dict[str, Any]) -> Value:
     """``source`` moved by an operator; of a sign, what it is the sign of is moved."""
+    place = op.place.beside(kind)
 
     def make() -> Value:
         if source.op == "choice" and source.numbers.shape[1] == 1:
             (before,) = source.inputs
-            moved = op.make(kind, op.real(before), shape=shape, fields=fields)
+            moved = op.make(kind, op.real(before), shape=shape, fields=fields, place=place)
             return op.make("choice", moved, numbers=source.numbers, shape=shape)
-        return op.make(kind, op.real(source), shape=shape, fields=fields)
+        return op.make(kind, op.real(source), shape=shape, fields=fields, place=place)
 
     value: Value = op.once(("moved", kind, source, shape, str(fields)), make)
     return value

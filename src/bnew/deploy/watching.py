@@ -1,0 +1,96 @@
+"""What the binary layers of a network see in PyTorch, in the shapes of a packed file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bnew.layers import BinaryConv2d, BinaryLinear, RSign
+
+Array: TypeAlias = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A binary layer in PyTorch, each (N, C, H, W): the values before its sign, the signs, its integers.
+
+    ``tokens``: it is a linear layer of several vectors per image, which are the places of (N, C, 1, T). In a
+    packed file they may lie in another order.
+    """
+
+    values: Array
+    signs: Array
+    integers: Array
+    tokens: bool = False
+
+
+@contextmanager
+def watching(model: nn.Module, images: int) -> Iterator[dict[str, Seen]]:
+    """Record what each binary layer sees in a call with so many images, in the order of the calls."""
+    seen: dict[str, Seen] = {}
+    hooks = []
+
+    def watch(name: str, layer: BinaryConv2d | BinaryLinear) -> None:
+        def hook(input_sign: nn.Module, args: tuple[Tensor, ...], signs: Tensor) -> None:
+            values = args[0]
+            if isinstance(input_sign, RSign) and input_sign.shift is not None:
+                values = values + input_sign.shift.view(-1, *(1,) * (values.dim() - 2))
+            weight = torch.where(layer.weight >= 0, 1.0, -1.0)
+            if isinstance(layer, BinaryConv2d):
+                integers = layer._conv_forward(signs, weight, None)
+                seen[name] = Seen(_image(values), _image(signs), _image(integers))
+            else:
+                integers = F.linear(signs, weight)
+                parts = [_tokens(t, images) for t in (values, signs, integers)]
+                seen[name] = Seen(parts[0], parts[1], parts[2], tokens=len(signs) > images)
+
+        hooks.append(layer.input_sign.register_forward_hook(hook))
+
+    for name, module in model.named_modules():
+        if isinstance(module, BinaryConv2d | BinaryLinear):
+            watch(name, module)
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _image(x: Tensor) -> Array:
+    """(N, C, H, W), also of a vector."""
+    return x.reshape(*x.shape, *(1,) * (4 - x.dim())).contiguous().numpy()
+
+
+def _tokens(x: Tensor, images: int) -> Array:
+    """(N · T, C) as (N, C, 1, T)."""
+    return x.reshape(images, -1, x.shape[-1]).movedim(-1, 1)[:, :, None].contiguous().numpy()
+
+
+def aligned(stored: Array, signs: Array) -> Array:
+    """The places of ``stored`` (N, C, H, W) in the order of those of ``signs`` (N, C, 1, T), as in ``signs``.
+
+    Places that are equal belong together, and of the others those that differ least.
+    """
+    result = np.empty_like(signs)
+    for found, wanted, to in zip(stored.reshape(*stored.shape[:2], -1), signs[:, :, 0], result, strict=True):
+        places: dict[bytes, list[int]] = {}
+        for place, column in enumerate(found.T):
+            places.setdefault(column.tobytes(), []).append(place)
+        chosen: list[int] = []
+        for column in wanted.T:  # −1: no place is equal
+            own = places.get(column.tobytes())
+            chosen.append(own.pop() if own else -1)
+        left = sorted(set(range(found.shape[1])) - set(chosen))
+        for token in (token for token, place in enumerate(chosen) if place < 0):
+            differences = [np.count_nonzero(found[:, place] != wanted[:, token]) for place in left]
+            chosen[token] = left.pop(int(np.argmin(differences)))
+        to[:, 0] = found[:, chosen]
+    return result
