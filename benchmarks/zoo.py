@@ -33,7 +33,7 @@ import bnew
 from bnew.training.machine import Machine, make_fabric
 from bnew.training.provenance import environment
 from comparing import in_turns, table
-from zoo_networks import NETWORKS, build, key, networks
+from zoo_networks import NETWORKS, build, key, networks, pictures
 
 # The most that a float network may differ from PyTorch, as a share of its largest number.
 STRICT = 1e-3
@@ -138,7 +138,7 @@ def examine(group: str, name: str, side: int, onnx: bool) -> Iterator[dict[str, 
     """What is found about a network, part by part."""
     yield {"at": "build"}
     model = build(group, name)
-    images = torch.randn(4, 3, side, side)
+    images = pictures(side)
     if any(isinstance(m, nn.BatchNorm2d | nn.BatchNorm1d) for m in model.modules()):
         bnew.recalibrate(model, [images])
     with tempfile.TemporaryDirectory() as folder:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 CLASSIFIERS = "torchvision, classification"
 SEGMENTERS = "torchvision, segmentation and detection"
@@ -61,10 +61,17 @@ def key(group: str, name: str) -> str:
     return f"timm/{name}" if group == TIMM else name
 
 
+def pictures(side: int) -> Tensor:
+    """Four images of noise around colours of their own."""
+    torch.manual_seed(1)
+    return torch.randn(4, 3, 1, 1) + torch.randn(4, 3, side, side)
+
+
 def build(group: str, name: str) -> nn.Module:
     """The network with random weights, none of which are all the same.
 
-    A network's first scales and shifts are often 0 or near it, which would hide whole branches.
+    A network's first scales and shifts, and the weights of its head, are often 0 or near it, which would hide
+    whole branches.
     """
     torch.manual_seed(0)
     if group == TIMM:
@@ -88,4 +95,7 @@ def build(group: str, name: str) -> nn.Module:
         for parameter in model.parameters():
             if parameter.numel() > 1 and bool((parameter == parameter.flatten()[0]).all()):
                 parameter.add_(0.2 * torch.randn_like(parameter))
+            elif parameter.dim() > 1 and parameter.numel() > 1:
+                size = float(parameter.std()) * parameter[0].numel() ** 0.5
+                parameter.mul_(max(1, 0.2 / max(size, 1e-9)))
     return model.eval()

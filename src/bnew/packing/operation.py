@@ -92,8 +92,12 @@ class Operation:
 
     def with_input(self, node: Any) -> Operation:
         """This operation with another argument as its first."""
+        return self.with_input_size(self.size_of(node))
+
+    def with_input_size(self, size: Sequence[int]) -> Operation:
+        """This operation with a first argument of another size."""
         other = copy(self)
-        other.input_size = self.size_of(node)
+        other.input_size = tuple(size)
         other.input_rank = len(other.input_size)
         return other
 

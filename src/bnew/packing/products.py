@@ -80,6 +80,27 @@ def einsum(op: Operation, equation: str, operands: Sequence[Value], **_: Any) ->
     return view(op, result, split.permuted([order.index(a) for a in out]))
 
 
+def resampled(op: Operation, x: Value, *_: Any, **__: Any) -> Value:
+    """A resize that weighs whole rows and whole columns, such as a bicubic one: a linear layer per axis."""
+    from torch import from_numpy
+
+    size = list(op.input_size)
+    swapped = {2: (0, 1, 3, 2), 3: (0, 1, 2, 3)}  # the axis comes last; the same order puts it back
+    for axis, order in swapped.items():
+        basis = np.zeros((size[axis], 1, 1, *op.input_size[2:]), np.float32)
+        for i, picture in enumerate(basis):
+            picture[0, 0].swapaxes(0, axis - 2)[i] = 1
+        rows = [op.of(picture)[0, 0].swapaxes(0, axis - 2)[:, 0] for picture in basis]
+        weight = op.make("evaluated", tensor=from_numpy(np.stack(rows, 1)))
+        turned = [size[dim] for dim in order]
+        source, layout = shown(op, x, size)
+        made = linear(op.with_input_size(turned), view(op, source, layout.permuted(order)), weight)
+        size[axis] = turned[-1] = op.size[axis]
+        source, layout = shown(op, made, turned)
+        x = view(op, source, layout.permuted(order))
+    return x
+
+
 def attention(
     op: Operation,
     query: Value,

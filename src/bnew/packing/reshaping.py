@@ -50,10 +50,11 @@ def move(op: Operation, x: Value, before: Sequence[int], after: Sequence[int]) -
 def reshape(op: Operation, x: Value, *_: Any, **__: Any) -> Value:
     """The same numbers, in their order, with dimensions of other sizes."""
     source, layout = shown(op, x, op.input_size)
-    return view(op, *_reshaped(op, source, layout, op.size))
+    return view(op, *reshaped(op, source, layout, op.size))
 
 
-def _reshaped(op: Operation, source: Value, layout: Layout, size: Sequence[int]) -> Stored:
+def reshaped(op: Operation, source: Value, layout: Layout, size: Sequence[int]) -> Stored:
+    """The same numbers with dimensions of other sizes; moved where the layout cannot be split so."""
     new = layout.reshaped(size)
     if new is not None:
         return source, new
@@ -246,5 +247,5 @@ def channel_shuffle(op: Operation, x: Value, groups: int) -> Value:
 
 def _shuffled(op: Operation, x: Value, inner: Sequence[int], order: Sequence[int]) -> Value:
     source, layout = shown(op, x, op.input_size)
-    source, layout = _reshaped(op, source, layout, (op.input_size[0], *inner))
-    return view(op, *_reshaped(op, source, layout.permuted(order), op.size))
+    source, layout = reshaped(op, source, layout, (op.input_size[0], *inner))
+    return view(op, *reshaped(op, source, layout.permuted(order), op.size))

@@ -48,6 +48,11 @@ OPERATORS: Mapping[str, Operator] = {
             "conv2d": as_stored_or_padded(weights.conv),
             "conv1d": as_stored_or_padded(weights.conv1d),
             "conv_transpose2d": as_stored(weights.transposed_conv),
+            "col2im": weights.fold,
+            **dict.fromkeys(
+                ["upsample_bicubic2d", "_upsample_bicubic2d_aa", "_upsample_bilinear2d_aa"],
+                products.resampled,
+            ),
             "convolution": as_stored_or_padded(weights.convolution),
         },
         held=rules.conv,

@@ -11,9 +11,10 @@ import numpy.typing as npt
 
 from bnew.packing.arithmetic import shifted
 from bnew.packing.layouts import Layout, standard
+from bnew.packing.reshaping import reshaped
 from bnew.packing.spatial import along, on_images, pair, sides
 from bnew.packing.values import Array, Numbers, Refused, Value
-from bnew.packing.views import canonical, resized, shown, view, with_channels
+from bnew.packing.views import canonical, resized, shown, stored, view, with_channels
 
 if TYPE_CHECKING:
     from bnew.packing.operation import Operation
@@ -157,6 +158,36 @@ def transposed_conv(
     for dim in (2, 3):
         value, whole = _cut(op, value, whole, dim)
     return view(op, value, whole)
+
+
+def fold(
+    op: Operation,
+    x: Value,
+    size: Sequence[int],
+    kernel: Sequence[int],
+    dilation: Sequence[int],
+    padding: Sequence[int],
+    stride: Sequence[int],
+) -> Value:
+    """Windows (N, C · kh · kw, places) summed where they overlap: a transposed convolution of ones."""
+    from torch import eye
+
+    if op.input_rank != 3:
+        raise Refused("it is packed only for batches (N, C · kh · kw, places)")
+    rows, columns = kernel
+    apart = eye(rows * columns).reshape(-1, 1, rows, columns)
+    weight = op.make("evaluated", tensor=apart.repeat(op.size[1], 1, 1, 1))
+    places = [
+        (n + 2 * p - d * (k - 1) - 1) // s + 1
+        for n, k, d, p, s in zip(size, kernel, dilation, padding, stride, strict=True)
+    ]
+    source, layout = shown(op, x, op.input_size)
+    windows = view(op, *reshaped(op, source, layout, (*op.input_size[:2], *places)))
+    channels = op.size[1]
+    inner = op.with_input_size((*op.input_size[:2], *places))
+    return transposed_conv(
+        inner, stored(op, windows), weight, None, stride, padding, (0,), channels, dilation
+    )
 
 
 def _cut(op: Operation, value: Value, layout: Layout, dim: int) -> tuple[Value, Layout]:
