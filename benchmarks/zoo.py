@@ -30,6 +30,7 @@ import tyro
 from torch import Tensor, nn
 
 import bnew
+from bnew.deploy.limits import Limits
 from bnew.training.machine import Machine, make_fabric
 from bnew.training.provenance import environment
 from comparing import in_turns, table
@@ -37,7 +38,7 @@ from zoo_networks import NETWORKS, build, key, networks, pictures
 
 # The most that a float network may differ from PyTorch, as a share of its largest number.
 STRICT = 1e-3
-LIMITS = {"max_macs": 10**11, "max_bytes": 4 * 10**9}
+LIMITS = Limits(max_macs=10**11, max_bytes=4 * 10**9)
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def packed(model: nn.Module, images: Tensor, path: Path) -> tuple[Any, dict[str,
     import bnew_engine
 
     bnew.pack(model, images, path)
-    engine = bnew_engine.load(path, **LIMITS)
+    engine = bnew_engine.load(path, max_macs=LIMITS.max_macs, max_bytes=LIMITS.max_bytes)
     with torch.no_grad():
         single = model(images.clone())
         double = copy.deepcopy(model).double()(images.double())
@@ -111,7 +112,7 @@ def trained(model: nn.Module, images: Tensor) -> nn.Module:
         results = model(images)
         results = list(results.values()) if isinstance(results, Mapping) else [results]
         results = [each for x in results for each in (x if isinstance(x, list | tuple) else [x])]
-        torch.stack([each.float().square().mean() for each in results]).sum().backward()
+        torch.stack([each.float().square().mean() for each in results]).sum().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad()
     method.freeze(warn=False)
@@ -128,9 +129,8 @@ def judged(model: nn.Module, images: Tensor, path: Path, numbers: Mapping[str, f
         results = model(images[:1])
     if not isinstance(results, Tensor) or results.dim() != 2:
         return "it differs from PyTorch"
-    limits = bnew.deploy.limits.Limits(**LIMITS)
     labels = torch.zeros(len(images), dtype=torch.long)
-    check = bnew.verify(path, model, [(images, labels)], limits=limits)
+    check = bnew.verify(path, model, [(images, labels)], limits=LIMITS)
     return "; ".join(check.problems)
 
 
@@ -266,8 +266,8 @@ packed and run as floats, and also after `bnew.binarize` and two steps of BNEW. 
 difference to PyTorch, as a share of the largest number of the result; at most {STRICT:g}. The binary network
 may differ by signs that rounding turns: then `bnew.verify` judges it. *Binary MACs*: their share among the
 multiply-accumulates. Milliseconds: one image, one thread, of the binary and of the float network; other work
-ran on the machine. `bnew_engine.load` was given `max_macs={LIMITS["max_macs"]:.0e}` and
-`max_bytes={LIMITS["max_bytes"]:.0e}`.
+ran on the machine. `bnew_engine.load` was given `max_macs={LIMITS.max_macs:.0e}` and
+`max_bytes={LIMITS.max_bytes:.0e}`.
 
 {"".join(sections)}"""
 
