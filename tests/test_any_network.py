@@ -78,6 +78,13 @@ def windows(x: Tensor, side: int) -> Tensor:
     return x.view(n, h // side, side, w // side, side, c).transpose(2, 3).reshape(-1, side * side, c)
 
 
+def tiles(x: Tensor, side: int) -> Tensor:
+    """(N, C, H, W) → (N · windows, C, side, side)."""
+    n, c, h, w = x.shape
+    x = x.view(n, c, h // side, side, w // side, side).permute(0, 2, 4, 1, 3, 5)
+    return x.reshape(-1, c, side, side)
+
+
 def together(x: Tensor, side: int, h: int, w: int) -> Tensor:
     """The opposite of :func:`windows`."""
     n = x.shape[0] // (h * w // side**2)
@@ -109,9 +116,25 @@ SHAPES: dict[str, tuple[Any, ...]] = {
     "rolled": (lambda y: torch.roll(y, (1, -2), (2, 3)),),
     "flipped": (lambda y: y.flip(1, 3),),
     "repeated": (lambda y: y.repeat(1, 2, 1, 3),),
+    "each repeated": (lambda y: y.repeat_interleave(2, 1) * y.repeat_interleave(2, -3).relu(),),
+    "six dimensions": (lambda y: y.view(len(y), 2, 4, 3, 2, 6).transpose(1, 3),),
     "places added": (lambda y: y + PLACES.reshape(8, 6, 6),),
     "places added to tokens": (lambda y: y.flatten(2).transpose(1, 2) * PLACES.reshape(1, 36, 8),),
     "windows": (lambda y, f: together(f(windows(y.permute(0, 2, 3, 1), 2)), 2, 6, 6), nn.Linear(8, 5)),
+    "layers on windows": (
+        lambda y, f: f(tiles(y, 3)).reshape(len(y), 2, 2, 6, 3, 3),
+        nn.Sequential(nn.Conv2d(8, 6, 1), nn.BatchNorm2d(6), nn.ReLU()),
+    ),
+    "convolutions on windows": (
+        lambda y, f: f(tiles(y, 3)).mean((2, 3)).view(len(y), 4, 6),
+        nn.Sequential(
+            nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.ReLU(), nn.Conv2d(8, 6, (2, 3), (2, 1), (1, 2))
+        ),
+    ),
+    "convolutions in windows": (
+        lambda y, f: f(tiles(y, 3)).view(len(y), 4, 6, 2, 1),
+        nn.Conv2d(8, 6, (2, 3)),
+    ),
     "shifted windows": (shifted_windows, nn.Linear(8, 5)),
     "sliding windows": (lambda y: y.unfold(2, 3, 1).unfold(3, 2, 2).mean((-1, -2)),),
     "columns of windows": (lambda y: F.unfold(y, (3, 2), padding=1, stride=(1, 2), dilation=(1, 2)),),

@@ -6,6 +6,7 @@ evaluated at once. A value that cannot be packed is an error only if the output 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,8 +16,10 @@ from torch import Tensor, fx, nn
 
 from bnew.errors import BnewError
 from bnew.packing.operation import BATCH, Operation, Shared, size_of
+from bnew.packing.reshaping import reshaped
 from bnew.packing.tracing import Trace, traced
 from bnew.packing.values import Array, Refused, Value
+from bnew.packing.views import shown, view
 from bnew.packing.vocabulary import ATEN, FORMULAS
 
 # Operators that return their argument.
@@ -79,6 +82,9 @@ class _Reader:
         if output.constant:
             raise BnewError(f"the output of {type(self.trace.model).__name__} does not depend on its input")
         try:
+            if len(last.size) > 4:  # the file names its dimensions
+                flat = (last.images, math.prod(last.size[1:]))
+                output = view(last, *reshaped(last, *shown(last, output, last.size), flat))
             return last.real(output)
         except Refused as refused:
             return last.make("refused", output, notes={"why": str(refused)})

@@ -83,6 +83,16 @@ def repeat(op: Operation, x: Value, times: Sequence[int]) -> Value:
     return view(op, source, Layout(dims, new.offset))
 
 
+def repeat_interleave(op: Operation, x: Value, times: Any, dim: int | None = None, **_: Any) -> Value:
+    """Each index of a dimension repeated."""
+    if dim is None or not isinstance(times, int):
+        raise Refused("it is packed only for one number of repeats, of one dimension")
+    source, layout = shown(op, x, op.input_size)
+    dims = list(layout.dims)
+    dims[dim] = (*dims[dim], (times, 0))
+    return view(op, source, Layout(tuple(dims), layout.offset))
+
+
 def part(op: Operation, x: Value, size: Sequence[int], dim: int, start: int, step: int, count: int) -> Stored:
     """``count`` indices of a dimension, from ``start`` on in steps, of a tensor of ``size``."""
     source, layout = shown(op, x, size)
