@@ -85,6 +85,23 @@ def tiles(x: Tensor, side: int) -> Tensor:
     return x.reshape(-1, c, side, side)
 
 
+def written(y: Tensor, *places: Any) -> Tensor:
+    """``y`` with other numbers at some places, in place."""
+    y, other = y.clone(), y.sigmoid()
+    y[places] = other[places] * 2
+    y[:, 3:5] += other[:, :2]
+    y[:, :, 0] = 0.5
+    return y
+
+
+def filled(y: Tensor) -> Tensor:
+    """Zeros, with parts of ``y`` at other places."""
+    z = torch.zeros_like(y)
+    z[:, :, 1] = y[:, :, 2]
+    z[:, 2:4] = y[:, :1].expand(-1, 2, -1, -1)
+    return z
+
+
 def together(x: Tensor, side: int, h: int, w: int) -> Tensor:
     """The opposite of :func:`windows`."""
     n = x.shape[0] // (h * w // side**2)
@@ -112,10 +129,15 @@ SHAPES: dict[str, tuple[Any, ...]] = {
     "every second": (lambda y: y[:, 1::3, ::2, 1:5],),
     "joined along the width": (lambda y: torch.cat([y, y.relu()], 3),),
     "joined along the height": (lambda y: torch.cat([y, y.relu(), y], 2),),
+    "stacked with a constant": (lambda y: torch.stack([y[:, :, 0], torch.ones(len(y), 8, 6)], 1),),
     "stacked": (lambda y: torch.stack([y, y.relu()], 2).mean(2),),
     "rolled": (lambda y: torch.roll(y, (1, -2), (2, 3)),),
     "flipped": (lambda y: y.flip(1, 3),),
     "repeated": (lambda y: y.repeat(1, 2, 1, 3),),
+    "rows in place": (lambda y: written(y, slice(None), slice(None), slice(1, 3)),),
+    "column in place": (lambda y: written(y, slice(None), slice(None), slice(None), -1).relu(),),
+    "parts in place": (lambda y: written(y, slice(None), 2, slice(4, None)),),
+    "tensor filled": (filled,),
     "each repeated": (lambda y: y.repeat_interleave(2, 1) * y.repeat_interleave(2, -3).relu(),),
     "six dimensions": (lambda y: y.view(len(y), 2, 4, 3, 2, 6).transpose(1, 3),),
     "places added": (lambda y: y + PLACES.reshape(8, 6, 6),),

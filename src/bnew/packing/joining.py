@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bnew.packing.layouts import IMAGE, Layout
 from bnew.packing.reshaping import part
@@ -27,15 +27,67 @@ def stack(op: Operation, parts: Sequence[Value], dim: int = 0) -> Value:
     nodes = op.node.args[0]
     assert isinstance(nodes, list | tuple)
     dim %= op.rank
-    found = []
-    for x, node in zip(parts, nodes, strict=True):
-        size = list(op.size_of(node))
-        size.insert(dim, 1)
-        if not x.constant:
-            source, layout = shown(op, x, op.size_of(node))
-            x = view(op, source, Layout((*layout.dims[:dim], (), *layout.dims[dim:]), layout.offset))
-        found.append((x, size))
+    found = [_with_dimension(op, x, node, dim) for x, node in zip(parts, nodes, strict=True)]
     return joined(op, found, dim)
+
+
+def copied(op: Operation, _: Value, x: Value, *__: Any) -> Value:
+    """The numbers of ``x``, written over a tensor of another one's size."""
+    if x.constant:
+        return op.derived(x, lambda tensor: tensor.expand(op.size))
+    source, layout = shown(op, x, op.size_of(op.node.args[1]))
+    return view(op, source, layout.expanded(op.size))
+
+
+def slice_written(
+    op: Operation,
+    x: Value,
+    new: Value,
+    dim: int = 0,
+    start: int | None = None,
+    end: int | None = None,
+    step: int = 1,
+) -> Value:
+    """``x`` with other numbers at some indices of a dimension."""
+    if step != 1:
+        raise Refused("it is packed only for indices without gaps")
+    dim %= op.rank
+    first, last, _ = slice(start, end).indices(op.size[dim])
+    return _written(op, x, (new, op.size_of(op.node.args[1])), dim, first, max(first, last))
+
+
+def select_written(op: Operation, x: Value, new: Value, dim: int, index: int) -> Value:
+    """``x`` with other numbers at one index of a dimension."""
+    dim, index = dim % op.rank, index % op.size[dim]
+    return _written(op, x, _with_dimension(op, new, op.node.args[1], dim), dim, index, index + 1)
+
+
+def _written(
+    op: Operation, x: Value, middle: tuple[Value, Sequence[int]], dim: int, first: int, last: int
+) -> Value:
+    pieces = [middle]
+    for start, count, place in ((0, first, 0), (last, op.size[dim] - last, 2)):
+        size = (*op.size[:dim], count, *op.size[dim + 1 :])
+        if x.tensor is not None:
+            kept = op.make("evaluated", tensor=x.tensor.narrow(dim, start, count))
+        elif count:
+            kept = view(op, *part(op, x, op.size, dim, start, 1, count))
+        else:
+            continue
+        pieces.insert(place, (kept, size))
+    return joined(op, pieces, dim)
+
+
+def _with_dimension(op: Operation, x: Value, node: Any, dim: int) -> tuple[Value, list[int]]:
+    """A part with a new dimension of size 1, and its size."""
+    size = list(op.size_of(node))
+    if x.tensor is not None:
+        x = op.make("evaluated", tensor=x.tensor.unsqueeze(dim))
+    else:
+        source, layout = shown(op, x, size)
+        x = view(op, source, Layout((*layout.dims[:dim], (), *layout.dims[dim:]), layout.offset))
+    size.insert(dim, 1)
+    return x, size
 
 
 def joined(op: Operation, parts: Sequence[tuple[Value, Sequence[int]]], dim: int) -> Value:

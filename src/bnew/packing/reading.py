@@ -25,7 +25,7 @@ from bnew.packing.vocabulary import ATEN, FORMULAS
 # Operators that return their argument.
 _SAME = frozenset(["clone", "contiguous", "detach", "alias", "lift_fresh_copy", "dropout"])
 # Operators whose result is constant, whatever their first argument is.
-_FILLED = frozenset(["ones_like", "zeros_like", "full_like", "new_ones", "new_zeros", "new_full"])
+_FILLED = frozenset(["ones_like", "zeros_like", "full_like", "new_ones", "new_zeros", "new_full", "fill"])
 
 
 @dataclass(frozen=True)
