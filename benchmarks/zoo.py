@@ -14,6 +14,7 @@ import fnmatch
 import json
 import os
 import resource
+import signal
 import statistics
 import subprocess
 import sys
@@ -47,8 +48,8 @@ class Options:
 
     only: str = "*"
     """Names of networks, as a pattern."""
-    seconds: float = 120
-    """The most time for one network."""
+    seconds: int = 120
+    """The most processor time for one network; other work may run meanwhile."""
     gigabytes: int = 12
     """The most memory for one network."""
     onnx: bool = True
@@ -173,6 +174,7 @@ def with_onnx(model: nn.Module, image: Tensor, folder: Path) -> float:
 def alone(options: Options) -> None:
     """Examine one network and print each part as a line of JSON."""
     torch.set_num_threads(1)
+    resource.setrlimit(resource.RLIMIT_CPU, (options.seconds,) * 2)
     resource.setrlimit(resource.RLIMIT_AS, (options.gigabytes * 10**9,) * 2)
     (network,) = (each for each in networks() if key(*each[:2]) == options.one)
     out, at = os.dup(1), ""
@@ -192,24 +194,22 @@ def alone(options: Options) -> None:
 
 def examined(options: Options, name: str) -> dict[str, Any]:
     """What a process of its own found about a network."""
-    command = [sys.executable, __file__, "--one", name, "--gigabytes", str(options.gigabytes)]
+    limits = ["--gigabytes", str(options.gigabytes), "--seconds", str(options.seconds)]
+    command = [sys.executable, __file__, "--one", name, *limits]
     command += [] if options.onnx else ["--no-onnx"]
     environ = {**os.environ, "OMP_NUM_THREADS": "1"}
     begun = time.perf_counter()
-    late = False
     with tempfile.TemporaryFile("w+") as output:
-        try:
-            subprocess.run(
-                command, stdout=output, stderr=subprocess.DEVNULL, env=environ, timeout=options.seconds
-            )
-        except subprocess.TimeoutExpired:
-            late = True
+        done = subprocess.run(command, stdout=output, stderr=subprocess.DEVNULL, env=environ, check=False)
         output.seek(0)
         found: dict[str, Any] = {"name": name}
         for line in output.read().splitlines():
             found |= json.loads(line)
     if found.get("at") != "done" and "failed" not in found:
-        found["failed"] = f"more than {options.seconds:g} s" if late else "the process died"
+        late = -done.returncode in (signal.SIGXCPU, signal.SIGKILL)
+        found["failed"] = (
+            f"more than {options.seconds} s" if late else f"the process died ({done.returncode})"
+        )
     return found | {"seconds": round(time.perf_counter() - begun)}
 
 
@@ -261,7 +261,7 @@ Written by `python benchmarks/zoo.py`, one network after the other.
 {machine["cpu"]}, {machine["cores"]} cores, {machine["cpu_capability"]}; torch {machine["torch"]}; commit \
 {machine["commit"]}.
 
-Random weights, {options.seconds:g} s and {options.gigabytes} GB for each. A network goes all the way if it is
+Random weights, {options.seconds} s and {options.gigabytes} GB for each. A network goes all the way if it is
 packed and run as floats, and also after `bnew.binarize` and two steps of BNEW. *Float differs*: the largest
 difference to PyTorch, as a share of the largest number of the result; at most {STRICT:g}. The binary network
 may differ by signs that rounding turns: then `bnew.verify` judges it. *Binary MACs*: their share among the
