@@ -291,6 +291,13 @@ def test_several_results_keep_their_names(forward: Callable[[Tensor], Any], tmp_
         (lambda y: y.reshape(-1, 16, 6, 6).repeat(2, 1, 1, 1), "images"),
         (lambda y: torch.cat([y, y], 0)[: len(y)], "images"),
         (lambda y: y.flatten(1) @ y.flatten(1).t(), "images"),
+        (lambda y: torch.zeros_like(y, dtype=torch.int).copy_(y) + 0.5, "its result is of torch.int32"),
+        (lambda y: written(y, slice(None), slice(0, 8, 2)), "indices without gaps"),
+        (
+            lambda y: y.repeat_interleave(torch.tensor([1, 2] * 4), 1),
+            "size of its result depends on numbers",
+        ),
+        (lambda y: y[y > 0].reshape(1, -1).mean(1, keepdim=True), "size of its result depends on numbers"),
         (lambda y: torch.linalg.inv(y), "no such operator"),
         (lambda y: {"a": y, "b": 3}, "something else than tensors"),
         (lambda y: y + torch.randn(8, 6, 6), "its result is random"),

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from bnew.packing.arithmetic import to
 from bnew.packing.layouts import IMAGE, Layout
 from bnew.packing.reshaping import part
 from bnew.packing.values import Refused, Value
@@ -34,8 +35,8 @@ def stack(op: Operation, parts: Sequence[Value], dim: int = 0) -> Value:
 def copied(op: Operation, _: Value, x: Value, *__: Any) -> Value:
     """The numbers of ``x``, written over a tensor of another one's size."""
     if x.constant:
-        return op.derived(x, lambda tensor: tensor.expand(op.size))
-    source, layout = shown(op, x, op.size_of(op.node.args[1]))
+        return op.derived(x, lambda tensor: tensor.to(op.dtype).expand(op.size))
+    source, layout = shown(op, to(op, x), op.size_of(op.node.args[1]))
     return view(op, source, layout.expanded(op.size))
 
 

@@ -297,10 +297,15 @@ def _is_sign(value: Value) -> bool:
 
 
 def size_of(node: fx.Node) -> tuple[int, ...]:
-    """The size of the node's result, or of its first result if there are several."""
+    """The size of the node's result, or of its first result if there are several; () if it is not fixed."""
     result = node.meta.get("val")
     result = result[0] if isinstance(result, tuple | list) and result else result
-    return tuple(result.shape) if isinstance(result, Tensor) else ()
+    return tuple(result.shape) if isinstance(result, Tensor) and has_fixed_size(result) else ()
+
+
+def has_fixed_size(tensor: Tensor) -> bool:
+    """Whether the size of a tensor of the graph does not depend on numbers."""
+    return all(isinstance(length, int) for length in tensor.shape)
 
 
 def shape_of(size: Sequence[int]) -> Shape:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from bnew.errors import BnewError
-from bnew.packing.operation import BATCH, Operation, Shared, size_of
+from bnew.packing.operation import BATCH, Operation, Shared, has_fixed_size, size_of
 from bnew.packing.reshaping import reshaped
 from bnew.packing.tracing import Trace, traced
 from bnew.packing.values import Array, Refused, Value
@@ -110,6 +110,9 @@ class _Reader:
         if op.name in _SAME:
             return inputs[0]
         try:
+            result = op.node.meta.get("val")
+            if isinstance(result, Tensor) and not has_fixed_size(result):
+                raise Refused("the size of its result depends on numbers")
             if op.name in _FILLED or all(value.constant for value in inputs):
                 value = _evaluated(op, arguments, options)
             else:
