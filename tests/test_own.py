@@ -171,7 +171,7 @@ def test_weights_of_other_classes_and_networks(
     with pytest.raises(BnewError, match=r"it lacks 3\.weight; the network has no extra"):
         put_weights(model, read_weights(code / "w.safetensors"), "w", 10)
     torch.save(nn.Linear(2, 2), "whole.pt")
-    with pytest.raises(BnewError, match="is no file of weights alone"):
+    with pytest.raises(BnewError, match="holds more than tensors and could run code"):
         read_weights(code / "whole.pt")
     with pytest.raises(BnewError, match="there is no file"):
         read_weights(code / "none.pt")

@@ -39,7 +39,12 @@ def read_weights(file: Path) -> dict[str, Tensor]:
             if file.suffix == ".safetensors"
             else torch.load(file, map_location="cpu", weights_only=True)
         )
-    except (SafetensorError, UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+    except UnpicklingError:  # PyTorch's message advises to load it all the same, which would run its code
+        raise BnewError(
+            f"{file} is damaged, or holds more than tensors and could run code: save the weights as "
+            "safetensors, or by torch.save(model.state_dict(), FILE)"
+        ) from None
+    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
         raise BnewError(
             f"{file} is no file of weights alone ({first_line(error)[:200]}): save it as safetensors, or by "
             "torch.save(model.state_dict(), FILE)"
