@@ -244,7 +244,8 @@ def section(group: str, rows: Sequence[Mapping[str, Any]]) -> str:
         for found in rows
     ]
     good = sum(not reason(found) for found in rows)
-    return f"## {group}: {good} of {len(rows)}\n\n{table(header, lines)}\n\n"
+    listed = sum(each == group for each, _, _ in networks())
+    return f"## {group}: {good} of {len(rows)} examined, of {listed} listed\n\n{table(header, lines)}\n\n"
 
 
 def report(options: Options, rows: Mapping[str, Mapping[str, Any]]) -> str:
@@ -256,17 +257,18 @@ def report(options: Options, rows: Mapping[str, Mapping[str, Any]]) -> str:
         sections += [section(group, of)] if of else []
     return f"""# Networks of others, from PyTorch to the engine
 
-Written by `python benchmarks/zoo.py`, one network after the other.
+Written by `python benchmarks/zoo.py`, for those networks of `zoo_networks.py` that were examined.
 
 {machine["cpu"]}, {machine["cores"]} cores, {machine["cpu_capability"]}; torch {machine["torch"]}; commit \
 {machine["commit"]}.
 
-Random weights, {options.seconds} s and {options.gigabytes} GB for each. A network goes all the way if it is
-packed and run as floats, and also after `bnew.binarize` and two steps of BNEW. *Float differs*: the largest
-difference to PyTorch, as a share of the largest number of the result; at most {STRICT:g}. The binary network
-may differ by signs that rounding turns: then `bnew.verify` judges it. *Binary MACs*: their share among the
-multiply-accumulates. Milliseconds: one image, one thread, of the binary and of the float network; other work
-ran on the machine. `bnew_engine.load` was given `max_macs={LIMITS.max_macs:.0e}` and
+Random weights; {options.seconds} s of processor time and {options.gigabytes} GB for each. A network goes all
+the way if it is packed and run as floats, and also after `bnew.binarize` and two steps of BNEW. *Float
+differs*: the largest difference to PyTorch, as a share of the largest number of the result; at most
+{STRICT:g}. The binary network may differ by signs that rounding turns: then `bnew.verify` judges it. *Binary
+MACs*: their share among the multiply-accumulates. Milliseconds: one image, one thread, of the binary and of
+the float network. Other work may have run meanwhile, more in some minutes than in others: they show orders of
+magnitude, and are no comparison. `bnew_engine.load` was given `max_macs={LIMITS.max_macs:.0e}` and
 `max_bytes={LIMITS.max_bytes:.0e}`.
 
 {"".join(sections)}"""
