@@ -32,7 +32,7 @@ NETWORKS: Mapping[str, Mapping[int, str]] = {
         "mobilenetv4_conv_small mobileone_s0 nf_resnet26 poolformer_s12 regnetz_005 repghostnet_050 "
         "repvgg_a0 repvit_m0_9 res2net50_14w_8s resnest14d resnetv2_18 rexnet_100 selecsls42 skresnet18 "
         "starnet_s050 tresnet_m vgg11_bn xception41 focalnet_tiny_srf pvt_v2_b0 rdnet_tiny "
-        "convnextv2_atto mobilevitv2_050 nest_tiny_jx",
+        "convnextv2_atto mobilevitv2_050",
         96: "inception_v4 mobilevit_xxs",
         224: "beit_base_patch16_224 botnet26t_256 cait_xxs24_224 coat_lite_tiny coatnet_nano_rw_224 "
         "convit_tiny crossvit_9_240 davit_tiny deit_tiny_patch16_224 edgenext_xx_small efficientformer_l1 "
@@ -40,7 +40,7 @@ NETWORKS: Mapping[str, Mapping[int, str]] = {
         "hiera_tiny_224 iformer_t levit_128s maxvit_rmlp_pico_rw_256 mixer_s32_224 mvitv2_tiny nextvit_small "
         "pit_ti_224 resmlp_12_224 sequencer2d_s shvit_s1 swiftformer_xs swin_tiny_patch4_window7_224 "
         "swinv2_cr_tiny_224 swinv2_tiny_window8_256 tiny_vit_5m_224 tnt_s_patch16_224 twins_svt_small "
-        "visformer_tiny vit_relpos_small_patch16_224 vit_tiny_patch16_224 volo_d1_224 "
+        "nest_tiny_jx visformer_tiny vit_relpos_small_patch16_224 vit_tiny_patch16_224 volo_d1_224 "
         "xcit_nano_12_p16_224 caformer_s18 halonet26t haloregnetz_b",
     },
 }
