@@ -21,6 +21,8 @@ ENOUGH = 256
 """Images, from which shifts and scales are set."""
 ROWS = 2**16
 """Values of a channel, at most, from which its shift is set."""
+BLIND = 0.1
+"""Share of the values with the rarer sign, below which a channel is blind."""
 LOW = 0.05
 """Quantile of the values above the least one that still counts as the next one."""
 
@@ -115,7 +117,8 @@ def output_sizes(model: nn.Module, layers: Collection[nn.Module], images: Tensor
 def calibrate(model: nn.Module, layers: Collection[nn.Module], images: Tensor, sizes: Sizes) -> None:
     """Set shifts and scales of new binary ``layers`` in one pass, each before what comes after it.
 
-    * The shift of an :class:`bnew.RSign` centres its input, channel by channel, see :func:`centres`.
+    * The shift of an :class:`bnew.RSign` centres its input in each channel that is :func:`blind`, see
+      :func:`centres`. Others keep theirs: where values are, a threshold at 0 often means something.
     * The scale of a layer that has one gives its output, without the bias, the root mean square in ``sizes``.
 
     Batch norms normalise by these images meanwhile.
@@ -125,7 +128,8 @@ def calibrate(model: nn.Module, layers: Collection[nn.Module], images: Tensor, s
     def centre(sign: nn.Module, args: tuple[Tensor, ...]) -> None:
         if sign not in done and isinstance(sign, RSign) and sign.shift is not None:
             done.add(sign)
-            sign.shift.copy_(-centres(args[0]))
+            seen = args[0] + _wide(sign.shift, args[0])
+            sign.shift.copy_(torch.where(blind(seen), -centres(args[0]), sign.shift))
 
     def fit(layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
         assert isinstance(layer, BinaryConv2d | BinaryLinear)
@@ -154,6 +158,16 @@ def _pass(model: nn.Module, images: Tensor, hooks: Iterable[RemovableHandle]) ->
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def blind(x: Tensor) -> Tensor:
+    """Which channels of x (N, C, ...) have the same sign nearly everywhere: (C,) of bools."""
+    share = (x >= 0).movedim(1, -1).reshape(-1, x.shape[1]).float().mean(0)
+    return (share < BLIND) | (share > 1 - BLIND)
+
+
+def _wide(shift: Tensor, like: Tensor) -> Tensor:
+    return shift.view(-1, *(1,) * (like.dim() - 2))
 
 
 def centres(x: Tensor) -> Tensor:
