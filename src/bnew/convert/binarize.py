@@ -123,11 +123,11 @@ def binarize(
     takes the size of the weights over: ``scale = mean|W|`` and ``W ← W / scale``.
 
     **Blind layers.** A layer whose input is nearly always of one sign learns little: behind an average of
-    ReLUs, as in squeeze-and-excite, or a softplus. With images, ``calibrate=loader``, the shift of an ``rsign``
-    starts at the median of each channel that would be blind, the scales give each output the size that the
-    real layer's had, and batch norms are estimated anew (:func:`bnew.recalibrate`). With ``rsign``, layers
-    behind a function that is never negative then become binary too. Without images, the plan names the layers
-    that may be blind.
+    ReLUs, as in squeeze-and-excite, or a softplus. With images, ``calibrate=loader``, the shift of an
+    ``rsign`` starts at the median of each channel that would be blind, the scales give each output the size
+    that the real layer's had, and batch norms are estimated anew (:func:`bnew.recalibrate`). With ``rsign``,
+    layers behind a function that is never negative then become binary too. Without images, the plan names
+    the layers that may be blind.
 
     Args:
         model: any module.
