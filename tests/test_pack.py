@@ -529,6 +529,25 @@ def test_what_is_no_layer_norm_is_no_formula_for_one(path: Path) -> None:
         assert "layer_norm" not in ops(packed(Signs(formula), path, 4, 5, 5))
 
 
+@pytest.mark.parametrize(
+    ("border", "factor"), [(1.0, 1.0), (-1.0, 1.0), (0.5, 0.5), (0.5, -0.5), (-2.0, 2.0)]
+)
+def test_a_border_of_signs_is_part_of_the_binary_layer(border: float, factor: float, path: Path) -> None:
+    """As Larq's pad_values=1."""
+    layer = binary_conv(4, 5, 3, stride=2, bias=False)
+    around = Signs(lambda x: F.pad(bnew.sign(x - 0.1) * factor, (1, 2, 1, 0), value=border))
+    reference = packed(nn.Sequential(around, layer), path, 4, 6, 7)
+    (node,) = (node for node in reference.file.graph["nodes"] if node["op"] == "binary_conv")
+    assert node["pad_value"] == border / factor
+    assert "pad" not in ops(reference)
+
+
+def test_another_border_of_signs_is_a_border_of_numbers(path: Path) -> None:
+    for border, layer in ((0.5, binary_conv(4, 5, 3)), (1.0, nn.Conv2d(4, 5, 3))):
+        around = Signs(lambda x, border=border: F.pad(bnew.sign(x - 0.1), (1, 1, 1, 1), value=border))  # type: ignore[misc]
+        assert "pad" in ops(packed(nn.Sequential(around, layer), path, 4, 6, 7))
+
+
 def test_signs_that_are_resized_are_bits(path: Path) -> None:
     model = Apply(lambda m, x: m.conv(F.interpolate(x.sign(), scale_factor=2)), conv=binary_conv())
     assert ops(packed(model, path, 3, 5, 5)) == ["conv", "resize_nearest", "binary_conv", "conv"]

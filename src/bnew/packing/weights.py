@@ -222,13 +222,17 @@ def _layer(
     """A convolution. It is binary if its input comes from a sign and its weights are ±m[o] per output o."""
     if x.constant or not weight.constant or (bias is not None and not bias.constant):
         raise Refused("its weights depend on the input")
+    weights = op.weights(weight)
     if x.op == "padding":
         if x.fields["mode"] == "constant" and x.fields["value"] == 0:
             padding = [a + b for a, b in zip(padding, x.fields["padding"], strict=True)]
             (x,) = x.inputs
+        elif not any(padding) and (sign := _border_of_signs(op, x)) and magnitudes(weights) is not None:
+            padding = x.fields["padding"]
+            fields["pad_value"] = sign
+            (x,) = x.inputs
         else:
             x = op.real(x)
-    weights = op.weights(weight)
     sizes = {"channels": [x.shape[0], len(weights)], "kernel": list(weights.shape[2:])}
     fields = {**sizes, **fields, "padding": padding}
     meant = op.binary_layer
@@ -261,6 +265,14 @@ def _layer(
             _log.warning("%s: its input is not a sign: a real layer", op.place)
         value = op.make("conv", op.real(x), tensors={"weight": weights}, fields=fields)
     return value if bias is None else shifted(op, value, op.array(bias))
+
+
+def _border_of_signs(op: Operation, x: Value) -> int:
+    """+1 or −1, if the value is a sign with a border of +1 or −1, times a common factor; else 0."""
+    bits = op.bits(x.inputs[0])
+    if bits is None or x.fields["mode"] != "constant" or abs(x.fields["value"]) != abs(bits[1]):
+        return 0
+    return 1 if x.fields["value"] == bits[1] else -1
 
 
 def magnitudes(weights: Array) -> Numbers | None:
