@@ -126,6 +126,8 @@ SHAPES: dict[str, tuple[Any, ...]] = {
     "channel shuffle": (lambda y: F.channel_shuffle(y, 4),),
     "halves": (lambda y: torch.cat([y.chunk(2, 1)[1] * 2, y.chunk(2, 1)[0]], 1),),
     "gate": (lambda y: y[:, :4] * torch.sigmoid(y[:, 4:]),),
+    "gated linear unit": (lambda y: F.glu(y, 1),),
+    "gated linear unit of tokens": (lambda y, f: F.glu(f(y.flatten(2).transpose(1, 2))), nn.Linear(8, 6)),
     "every second": (lambda y: y[:, 1::3, ::2, 1:5],),
     "joined along the width": (lambda y: torch.cat([y, y.relu()], 3),),
     "joined along the height": (lambda y: torch.cat([y, y.relu(), y], 2),),

@@ -10,6 +10,7 @@ from bnew.packing.values import Refused, Value
 from bnew.packing.views import (
     Stored,
     arranged,
+    canonical,
     placed,
     shown,
     stored,
@@ -229,6 +230,16 @@ def getitem(op: Operation, x: Value, index: int) -> Value:
     if index != 0:
         raise Refused("only the first of several results can be packed")
     return x
+
+
+def glu(op: Operation, x: Value, dim: int = -1) -> Value:
+    """The first half of a dimension times the sigmoid of the second."""
+    dim %= op.rank
+    count = op.size[dim]
+    halves = [part(op, x, op.input_size, dim, start, 1, count) for start in (0, count)]
+    (first, layout), (second, _) = (canonical(op, *half, dim) for half in halves)
+    gate = op.make("sigmoid", op.real(second), shape=second.shape, argument={})
+    return view(op, op.make("multiply", op.real(first), gate, shape=first.shape), layout)
 
 
 # ------------------------------------------------------------------------------------ channels and pixels

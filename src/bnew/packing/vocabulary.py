@@ -204,6 +204,7 @@ STEPS: Mapping[str, Step] = {
             "mul": joins(exact(arithmetic.mul)),  # of a constant: scale
             "pow": anywhere(activations.power),  # products with itself
             "square": anywhere(activations.square),
+            "glu": reshaping.glu,
         },
         held=rules.multiply,
     ),
