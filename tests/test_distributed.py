@@ -345,7 +345,7 @@ def test_synchronizing_keeps_names_and_values() -> None:
 def test_parts_of_a_batch_have_its_gradient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without batch norm, which sees a part at a time."""
     monkeypatch.setattr(
-        "bnew.training.loop.build_model", lambda *_: nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        "bnew.training.loop.start_model", lambda *_: nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     )
     recipe = RECIPE.replace(method=None, epochs=2)
     whole = train(recipe, tmp_path / "whole", MACHINE).rows()
@@ -357,7 +357,7 @@ def test_parts_of_a_batch_have_its_gradient(tmp_path: Path, monkeypatch: pytest.
 
 LINEAR = """
 import torch, bnew.training.loop
-bnew.training.loop.build_model = lambda *_: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+bnew.training.loop.start_model = lambda *_: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
 """
 
 
@@ -366,7 +366,7 @@ def test_parts_of_a_batch_in_two_processes(tmp_path: Path, monkeypatch: pytest.M
     words = "train --data digits --epochs 2 --batch-size 255 --lr 0.01 --out"
     two_forks(tmp_path, f"{words} {tmp_path / 'two'} --accumulate 4 --precision 64-true", LINEAR)
     monkeypatch.setattr(
-        "bnew.training.loop.build_model", lambda *_: nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        "bnew.training.loop.start_model", lambda *_: nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     )
     recipe = RECIPE.replace(model="birealnet20", method=None, epochs=2, batch_size=255)
     one = train(recipe, tmp_path / "one", replace(MACHINE, precision="64-true")).rows()

@@ -637,8 +637,8 @@ def test_the_code_that_decides_is_all_there_is() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     loaded = {name.removeprefix("bnew.") for name in done.stdout.split()}
     bystanders = {
-        "deprecated", "display", "errors", "files", "lazy", "process", "registry", "results", "results.run",
-        "results.tables", "text", "train",
+        "deprecated", "display", "errors", "files", "lazy", "process", "references", "registry", "results",
+        "results.run", "results.tables", "text", "train",
     } | {"data", "methods", "models", "training"}  # fmt: skip
     used = set().union(
         *(used_modules(RECIPE.replace(method=name)) for name in registry.METHODS),

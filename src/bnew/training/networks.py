@@ -15,14 +15,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from bnew.convert.binarize import binarize
 from bnew.data.batches import Dataset
 from bnew.data.preparation import Preparation
 from bnew.errors import BnewError, first_line, kind_of, unknown
 from bnew.files import sha256_of
 from bnew.layers import binary_parameters, with_present_names
 from bnew.models import create_model
-from bnew.models.own import torchvision_weights
 from bnew.process import is_first_process
 from bnew.recipe import Recipe
 from bnew.references import TORCHVISION, check_apart, is_reference
@@ -93,6 +91,8 @@ def start_model(recipe: Recipe, run: Run, data: Dataset, resumed: bool = False) 
         return build_model(recipe, data.num_classes, data.in_channels)
     model = _float_model(recipe, data.num_classes, data.in_channels, recipe.pretrained)
     if recipe.pretrained and recipe.model.startswith(TORCHVISION):
+        from bnew.models.own import torchvision_weights  # not for a network of bnew
+
         put_weights(model, torchvision_weights(recipe.model), recipe.model, data.num_classes)
     elif recipe.pretrained and is_first_process():
         logger.info("%s starts from its library's weights", recipe.model)
@@ -120,6 +120,8 @@ def _binary(model: nn.Module, recipe: Recipe, verbose: bool = False) -> nn.Modul
     has_some = bool(binary_parameters(model))
     says = verbose and is_first_process() and is_reference(recipe.model)
     if recipe.makes_binary and not has_some:
+        from bnew.convert.binarize import binarize
+
         return binarize(model, verbose=verbose)
     if says and has_some:
         logger.info("%s has binary layers and stays as it is", recipe.model)
