@@ -118,7 +118,7 @@ _CIFAR10_SHORT = _CIFAR10 | {
 _DIGITS = _CIFAR10 | {
     "data": "digits",
     "model": "birealnet8",
-    "method_options": {"strength": 11.6, "ramp": 4.0, "fill": 0.54},
+    "method_options": {"strength": 15.2, "ramp": 4.0, "fill": 0.54},
     "epochs": 20,
     "batch_size": 64,
     "binary_lr": 8.0,

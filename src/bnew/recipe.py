@@ -99,7 +99,7 @@ class Recipe:
     """Shares of the run after which the step schedule divides the learning rate by ten."""
     freeze: float | None = None
     """Share of the epochs after which the binary weights are frozen. 0: from the start; 1: never; None: as
-    published."""
+    published, for bnew and bmd 20 epochs before the end, in a run of less than 200 a tenth."""
     init: str | None = None
     """Folder of the run whose best weights are the start."""
     teacher: str | None = None
@@ -163,9 +163,12 @@ class Recipe:
     def freeze_epoch(self) -> int:
         """The epoch, from 0, at whose start the binary weights are frozen; ``epochs`` if never.
 
-        However short the run, at least one epoch comes after freezing, and one before, unless they are frozen
-        from the start.
+        By default the method's row decides: a share of the epochs, or a number of epochs before the end (BNEW
+        and BMD: 20 as published, in a run of less than 200 epochs a tenth). However short the run, at least
+        one epoch comes after freezing, and one before, unless they are frozen from the start.
         """
+        if self.freeze is None and self._row.frozen_epochs:
+            return self.epochs - min(self._row.frozen_epochs, max(self.epochs // 10, 1)) or 1
         share = self._row.freeze if self.freeze is None else self.freeze
         if share == 0:
             return 0

@@ -82,8 +82,15 @@ def register_method(
         check_options(f"method {name}", make, published or {})
         takes_freeze_at = "freeze_at" in inspect.signature(make).parameters
         row = MethodRow(
-            make, label or name, color, phase, freeze, takes_freeze_at, published or {}, scale
-        )  # fmt: skip
+            make,
+            label or name,
+            color,
+            phase,
+            freeze,
+            takes_freeze_at=takes_freeze_at,
+            published=published or {},
+            scale=scale,
+        )
         _add("method", METHODS, name, row, make)
         return make
 
