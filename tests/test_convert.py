@@ -514,6 +514,36 @@ def test_summary_counts_by_hand() -> None:
     assert (rows["5"].real_parameters, rows["5"].real_macs) == (165, 160)
 
 
+class Tokens(nn.Module):
+    """Attention, a list of layers of which one is called twice, and a product of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.parts = nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 4)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, _ = self.attention(x, x, x, need_weights=False)
+        x = self.parts[1](self.parts[0](self.parts[0](x)))
+        return x @ x.mT
+
+
+def test_summary_counts_what_no_layer_does() -> None:
+    """Products inside of a module are its own, wherever the modules that it calls are kept."""
+    rows = {
+        row.name: row.real_macs for row in summary(nn.Sequential(nn.Flatten(1, 2), Tokens()), (1, 5, 8)).rows
+    }
+    tokens, wide = 5, 8
+    attention = 4 * tokens * wide * wide + 2 * tokens * tokens * wide
+    assert rows == {
+        "1": tokens * tokens * 4,
+        "1.attention": attention,
+        "1.attention.out_proj": 0,
+        "1.parts.0": 2 * tokens * wide * wide,
+        "1.parts.1": tokens * wide * 4,
+    }
+
+
 def test_summary_totals_and_table() -> None:
     model = bnew.create_model("birealnet20")
     result = summary(model, (3, 32, 32))

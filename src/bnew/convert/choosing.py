@@ -205,10 +205,10 @@ def _obstacles(model: nn.Module) -> dict[nn.Module, str]:
     for layer in filter(is_layer, model.modules()):
         if isinstance(layer, BinaryConv2d | BinaryLinear):
             obstacles[layer] = "already binary"
-        elif type(layer) not in TWINS:
-            obstacles[layer] = f"there is no binary {type(layer).__name__}"
         elif layer in owners:
             obstacles[layer] = f"{owners[layer]} reads its weight itself"
+        elif type(layer) not in TWINS:
+            obstacles[layer] = f"there is no binary {type(layer).__name__}"
         elif not isinstance(layer.weight, nn.Parameter):
             obstacles[layer] = "its weight is computed, not a parameter"
         elif uses[id(layer.weight)] > 1:

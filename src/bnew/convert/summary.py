@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from typing import Any
 
 import torch
 from rich.table import Table
 from rich.text import Text
-from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvTransposeNd
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
-from bnew.convert.tracing import is_layer
 from bnew.display import Shown
 from bnew.errors import BnewError
 from bnew.layers import named_binary_parameters
@@ -37,7 +38,7 @@ class LayerSummary:
 
 @dataclass(frozen=True, repr=False)
 class Summary(Shown):
-    """What :func:`summary` returns: a row per module that has parameters; prints as a table."""
+    """What :func:`summary` returns: a row per module with parameters or MACs; prints as a table."""
 
     rows: tuple[LayerSummary, ...]
 
@@ -76,8 +77,8 @@ def summary(model: nn.Module, input_size: int | Sequence[int], *, in_chans: int 
     * Float bytes: 4 per parameter. Packed bytes: 4 per real parameter; a bit per binary weight, each
       output channel filled up to whole 32-bit words. Running statistics of batch norms count in neither:
       they are folded into the two real numbers per channel that do count.
-    * MACs: multiply-accumulates of convolutions and linear layers for one input, by a pass over zeros in
-      eval mode. Those of a binary layer are binary. Attention's own products are not counted.
+    * MACs: multiply-accumulates of convolutions, linear layers and products of matrices for one input, by a
+      pass over zeros in eval mode. Those of a binary layer are binary.
 
     The model is left as it was, on its device and in its training modes.
 
@@ -102,7 +103,7 @@ def summary(model: nn.Module, input_size: int | Sequence[int], *, in_chans: int 
     for name, module in model.named_modules():
         own = [p for p in module.parameters(recurse=False) if id(p) not in seen]
         seen.update(map(id, own))
-        if not own:
+        if not own and not macs[module]:
             continue
         weights = [p for p in own if id(p) in binary]
         n_binary = sum(p.numel() for p in weights)
@@ -123,19 +124,27 @@ def summary(model: nn.Module, input_size: int | Sequence[int], *, in_chans: int 
 
 
 def _macs(model: nn.Module, sample: tuple[int, ...]) -> Counter[nn.Module]:
-    """Multiply-accumulates of each convolution and linear layer for one input of size ``sample``."""
+    """Multiply-accumulates for one input of size ``sample``, by the module that computes them itself."""
+    counter = FlopCounterMode(display=False)
     macs = Counter[nn.Module]()
+    # Of each module that is being called: operations before it, and those of the modules that it called.
+    calls: list[list[int]] = []
 
-    def count(layer: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
-        # Every value of the output takes one output channel's weights; in a transposed convolution,
-        # every value of the input is spread by one input channel's.
-        values = args[0] if isinstance(layer, _ConvTransposeNd) else output
-        macs[layer] += values.numel() * layer.weight[0].numel()
+    def enter(module: nn.Module, args: Any) -> None:
+        calls.append([counter.get_total_flops(), 0])
 
-    hooks = [m.register_forward_hook(count) for m in model.modules() if is_layer(m)]
+    def leave(module: nn.Module, args: Any, output: Any) -> None:
+        before, of_others = calls.pop()
+        of_all = counter.get_total_flops() - before
+        macs[module] += (of_all - of_others) // 2
+        if calls:
+            calls[-1][1] += of_all
+
+    hooks = [module.register_forward_pre_hook(enter, prepend=True) for module in model.modules()]
+    hooks += [module.register_forward_hook(leave) for module in model.modules()]
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(()))
     try:
-        with torch.no_grad(), evaluating(model):
+        with torch.no_grad(), evaluating(model), _plain_attention(), counter:
             model(like.new_zeros(1, *sample))
     except Exception as error:  # whatever a model of a user's own raises
         raise BnewError(f"{type(model).__name__} does not take an input of size {sample}: {error}") from error
@@ -143,3 +152,15 @@ def _macs(model: nn.Module, sample: tuple[int, ...]) -> Counter[nn.Module]:
         for hook in hooks:
             hook.remove()
     return macs
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Attention by products of matrices, which are counted; what is faster is one operator, which is not."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
