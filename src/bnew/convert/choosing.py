@@ -142,8 +142,8 @@ def choose(model: nn.Module, reading: Reading, skip: Skip, relu: str, asked: Ask
             calls[new] = call
             rows.append(PlannedLayer(new, call.kind, "PReLU", FEEDS_BINARY))
     if not any(row.binarize for row in rows):
-        why = "; ".join(f"{row.name or 'it'} ({row.kind}): {row.reason}" for row in rows)
-        raise BnewError(f"nothing to binarize in {type(model).__name__}: {why or 'it has no such layer'}")
+        why = rows.why or "it has no such layer"
+        raise BnewError(f"nothing to binarize in {type(model).__name__}: {why}")
     return Choice(rows, calls)
 
 

@@ -51,11 +51,24 @@ class Plan(Shown, list[PlannedLayer]):
     @property
     def outcome(self) -> str:
         """The plan in a few lines: how many layers become what, why, and the first of their names."""
-        groups: dict[tuple[str, str], list[str]] = {}
-        for row in self:
-            groups.setdefault((row.outcome or "stays real", row.reason), []).append(row.name or "the model")
         table = Table.grid(padding=(0, 2))
-        for (becomes, reason), names in groups.items():
-            cells = (f"  {len(names)}", becomes, f"{reason}:", some(names, 3))
+        for (becomes, reason), rows in self._groups().items():
+            cells = (f"  {len(rows)}", becomes or "stays real", f"{reason}:", _names(rows))
             table.add_row(*(Text(printable(cell)) for cell in cells))
         return as_text(table)
+
+    @property
+    def why(self) -> str:
+        """The reasons in one line, each with the first of its layers."""
+        return "; ".join(f"{reason}: {_names(rows)}" for (_, reason), rows in self._groups().items())
+
+    def _groups(self) -> dict[tuple[str, str], list[PlannedLayer]]:
+        """The rows by what becomes of them and why."""
+        groups: dict[tuple[str, str], list[PlannedLayer]] = {}
+        for row in self:
+            groups.setdefault((row.outcome, row.reason), []).append(row)
+        return groups
+
+
+def _names(rows: list[PlannedLayer]) -> str:
+    return some([row.name or "the model" for row in rows], 3)
