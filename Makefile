@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 ENGINE = $(shell find engine/CMakeLists.txt engine/pyproject.toml engine/cpp engine/src -type f -not -name '*.pyc')
 
-.PHONY: demo test lint bench sanitize clean
+.PHONY: demo test lint docs bench sanitize clean
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -30,6 +30,10 @@ lint: .venv/engine
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $(shell find engine/cpp engine/tests -name '*.h' -o -name '*.cpp')
+
+# The documentation as a site, in build/site; a link that leads nowhere is an error.
+docs: .venv/ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: .venv/engine
 	$(BIN)/pip install --quiet --editable ".[bench]"
