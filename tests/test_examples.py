@@ -13,15 +13,38 @@ import pytest
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
-@pytest.mark.skipif(find_spec("bnew_engine") is None, reason="the examples run what they pack")
-@pytest.mark.parametrize("name", ["segmentation", "detection"])
-def test_examples(name: str, tmp_path: Path) -> None:
-    words = [sys.executable, f"{name}.py", "--images", "128", "--epochs", "1", "1"]
+needs_engine = pytest.mark.skipif(find_spec("bnew_engine") is None, reason="the examples run what they pack")
+
+
+def said(name: str, *words: str) -> str:
+    """What an example prints."""
     result = subprocess.run(
-        [*words, "--out", str(tmp_path / "model.bnew")],
-        cwd=EXAMPLES, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [sys.executable, f"{name}.py", *words], cwd=EXAMPLES, capture_output=True, text=True, check=False
+    )
     assert result.returncode == 0, result.stderr
-    same = re.search(r"PyTorch's (?:class|digit): ([0-9.]+)%", result.stdout)
-    assert same is not None, result.stdout
+    return result.stdout
+
+
+@needs_engine
+@pytest.mark.parametrize("name", ["segmentation", "detection"])
+def test_several_and_dense_results(name: str, tmp_path: Path) -> None:
+    words = ["--images", "128", "--epochs", "1", "1", "--out", str(tmp_path / "model.bnew")]
+    same = re.search(r"PyTorch's (?:class|digit): ([0-9.]+)%", said(name, *words))
+    assert same is not None
     assert float(same[1]) > 99
+
+
+@needs_engine
+def test_own_network(tmp_path: Path) -> None:
+    file = tmp_path / "own.bnew"
+    output = said("own_network", "--epochs", "1", "1", "2", "--out", str(file))
+    assert re.search(rf"{file}: [0-9,]+ bytes, [0-9.]+%; verified: True", output), output
+    (accuracy,) = re.findall(r"binary weights too: ([0-9.]+)%", output)
+    assert float(accuracy) > 50
+
+
+def test_comparing_methods() -> None:
+    output = said("comparing_methods", "--epochs", "1", "1", "--seeds", "0", "--methods", "bnew", "ste")
+    rows = re.findall(r"(bnew|ste) +│ +([0-9.]+) +│ +([0-9.]+) ", output)
+    assert [name for name, _, _ in rows] == ["bnew", "ste"]
+    assert all(float(accuracy) > 20 for _, accuracy, _ in rows)
