@@ -82,7 +82,8 @@ def test_every_option_is_explained(bnew: Cli, command: str, monkeypatch: pytest.
 
 
 def test_help_lists_the_commands(bnew: Cli) -> None:
-    assert bnew("") == bnew("-h") == bnew("--help")
+    assert bnew("") == bnew("-h") == bnew("--help") == bnew("help")
+    assert bnew("help eval") == bnew("eval --help")
     out = bnew("--help")[1]
     assert all(f"\n  {command} " in out for command in COMMANDS)
     assert "\n  eval        Loss and accuracy of a run's best weights.\n" in out
@@ -106,6 +107,12 @@ def test_experiments_of_one_kind_have_the_methods_that_help_lists() -> None:
     for name, experiment in EXPERIMENTS.items():
         assert tuple(experiment.phase2) == names()["imagenet_phase2" if name == "imagenet" else "phase2"]
         assert tuple(experiment.on_request) == (() if name == "imagenet" else names()["on_request"])
+
+
+def test_the_package_runs_as_the_command() -> None:
+    command = [sys.executable, "-m", "bnew", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"bnew {__version__}\n", "")
 
 
 def test_version(bnew: Cli) -> None:
@@ -328,6 +335,7 @@ def test_a_spoilt_checkpoint(sentence: Callable[..., str], tmp_path: Path) -> No
         ("reproduce imagenet --method bop", "unknown method of phase 2 'bop'"),
         ("reproduce imagenet --steps finetune", "starts from distilled/bnew/seed0, which is not done in"),
         ("reproduce imagenet --max-broken -1", "max_broken is -1: give 0 or more"),
+        ("help trian", "unknown command 'trian': did you mean 'train'?"),
         ("trian", "unknown command 'trian': did you mean 'train'?"),
         ("summary birealnet9", "did you mean 'birealnet8'?"),
         ("eval /nowhere", "/nowhere"),

@@ -30,8 +30,8 @@ ROOMS = (
 APART = {
     "convert": (), "models": (), "methods": (), "data": (), "results": ("data",), "packing": (),
 }  # fmt: skip
-# Modules at the root that are public names of others.
-DOORS = ("recipes", "report", "train")
+# Modules at the root that are public names of others, and ``python -m bnew``.
+DOORS = ("recipes", "report", "train", "__main__")
 
 
 def modules() -> dict[str, Path]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import os
 import subprocess
 import sys
@@ -18,7 +21,7 @@ import bnew
 from bnew import BnewError
 from bnew.cli import main
 from bnew.data.images import read_image
-from bnew.deploy.inference import Prediction, load_engine, predict
+from bnew.deploy.inference import Prediction, load_engine, predict, predictions
 
 EngineError = pytest.importorskip("bnew_engine").EngineError
 _images = pytest.importorskip("bnew_engine._images")
@@ -285,3 +288,109 @@ def test_an_image_that_is_broken_does_not_hold_up_the_others(
     assert err.count("b.png") == err.count("\n") == 1
     with pytest.raises(BnewError, match=r"b\.png"):
         list(predict(path, [folder]))
+
+
+# ------------------------------------------------------------------------------------------------- batches
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Seven images, and one of them broken."""
+    folder = tmp_path / "pictures"
+    (folder / "more").mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for number in range(7):
+        name = folder / ("more" if number > 4 else "") / f"{number}.png"
+        Image.fromarray(random.integers(0, 256, (3, 2, 3), np.uint8)).save(name)
+    broken = folder / "2.png"
+    broken.write_bytes(broken.read_bytes()[:40])
+    return folder
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 8])
+def test_a_batch_changes_nothing(file: Path, pictures: Path, batch: int) -> None:
+    expected: list[BnewError] = []
+    alone = predict(file, pictures, broken=expected)
+    errors: list[BnewError] = []
+    assert predict(file, pictures, batch=batch, threads=2, broken=errors) == alone
+    assert [each.path.name for each in alone] == ["0.png", "1.png", "3.png", "4.png", "5.png", "6.png"]
+    assert [str(error) for error in errors] == [str(error) for error in expected]
+    assert "2.png" in str(errors[0])
+
+
+def test_what_was_read_before_a_broken_image_is_predicted(file: Path, pictures: Path) -> None:
+    found = predictions(file, pictures, batch=8)
+    assert [next(found).path.name for _ in range(2)] == ["0.png", "1.png"]
+    with pytest.raises(BnewError, match=r"2\.png"):
+        next(found)
+
+
+def test_predictions_come_batch_by_batch(file: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def read(path: Path, *options: Any) -> Any:
+        seen.append(path.name)
+        return read_image(path, *options)
+
+    monkeypatch.setattr("bnew.deploy.inference.read_image", read)
+    found = predictions(file, pictures, batch=2, broken=[])
+    assert next(found).path.name == "0.png"
+    assert sorted(seen) == ["0.png", "1.png"]
+    assert len(list(found)) == 5
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("pictures/*.png", "0134"),
+        ("pictures/[01].png", "01"),
+        ("pictures/**/*.png", "013456"),
+        ("pictures/**", "013456"),
+        ("pict*/more/?.png", "56"),
+    ],
+)
+def test_a_pattern_stands_for_what_fits(
+    file: Path, pictures: Path, pattern: str, names: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(pictures.parent)
+    found = predict(file, pattern, broken=[])
+    assert [each.path.stem for each in found] == list(names)
+
+
+def test_a_file_may_be_named_like_a_pattern(file: Path, red: Path, tmp_path: Path) -> None:
+    odd = tmp_path / "[0].png"
+    odd.write_bytes(red.read_bytes())
+    assert [each.path for each in predict(file, odd)] == [odd]
+    with pytest.raises(BnewError, match=r"there is no image '\?\.gif', and no file that fits this pattern"):
+        predict(file, "?.gif")
+
+
+def test_json_and_csv(file: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    expected = predict(file, pictures, top=2, broken=[])
+
+    def printed(*words: str) -> str:
+        with pytest.raises(SystemExit) as ended:
+            main(["predict", str(file), str(pictures), "--top", "2", "--batch", "4", *words])
+        out, err = capsys.readouterr()
+        assert ended.value.code == 2
+        assert err.count("2.png") == err.count("\n") == 1
+        return out
+
+    assert printed().splitlines() == list(map(str, expected))
+    for line, prediction in zip(printed("--json").splitlines(), expected, strict=True):
+        found = json.loads(line)
+        assert (found["file"], found["kind"]) == (str(prediction.path), "softmax")
+        assert [(each["class"], each["probability"]) for each in found["classes"]] == list(prediction.classes)
+    rows = list(csv.DictReader(io.StringIO(printed("--csv"))))
+    for row, prediction in zip(rows, expected, strict=True):
+        assert row["file"] == str(prediction.path)
+        for rank in (1, 2):
+            name, share = prediction.classes[rank - 1]
+            assert (row[f"class_{rank}"], float(row[f"probability_{rank}"])) == (name, share)
+
+
+def test_a_reader_that_has_enough_is_no_error(file: Path, red: Path) -> None:
+    """As in ``bnew predict … | head``."""
+    command = f'"{sys.executable}" -m bnew predict "{file}" {" ".join([str(red)] * 40)} | head -n 1'
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
+    assert (done.stdout.count("\n"), done.stderr) == (1, "")

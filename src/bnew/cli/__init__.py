@@ -62,12 +62,14 @@ def _help() -> str:
         "",
         *(f"  {name:<10}  {first}" for name, first in firsts.items()),
         "",
-        "bnew COMMAND --help lists its options; bnew --version says which version this is.",
+        "bnew help COMMAND lists its options; bnew --version says which version this is.",
     ]
     return "\n".join(lines)
 
 
 def _run(words: Sequence[str]) -> int:
+    if words and words[0] == "help":
+        words = [*words[1:2], "--help"]
     if not words or words[0] in ("-h", "--help"):
         print(_help())
         return 0

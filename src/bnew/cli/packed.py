@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import sys
 from pathlib import Path
 from typing import Any
 
 from bnew.cli.arguments import FileArgument, ImageArguments, LimitOptions, RunArgument
-from bnew.errors import (
-    BnewError,
-)
+from bnew.cli.output import as_json, check_format, put, put_rows, say_broken
+from bnew.errors import BnewError
+from bnew.process import cores
 from bnew.text import printable
 from bnew.training.machine import Machine
 
@@ -101,23 +100,37 @@ def predict(
     /,
     limits: LimitOptions,
     top: int = 5,
+    batch: int = 1,
+    threads: int = 0,
+    json: bool = False,
+    csv: bool = False,
 ) -> int:
     """Print the likeliest classes of images, computed by a packed file.
 
+    Each line is printed as soon as its batch is computed, in the order of the images. Images that cannot be
+    read are named at the end, and the exit code is then 2.
+
     Args:
         file: the packed file.
-        images: image files, or folders of them.
+        images: image files, folders of them, or patterns such as 'photos/**/*.jpg'.
         limits: what the file may ask for.
         top: how many classes to print for each image.
+        batch: how many images to read and compute at once; more are faster.
+        threads: number of threads; 0: one per core.
+        json: print a JSON object for each image, one per line.
+        csv: print CSV: file, class_1, probability_1, class_2 and so on.
     """
     from bnew.deploy.inference import predictions
 
+    check_format(json, csv)
     broken: list[BnewError] = []
-    for prediction in predictions(file, images, top, limits=limits, broken=broken):
-        print(prediction)
-    for error in broken:
-        print(f"bnew: error: {error}", file=sys.stderr)
-    return 2 if broken else 0
+    found = predictions(file, images, top, threads or cores(), limits, broken, batch)
+    if csv:
+        put_rows(prediction.to_row() for prediction in found)
+    else:
+        for prediction in found:
+            put(as_json(prediction.to_dict()) if json else prediction)
+    return say_broken(broken)
 
 
 def bench(

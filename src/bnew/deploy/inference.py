@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import partial
@@ -65,6 +67,7 @@ def load_engine(path: str | Path, threads: int = 1, limits: Limits = BY_SIZE) ->
         return bnew_engine.load(path, threads, max_macs=limits.max_macs, max_bytes=limits.max_bytes)
 
 
+_MODES = {1: "L", 3: "RGB"}  # Pillow's, by the number of channels
 # What the line of a prediction says about its probabilities, by their kind.
 _SAID = {
     "softmax": "",
@@ -88,6 +91,18 @@ class Prediction:
         shares = ", ".join(f"{name} {share:.1%}" for name, share in self.classes)
         return printable(f"{self.path}: {shares}{_SAID[self.kind]}")
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        classes = [{"class": name, "probability": share} for name, share in self.classes]
+        return {"file": str(self.path), "kind": self.kind, "classes": classes}
+
+    def to_row(self) -> dict[str, Any]:
+        """A row of a table: ``file``, ``class_1``, ``probability_1``, ``class_2`` and so on."""
+        row: dict[str, Any] = {"file": printable(self.path)}
+        for rank, (name, share) in enumerate(self.classes, 1):
+            row |= {f"class_{rank}": printable(name), f"probability_{rank}": share}
+        return row
+
 
 def predict(
     file: str | Path,
@@ -96,21 +111,24 @@ def predict(
     threads: int = 1,
     limits: Limits = BY_SIZE,
     broken: list[BnewError] | None = None,
+    batch: int = 1,
 ) -> list[Prediction]:
     """Classify images with a packed network.
 
     As in validation, an image is scaled until it just covers the file's ``resize`` (by default the network's
     input), and its centre is cropped to the input. A folder stands for all images in it, at any depth,
-    sorted by name.
+    sorted by name. A name with ``*``, ``?`` or ``[…]`` that is no file stands for all files that fit, sorted;
+    ``**`` fits any folders.
 
     Args:
         file: the packed network.
-        images: one image file or folder of images, or several.
+        images: one image file, folder of images or pattern, or several.
         top: the number of classes to return for each image.
         threads: the number of threads.
         limits: the most that the file may ask for.
         broken: a list. If it is given, images that cannot be read are skipped, and their errors are appended
             to it.
+        batch: how many images are read and computed at once. The result does not depend on it.
 
     Returns:
         A prediction for each image, in the order of ``images``.
@@ -118,9 +136,9 @@ def predict(
     Raises:
         BnewError: see :func:`load_engine`; there is no image; an image cannot be read and ``broken`` is None;
             the network has no mean and std, takes neither 1 nor 3 channels, or its output is no probability
-            of classes; ``top`` is below 1.
+            of classes; ``top`` or ``batch`` is below 1.
     """
-    return list(predictions(file, images, top, threads, limits, broken))
+    return list(predictions(file, images, top, threads, limits, broken, batch))
 
 
 def predictions(
@@ -130,43 +148,83 @@ def predictions(
     threads: int = 1,
     limits: Limits = BY_SIZE,
     broken: list[BnewError] | None = None,
+    batch: int = 1,
 ) -> Iterator[Prediction]:
-    """:func:`predict` as a generator: each prediction comes as soon as its image is read."""
+    """:func:`predict` as a generator: each prediction comes as soon as its batch is computed."""
     paths = _files([images] if isinstance(images, str | Path) else images)
-    if not is_whole(top) or top < 1:
-        raise BnewError(f"top is {top!r}: give a whole number of at least 1")
+    for name, value in (("top", top), ("batch", batch)):
+        if not is_whole(value) or value < 1:
+            raise BnewError(f"{name} is {value!r}: give a whole number of at least 1")
     model = load_engine(file, threads, limits)
-    channels, height, width = model.input_shape
-    modes = {1: "L", 3: "RGB"}
-    if channels not in modes:
-        raise BnewError(f"the network takes {channels} channels, but images have 1 or 3")
     with engine_errors():
         kind = model.output_kind
-    for path in paths:
-        try:
-            image = read_image(path, modes[channels], (height, width), model.resize)
-        except BnewError as error:
-            if broken is None:
-                raise
-            broken.append(error)
-            continue
+    for read, pixels in read_files(model, paths, batch, broken):
         with engine_errors():
-            (names,), (shares,) = model.predict(image, top)
-        yield Prediction(path, tuple(zip(names, map(float, shares), strict=True)), kind)
+            names, shares = model.predict(pixels, top)
+        for path, *likeliest in zip(read, names, shares.tolist(), strict=True):
+            yield Prediction(path, tuple(zip(*likeliest, strict=True)), kind)
+
+
+def read_files(
+    model: Model, paths: Sequence[Path], batch: int, broken: list[BnewError] | None = None
+) -> Iterator[tuple[list[Path], npt.NDArray[np.uint8]]]:
+    """Image files as ``model`` takes them: the paths of a batch, and uint8 (N, H, W, C).
+
+    Files that cannot be read are left out of their batch, and their errors are appended to ``broken``.
+
+    Raises:
+        BnewError: the network takes no images; or a file cannot be read and ``broken`` is None, after the
+            files before it.
+    """
+    channels, *size = model.input_shape
+    if channels not in _MODES:
+        raise BnewError(f"the network takes {channels} channels, but images have 1 or 3")
+
+    def read(path: Path) -> npt.NDArray[np.uint8] | BnewError:
+        try:
+            return read_image(path, _MODES[channels], (size[0], size[1]), model.resize)
+        except BnewError as error:
+            return error
+
+    with ThreadPoolExecutor(min(batch, cores())) as pool:
+        for start in range(0, len(paths), batch):
+            part, images, failed = [], [], None
+            for path, found in zip(
+                paths[start : start + batch], pool.map(read, paths[start : start + batch]), strict=True
+            ):
+                if not isinstance(found, BnewError):
+                    part.append(path)
+                    images.append(found)
+                elif broken is None:
+                    failed = found
+                    break
+                else:
+                    broken.append(found)
+            if part:
+                yield part, np.stack(images)
+            if failed is not None:
+                raise failed
 
 
 def _files(images: Iterable[str | Path]) -> list[Path]:
-    """The image files, with each folder replaced by the images in it.
+    """The image files, with each folder replaced by the images in it, and each pattern by what fits.
 
     Raises:
-        BnewError: there are none.
+        BnewError: there are none, or none for a folder or a pattern.
     """
-    files = []
+    files: list[Path] = []
     for path in map(Path, images):
         if path.is_dir():
             from bnew.data.image_folder import list_images
 
             files += list_images(path)
+        elif set("*?[") & set(str(path)) and not path.exists():
+            found = sorted(
+                Path(each) for each in glob.glob(str(path), recursive=True) if not Path(each).is_dir()
+            )
+            if not found:
+                raise BnewError(f"there is no image '{path}', and no file that fits this pattern")
+            files += found
         else:
             files.append(path)
     if not files:

@@ -1,0 +1,5 @@
+"""``python -m bnew``: the command line."""
+
+from bnew.cli import main
+
+main()
