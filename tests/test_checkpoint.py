@@ -272,7 +272,7 @@ def test_best_weights_are_checked_before_the_test(stopped: Run, monkeypatch: pyt
 def test_best_weights_of_a_finished_run(unbroken: Run, tmp_path: Path) -> None:
     shutil.copytree(unbroken.path, tmp_path / "run")
     run = Run(tmp_path / "run")
-    assert evaluate_run(run, MACHINE)["accuracy"] == unbroken.summary["test_accuracy"]
+    assert evaluate_run(run, MACHINE).accuracy == unbroken.summary["test_accuracy"]
     flip(run.best, len(run.best.read_bytes()) - 100)
     with pytest.raises(
         BnewError, match=r"best\.safetensors is not as that run wrote it.*train that run again"

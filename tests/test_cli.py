@@ -86,7 +86,7 @@ def test_help_lists_the_commands(bnew: Cli) -> None:
     assert bnew("help eval") == bnew("eval --help")
     out = bnew("--help")[1]
     assert all(f"\n  {command} " in out for command in COMMANDS)
-    assert "\n  eval        Loss and accuracy of a run's best weights.\n" in out
+    assert "\n  eval        How good a run or a packed file is: accuracy, classes, mistakes.\n" in out
 
 
 @pytest.mark.parametrize(
@@ -110,8 +110,9 @@ def test_experiments_of_one_kind_have_the_methods_that_help_lists() -> None:
 
 
 def test_the_package_runs_as_the_command() -> None:
-    command = [sys.executable, "-m", "bnew", "--version"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-m", "bnew", "--version"], capture_output=True, text=True, timeout=60
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, f"bnew {__version__}\n", "")
 
 
@@ -128,12 +129,12 @@ def test_from_training_to_report(bnew: Cli, tmp_path: Path) -> None:
 
     code, out, _ = bnew("eval --device cpu", run)
     assert code == 0
-    assert f"test accuracy: {test:.2%}" in out
+    assert f"top-1 │ {100 * test:.2f} %" in " ".join(out.split())
     code, out, _ = bnew("eval --device cpu", tmp_path)  # the best run below
     assert code == 0
-    assert f"test accuracy: {test:.2%}" in out
+    assert f"top-1 │ {100 * test:.2f} %" in " ".join(out.split())
     code, out, _ = bnew("eval --device cpu --split val", run)
-    assert f"val accuracy: {Run(run).summary['val_accuracy']:.2%}" in out
+    assert f"top-1 │ {100 * Run(run).summary['val_accuracy']:.2f} %" in " ".join(out.split())
 
     code, out, _ = bnew("report", run, "--out", tmp_path)
     assert code == 0
@@ -151,7 +152,7 @@ def test_eval_finds_the_data(bnew: Cli, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path / "run")
     code, out, _ = bnew("eval --device cpu .")
     assert code == 0
-    assert f"test accuracy: {Run('.').summary['test_accuracy']:.2%}" in out
+    assert f"top-1 │ {100 * Run('.').summary['test_accuracy']:.2f} %" in " ".join(out.split())
     code, _, err = bnew("eval --device cpu . --data-dir elsewhere")
     assert code == 2
     assert "elsewhere' does not exist" in err

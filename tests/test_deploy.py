@@ -335,8 +335,10 @@ def test_verify_takes_no_nan_for_rounding(
     engine: Any, run: Run, packed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of the logits that are compared strictly, those of the sample of 16 images."""
-    compute = verifying._run
-    monkeypatch.setattr(verifying, "_run", lambda e, x: compute(e, x) * (torch.nan if len(x) == 16 else 1))
+    compute = verifying.run_engine
+    monkeypatch.setattr(
+        verifying, "run_engine", lambda e, x: compute(e, x) * (torch.nan if len(x) == 16 else 1)
+    )
     assert any("differ by nan: more than rounding" in problem for problem in check(packed, run).problems)
 
 

@@ -159,25 +159,28 @@ def test_two_processes_make_one_run(of_two: Run) -> None:
     assert len(of_two.rows()) == 2
     assert len(list(of_two.path.glob("events.*"))) == 1
     # Both shares of the validation images, together, are what one process sees.
-    assert evaluate_run(of_two, MACHINE, "val")["accuracy"] == of_two.summary["val_accuracy"]
+    assert evaluate_run(of_two, MACHINE, "val").accuracy == of_two.summary["val_accuracy"]
     assert of_two.recipe == RECIPE.replace(epochs=2)
 
 
 def test_two_processes_evaluate_each_image_once(of_two: Run, tmp_path: Path) -> None:
     seen, left = tmp_path / "seen", tmp_path / "left"
     count = f"""
-from bnew.training.evaluation import Meter
-def update(self, loss, logits, labels, update=Meter.update):
-    update(self, loss, logits, labels)
+from bnew.results.metrics import Tally
+def add(self, outputs, labels, picture, add=Tally.add):
+    add(self, outputs, labels, picture)
     print(len(labels), file=open({str(seen)!r}, "a"))
-Meter.update = update
+Tally.add = add
 import atexit
 from helpers import threads
 atexit.register(lambda: print(sum("gloo" in name for name in threads()), file=open({str(left)!r}, "a")))
 """
-    done = two_forks(tmp_path, f"eval {of_two.path} --split val", count)
-    one = evaluate_run(of_two, MACHINE, "val")
-    assert done.stdout == f"val loss: {one['loss']:.4f}\nval accuracy: {one['accuracy']:.2%}\n"
+    page = tmp_path / "page.html"
+    done = two_forks(tmp_path, f"eval {of_two.path} --split val --page {page}", count)
+    one = evaluate_run(of_two, MACHINE, "val", worst=24)
+    assert done.stdout == f"{one}\n"
+    one.write_page(tmp_path / "one.html")
+    assert page.read_text() == (tmp_path / "one.html").read_text()
     assert sorted(seen.read_text().split()) == ["71", "72"]
     assert left.read_text().split() == ["0", "0"]  # no thread is left to end a process by SIGABRT
 

@@ -79,7 +79,7 @@ def test_from_floats_to_a_binary_run(code: Path) -> None:
     binary = train(RECIPE.replace(weights="../float/best.safetensors"), code / "run", MACHINE)
     model = load_model(binary, 10, 1)
     assert len(binary_parameters(model)) == 1
-    assert evaluate_run(binary, MACHINE)["accuracy"] == pytest.approx(binary.summary["test_accuracy"])
+    assert evaluate_run(binary, MACHINE).accuracy == pytest.approx(binary.summary["test_accuracy"])
     assert train(binary.recipe, code / "run", MACHINE).done
     with pytest.raises(BnewError, match=r"no binary layers yet; give its weights as --weights .*best"):
         train(RECIPE.replace(init="../float"), code / "other", MACHINE)

@@ -208,7 +208,7 @@ def test_a_users_own_are_trained_and_reported(plugin: ModuleType, tmp_path: Path
     assert Run(run.path).recipe == RECIPE
     assert Run(run.path).recipe.freeze_epoch == 1
     found = evaluate_run(Run(run.path), MACHINE)
-    assert found["accuracy"] == pytest.approx(run.summary["test_accuracy"])
+    assert found.accuracy == pytest.approx(run.summary["test_accuracy"])
     assert "Soft STE" in table([run])
     assert bnew.models.list_models().count("tiny") == 1
     tiny, wide = (summary(create_model(name, in_channels=1), (1, 8, 8)) for name in ("tiny", "tiny_wide"))

@@ -161,7 +161,7 @@ def test_a_record_that_is_something_else(run: Run, tmp_path: Path, content: str,
 def test_darker_images_stay_dark(run: Run, dark: Path, tmp_path: Path) -> None:
     """They are normalised with the run's own mean and std, in PyTorch and packed alike."""
     pytest.importorskip("bnew_engine")
-    accuracy = evaluate_run(run, at(dark))["accuracy"]
+    accuracy = evaluate_run(run, at(dark)).accuracy
     assert accuracy == pytest.approx(1 / 3)  # all of them are darker than the darkest class
     assert accuracy < run.summary["test_accuracy"]
     pack_run(run, tmp_path / "model.bnew", MACHINE)
@@ -182,7 +182,7 @@ def test_images_of_another_size_are_brought_to_that_of_the_run(
         Image.open(path).resize((16, 24), Image.Resampling.NEAREST).save(copy)
     data = load_run_data(run, at(tmp_path))
     assert data.image_size == (3, 8, 8)
-    assert evaluate_run(run, at(tmp_path))["accuracy"] > 0.6
+    assert evaluate_run(run, at(tmp_path)).accuracy > 0.6
 
 
 def test_a_folder_of_classes_alone_is_evaluated_as_a_whole(
@@ -190,8 +190,8 @@ def test_a_folder_of_classes_alone_is_evaluated_as_a_whole(
 ) -> None:
     caplog.set_level(logging.INFO, "bnew")
     expected = run.summary["test_accuracy"]
-    assert evaluate_run(run, at(pictures / "test"))["accuracy"] == expected
-    assert caplog.messages == [f"{pictures / 'test'}: 60 images of 3 of the run's classes"]
+    assert evaluate_run(run, at(pictures / "test")).accuracy == expected
+    assert caplog.messages == [f"{pictures / 'test'}: 60 images of 3 of the network's classes"]
     with pytest.raises(BnewError, match="has class folders, and no folder val: leave out --split"):
         evaluate_run(run, at(pictures / "test"), "val")
 
@@ -200,7 +200,7 @@ def test_other_parts(run: Run, pictures: Path, tmp_path: Path) -> None:
     """Of another folder a part is a whole folder; what is held out of it, only the run's own images know."""
     (tmp_path / "valid").symlink_to(pictures / "test")
     for split in ("test", "val"):
-        assert evaluate_run(run, at(tmp_path), split)["accuracy"] == run.summary["test_accuracy"]
+        assert evaluate_run(run, at(tmp_path), split).accuracy == run.summary["test_accuracy"]
     with pytest.raises(BnewError, match=r"has no folder train, and not the images that .* was trained on"):
         evaluate_run(run, at(tmp_path), "train")
     with pytest.raises(BnewError, match="nowhere' does not exist"):
@@ -210,7 +210,8 @@ def test_other_parts(run: Run, pictures: Path, tmp_path: Path) -> None:
 def test_a_folder_without_the_images_is_never_the_run_itself(tmp_path: Path) -> None:
     """Digits come with scikit-learn: whatever --data-dir says, they are there."""
     digits = train(RECIPE, tmp_path / "run", at(tmp_path / "data"))
-    assert evaluate_run(digits, MACHINE) == evaluate_run(digits, at(tmp_path / "data"))  # its own
+    own, there = (evaluate_run(digits, machine).to_dict() for machine in (MACHINE, at(tmp_path / "data")))
+    assert own == there  # the same images
     (tmp_path / "file").touch()
     (tmp_path / "empty/notes").mkdir(parents=True)
     for of in (digits, of_before(digits, tmp_path / "before")):
@@ -248,7 +249,7 @@ def test_a_published_set_is_not_fetched_into_a_folder_that_is_named(
 
 def test_a_moved_copy_is_the_own_folder(run: Run, pictures: Path, dark: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(pictures, tmp_path / "copy")
-    assert evaluate_run(run, at(copy), "val")["accuracy"] == run.summary["val_accuracy"]
+    assert evaluate_run(run, at(copy), "val").accuracy == run.summary["val_accuracy"]
     with pytest.raises(BnewError, match="has no folder val, and not the images that"):
         evaluate_run(run, at(dark), "val")
 
@@ -265,7 +266,7 @@ def test_classes_that_lack_are_said_and_the_others_keep_their_numbers(
     assert isinstance(data, MemoryDataset)
     assert data.classes == CLASSES
     assert sorted(set(data.test.labels.tolist())) == [CLASSES.index(name) for name in rest]
-    assert f"40 images of 2 of the run's classes; none of {lacking}" in caplog.text
+    assert f"40 images of 2 of the network's classes; none of {lacking}" in caplog.text
 
 
 def test_classes_that_the_run_does_not_know_are_named(run: Run, pictures: Path, tmp_path: Path) -> None:
@@ -284,7 +285,7 @@ def test_a_class_may_be_called_like_a_part(run: Run, pictures: Path, tmp_path: P
     (copy.path / "data.json").write_text(json.dumps(data))
     shutil.copytree(pictures / "test", tmp_path / "images")
     (tmp_path / "images/cow").rename(tmp_path / "images/train")
-    assert evaluate_run(copy, at(tmp_path / "images"))["accuracy"] == run.summary["test_accuracy"]
+    assert evaluate_run(copy, at(tmp_path / "images")).accuracy == run.summary["test_accuracy"]
 
 
 def test_images_that_changed_since_are_said(
@@ -295,7 +296,7 @@ def test_images_that_changed_since_are_said(
     copy = Run(shutil.copytree(run.path, tmp_path / "run"))
     environment = copy.environment | {"data_dir": str(place)}
     (copy.path / "environment.json").write_text(json.dumps(environment))
-    assert evaluate_run(copy, MACHINE)["accuracy"] == pytest.approx(1 / 3)
+    assert evaluate_run(copy, MACHINE).accuracy == pytest.approx(1 / 3)
     assert "the images have changed since" in caplog.text
     assert "test: other contents" in caplog.text
 
@@ -325,10 +326,10 @@ def test_streamed_images(pictures: Path, dark: Path, tmp_path: Path) -> None:
     run = train(recipe, tmp_path / "run", replace(machine, data_dir=str(pictures)))
     assert run.preparation is not None
     assert (run.preparation.size, run.preparation.resize) == ((3, 8, 8), (9, 9))
-    own = evaluate_run(run, machine)
+    own = evaluate_run(run, machine).to_dict()
     for folder in (pictures, pictures / "test"):
-        assert evaluate_run(run, replace(machine, data_dir=str(folder))) == own
-    assert evaluate_run(run, replace(machine, data_dir=str(dark))) != own
+        assert evaluate_run(run, replace(machine, data_dir=str(folder))).to_dict() == own
+    assert evaluate_run(run, replace(machine, data_dir=str(dark))).to_dict() != own
     # An experiment whose runs are done is not done for other images.
     stages = [Stage("run", recipe)]
     assert launch.run(stages, tmp_path, replace(machine, data_dir=str(pictures))) == {}
@@ -377,7 +378,7 @@ def test_a_run_of_before_is_used_on_its_own_images_alone(
 ) -> None:
     old = of_before(run, tmp_path / "old")
     for machine in (MACHINE, at(pictures)):
-        assert evaluate_run(old, machine)["accuracy"] == run.summary["test_accuracy"]
+        assert evaluate_run(old, machine).accuracy == run.summary["test_accuracy"]
     assert "does not record how its images were prepared" in caplog.text
     for use in (evaluate_run, lambda run, machine: pack_run(run, tmp_path / "m", machine)):
         with pytest.raises(BnewError, match=r"does not record how .* so leave out --data-dir"):
@@ -437,7 +438,7 @@ def test_a_run_that_held_out_by_count_is_never_tested_on_what_it_was_trained_on(
     shutil.copytree(pictures / "test", folder / "test")
     shutil.copytree(pictures / "test", folder / "val")
     forget()
-    assert 0 <= evaluate_run(done, machine)["accuracy"] <= 1
+    assert 0 <= evaluate_run(done, machine).accuracy <= 1
 
 
 def test_a_part_that_is_removed_is_not_held_out_of_what_was_trained_on(

@@ -475,8 +475,8 @@ def test_what_is_recorded(unbroken: dict[str, Run], method: str) -> None:
     )  # fmt: skip
     assert run.summary["distance_before_freezing"] == float(rows[1]["distance"])
     assert run.summary["steps"] == 4 * STEPS
-    assert run.summary["test_accuracy"] == evaluate_run(run, MACHINE)["accuracy"]
-    assert run.summary["val_accuracy"] == evaluate_run(run, MACHINE, "val")["accuracy"]
+    assert run.summary["test_accuracy"] == evaluate_run(run, MACHINE).accuracy
+    assert run.summary["val_accuracy"] == evaluate_run(run, MACHINE, "val").accuracy
 
 
 def test_the_cost_of_freezing(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ _NAMES = {
     "summary": "bnew.convert",
     "pack": "bnew.packing",
     "load": "bnew.deploy.trained",
+    "evaluate": "bnew.deploy.evaluation",
     "verify": "bnew.deploy.verify",
     "predict": "bnew.deploy.inference",
     "export_onnx": "bnew.deploy.onnx",
@@ -56,6 +57,7 @@ if TYPE_CHECKING:  # `as` is how a type checker knows that a name is public
     from bnew.convert import plan as plan
     from bnew.convert import recalibrate as recalibrate
     from bnew.convert import summary as summary
+    from bnew.deploy.evaluation import evaluate as evaluate
     from bnew.deploy.inference import predict as predict
     from bnew.deploy.onnx import export_onnx as export_onnx
     from bnew.deploy.trained import load as load

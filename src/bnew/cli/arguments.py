@@ -24,6 +24,7 @@ logger = logging.getLogger("bnew")
 
 
 RunArgument: TypeAlias = Annotated[Positional[Path], tyro.conf.arg(metavar="RUN")]
+NetworkArgument: TypeAlias = Annotated[Positional[Path], tyro.conf.arg(metavar="RUN|FILE")]
 FileArgument: TypeAlias = Annotated[Positional[Path], tyro.conf.arg(metavar="FILE")]
 RunArguments: TypeAlias = Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN [RUN ...]")]
 ImageArguments: TypeAlias = Annotated[

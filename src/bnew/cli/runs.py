@@ -14,12 +14,15 @@ import tyro
 
 from bnew.cli.arguments import (
     ExperimentArgument,
+    LimitOptions,
     MachineOptions,
     ModelArgument,
+    NetworkArgument,
     RecipeOptions,
-    RunArgument,
     RunArguments,
 )
+from bnew.cli.output import as_json, check_format, put, say_broken
+from bnew.errors import BnewError
 from bnew.experiments.plan import plan
 from bnew.process import is_first_process
 from bnew.references import TORCHVISION, is_reference
@@ -166,34 +169,60 @@ def train(
 
 
 def evaluate(
-    run: RunArgument,
+    network: NetworkArgument,
     /,
     machine: MachineOptions,
+    limits: LimitOptions,
     split: Literal["train", "val", "test"] = "test",
+    data: str | None = None,
+    data_options: Mapping[str, Any] = MappingProxyType({}),
+    page: Path | None = None,
+    json: bool = False,
+    csv: bool = False,
 ) -> int:
-    """Loss and accuracy of a run's best weights.
+    """How good a run or a packed file is: accuracy, classes, mistakes.
 
-    Without --data-dir, the images are the run's own. With --data-dir DIR, they are those of the folder that
-    --split names, such as DIR/test/CLASS/* (DIR/val/CLASS/* if there is no test), or all of DIR/CLASS/*. DIR
-    may lack classes of the run, but must not have other classes. All images are prepared like the run's own:
-    with its mean and std, at its size.
+    A run, with its best weights, is evaluated on its own images or on those of --data-dir, and a packed file
+    on those of --data-dir or --data. With --data-dir DIR, the images are those of the folder that --split
+    names, such as DIR/test/CLASS/* (DIR/val/CLASS/* if there is no test), or all of DIR/CLASS/*. DIR may lack
+    classes of the network, but must not have other classes. All images are prepared as in training.
 
     Args:
-        run: the run's folder; or a folder above runs, for the run with the best validation accuracy.
-        machine: where to compute.
+        network: the run's folder; or a folder above runs, for the run with the best validation accuracy; or a
+            packed file.
+        machine: where to compute. The engine computes a packed file on the CPU.
+        limits: what a packed file may ask for.
         split: which images.
+        data: data set for a packed file: one of {datasets}; or package.module:factory.
+        data_options: options of that factory.
+        page: file to write as an HTML page with the worst mistakes as pictures, such as evaluation.html.
+        json: print JSON.
+        csv: print a line for each class, as CSV.
     """
+    from bnew.deploy.evaluation import evaluate as evaluate_file
     from bnew.results.groups import best_run
     from bnew.training.evaluation import evaluate_run
 
-    best = best_run(run)
-    result = evaluate_run(best, machine, split)
+    check_format(json, csv)
+    worst, broken = 24 if page else 0, list[BnewError]()
+    if network.is_file():
+        result = evaluate_file(
+            network, data, split=split, data_dir=machine.data_dir, data_options=data_options, worst=worst,
+            limits=limits, broken=broken,
+        )  # fmt: skip
+    elif data is not None:
+        raise BnewError("--data names the images of a packed file, but a run knows its own: leave it out")
+    else:
+        best = best_run(network)
+        result = evaluate_run(best, machine, split, worst)
+        if best.path != network and is_first_process():
+            logger.info("the best run below %s is %s", network, best.path)
     if is_first_process():
-        if best.path != run:
-            logger.info("the best run below %s is %s", run, best.path)
-        for name, value in result.items():
-            print(f"{split} {name}: {value:.4f}" if name == "loss" else f"{split} {name}: {value:.2%}")
-    return 0
+        put(as_json(result.to_dict()) if json else result.to_csv().rstrip() if csv else result)
+        if page:
+            result.write_page(page)
+            logger.info("wrote %s", page)
+    return say_broken(broken)
 
 
 def summary(

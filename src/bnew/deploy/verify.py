@@ -177,13 +177,13 @@ def verify(
     theirs: list[Array] = []
     labels: list[Array] = []
     for batch in data:
-        x, y = _pair(batch)
+        x, y = pair(batch)
         if not logits:
             _check_shapes(file, engine, model, x)
             images = x[:sample]
             layers, unflipped, problems = _compare_layers(engine, model, images, tolerance)
         logits.append(model(x).numpy())
-        theirs.append(_run(engine, x))
+        theirs.append(run_engine(engine, x))
         labels.append(y.numpy())
     if not logits:
         raise BnewError("verify needs images, but data has no batch")
@@ -218,7 +218,7 @@ def verify(
     )
 
 
-def _pair(batch: Any) -> tuple[Tensor, Tensor]:
+def pair(batch: Any) -> tuple[Tensor, Tensor]:
     """Images and labels of a batch.
 
     Raises:
@@ -250,7 +250,7 @@ def _check_shapes(file: str | Path, engine: Model, model: nn.Module, images: Ten
     shape = tuple(images.shape[1:])
     if engine.input_shape not in (shape, (*shape, 1, 1)):
         raise BnewError(f"{file} takes images of {engine.input_shape}, but those of data are {shape}")
-    result, found = model(images[:1]), _run(engine, images[:1])
+    result, found = model(images[:1]), run_engine(engine, images[:1])
     if not isinstance(result, Tensor) or not isinstance(found, np.ndarray) or found.ndim != 2:
         raise BnewError(
             f"verify compares the classes of images, but {file} is no classifier of one vector: compare what "
@@ -263,7 +263,8 @@ def _check_shapes(file: str | Path, engine: Model, model: nn.Module, images: Ten
         )
 
 
-def _run(engine: Model, x: Tensor) -> Any:
+def run_engine(engine: Model, x: Tensor) -> Any:
+    """What the engine returns for a batch."""
     with engine_errors():
         result: Any = engine(np.ascontiguousarray(x.numpy()))
     return result
@@ -304,7 +305,7 @@ def _compare_layers(
         layers.append(
             LayerCheck(name, layer.integers.size, wrong, layer.signs.size, int(np.count_nonzero(flipped)))
         )
-    difference = np.abs(_run(engine, images)[same] - logits[same])
+    difference = np.abs(run_engine(engine, images)[same] - logits[same])
     if difference.size and not difference.max() <= tolerance * np.sqrt(np.mean(np.square(logits))):
         problems.append(
             f"logits of an image without a flipped sign differ by {difference.max():.2g}: more than rounding"

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from bnew.data.batches import Dataset
 from bnew.data.fingerprint import differences, short
 from bnew.data.holdout import RULE
-from bnew.data.image_folder import PARTS, flattened, list_classes, part_folder, read_folder, warn_of
+from bnew.data.image_folder import PARTS, ByClass, flattened, list_classes, part_folder, read_folder, warn_of
 from bnew.data.images import suffixes
 from bnew.data.in_memory import Augmentation, MemoryDataset, Split
 from bnew.data.own import load_own
@@ -241,6 +242,49 @@ def _folder_of(root: Path, split: str, classes: Sequence[str]) -> str | None:
     return part_folder(root, split) or (part_folder(root, "val") if split == "test" else None)
 
 
+def _listed(root: Path, folder: str, preparation: Preparation) -> tuple[ByClass, npt.NDArray[np.int64]]:
+    """The images of the class folders in ``root / folder``, and the number of each of these classes.
+
+    Raises:
+        BnewError: a class is unknown to the network or has no images.
+    """
+    left_out: Counter[str] = Counter()
+    by_class = list_classes(root, folder, left_out)
+    where = root / folder
+    unknown = [f"'{each}'" for each in by_class if each not in preparation.classes]
+    if unknown:
+        raise BnewError(
+            f"'{where}' has class folders that the network does not know ({elided(unknown)}): rename or "
+            f"remove them; it knows {elided(preparation.classes)}"
+        )
+    if is_first_process():
+        warn_of(root, left_out, [])
+        lacking = [each for each in preparation.classes if each not in by_class]
+        without = f"; none of {elided(lacking)}" if lacking else ""
+        count = sum(map(len, by_class.values()))
+        logger.info("%s: %d images of %d of the network's classes%s", where, count, len(by_class), without)
+    return by_class, np.array([preparation.classes.index(each) for each in by_class])
+
+
+def labelled_files(
+    root: Path, split: str, preparation: Preparation
+) -> tuple[list[Path], npt.NDArray[np.int64]]:
+    """The image files of the class folders for ``split`` in ``root``, and the number of each one's class.
+
+    Raises:
+        BnewError: there is no such folder, or a class in it is unknown to the network or has no images.
+    """
+    folder = _folder_of(root, split, preparation.classes)
+    if folder is None:
+        raise BnewError(
+            f"'{root}' has no folder {split}: give --split a folder that it has, or --data-dir class folders "
+            "alone"
+        )
+    by_class, numbers = _listed(root, folder, preparation)
+    names, labels = flattened(by_class)
+    return [root / name for name in names], numbers[labels]
+
+
 def _load_folder(
     root: Path, folder: str, split: str, name: str, preparation: Preparation, machine: Machine
 ) -> Dataset:
@@ -249,22 +293,7 @@ def _load_folder(
     Raises:
         BnewError: a class is unknown to the run or has no images, or an image is broken.
     """
-    left_out: Counter[str] = Counter()
-    by_class = list_classes(root, folder, left_out)
-    where = root / folder
-    unknown = [f"'{each}'" for each in by_class if each not in preparation.classes]
-    if unknown:
-        raise BnewError(
-            f"'{where}' has class folders that the run does not know ({elided(unknown)}): rename or remove "
-            f"them; the run knows {elided(preparation.classes)}"
-        )
-    if is_first_process():
-        warn_of(root, left_out, [])
-        lacking = [each for each in preparation.classes if each not in by_class]
-        without = f"; none of {elided(lacking)}" if lacking else ""
-        count = sum(map(len, by_class.values()))
-        logger.info("%s: %d images of %d of the run's classes%s", where, count, len(by_class), without)
-    numbers = np.array([preparation.classes.index(each) for each in by_class])
+    by_class, numbers = _listed(root, folder, preparation)
     options: dict[str, Any] = {
         "name": name, "classes": preparation.classes, "mean": preparation.mean, "std": preparation.std,
     }  # fmt: skip
