@@ -218,10 +218,12 @@ def evaluate(
         if best.path != network and is_first_process():
             logger.info("the best run below %s is %s", network, best.path)
     if is_first_process():
-        put(as_json(result.to_dict()) if json else result.to_csv().rstrip() if csv else result)
-        if page:
-            result.write_page(page)
-            logger.info("wrote %s", page)
+        try:
+            if page:
+                result.write_page(page)
+                logger.info("wrote %s", page)
+        finally:  # what has been computed is shown, even if the page cannot be written
+            put(as_json(result.to_dict()) if json else result.to_csv().rstrip() if csv else result)
     return say_broken(broken)
 
 

@@ -233,11 +233,11 @@ def _on_files(
     broken: list[BnewError] | None,
 ) -> Evaluation:
     """The evaluation on a folder of images, read and computed as :func:`bnew.predict` does it."""
-    files, labels = labelled_files(root, split, prepared)
+    folder, files, labels = labelled_files(root, split, prepared)
     label_of = dict(zip(files, labels.tolist(), strict=True))
     tally = Tally(prepared.num_classes, kind, worst)
     for paths, pixels in read_files(model, files, BATCH, broken):
         with engine_errors():
             found = model(pixels)
         tally.add(found, np.array([label_of[path] for path in paths]), pixels.__getitem__)
-    return Evaluation.of(tally, file, str(root), prepared.classes, len(files) - tally.images)
+    return Evaluation.of(tally, file, str(folder), prepared.classes, len(files) - tally.images)

@@ -37,9 +37,10 @@ PAGE = """<!DOCTYPE html>
 body {{ margin: 0 auto; padding: 1rem; max-width: 64rem; color: var(--text); background: var(--back);
   font: 16px/1.5 system-ui, sans-serif; overflow-wrap: break-word; }}
 h1 {{ font-size: 1.5rem; }}
-h2 {{ font-size: 1.15rem; margin-top: 2rem; break-after: avoid; }}
+h2 {{ font-size: 1.15rem; margin-top: 2rem; }}
+h2, h2 + p {{ break-after: avoid; }}
 p, figcaption {{ color: var(--soft); }}
-dl {{ display: flex; flex-wrap: wrap; gap: .5rem 2.5rem; margin: 0; }}
+dl {{ display: flex; flex-wrap: wrap; gap: .5rem 1.5rem; margin: 0; }}
 dd {{ margin: 0; font-size: 1.75rem; font-weight: 600; }}
 dd small {{ display: block; font-size: .875rem; font-weight: 400; }}
 dt, dd small {{ color: var(--soft); }}
@@ -63,7 +64,7 @@ figcaption b {{ color: var(--text); font-weight: 600; }}
   .scroll {{ overflow: visible; }}
   .mistakes {{ grid-template-columns: repeat(5, 1fr); }}
   .matrix {{ font-size: 7pt; }}
-  tr {{ break-inside: avoid; }}
+  tr, .matrix {{ break-inside: avoid; }}
 }}
 </style>
 </head>

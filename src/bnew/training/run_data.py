@@ -268,8 +268,8 @@ def _listed(root: Path, folder: str, preparation: Preparation) -> tuple[ByClass,
 
 def labelled_files(
     root: Path, split: str, preparation: Preparation
-) -> tuple[list[Path], npt.NDArray[np.int64]]:
-    """The image files of the class folders for ``split`` in ``root``, and the number of each one's class.
+) -> tuple[Path, list[Path], npt.NDArray[np.int64]]:
+    """The folder of ``split`` in ``root``, the image files in its class folders, and each one's class.
 
     Raises:
         BnewError: there is no such folder, or a class in it is unknown to the network or has no images.
@@ -282,7 +282,7 @@ def labelled_files(
         )
     by_class, numbers = _listed(root, folder, preparation)
     names, labels = flattened(by_class)
-    return [root / name for name in names], numbers[labels]
+    return root / folder, [root / name for name in names], numbers[labels]
 
 
 def _load_folder(
