@@ -8,6 +8,7 @@ import json
 import re
 from base64 import b64decode
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -346,6 +347,11 @@ def test_batches_of_ones_own(run: Run, file: Path) -> None:
     assert bnew.evaluate(file, batches).hits == pytest.approx(expected.hits, abs=2)
     assert bnew.evaluate(model, batches).classes[3] == "class 3"
     assert bnew.evaluate(model, batches, classes=list("abcdefghij")).classes[3] == "d"
+    shifted = replace(data, mean=(0.9,), std=(0.1,))  # the network's own mean and std are used
+    for trained in (run, file):
+        assert bnew.evaluate(trained, shifted).hits == pytest.approx(expected.hits, abs=2)
+    with pytest.raises(BnewError, match=r"has the classes 0, 1, .*, but digits has 1×8×8 and a, b"):
+        bnew.evaluate(run, replace(data, classes=tuple("abcdefghij")))
     model.train()
     bnew.evaluate(model, batches)
     assert model.training
@@ -362,6 +368,13 @@ class Ends(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y: torch.Tensor = self.parts(x)
         return y
+
+
+class Listed(nn.Module):
+    """Returns its input in a list."""
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        return [x]
 
 
 @pytest.mark.parametrize("ending", ["numbers", "softmax", "sigmoid"])
@@ -500,5 +513,9 @@ def test_a_file_must_know_how_images_are_prepared(tmp_path: Path, digits: Path) 
         bnew.evaluate(model, "digits")
     with pytest.raises(BnewError, match="there are no images"):
         bnew.evaluate(model, [])
+    with pytest.raises(BnewError, match="a batch of data is a Tensor, but must be a pair"):
+        bnew.evaluate(model, [x])  # type: ignore[list-item]
+    with pytest.raises(BnewError, match="the network returns a list of 1, but must return one tensor"):
+        bnew.evaluate(Listed(), [(x, torch.tensor([1]))])
     with pytest.raises(BnewError, match="returns 10 numbers for an image, but there are 2 classes"):
         bnew.evaluate(model, [(x, torch.tensor([1]))], classes=["a", "b"])

@@ -87,7 +87,9 @@ def evaluate(
         if data is None:
             return evaluate_run(run, place, split, worst)
         module, prepared = trained(run, place)
-        return _on_batches(module, run.path, data, split, classes or prepared.classes, worst)
+        if isinstance(data, Dataset):
+            data = _prepared_as(data, prepared, run.path)
+        return _on_batches(module, run.path, data, split, prepared.classes, worst)
     if data is None:
         raise BnewError("a module is evaluated on images: give data, batches of images and labels")
     return _on_batches(network, type(network).__name__, data, split, classes, worst)
@@ -106,6 +108,21 @@ def _on_batches(
     batches = data.batches(split, train=False) if isinstance(data, Dataset) else data
     found = outputs(model, ((x.to(device), y) for x, y in map(pair, batches)))
     return _counted(found, name, data, split, classes, worst)
+
+
+def _prepared_as(data: Dataset, prepared: Preparation, network: Path) -> Dataset:
+    """``data`` with mean and std of the network.
+
+    Raises:
+        BnewError: its images have another size than the network's, or other classes.
+    """
+    if (data.image_size, data.classes) != (prepared.size, prepared.classes):
+        raise BnewError(
+            f"{network} takes images of {'×'.join(map(str, prepared.size))} and has the classes "
+            f"{elided(prepared.classes)}, but {data.name} has {'×'.join(map(str, data.image_size))} and "
+            f"{elided(data.classes)}: give the data set that it was trained for"
+        )
+    return replace(data, mean=prepared.mean, std=prepared.std)
 
 
 def _counted(
@@ -172,7 +189,7 @@ def _of_file(
         size = height if height == width else None
         data = load_data(Recipe(data=data, data_options=options, image_size=size), place)
     if isinstance(data, Dataset):
-        data = _as_packed(data, _prepared(model, file, classes or data.classes), file)
+        data = _prepared_as(data, _prepared(model, file, classes or data.classes), file)
     batches = data.batches(split, train=False) if isinstance(data, Dataset) else map(pair, data)
     found = ((x, torch.from_numpy(run_engine(model, x)), y) for x, y in batches)
     return _counted(found, file, data, split, model.classes or classes, worst, kind)
@@ -205,21 +222,6 @@ def _prepared(model: Model, file: Path, classes: Sequence[str] | None) -> Prepar
         what = "names of classes" if not names else "mean and std of images"
         raise BnewError(f"{file} has no {what}: pack it with mean=, std= and classes=, or give batches")
     return Preparation(tuple(names), model.input_shape, model.mean, model.std, model.resize)
-
-
-def _as_packed(data: Dataset, prepared: Preparation, file: Path) -> Dataset:
-    """``data`` with mean and std of the file.
-
-    Raises:
-        BnewError: its images have another size than the file's, or other classes.
-    """
-    if (data.image_size, data.classes) != (prepared.size, prepared.classes):
-        raise BnewError(
-            f"{file} takes images of {'×'.join(map(str, prepared.size))} and has the classes "
-            f"{elided(prepared.classes)}, but {data.name} has {'×'.join(map(str, data.image_size))} and "
-            f"{elided(data.classes)}: give the data set that it was trained for"
-        )
-    return replace(data, mean=prepared.mean, std=prepared.std)
 
 
 def _on_files(

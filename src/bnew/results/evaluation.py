@@ -174,7 +174,7 @@ class Evaluation(Shown):
 
     def to_csv(self) -> str:
         """A row for each class, with the fields of :meth:`ClassResult.to_dict`."""
-        rows = [each.to_dict() for each in self.per_class]
+        rows = [{**each.to_dict(), "class": printable(each.name)} for each in self.per_class]
         text = io.StringIO()
         writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
         writer.writeheader()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from bnew.data.batches import Batches, Dataset
 from bnew.data.preparation import Preparation
+from bnew.errors import BnewError, kind_of
 from bnew.modes import evaluating
 from bnew.results.evaluation import Evaluation
 from bnew.results.metrics import Picture, Tally
@@ -58,11 +59,19 @@ def outputs(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Itera
     """Images, logits in float32 and labels of each batch, by ``model`` in eval mode.
 
     A process's share of the last batch may be empty. Each module's mode is restored afterwards.
+
+    Raises:
+        BnewError: the network returns something else than a tensor.
     """
     # A short pass does not pay for compiling a second graph.
     with evaluating(model), torch.compiler.set_stance("force_eager"):
         for x, y in batches:
-            yield x, model(x).float(), y
+            logits = model(x)
+            if not isinstance(logits, Tensor):
+                raise BnewError(
+                    f"the network returns {kind_of(logits)}, but must return one tensor (N, classes)"
+                )
+            yield x, logits.float(), y
 
 
 def evaluate(model: nn.Module, batches: Batches, fabric: Fabric, num_classes: int) -> dict[str, float]:
