@@ -82,7 +82,7 @@ def test_every_option_is_explained(bnew: Cli, command: str, monkeypatch: pytest.
 
 
 def test_help_lists_the_commands(bnew: Cli) -> None:
-    assert bnew("") == bnew("-h") == bnew("--help") == bnew("help")
+    assert bnew("") == bnew("-h") == bnew("--help") == bnew("help") == bnew("help help")
     assert bnew("help eval") == bnew("eval --help")
     out = bnew("--help")[1]
     assert all(f"\n  {command} " in out for command in COMMANDS)

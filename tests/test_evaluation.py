@@ -333,6 +333,12 @@ def test_a_packed_file_is_as_good_as_its_run(run: Run, file: Path, digits: Path)
 def test_a_packed_file_predicts_what_is_evaluated(file: Path, digits: Path) -> None:
     found = bnew.evaluate(file, data_dir=digits / "test")  # class folders alone
     predicted = bnew.predict(file, digits, top=1, batch=50)
+    wrong = {each.path for each in predicted if each.classes[0][0] != each.path.parent.name}
+    assert {mistake.file for mistake in found.mistakes} <= wrong
+    for mistake in found.mistakes:
+        assert mistake.file is not None
+        assert mistake.file.parent.name == found.classes[mistake.label]
+        np.testing.assert_array_equal(np.asarray(Image.open(mistake.file))[:, :, None], mistake.picture)
     hits = sum(each.classes[0][0] == each.path.parent.name for each in predicted)
     assert found.hits == hits
 

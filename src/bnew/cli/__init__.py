@@ -69,7 +69,7 @@ def _help() -> str:
 
 def _run(words: Sequence[str]) -> int:
     if words and words[0] == "help":
-        words = [*words[1:2], "--help"]
+        words = [*(word for word in words[1:2] if word != "help"), "--help"]
     if not words or words[0] in ("-h", "--help"):
         print(_help())
         return 0

@@ -241,5 +241,5 @@ def _on_files(
     for paths, pixels in read_files(model, files, BATCH, broken):
         with engine_errors():
             found = model(pixels)
-        tally.add(found, np.array([label_of[path] for path in paths]), pixels.__getitem__)
+        tally.add(found, np.array([label_of[path] for path in paths]), pixels.__getitem__, paths)
     return Evaluation.of(tally, file, str(folder), prepared.classes, len(files) - tally.images)

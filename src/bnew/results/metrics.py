@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
@@ -63,6 +64,8 @@ class Mistake:
     """The probability that the network gave to the wrong class."""
     picture: Picture | None
     """The image as the network saw it, uint8 (H, W, C) with 1 or 3 channels; None if it is no picture."""
+    file: Path | None = None
+    """The image's file, of a packed file's images."""
 
 
 class Tally:
@@ -110,6 +113,7 @@ class Tally:
         outputs: npt.NDArray[Any],
         labels: npt.NDArray[Any],
         picture: Callable[[int], Picture | None] = lambda _: None,
+        files: Sequence[Path] | None = None,
     ) -> None:
         """Count a batch.
 
@@ -118,6 +122,7 @@ class Tally:
             labels: the number of each image's class, (N,).
             picture: number in the batch → the image, as in :class:`Mistake`; called only for mistakes that
                 are kept. None: there is no picture of it.
+            files: the images' files, if they have any.
 
         Raises:
             BnewError: the arrays have other shapes, a label is no class, or an output is not finite.
@@ -142,16 +147,17 @@ class Tally:
         self.top5 += int((above.sum(1) < 5).sum())
         self.loss -= float(scores[rows, labels].sum())
         self.confusion += confusion(labels, predicted, self.classes)
-        for row in np.flatnonzero(predicted != labels) if self.worst else ():
+        for row in np.flatnonzero(predicted != labels).tolist() if self.worst else ():
             label, wrong = int(labels[row]), int(predicted[row])
             place = (
                 -float(scores[row, label]),
-                -(before + int(row)),
+                -(before + row),
             )  # of equally bad ones, the first counts as worse
             if len(self._mistakes) == self.worst and place <= self._mistakes[0][:2]:
                 continue
             share, wrong_share = np.exp(scores[row, [label, wrong]]).tolist()
-            mistake = Mistake(label, wrong, share, wrong_share, picture(int(row)))
+            file = files[row] if files else None
+            mistake = Mistake(label, wrong, share, wrong_share, picture(row), file)
             heapq.heappush(self._mistakes, (*place, mistake))
             if len(self._mistakes) > self.worst:
                 heapq.heappop(self._mistakes)

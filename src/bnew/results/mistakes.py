@@ -123,10 +123,11 @@ def _mistakes(result: Evaluation) -> list[str]:
 def _figure(mistake: Mistake, picture: Picture, classes: tuple[str, ...]) -> str:
     label, predicted = (_shown(classes[number]) for number in (mistake.label, mistake.predicted))
     small = ' class="small"' if max(picture.shape[:2]) < 96 else ""
+    file = f"<br><small>{_shown(mistake.file.name)}</small>" if mistake.file else ""
     return (
         f'<figure><img{small} src="{_as_png(picture)}" alt="{label}, taken for {predicted}"><figcaption>'
         f"<b>{label}</b> {_share(mistake.share)}<br>"
-        f"taken for <b>{predicted}</b> {_share(mistake.predicted_share)}</figcaption></figure>"
+        f"taken for <b>{predicted}</b> {_share(mistake.predicted_share)}{file}</figcaption></figure>"
     )
 
 
