@@ -421,6 +421,39 @@ def test_relus_become_prelus_per_channel_where_the_width_is_one() -> None:
     assert slopes["layer1.0.relu"] == 1  # used at 64 and at 256 channels
 
 
+class Halves(nn.Module):
+    """Float32 at its ends, bfloat16 but for its norms between them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        norms = nn.BatchNorm2d(8), nn.BatchNorm2d(8)
+        middle = nn.Sequential(nn.Conv2d(8, 8, 1), norms[0], nn.ReLU(), nn.Conv2d(8, 8, 1), norms[1])
+        self.first, self.middle, self.last = nn.Conv2d(3, 8, 3), middle.bfloat16(), nn.Conv2d(8, 2, 1)
+        for norm in norms:
+            norm.float()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.middle(F.relu(self.first(x).bfloat16()))).float()
+        result: Tensor = self.last(x)
+        return result
+
+
+def test_a_prelu_has_the_dtype_of_what_it_gets() -> None:
+    model = binarize(Halves(), last=True)
+    dtypes = {name: m.weight.dtype for name, m in model.named_modules() if isinstance(m, nn.PReLU)}
+    assert dtypes == dict.fromkeys(("prelu1", "prelu2", "middle.2"), torch.bfloat16)
+    assert model(torch.randn(2, 3, 5, 5)).dtype == torch.float32
+
+
+def test_a_prelu_of_a_network_read_by_names_is_like_the_layer_before_it() -> None:
+    model = Functional(branches=True)
+    model.act = nn.ReLU()
+    model.fc.double()
+    del model.norm
+    act = binarize(model).get_submodule("act")
+    assert [p.dtype for p in act.parameters()] == [torch.float64]  # registered behind fc
+
+
 def test_only_relus_that_feed_a_sign_are_replaced() -> None:
     feeding = (nn.ReLU6(), nn.MaxPool2d(2), nn.Dropout(), nn.Conv2d(8, 8, 1))
     model = tower(

@@ -226,7 +226,7 @@ def _replace_calls(model: nn.Module, calls: dict[str, ReluCall], reading: Readin
 
 
 def _prelu(model: nn.Module, relu: Relu, reading: Reading) -> nn.PReLU:
-    """What replaces a ReLU: slopes per channel where all uses have one known width."""
+    """What replaces a ReLU: slopes per channel where all uses have one known width, of its input's dtype."""
     widths = reading.widths.get(relu, set())
     width = next(iter(widths)) if len(widths) == 1 else None
-    return nn.PReLU(width or 1).to(next(model.parameters()))
+    return nn.PReLU(width or 1).to(reading.likes.get(relu, next(model.parameters())))

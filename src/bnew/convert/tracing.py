@@ -25,8 +25,11 @@ _NEVER_NEGATIVE = re.compile(r"relu6?|(hard)?sigmoid|softmax|softplus")
 _KEEPS_CHANNELS = re.compile(
     r"(adaptive)?(max|avg)pool[123]d|(feature)?dropout[123]?d?|identity|contiguous|clone"
 )
+_CONVERTS = re.compile(r"to|type|typeas|half|bfloat16|float|double|cuda|cpu")
 _KEEPS_RANGE = re.compile(
     _KEEPS_CHANNELS.pattern
+    + "|"
+    + _CONVERTS.pattern
     + r"|flatten|view|reshape|permute|transpose|squeeze|unsqueeze|chunk|split|getitem|mean"
     + r"|interpolate|upsample|clamp(min|max)?|clip|hardtanh"
 )
@@ -53,6 +56,7 @@ class Reading:
         floors: for a layer whose input is never negative, what makes it so: ReLU modules and calls of ReLUs
             that a PReLU can stand in for, and of all else, a clause that says what it is.
         widths: for such a ReLU, the channels of all its uses; None among them where they are unknown.
+        likes: for such a ReLU, a parameter of the nearest module, of whose dtype and device its input is.
         averaged: of the layers with ``floors``, those that see averages of what is never negative, which
             rarely change their sign even behind a PReLU.
         unnormed: layers whose output reaches a sum, another layer or the network's output before a norm.
@@ -63,6 +67,7 @@ class Reading:
     shortcut: set[nn.Module]
     floors: dict[nn.Module, set[Floor]]
     widths: dict[Relu, set[int | None]]
+    likes: dict[Relu, nn.Parameter]
     averaged: set[nn.Module]
     unnormed: set[nn.Module]
 
@@ -126,9 +131,33 @@ def _by_names(model: nn.Module) -> Reading:
         shortcut={m for m, name in layers.items() if _is_1x1(m) and _SHORTCUT_NAME.search(name)},
         floors=dict.fromkeys(order, relus) if relus else {},
         widths={},
+        likes=_likes_by_order(model),
         averaged=set(),
         unnormed=set(order),
     )
+
+
+def _likes_by_order(model: nn.Module) -> dict[Relu, nn.Parameter]:
+    """For each ReLU module, a parameter of the module registered next before it, or else behind it."""
+    modules = list(model.modules())
+    likes = [_like(module) for module in modules]
+    found: dict[Relu, nn.Parameter] = {}
+    for i, module in enumerate(modules):
+        near = [like for like in likes[:i][::-1] + likes[i:] if like is not None]
+        if is_relu(module) and near:
+            found[module] = near[0]
+    return found
+
+
+def _like(module: nn.Module | None) -> nn.Parameter | None:
+    """A real parameter of the module itself, if it is of the dtype of what comes in and out.
+
+    Norms keep float32 for themselves in networks of half precision.
+    """
+    if module is None or _NORM.fullmatch(type(module).__name__.lower()):
+        return None
+    own = module.parameters(recurse=False)
+    return next((p for p in own if p.is_floating_point()), None)
 
 
 def _is_1x1(layer: nn.Module) -> bool:
@@ -182,15 +211,20 @@ class _GraphReader:
         for node, layer in self.layers.items():
             floors[layer] |= self._floor(node.all_input_nodes[0])
         widths: defaultdict[Relu, set[int | None]] = defaultdict(set)
+        likes: dict[Relu, nn.Parameter] = {}
         for node, relu in self.relus.items():
             if not isinstance(relu, str):
                 widths[relu].add(self._width(node.all_input_nodes[0]))
+                near = self._nearest(node, forward=False) + self._nearest(node, forward=True)
+                for like in near[:1]:
+                    likes.setdefault(relu, like)
         return Reading(
             first={layer for node, layer in self.layers.items() if node not in behind},
             last={layer for node, layer in self.layers.items() if node not in before},
             shortcut={layer for node, layer in self.layers.items() if self._is_shortcut(node)},
             floors=dict(floors),
             widths=dict(widths),
+            likes=likes,
             averaged={
                 m for n, m in self.layers.items() if floors[m] and self._is_average(n.all_input_nodes[0])
             },
@@ -265,6 +299,19 @@ class _GraphReader:
         if node.all_input_nodes and (_KEEPS_CHANNELS.fullmatch(name) or _ADD.fullmatch(name)):
             return self._width(node.all_input_nodes[0])
         return None
+
+    def _nearest(self, node: fx.Node, forward: bool) -> list[nn.Parameter]:
+        """A parameter of the nearest module behind (or before) the node; none past a change of dtype."""
+        seen, todo = {node}, [node]
+        for reached in todo:  # grows meanwhile: the nearest come first
+            for near in reached.users if forward else reached.all_input_nodes:
+                like = _like(self.module.get(near))
+                if like is not None:
+                    return [like]
+                if near not in seen and not _CONVERTS.fullmatch(self._operator(near)):
+                    seen.add(near)
+                    todo.append(near)
+        return []
 
     def _is_shortcut(self, node: fx.Node) -> bool:
         if not _is_1x1(self.layers[node]):
