@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from bnew import BinaryConv2d, BinaryLinear, BnewError, ChannelScale, RPReLU, RSign, sign
+from bnew import BinaryConv1d, BinaryConv2d, BinaryLinear, BnewError, ChannelScale, RPReLU, RSign, sign
 from bnew.layers import (
     binary_parameters,
     named_binary_parameters,
@@ -253,11 +253,15 @@ def test_binary_and_real_parameters_part_the_model() -> None:
     assert len(binary) + len(real) == len(list(model.parameters()))
 
 
-@pytest.mark.parametrize(("binary", "real"), [(BinaryConv2d, nn.Conv2d), (BinaryLinear, nn.Linear)])
+@pytest.mark.parametrize(
+    ("binary", "real"),
+    [(BinaryConv1d, nn.Conv1d), (BinaryConv2d, nn.Conv2d), (BinaryLinear, nn.Linear)],
+)
 def test_signatures_are_those_of_torch(binary: type[nn.Module], real: type[nn.Module]) -> None:
     ours, theirs = ([*inspect.signature(layer).parameters.values()] for layer in (binary, real))
-    assert [(p.name, p.default) for p in ours[:-1]] == [(p.name, p.default) for p in theirs]
-    assert (ours[-1].name, ours[-1].kind) == ("input_sign", inspect.Parameter.KEYWORD_ONLY)
+    added = [p.name for p in ours if p.kind == inspect.Parameter.KEYWORD_ONLY]
+    assert [(p.name, p.default) for p in ours if p.name not in added] == [(p.name, p.default) for p in theirs]
+    assert added == (["input_sign"] if real is nn.Linear else ["input_sign", "pad_value"])
 
 
 def test_input_sign_is_a_module() -> None:

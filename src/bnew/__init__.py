@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 # public name → module that defines it
 _NAMES = {
     "BnewError": "bnew.errors",
+    "BinaryConv1d": "bnew.layers",
     "BinaryConv2d": "bnew.layers",
     "BinaryLinear": "bnew.layers",
     "ChannelScale": "bnew.layers",
@@ -63,6 +64,7 @@ if TYPE_CHECKING:  # `as` is how a type checker knows that a name is public
     from bnew.deploy.trained import load as load
     from bnew.deploy.verify import verify as verify
     from bnew.errors import BnewError as BnewError
+    from bnew.layers import BinaryConv1d as BinaryConv1d
     from bnew.layers import BinaryConv2d as BinaryConv2d
     from bnew.layers import BinaryLinear as BinaryLinear
     from bnew.layers import ChannelScale as ChannelScale

@@ -1,12 +1,8 @@
-"""The layers of a binarized network.
-
-One convention holds in training, in packed files and in every kernel:
-**sign(x) = +1 if x >= 0, else −1. It never returns 0.**
-"""
+"""The layers of a binarized network; those of :mod:`bnew.pointwise` are found here too."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias, TypeVar, cast
 
 import torch
@@ -14,140 +10,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnew.deprecated import renamed_argument, warn_of
-from bnew.errors import BnewError, kind_of, lookup
+from bnew.errors import BnewError, kind_of
+from bnew.pointwise import SURROGATES as SURROGATES
+from bnew.pointwise import ChannelScale as ChannelScale
+from bnew.pointwise import RPReLU as RPReLU
+from bnew.pointwise import RSign as RSign
+from bnew.pointwise import hard_sign as hard_sign
+from bnew.pointwise import sign as sign
 
 T = TypeVar("T")
 Size: TypeAlias = int | tuple[int, int]
 
-# d sign(x) / dx as the backward pass pretends it to be, as a function of x.
-SURROGATES: dict[str, Callable[[Tensor], Tensor]] = {
-    # Bi-Real Net's piecewise polynomial (arXiv 1808.00278): 2 - 2|x| for |x| < 1, else 0.
-    "polynomial": lambda x: (2 - 2 * x.abs()).relu_(),
-    # The straight-through estimator (arXiv 1602.02830): 1 for |x| < 1, else 0.
-    "clipped_identity": lambda x: (x.abs() < 1).to(x.dtype),
-}
-
-
-def hard_sign(x: Tensor) -> Tensor:
-    """+1 where ``x >= 0``, else −1; same shape, dtype and memory format. It defines no gradient."""
-    return (x >= 0).to(x.dtype).mul_(2).sub_(1)  # several times faster than torch.where on a CPU
-
-
-class _Sign(torch.autograd.Function):
-    """sign with a surrogate gradient. Saves only its input for the backward pass. Works with torch.func."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, surrogate: str) -> Tensor:
-        return hard_sign(x)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, str], output: Tensor) -> None:
-        x, ctx.surrogate = inputs
-        ctx.save_for_backward(x)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (x,) = ctx.saved_tensors
-        return grad * SURROGATES[ctx.surrogate](x), None
-
-
-def sign(x: Tensor, surrogate: str = "polynomial") -> Tensor:
-    """Binarize activations: ``y = +1 if x >= 0 else −1``.
-
-    The gradient is that of a surrogate s, ``dL/dx = dL/dy · s'(x)``:
-
-    * ``polynomial`` (default): ``s'(x) = 2 − 2|x|`` for ``|x| < 1``, else 0
-      (Bi-Real Net, arXiv 1808.00278);
-    * ``clipped_identity``: ``s'(x) = 1`` for ``|x| < 1``, else 0 (arXiv 1602.02830).
-
-    Any shape. The result has the shape, dtype and memory format of ``x``.
-
-    Raises:
-        BnewError: ``surrogate`` is not one of the above.
-    """
-    lookup("surrogate gradient", surrogate, SURROGATES)
-    return _sign(x, surrogate)
-
-
-@torch.fx.wrap  # torch.fx cannot trace into an autograd function: record the call
-def _sign(x: Tensor, surrogate: str) -> Tensor:
-    return _Sign.apply(x, surrogate)  # type: ignore[no-any-return]
-
-
-@torch.fx.wrap  # torch.fx cannot iterate over dimensions either
-def _per_channel(values: Tensor, like: Tensor) -> Tensor:
-    """``values`` (C,) as (1, C, 1, ...), which broadcasts over ``like`` (N, C, ...)."""
-    return values.view(1, -1, *(1,) * (like.dim() - 2))
-
-
-class RSign(nn.Module):
-    """ReActNet's sign (arXiv 2003.03488): ``y = sign(x + b)`` with a learnable shift ``b`` per channel.
-
-    Input and output (N, C, ...). ``shift=False`` leaves ``b`` out: ``y = sign(x)``. The gradient is that of
-    :func:`sign` at ``x + b``.
-
-    Raises:
-        BnewError: unknown ``surrogate``.
-    """
-
-    def __init__(self, channels: int, surrogate: str = "polynomial", shift: bool = True) -> None:
-        super().__init__()
-        lookup("surrogate gradient", surrogate, SURROGATES)
-        self.surrogate = surrogate
-        self.shift = nn.Parameter(torch.zeros(channels)) if shift else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, ...) → (N, C, ...) in {−1, +1}."""
-        if self.shift is not None:
-            x = x + _per_channel(self.shift, x)
-        return sign(x, self.surrogate)
-
-    def extra_repr(self) -> str:
-        """What ``print(module)`` shows."""
-        shift = "shift=False" if self.shift is None else str(self.shift.numel())
-        return f"{shift}, surrogate={self.surrogate!r}"
-
-
-class RPReLU(nn.Module):
-    """ReActNet's activation (arXiv 2003.03488): ``y = PReLU(x + b; a) + c`` with a, b, c per channel.
-
-    ``PReLU(v; a) = v`` for ``v >= 0``, else ``a v``. ``a`` starts at 0.25, ``b`` and ``c`` at 0.
-    Input and output (N, C, ...). Two published ablations: ``shift=False`` leaves out ``b`` and ``c``;
-    ``prelu=False`` uses ReLU in place of PReLU.
-    """
-
-    def __init__(self, channels: int, shift: bool = True, prelu: bool = True) -> None:
-        super().__init__()
-        self.shift_in = nn.Parameter(torch.zeros(channels)) if shift else None
-        self.slope = nn.Parameter(torch.full((channels,), 0.25)) if prelu else None
-        self.shift_out = nn.Parameter(torch.zeros(channels)) if shift else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, ...) → (N, C, ...)."""
-        if self.shift_in is not None:
-            x = x + _per_channel(self.shift_in, x)
-        x = F.relu(x) if self.slope is None else F.prelu(x, self.slope)
-        if self.shift_out is not None:
-            x = x + _per_channel(self.shift_out, x)
-        return x
-
-
-class ChannelScale(nn.Module):
-    """``y = s x`` with a learnable scale ``s`` per channel, initially 1. (N, C, ...) → (N, C, ...)."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, ...) → (N, C, ...)."""
-        return x * _per_channel(self.scale, x)
-
 
 class _BinaryLayer(nn.Module):
-    """What both binary layers share: signs going in, and what may follow the product with the weight."""
+    """What all binary layers share: signs going in, and what may follow the product with the weight."""
 
     input_sign: nn.Module
     output_scale: nn.Parameter | None
@@ -178,8 +54,8 @@ class _BinaryLayer(nn.Module):
         return ", ".join([super().extra_repr(), *parts])
 
     def _along_channels(self, values: Tensor) -> Tensor:
-        """``values`` (C_out,) as they broadcast over the output: channels are last, or before two sides."""
-        return values if isinstance(self, nn.Linear) else values.view(-1, 1, 1)
+        """``values`` (C_out,) as they broadcast over the output: channels are last, or before its sides."""
+        return values.view(-1, *(1,) * (cast(Tensor, self.weight).dim() - 2))
 
     def _finished(self, product: Tensor, input: Tensor) -> Tensor:
         """``s · product + bias``, and the input where the layer has a shortcut."""
@@ -242,8 +118,41 @@ def _checked_sign(given: object) -> nn.Module | None:
     raise BnewError(f"input_sign is {kind_of(given)}, but must be a module, such as bnew.RSign(channels)")
 
 
-class BinaryConv2d(_BinaryLayer, nn.Conv2d):
-    """Binary convolution: ``y = conv(input_sign(x), W) [+ bias]``, zero padding after the sign.
+class _BinaryConv(_BinaryLayer):
+    """What binary convolutions share: the border."""
+
+    pad_value: int = 0  # of layers, too, that binarize() made
+
+    def _set_up_conv(self, channels: int, input_sign: object, pad_value: int) -> None:
+        if type(pad_value) is not int or pad_value not in (-1, 0, 1):
+            raise BnewError(f"pad_value is {pad_value!r}, but must be 0, 1 or -1")
+        if pad_value and self.padding_mode != "zeros":
+            raise BnewError(f"pad_value is {pad_value}, but padding_mode {self.padding_mode!r} has its own")
+        self.pad_value = pad_value
+        self.set_up(_checked_sign(input_sign) or RSign(channels, shift=False))
+
+    def product(self, signs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """The convolution of ``signs`` (N, C_in, ...), with its border, by ``weight``."""
+        conv = cast("nn.Conv1d | nn.Conv2d", self)
+        if not self.pad_value:
+            return cast(Tensor, conv._conv_forward(signs, weight, bias))
+        signs = F.pad(signs, conv._reversed_padding_repeated_twice, value=self.pad_value)
+        function = F.conv1d if isinstance(self, nn.Conv1d) else F.conv2d
+        return function(signs, weight, bias, conv.stride, 0, conv.dilation, conv.groups)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, C_in, ...) → (N, C_out, ...), the sides as of the real convolution."""
+        weight, bias = cast(Tensor, self.weight), cast("Tensor | None", self.bias)
+        bias = bias if self.output_scale is None else None
+        return self._finished(self.product(self.input_sign(input), weight, bias), input)
+
+    def extra_repr(self) -> str:
+        """What ``print(module)`` shows."""
+        return super().extra_repr() + f", pad_value={self.pad_value}" * (self.pad_value != 0)
+
+
+class BinaryConv2d(_BinaryConv, nn.Conv2d):
+    """Binary convolution: ``y = conv(input_sign(x), W) [+ bias]``, padded after the sign.
 
     ``input_sign`` is the module that binarizes the input, (N, C_in, H, W) → the same in {−1, +1}; None is
     ``RSign(in_channels, shift=False)``, that is, plain :func:`sign`. The weight is an ordinary parameter; a
@@ -253,6 +162,8 @@ class BinaryConv2d(_BinaryLayer, nn.Conv2d):
     :func:`bnew.binarize` may add two parts, ``y = s · conv(input_sign(x), W) [+ bias] [+ x]``:
     ``output_scale``, a learnable s of each output channel where no norm follows, and ``shortcut``, where
     input and output have one shape.
+
+    ``pad_value`` is what stands around the signs: 0, or a sign, 1 or −1, as in Larq (``pad_values=1``).
 
     Shapes, other arguments and errors as ``torch.nn.Conv2d``; only ``padding_mode="zeros"`` is binary in
     the packed file, as the other modes are rare and refused there.
@@ -274,6 +185,7 @@ class BinaryConv2d(_BinaryLayer, nn.Conv2d):
         dtype: torch.dtype | None = None,
         *,
         input_sign: nn.Module | None = None,
+        pad_value: int = 0,
     ) -> None:
         super().__init__(
             in_channels,
@@ -288,12 +200,46 @@ class BinaryConv2d(_BinaryLayer, nn.Conv2d):
             device,
             dtype,
         )
-        self.set_up(_checked_sign(input_sign) or RSign(in_channels, shift=False))
+        self._set_up_conv(in_channels, input_sign, pad_value)
 
-    def forward(self, input: Tensor) -> Tensor:
-        """(N, C_in, H, W) → (N, C_out, H_out, W_out)."""
-        bias = self.bias if self.output_scale is None else None
-        return self._finished(self._conv_forward(self.input_sign(input), self.weight, bias), input)
+
+class BinaryConv1d(_BinaryConv, nn.Conv1d):
+    """Binary convolution of (N, C_in, L), (N, C_out, L_out); see :class:`BinaryConv2d`.
+
+    ``input_sign`` sees (N, C_in, L). Other arguments and errors as ``torch.nn.Conv1d``.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int],
+        stride: int | tuple[int] = 1,
+        padding: str | int | tuple[int] = 0,
+        dilation: int | tuple[int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
+        device: torch.types.Device = None,
+        dtype: torch.dtype | None = None,
+        *,
+        input_sign: nn.Module | None = None,
+        pad_value: int = 0,
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            padding_mode,
+            device,
+            dtype,
+        )
+        self._set_up_conv(in_channels, input_sign, pad_value)
 
 
 class BinaryLinear(_BinaryLayer, nn.Linear):
@@ -323,6 +269,9 @@ class BinaryLinear(_BinaryLayer, nn.Linear):
         return self._finished(F.linear(signs, self.weight, bias), input)
 
 
+BinaryLayer: TypeAlias = BinaryConv1d | BinaryConv2d | BinaryLinear
+
+
 def check_module(function: str, model: object) -> None:
     """Raise BnewError if ``function`` was given something else than a network."""
     if not isinstance(model, nn.Module):
@@ -330,10 +279,10 @@ def check_module(function: str, model: object) -> None:
 
 
 def named_binary_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """Layer name and weight of every :class:`BinaryConv2d` and :class:`BinaryLinear`, each weight once."""
+    """Layer name and weight of every binary layer, each weight once."""
     found: dict[int, tuple[str, nn.Parameter]] = {}
     for name, module in model.named_modules():
-        if isinstance(module, BinaryConv2d | BinaryLinear):
+        if isinstance(module, BinaryLayer):
             weight = cast(nn.Parameter, module.weight)  # Conv2d's annotation says Tensor
             found.setdefault(id(weight), (name, weight))
     return list(found.values())

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
 from bnew.errors import BnewError, kind_of
-from bnew.layers import BinaryConv2d, BinaryLinear, RSign, check_module
+from bnew.layers import BinaryLayer, RSign, check_module
 from bnew.modes import evaluating
 
 BATCHES = 50
@@ -132,7 +132,7 @@ def calibrate(model: nn.Module, layers: Collection[nn.Module], images: Tensor, s
             sign.shift.copy_(torch.where(blind(seen), -centres(args[0]), sign.shift))
 
     def fit(layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-        assert isinstance(layer, BinaryConv2d | BinaryLinear)
+        assert isinstance(layer, BinaryLayer)
         if layer in done or layer.output_scale is None or layer not in sizes:
             return None
         done.add(layer)

@@ -19,7 +19,7 @@ from bnew.convert.rewriting import free_names
 from bnew.convert.tracing import Reading, Relu, is_layer
 from bnew.deprecated import warn_of
 from bnew.errors import BnewError, kind_of, lookup
-from bnew.layers import BinaryConv2d, BinaryLinear
+from bnew.layers import BinaryConv1d, BinaryConv2d, BinaryLayer, BinaryLinear
 
 _log = logging.getLogger("bnew")
 
@@ -29,7 +29,11 @@ Skip: TypeAlias = str | Iterable[str] | Filter
 FEEDS_BINARY = "feeds a binary layer, which needs both signs"
 
 # Which layers have a binary twin. Only these very types: a subclass may use its weight in its own way.
-TWINS: dict[type[nn.Module], type[nn.Module]] = {nn.Conv2d: BinaryConv2d, nn.Linear: BinaryLinear}
+TWINS: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Conv1d: BinaryConv1d,
+    nn.Conv2d: BinaryConv2d,
+    nn.Linear: BinaryLinear,
+}
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ def _keeps_shape(layer: nn.Module) -> bool:
     """Whether the layer's output has the shape of its input."""
     if isinstance(layer, nn.Linear):
         return layer.in_features == layer.out_features
-    assert isinstance(layer, nn.Conv2d)
+    assert isinstance(layer, nn.Conv1d | nn.Conv2d)
     if layer.in_channels != layer.out_channels or set(layer.stride) != {1}:
         return False
     if isinstance(layer.padding, str):
@@ -203,7 +207,7 @@ def _obstacles(model: nn.Module) -> dict[nn.Module, str]:
     }
     obstacles: dict[nn.Module, str] = {}
     for layer in filter(is_layer, model.modules()):
-        if isinstance(layer, BinaryConv2d | BinaryLinear):
+        if isinstance(layer, BinaryLayer):
             obstacles[layer] = "already binary"
         elif layer in owners:
             obstacles[layer] = f"{owners[layer]} reads its weight itself"
@@ -218,7 +222,7 @@ def _obstacles(model: nn.Module) -> dict[nn.Module, str]:
 
 def _special(model: nn.Module, layer: nn.Module, reading: Reading) -> dict[str, str]:
     """The options of :func:`binarize` that decide about this layer, with what the layer is to each."""
-    depthwise = isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1
+    depthwise = isinstance(layer, nn.Conv1d | nn.Conv2d) and layer.groups == layer.in_channels > 1
     inside = layer is not model
     special = {
         "depthwise": (depthwise, "a depthwise convolution"),

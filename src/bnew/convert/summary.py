@@ -85,17 +85,19 @@ def summary(model: nn.Module, input_size: int | Sequence[int], *, in_chans: int 
     Args:
         model: any module.
         input_size: (C, H, W), or (N, C, H, W), where N does not matter; (C,) or (N, C) for a network of
-            linear layers. One number is the side of images (``in_chans``, side, side).
+            linear layers; (C, L) or (N, C, L) for one of ``Conv1d`` without ``Conv2d``. One number is the
+            side of images (``in_chans``, side, side), or the length L.
         in_chans: the channels of such images; sizes with more than one number have their own.
 
     Raises:
         BnewError: ``input_size`` is no such size, or the model does not take it.
     """
+    lines = _has(model, nn.Conv1d) and not _has(model, nn.Conv2d)
     if isinstance(input_size, int):
-        input_size = (in_chans, input_size, input_size)
+        input_size = (in_chans, *(input_size,) * (1 if lines else 2))
     if len(input_size) not in (1, 2, 3, 4) or any(type(n) is not int or n < 1 for n in input_size):
         raise BnewError(f"input_size is {input_size!r}, but must be like (3, 32, 32) or (1, 3, 32, 32)")
-    sample = tuple(input_size[1:] if len(input_size) in (2, 4) else input_size)
+    sample = tuple(input_size[1:] if len(input_size) in ((3,) if lines else (2, 4)) else input_size)
     macs = _macs(model, sample)
     binary = {id(weight) for _, weight in named_binary_parameters(model)}
     seen = set[int]()
@@ -121,6 +123,10 @@ def summary(model: nn.Module, input_size: int | Sequence[int], *, in_chans: int 
         )
         rows.append(row)
     return Summary(tuple(rows))
+
+
+def _has(model: nn.Module, kind: type[nn.Module]) -> bool:
+    return any(isinstance(module, kind) for module in model.modules())
 
 
 def _macs(model: nn.Module, sample: tuple[int, ...]) -> Counter[nn.Module]:

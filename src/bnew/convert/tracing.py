@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from bnew.convert.functional import ReluCall, calling_frame, find_call, is_in_place, lower_bound, position
-from bnew.layers import BinaryConv2d, BinaryLinear, ChannelScale, RPReLU, RSign
+from bnew.layers import BinaryLayer, ChannelScale, RPReLU, RSign
 
 _log = logging.getLogger("bnew")
 
@@ -105,7 +105,7 @@ class _Tracer(fx.Tracer):
     """Looks into every module but torch's own and the layers of bnew."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        ours = isinstance(m, BinaryConv2d | BinaryLinear | RSign | RPReLU | ChannelScale)
+        ours = isinstance(m, BinaryLayer | RSign | RPReLU | ChannelScale)
         return ours or super().is_leaf_module(m, module_qualified_name)
 
     def create_node(self, kind: str, *args: Any, **kwargs: Any) -> fx.Node:
@@ -291,7 +291,7 @@ class _GraphReader:
     def _width(self, node: fx.Node) -> int | None:
         """Channels of an (N, C, ...) value; None if the nearest layer before it does not tell."""
         module = self.module.get(node)
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, nn.Conv1d | nn.Conv2d):
             return module.out_channels
         if isinstance(module, _BatchNorm):
             return module.num_features

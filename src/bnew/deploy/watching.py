@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bnew.layers import BinaryConv2d, BinaryLinear, RSign
+from bnew.layers import BinaryLayer, BinaryLinear, RSign
 
 Array: TypeAlias = npt.NDArray[np.float32]
 
@@ -38,14 +38,14 @@ def watching(model: nn.Module, images: int) -> Iterator[dict[str, Seen]]:
     seen: dict[str, Seen] = {}
     hooks = []
 
-    def watch(name: str, layer: BinaryConv2d | BinaryLinear) -> None:
+    def watch(name: str, layer: BinaryLayer) -> None:
         def hook(input_sign: nn.Module, args: tuple[Tensor, ...], signs: Tensor) -> None:
             values = args[0]
             if isinstance(input_sign, RSign) and input_sign.shift is not None:
                 values = values + input_sign.shift.view(-1, *(1,) * (values.dim() - 2))
             weight = torch.where(layer.weight >= 0, 1.0, -1.0)
-            if isinstance(layer, BinaryConv2d):
-                integers = layer._conv_forward(signs, weight, None)
+            if not isinstance(layer, BinaryLinear):
+                integers = layer.product(signs, weight)
                 seen[name] = Seen(_image(values), _image(signs), _image(integers))
             else:
                 integers = F.linear(signs, weight)
@@ -55,7 +55,7 @@ def watching(model: nn.Module, images: int) -> Iterator[dict[str, Seen]]:
         hooks.append(layer.input_sign.register_forward_hook(hook))
 
     for name, module in model.named_modules():
-        if isinstance(module, BinaryConv2d | BinaryLinear):
+        if isinstance(module, BinaryLayer):
             watch(name, module)
     try:
         yield seen

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from bnew.layers import BinaryConv2d, BinaryLinear
+from bnew.layers import BinaryLayer
 from bnew.packing.held import held
 from bnew.packing.layouts import Layout, standard
 from bnew.packing.pieces import Held
@@ -58,7 +58,7 @@ class Operation:
         if path not in shared.modules:  # some releases of PyTorch write a module's second call as path@1
             path = re.sub(r"@\d+(?=\.|$)", "", path)
         module = shared.modules.get(path)  # None if torch.export made the model
-        binary = isinstance(module, BinaryConv2d | BinaryLinear)
+        binary = isinstance(module, BinaryLayer)
         self.binary_layer = type(module).__name__ if binary else None  # the class, if it is bnew's
         frames = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
         own = [f"{Path(file).name} line {line}" for file, line in frames if "torch" not in Path(file).parts]

@@ -77,6 +77,11 @@ def pack(
         raise BnewError(
             "the example input is no tensor of floating-point numbers: packing needs a batch of images"
         )
+    if example_input.dim() == 3:
+        raise BnewError(
+            f"the example input has shape {tuple(example_input.shape)}: a packed file takes lines (N, C, L) "
+            "as images (N, C, L, 1), so pack a model that begins with nn.Flatten(2)"
+        )
     if example_input.dim() not in (2, 4) or 0 in example_input.shape:
         raise BnewError(
             f"the example input has shape {tuple(example_input.shape)}, but must be (N, C, H, W), or (N, C) "
