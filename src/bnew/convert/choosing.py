@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from typing import Any, TypeAlias
 
 from torch import nn
+from torch.nn.modules.lazy import LazyModuleMixin
 
 from bnew.convert.functional import ReluCall
 from bnew.convert.planned import SCALE, SHORTCUT, Plan, PlannedLayer
@@ -209,6 +210,8 @@ def _obstacles(model: nn.Module) -> dict[nn.Module, str]:
     for layer in filter(is_layer, model.modules()):
         if isinstance(layer, BinaryLayer):
             obstacles[layer] = "already binary"
+        elif isinstance(layer, LazyModuleMixin) and layer.has_uninitialized_params():
+            obstacles[layer] = "its size is not known yet: call the model with a batch first"
         elif layer in owners:
             obstacles[layer] = f"{owners[layer]} reads its weight itself"
         elif type(layer) not in TWINS:
