@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -366,3 +367,15 @@ def test_other_mistakes(
 )
 def test_words_that_are_no_options(sentence: Callable[..., str], line: str, said: str) -> None:
     assert said in sentence(line)
+
+
+@pytest.mark.parametrize("words", ["--help", "train --help", "models"])
+def test_nobody_reads_on(words: str) -> None:
+    """As with `| head`: no traceback, and the exit code of SIGPIPE."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as closed:
+        result = subprocess.run(
+            [sys.executable, "-m", "bnew", *words.split()], stdout=closed, stderr=subprocess.PIPE, check=False
+        )
+    assert (result.returncode, result.stderr) == (141, b"")

@@ -18,6 +18,7 @@ from tyro.conf import OmitArgPrefixes
 
 from bnew import __version__
 from bnew.cli.arguments import constructors, names
+from bnew.cli.output import unread
 from bnew.cli.packed import bench, export, info, pack, predict, verify
 from bnew.cli.runs import evaluate, models, report, reproduce, summary, train
 from bnew.errors import (
@@ -182,6 +183,9 @@ def main(args: Sequence[str] | None = None) -> None:
     words = sys.argv[1:] if args is None else args
     try:
         code = _run_together(words)
+        sys.stdout.flush()
+    except BrokenPipeError:  # of `| head`
+        code = unread()
     except BnewError as error:
         print(f"bnew: error: {error}", file=sys.stderr)
         code = 2

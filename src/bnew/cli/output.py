@@ -38,15 +38,17 @@ def _finite(data: Any) -> Any:
 
 
 def put(text: object) -> None:
-    """Print ``text`` as a line at once. If nobody reads any more, as after ``| head``, exit with code 141.
-
-    That is the code of a program that SIGPIPE ends.
-    """
+    """Print ``text`` as a line at once. If nobody reads any more, as after ``| head``, exit."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
-        sys.exit(141)
+        sys.exit(unread())
+
+
+def unread() -> int:
+    """Write no more, as nobody reads; the exit code, that of a program that SIGPIPE ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
+    return 141
 
 
 def put_rows(rows: Iterable[Mapping[str, Any]]) -> None:
