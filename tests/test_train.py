@@ -56,7 +56,6 @@ from bnew.training.evaluation import Meter, evaluate, evaluate_run
 from bnew.training.loop import Trainer, train
 from bnew.training.machine import Machine, make_fabric
 from bnew.training.networks import build_model, load_model, load_weights
-from bnew.training.progress import display
 from bnew.training.provenance import BYSTANDERS, code_hash, conditions, used_modules
 
 # Four epochs, frozen after two: every method, optimizer and schedule.
@@ -715,15 +714,6 @@ def test_memory_is_kept_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
     make_fabric(Machine(device="cpu"))
     assert os.environ["THP_MEM_ALLOC_ENABLE"] == "0"
-
-
-def test_an_epoch_is_one_line_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    row = {"train_loss": 1.5, "train_accuracy": 0.25, "val_accuracy": 0.5, "distance": 0.125}
-    with display("run", 200, 10_000, 0, quiet=False) as show:
-        show.epoch(0, 50, row | {"share_at_one": 0.75, "flips": 123_456, "data_wait": 0.01})
-    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
-    assert line.startswith("epoch    1/200  loss 1.5000  train 25.00%  val 50.00%  distance 0.1250")
-    assert line.endswith("at ±1 75.0%  flips 123456  waited for data 1%")
 
 
 # Callbacks

@@ -261,9 +261,9 @@ class Trainer:
             self.train_step(x, y, self.batches.size(batch))
             state.step += 1
             self.fabric.call("on_train_batch_end", self, epoch, state.step)
+            self._shown.step(epoch, state.step)
             if state.step % CHECK_EVERY == 0:
                 self._check_finite(epoch)
-                self._shown.step(epoch, state.step)
             if batch + 1 == len(self.batches):
                 break  # the end of the epoch saves, together with its records
             stopping = self._stopping()
@@ -406,7 +406,7 @@ class Trainer:
         self.fabric.call("on_train_epoch_end", self, epoch, row)
         state.stopped = self._any(state.should_stop)
         self.saver.save()
-        self._shown.epoch(epoch, state.step, row)
+        self._shown.epoch(epoch, state, row)
 
     def finish(self) -> None:
         """Test the best weights, once."""
@@ -445,4 +445,5 @@ class Trainer:
     def _display(self) -> AbstractContextManager[Show]:
         """The progress display; only the first process shows one."""
         quiet = self.machine.quiet or not self.fabric.is_global_zero
-        return display(self.run.path.name, self.recipe.epochs, self.total_steps, self.state.step, quiet)
+        images_per_step = self.batches.count / len(self.batches)
+        return display(self.recipe.epochs, self.total_steps, self.state, images_per_step, quiet)

@@ -2,56 +2,164 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
 
-from bnew.text import printable
+from bnew.training.loop_state import LoopState
+
+# What a row of an epoch shows: heading, width, and how; where there is less room, only the first of them.
+COLUMNS: tuple[tuple[str, int, Callable[[Mapping[str, Any]], str]], ...] = (
+    ("epoch", 9, lambda row: row["epoch"]),
+    ("loss", 7, lambda row: f"{row['train_loss']:.4f}"),
+    ("train", 7, lambda row: f"{row['train_accuracy']:.2%}"),
+    ("val", 8, lambda row: f"{row['val_accuracy']:.2%}{'*' if row['best'] else ' '}"),
+    ("distance", 8, lambda row: f"{row['distance']:.4f}"),
+    ("at ±1", 6, lambda row: f"{row['share_at_one']:.1%}"),
+    ("flips", 8, lambda row: f"{row['flips']}"),
+    ("images/s", 8, lambda row: f"{row['rate']:,.0f}"),
+    ("waited", 6, lambda row: f"{row['data_wait']:.0%}"),
+)
 
 
 @contextmanager
-def display(name: str, epochs: int, total_steps: int, done: int, quiet: bool) -> Iterator[Show]:
-    """A progress bar with the remaining time of a run of ``total_steps`` steps; nothing if ``quiet``."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=30),
-        TextColumn("{task.completed}/{task.total} steps"),
-        TimeRemainingColumn(),
-    )
-    terminal = Console().is_terminal  # in a file, each update of the bar would stay as a line
-    with Progress(*columns, disable=quiet or not terminal) as progress:
-        task = progress.add_task(escape(printable(name)), total=total_steps, completed=done)
-        yield Show(progress, task, epochs, quiet)
+def display(
+    epochs: int, total_steps: int, state: LoopState, images_per_step: float, quiet: bool
+) -> Iterator[Show]:
+    """What a person sees of a run that is at ``state``: a row per epoch, and a bar below them.
+
+    There is no bar where each update of it would stay as a line: in a file, and in a dumb terminal. If
+    ``quiet``, nothing is shown.
+    """
+    console = Console(highlight=False)
+    bar = console.is_terminal and not console.is_dumb_terminal and not quiet
+    with Progress(*_columns(console.width, images_per_step), console=console, disable=not bar) as progress:
+        show = Show(progress, epochs, total_steps, state, images_per_step, quiet)
+        yield show
+        show.end()
 
 
 class Show:
-    """The progress display: a bar in a terminal, and one line per epoch."""
+    """The progress display: a bar in a terminal, and a row per epoch."""
 
-    def __init__(self, progress: Progress, task: TaskID, epochs: int, quiet: bool) -> None:
-        self.progress, self.task, self.epochs, self.quiet = progress, task, epochs, quiet
+    def __init__(
+        self,
+        progress: Progress,
+        epochs: int,
+        total_steps: int | None,
+        state: LoopState,
+        images_per_step: float,
+        quiet: bool,
+    ) -> None:
+        self.progress, self.epochs, self.images_per_step, self.quiet = (
+            progress, epochs, images_per_step, quiet,
+        )  # fmt: skip
+        self.task = progress.add_task("", total=total_steps, completed=state.step, best="")
+        self.best = state.best.get("accuracy", -1.0)
+        self.last = state.step, state.seconds
+        width = progress.console.width if progress.console.is_terminal else 80
+        self.columns = [
+            c for i, c in enumerate(COLUMNS) if sum(w + 1 for _, w, _ in COLUMNS[: i + 1]) <= width
+        ]
+        self.headed = False
+        if state.best:
+            self._say_best(int(state.best["epoch"]))
 
     @classmethod
     def nothing(cls) -> Show:
         """A display that shows nothing."""
-        progress = Progress(disable=True)
-        return cls(progress, progress.add_task("", total=None), 0, quiet=True)
+        return cls(Progress(disable=True), 0, None, LoopState(), 0, quiet=True)
 
     def step(self, epoch: int, step: int) -> None:
         """Show that ``step`` steps are done; ``epoch`` counts from 0."""
-        self.progress.update(self.task, completed=step, description=f"epoch {epoch + 1}/{self.epochs}")
+        if not self.progress.disable:
+            self.progress.update(self.task, completed=step, description=f"epoch {epoch + 1}/{self.epochs}")
 
-    def epoch(self, epoch: int, step: int, row: Mapping[str, Any]) -> None:
-        """Show the row of the metrics of ``epoch``, from 0, which ended with ``step``."""
-        self.step(epoch, step)
-        if not self.quiet:
-            self.progress.console.print(
-                f"epoch {epoch + 1:>4}/{self.epochs}  loss {row['train_loss']:.4f}  "
-                f"train {row['train_accuracy']:.2%}  val {row['val_accuracy']:.2%}  "
-                f"distance {row['distance']:.4f}  at ±1 {row['share_at_one']:.1%}  flips {row['flips']}  "
-                f"waited for data {row['data_wait']:.0%}",
-                soft_wrap=True,  # do not wrap lines in a file
-            )
+    def epoch(self, epoch: int, state: LoopState, row: Mapping[str, Any]) -> None:
+        """Show the row of the metrics of ``epoch``, from 0, which ended at ``state``."""
+        self.step(epoch, state.step)
+        (step, seconds), self.last = self.last, (state.step, state.seconds)
+        better = row["val_accuracy"] > self.best
+        if better:
+            self.best = row["val_accuracy"]
+            self._say_best(epoch)
+        if self.quiet:
+            return
+        shown = {
+            **row,
+            "epoch": f"{epoch + 1}/{self.epochs}",
+            "best": better,
+            "rate": (state.step - step) * self.images_per_step / max(state.seconds - seconds, 1e-9),
+        }
+        if not self.headed:
+            self._print([heading + " " * (heading == "val") for heading, _, _ in self.columns])
+            self.headed = True
+        self._print([show(shown) for _, _, show in self.columns])
+
+    def end(self) -> None:
+        """Show that the run has ended, which may be before its last epoch."""
+        task = next(task for task in self.progress.tasks if task.id == self.task)
+        self.progress.update(self.task, total=task.completed)
+
+    def _say_best(self, epoch: int) -> None:
+        self.progress.update(self.task, best=f"best {self.best:.2%} in {epoch + 1}")
+
+    def _print(self, cells: list[str]) -> None:
+        widths = (width for _, width, _ in self.columns)
+        line = " ".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+        self.progress.console.print(line, markup=False, soft_wrap=True)  # in a file, lines are not wrapped
+
+
+# ---------------------------------------------------------------------- the bar
+
+
+def _columns(width: int, images_per_step: float) -> list[ProgressColumn]:
+    """The epoch, a bar, and beside it as much as ``width`` has room for."""
+    bar = BarColumn(bar_width=min(30, max(5, width - 73)))
+    columns: list[ProgressColumn] = [TextColumn("{task.description}"), bar, Share(), Clock()]
+    if width >= 60:
+        columns.insert(3, Rate(images_per_step))
+    if width >= 80:
+        columns.append(TextColumn("{task.fields[best]}"))
+    return columns
+
+
+class Share(ProgressColumn):
+    """The share that is done; 100 % only at the end."""
+
+    def render(self, task: Task) -> Text:
+        """In percent."""
+        return Text(f"{int(task.percentage):>3}%")
+
+
+class Rate(ProgressColumn):
+    """Images per second."""
+
+    def __init__(self, images_per_step: float) -> None:
+        super().__init__()
+        self.images_per_step = images_per_step
+
+    def render(self, task: Task) -> Text:
+        """The rate, once it is known."""
+        rate = task.finished_speed or task.speed
+        return Text(f"{rate * self.images_per_step:,.0f} images/s" if rate else "")
+
+
+class Clock(ProgressColumn):
+    """The time that has passed, and the time left."""
+
+    def render(self, task: Task) -> Text:
+        """``1:05, 0:12 left``, without what is not known yet."""
+        passed, left = _clock(task.elapsed or 0), task.time_remaining
+        return Text(passed if left is None or task.finished else f"{passed}, {_clock(left)} left")
+
+
+def _clock(seconds: float) -> str:
+    """``0:59``, or ``1:00:00``."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
