@@ -78,8 +78,24 @@ def test_every_option_is_explained(bnew: Cli, command: str, monkeypatch: pytest.
     assert "--help" in out
     for line in out.splitlines():
         assert not re.search(r"(^|\s\s)\((default|required)", line.strip("│ ")), line
-    usage = out.partition("\n")[0]
+    (usage,) = (line for line in out.splitlines() if line.startswith("usage: "))
     assert not re.search(r"(?<!--out)(?<!\|) PATH", usage), usage
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_help_fits_the_terminal(bnew: Cli, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    for command in ("", *COMMANDS):
+        lines = bnew(f"{command} --help")[1].splitlines()
+        assert [line for line in lines if len(line) > width and not line.startswith("usage: ")] == []
+
+
+def test_help_says_what_an_epochs_row_shows(bnew: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    for command in ("train", "reproduce"):
+        out = bnew(f"{command} --help")[1]
+        (line,) = (line for line in out.splitlines() if line.startswith("An epoch's row: "))
+        assert all(f"{column} " in line for column in ("distance", "at ±1", "flips"))
 
 
 def test_help_lists_the_commands(bnew: Cli) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import logging
 import os
 import re
+import shutil
 import signal
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from functools import partial, wraps
@@ -61,11 +64,23 @@ def _help() -> str:
         "",
         "Train binarized neural networks the easy way.",
         "",
-        *(f"  {name:<10}  {first}" for name, first in firsts.items()),
+        *(_filled(f"  {name:<10}  {first}", indent=14) for name, first in firsts.items()),
         "",
-        "bnew help COMMAND lists its options; bnew --version says which version this is.",
+        _filled("bnew help COMMAND lists its options; bnew --version says which version this is."),
     ]
     return "\n".join(lines)
+
+
+def _filled(text: str, indent: int = 0) -> str:
+    """``text`` in lines that fit the terminal, all but the first with an indent."""
+    width = shutil.get_terminal_size().columns
+    return textwrap.fill(text, width, subsequent_indent=" " * indent, break_on_hyphens=False)
+
+
+def _described(command: Callable[..., int]) -> str:
+    """The help text of ``command`` without its arguments, in lines that fit, as tyro does not make them."""
+    text = inspect.getdoc(command) or ""
+    return "\n\n".join(map(_filled, text.partition("\n\nArgs:\n")[0].split("\n\n")))
 
 
 def _run(words: Sequence[str]) -> int:
@@ -96,12 +111,15 @@ def _parse(command: Callable[..., int], words: Sequence[str]) -> Callable[[], in
     def parsed(*args: Any, **kwargs: Any) -> Callable[[], int]:
         return partial(command, *args, **kwargs)
 
+    if not {"-h", "--help"}.isdisjoint(words):
+        print(f"{_described(command)}\n")
     said = io.StringIO()
     try:
         with redirect_stderr(said):
             return tyro.cli(
                 parsed,
                 prog=f"bnew {words[0]}",
+                description="",
                 args=words[1:],
                 registry=constructors(),
                 config=(OmitArgPrefixes,),

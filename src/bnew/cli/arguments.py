@@ -85,9 +85,17 @@ def constructors() -> ConstructorRegistry:
     return registry
 
 
+# What the columns of an epoch's row mean.
+COLUMNS = (
+    "An epoch's row: distance is the mean distance of the binary layers' weights to ±1, at ±1 their share "
+    "that is there, flips how many signs changed in the epoch; * marks the best epoch so far."
+)
+
+
 def names() -> dict[str, tuple[str, ...]]:
     """The names that the help texts list, by kind, including those that a user has registered."""
     return {
+        "columns": (COLUMNS,),
         "experiments": tuple(EXPERIMENTS),
         "phase2": tuple(CIFAR10.phase2),
         "imagenet_phase2": tuple(IMAGENET.phase2),

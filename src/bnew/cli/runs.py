@@ -60,6 +60,8 @@ def reproduce(
     with train/CLASS/* and val/CLASS/*. Its phase 1 is called step1 and its phase 2 step2; finetune follows.
     With torchrun, the same command runs on several devices and machines.
 
+    {columns}
+
     Args:
         experiment: one of {experiments}; digits is for a first look.
         machine: where to compute.
@@ -141,6 +143,8 @@ def train(
     in the current directory. Layers of the last three become binary, unless the method is real.
 
     Data sets: {datasets}; or package.module:factory, a function of your own. docs/own-network.md shows how.
+
+    {columns}
 
     Args:
         recipe: what to train.
