@@ -1,19 +1,66 @@
-"""How results are shown: as plain text of their full width, the same in a terminal, a file and a notebook."""
+"""How results are shown: tables that fit a terminal, and in a file and a notebook have their full width."""
 
 from __future__ import annotations
 
 import html
 import io
+import os
 from collections.abc import Iterable
 
-from rich.console import Console, RenderableType
+from rich import box
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.measure import Measurement
+from rich.table import Table
 
 WIDTH = 140
 
 
-def as_text(shown: RenderableType) -> str:
+def new_table(*titles: str, numbers: Iterable[str] = (), title: str | None = None) -> Table:
+    """A table of texts, which wrap, and then of ``numbers``, which stand at the right of their columns."""
+    table = Table(
+        box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), title=title, title_justify="left"
+    )
+    for heading in titles:
+        table.add_column(heading, overflow="fold")
+    for heading in numbers:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+class Fitting:
+    """The first of several ways to show the same that is not wider than the terminal, or else the last."""
+
+    def __init__(self, *ways: RenderableType) -> None:
+        self.ways = ways
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        anywhere = options.update(width=1000)
+        fitting = (w for w in self.ways if Measurement.get(console, anywhere, w).maximum <= options.max_width)
+        yield next(fitting, self.ways[-1])
+
+
+def show(shown: RenderableType) -> None:
+    """Print tables to the standard output: as wide as the terminal, or in a file as wide as they are."""
+    console = Console(highlight=False)
+    if console.is_terminal:
+        console.print(shown)
+    else:
+        print(as_text(shown, console.width if "COLUMNS" in os.environ else WIDTH))
+
+
+def short(number: int) -> str:
+    """``number`` in at most five characters: 9,999, 36.9k, 1.68G."""
+    if number < 10_000:
+        return f"{number:,}"
+    value, units = number / 1000, "kMGTPE"
+    while value >= 999.5:
+        value, units = value / 1000, units[1:]
+    return f"{value:.{0 if value >= 99.95 else 1 if value >= 9.995 else 2}f}{units[0]}"
+
+
+def as_text(shown: RenderableType, width: int = WIDTH) -> str:
     """A table of rich, or several, as plain text."""
-    console = Console(file=io.StringIO(), width=WIDTH)
+    console = Console(file=io.StringIO(), width=width)
     with console.capture() as capture:
         console.print(shown)
     return "\n".join(line.rstrip() for line in capture.get().rstrip().splitlines())

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
 
 from bnew.cli.arguments import FileArgument, ImageArguments, LimitOptions, RunArgument
 from bnew.cli.output import as_json, check_format, put, put_rows, say_broken
+from bnew.display import show
 from bnew.errors import BnewError
 from bnew.process import cores
 from bnew.text import printable
@@ -43,7 +43,7 @@ def info(file: FileArgument, /) -> int:
     """
     from bnew.packing.file import PackedFile
 
-    _show(PackedFile.read(file))
+    show(PackedFile.read(file))
     return 0
 
 
@@ -71,7 +71,7 @@ def verify(
     from bnew.results.groups import best_run
 
     found = verify_run(file, best_run(run), Machine(data_dir=data_dir, device="cpu"), limits)
-    _show(found)
+    show(found)
     return 0 if found.ok else 1
 
 
@@ -160,15 +160,5 @@ def bench(
 
         packed = PackedFile.read(file)
         model = load_model(best_run(run), packed.output_shape[0], packed.input_shape[0])
-    _show(measure(file, threads, batch, model, limits=limits))
+    show(measure(file, threads, batch, model, limits=limits))
     return 0
-
-
-def _show(table: Any) -> None:
-    """Print a table in full, even on a narrow terminal."""
-    from rich.console import Console
-
-    console = Console()
-    # Width and height: rich ignores a width alone on a dumb terminal, and prints 80 columns.
-    console.size = (max(console.width, 140), console.height)
-    console.print(table)

@@ -22,6 +22,7 @@ from bnew.cli.arguments import (
     RunArguments,
 )
 from bnew.cli.output import as_json, check_format, put, say_broken
+from bnew.display import show
 from bnew.errors import BnewError
 from bnew.experiments.plan import plan
 from bnew.process import is_first_process
@@ -257,7 +258,7 @@ def summary(
     wanted = None if is_reference(model) and binarize else False
     recipe = Recipe(model=model, model_options=model_options, method="ste", binarize=wanted)
     network = build_model(recipe, num_classes, in_channels)
-    print(summarize(network, (in_channels, image_size, image_size)))  # in full, however narrow the terminal
+    show(summarize(network, (in_channels, image_size, image_size)))
     return 0
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from rich.table import Table
 from rich.text import Text
 
-from bnew.display import Shown, as_text, some
+from bnew.display import Shown, as_text, new_table, some
 from bnew.text import printable
 
 SCALE, SHORTCUT = "scale", "shortcut"
@@ -42,7 +42,7 @@ class Plan(Shown, list[PlannedLayer]):
     """The rows of a plan, in the order in which the model registers them; prints as a table."""
 
     def __rich__(self) -> Table:
-        table = Table("layer", "is", "becomes", "why")
+        table = new_table("layer", "is", "becomes", "why")
         for row in self:
             cells = (row.name, row.kind, row.outcome, row.reason)
             table.add_row(*(Text(printable(cell)) for cell in cells), style=None if row.becomes else "dim")

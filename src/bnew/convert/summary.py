@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from typing import Any
@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from bnew.display import Shown
+from bnew.display import Fitting, Shown, new_table, short
 from bnew.errors import BnewError
 from bnew.layers import named_binary_parameters
 from bnew.modes import evaluating
@@ -36,6 +36,16 @@ class LayerSummary:
     real_macs: int
 
 
+_NUMBERS = {
+    "binary_parameters": "binary",
+    "real_parameters": "real",
+    "float_bytes": "float\nbytes",
+    "packed_bytes": "packed\nbytes",
+    "binary_macs": "binary\nMACs",
+    "real_macs": "real\nMACs",
+}
+
+
 @dataclass(frozen=True, repr=False)
 class Summary(Shown):
     """What :func:`summary` returns: a row per module with parameters or MACs; prints as a table."""
@@ -48,24 +58,24 @@ class Summary(Shown):
         columns = list(zip(*(astuple(row)[2:] for row in self.rows), strict=True))
         return LayerSummary("total", "", *(sum(column) for column in columns or [()] * 6))
 
-    def __rich__(self) -> Table:
-        table = Table()
-        for title in (
-            "layer",
-            "is",
-            "binary",
-            "real",
-            "float bytes",
-            "packed bytes",
-            "binary MACs",
-            "real MACs",
-        ):
-            table.add_column(title, justify="left" if title in ("layer", "is") else "right")
+    def __rich__(self) -> Fitting:
+        return Fitting(
+            self._table("{:,}".format, "kind", *_NUMBERS),
+            self._table(short, "kind", *_NUMBERS),
+            self._table(short, *_NUMBERS),
+            self._table(short, "binary_parameters", "real_parameters", "packed_bytes", "binary_macs"),
+        )
+
+    def _table(self, number: Callable[[int], str], *fields: str) -> Table:
+        titles = ["is"] if "kind" in fields else []
+        numbers = [name for name in fields if name in _NUMBERS]
+        table = new_table("layer", *titles, numbers=[_NUMBERS[name] for name in numbers])
         for row in (*self.rows, self.total):
-            name, kind, *numbers = astuple(row)
             if row.name == "total":
                 table.add_section()
-            table.add_row(*(Text(printable(word)) for word in (name, kind)), *(f"{n:,}" for n in numbers))
+            names = [row.name, row.kind][: 1 + len(titles)]
+            values = (number(getattr(row, name)) for name in numbers)
+            table.add_row(*(Text(printable(name)) for name in names), *values)
         return table
 
 

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from bnew.data.images import read_image
 from bnew.deploy.limits import BY_SIZE, Limits
-from bnew.display import Shown
+from bnew.display import Shown, new_table
 from bnew.errors import BnewError, is_whole
 from bnew.process import cores
 from bnew.text import printable
@@ -249,9 +249,7 @@ class Timings(Shown):
     rows: tuple[Timing, ...]
 
     def __rich__(self) -> Table:
-        table = Table("", "threads", "images at once", "median ms", "images a second")
-        for column in table.columns[1:]:
-            column.justify = "right"
+        table = new_table("", numbers=("threads", "images at once", "median ms", "images a second"))
         for row in self.rows:
             milliseconds, rate = f"{row.seconds * 1e3:.3f}", f"{row.batch / row.seconds:,.0f}"
             table.add_row(row.runtime, str(row.threads), str(row.batch), milliseconds, rate)

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 from torch import Tensor, nn
 
@@ -21,7 +20,7 @@ from bnew.deploy.inference import engine_errors, load_engine
 from bnew.deploy.limits import BY_SIZE, Limits
 from bnew.deploy.trained import as_run, load
 from bnew.deploy.watching import aligned, watching
-from bnew.display import Shown
+from bnew.display import Shown, new_table
 from bnew.errors import BnewError, kind_of
 from bnew.packing.file import PackedFile
 from bnew.packing.rows import Takes
@@ -83,15 +82,13 @@ class Verification(Shown):
         return not self.problems
 
     def __rich__(self) -> Group:
-        layers = Table(title=f"binary layers, {self.sample} images")
-        for title in ("layer", "integers", "wrong", "signs", "flipped by rounding"):
-            layers.add_column(title, justify="left" if title == "layer" else "right")
+        counts = ("integers", "wrong", "signs", "flipped by rounding")
+        layers = new_table("layer", numbers=counts, title=f"binary layers, {self.sample} images")
         for layer in self.layers:
             numbers = (layer.integers, layer.wrong, layer.signs, layer.flipped)
             layers.add_row(Text(printable(layer.name)), *(f"{number:,}" for number in numbers))
-        whole = Table(title=f"the whole network, {self.images:,} images")
-        for title in ("", "PyTorch", "packed"):
-            whole.add_column(title, justify="right" if title else "left")
+        title = f"the whole network, {self.images:,} images"
+        whole = new_table("", numbers=("PyTorch", "packed"), title=title)
         whole.add_row("accuracy", *(f"{hits / self.images:.2%}" for hits in self.hits))
         whole.add_row("same class", "", f"{1 - self.disagreements / self.images:.2%}")
         whole.add_row("logits differ by, median", "", f"{self.median_difference:.2g}")

@@ -16,7 +16,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from bnew.display import Line
+from bnew.display import Fitting, Line, new_table
 from bnew.errors import BnewError
 from bnew.packing.rows import Argument, Takes
 from bnew.packing.vocabulary import OPERATORS, STEPS
@@ -222,22 +222,7 @@ class PackedFile(Line):
         )
 
     def __rich__(self) -> Group:
-        table = Table("node", "is", "then")
-        for title in ("result", "binary", "real", "bytes"):
-            table.add_column(title, justify="right")
-        for row in self.nodes:
-            numbers = (row.binary_weights, row.real_numbers, row.bytes)
-            shape = "×".join(map(str, row.shape))
-            table.add_row(
-                Text(printable(row.name)),
-                Text(printable(row.op)),
-                Text(printable(row.steps)),
-                shape,
-                *(f"{n:,}" if n else "" for n in numbers),
-            )
         binary, real = self._weights
-        table.add_section()
-        table.add_row("total", "", "", "", f"{binary:,}", f"{real:,}", f"{self.tensor_bytes:,}")
         facts = Table.grid(padding=(0, 2))
         channels, height, width = self.input_shape
         normalised = "mean" in self.graph["input"]
@@ -255,7 +240,24 @@ class PackedFile(Line):
         as_float = 4 * (binary + real)
         times = f", {as_float / self.file_bytes:.1f} times smaller than in float32" if as_float else ""
         facts.add_row("file", f"{self.file_bytes:,} bytes{times}")
-        return Group(table, facts)
+        ways = (self._table(), self._table(joined=True), self._table(joined=True, counts=False))
+        return Group(Fitting(*ways), "", facts)
+
+    def _table(self, joined: bool = False, counts: bool = True) -> Table:
+        """A row per node; ``joined``: what it is and what follows in one column, which wraps."""
+        texts = ["node", *(["is, then"] if joined else ["is", "then"])]
+        table = new_table(*texts, numbers=("result", *(["binary", "real"] if counts else []), "bytes"))
+        if joined:
+            table.columns[1].max_width = 26
+        for row in self.nodes:
+            does = [f"{row.op}, {row.steps}" if row.steps else row.op] if joined else [row.op, row.steps]
+            numbers = (*([row.binary_weights, row.real_numbers] if counts else []), row.bytes)
+            words = (Text(printable(word)) for word in (row.name, *does))
+            table.add_row(*words, "×".join(map(str, row.shape)), *(f"{n:,}" if n else "" for n in numbers))
+        table.add_section()
+        totals = (*(self._weights if counts else ()), self.tensor_bytes)
+        table.add_row("total", *[""] * len(texts), *(f"{n:,}" for n in totals))
+        return table
 
 
 def read_packed(path: str | Path) -> PackedFile:
