@@ -3,7 +3,16 @@ PYTHON ?= python3
 BIN = .venv/bin
 ENGINE = $(shell find engine/CMakeLists.txt engine/pyproject.toml engine/cpp engine/src -type f -not -name '*.pyc')
 
-.PHONY: demo test lint docs bench sanitize clean
+help:
+	@echo "make demo      digits: every method trained and compared, the best packed and timed (5 minutes)"
+	@echo "make test      all tests, of bnew and of the engine"
+	@echo "make lint      ruff, mypy and clang-format"
+	@echo "make docs      the documentation as a site, with its links checked"
+	@echo "make bench     speed beside real alternatives"
+	@echo "make sanitize  the engine's tests with the sanitizers of GCC"
+	@echo "make clean     remove .venv and what was built"
+
+.PHONY: help demo test lint docs bench sanitize clean
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -56,7 +56,9 @@ def sentence(bnew: Cli) -> Callable[..., str]:
     return run
 
 
-@pytest.mark.parametrize("words", ["", "--help", "--version", *(f"{name} --help" for name in COMMANDS)])
+@pytest.mark.parametrize(
+    "words", ["", "--help", "--version", "models", *(f"{name} --help" for name in COMMANDS)]
+)
 def test_loads_no_torch(words: str) -> None:
     code = f"from bnew.cli import main; main({words.split()})" if words else "import bnew"
     script = f"import sys\ntry:\n {code}\nexcept SystemExit: pass\nsys.exit('torch' in sys.modules)"
@@ -178,7 +180,10 @@ def test_eval_finds_the_data(bnew: Cli, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_models_and_summary(bnew: Cli) -> None:
-    assert bnew("models")[:2] == (0, "\n".join(list_models()) + "\n")
+    code, out, _ = bnew("models")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines() if "×" in line][:-1] == list_models()
+    assert "reactnet18    3×224×224   4.26M   1.68G   138M  65.5 % ImageNet, arXiv:2003.03488" in out
     code, out, _ = bnew("summary birealnet20 --in-channels 1")
     assert code == 0
     assert str(summary(create_model("birealnet20", in_channels=1), (1, 32, 32))) in out

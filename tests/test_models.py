@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+import bnew
 from bnew import BnewError, binary_parameters, create_model, list_models
 from bnew.layers import BinaryConv2d, BinaryLinear, ChannelScale, RPReLU, RSign
 from bnew.models.birealnet import BinaryBlock
+from bnew.registry import MODELS
 
 # name → parameters, binary ones; those of the paper's student and of ReActNet-A are published
 COUNTS = {
@@ -30,6 +32,16 @@ def count(parameters: Any) -> int:
 
 def test_every_model_is_counted() -> None:
     assert list_models() == sorted(COUNTS)
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_what_is_known_without_building_a_model(name: str) -> None:
+    facts = MODELS[name].facts
+    assert facts is not None
+    total = bnew.summary(create_model(name, num_classes=facts.classes), facts.image_size).total
+    assert (facts.packed_bytes, facts.binary_macs, facts.real_macs) == (
+        total.packed_bytes, total.binary_macs, total.real_macs,
+    )  # fmt: skip
 
 
 def test_models_by_pattern() -> None:

@@ -91,12 +91,26 @@ class MethodRow:
 
 
 @dataclass(frozen=True)
+class ModelFacts:
+    """What is known of an architecture without building it; a test computes the numbers by `bnew.summary`."""
+
+    image_size: int
+    classes: int
+    packed_bytes: int
+    binary_macs: int
+    real_macs: int
+    published: str = ""
+    """The best published accuracy, of what, and where."""
+
+
+@dataclass(frozen=True)
 class ModelRow:
     """An architecture."""
 
     make: str | Callable[..., nn.Module]
     options: Mapping[str, Any] = field(default_factory=dict)
     """Defaults of this name, in place of those of the class."""
+    facts: ModelFacts | None = field(default=None, metadata=_SHOWN)
 
     def load(self) -> Callable[..., nn.Module]:
         """The class or function."""
@@ -225,14 +239,39 @@ METHODS: dict[str, MethodRow] = {
 # What trains an ordinary network, such as a teacher.
 NO_METHOD = MethodRow("bnew.methods.base:Binarizer", "real network", "#a0793d", phase=1)
 
+_BNEW_CIFAR100 = "55.1 % CIFAR-100 validation, BNEW"
 MODELS: dict[str, ModelRow] = {
-    "birealnet8": ModelRow("bnew.models.birealnet:BiRealNet", {"blocks": 2}),
-    "birealnet20": ModelRow("bnew.models.birealnet:BiRealNet", {"blocks": 6}),
-    "reactnet18": ModelRow("bnew.models.reactnet:ReActNet18"),
-    "reactnet_a": ModelRow("bnew.models.reactnet:ReActNetA"),
-    "resnet18": ModelRow("bnew.models.resnet:resnet18"),
-    "resnet34": ModelRow("bnew.models.resnet:resnet34"),
-    "wideresnet22": ModelRow("bnew.models.wideresnet:WideResNet", {"blocks": 3}),
+    "birealnet8": ModelRow(
+        "bnew.models.birealnet:BiRealNet", {"blocks": 2}, ModelFacts(32, 10, 30_888, 2_949_120, 508_544)
+    ),
+    "birealnet20": ModelRow(
+        "bnew.models.birealnet:BiRealNet",
+        {"blocks": 6},
+        ModelFacts(32, 10, 67_752, 10_027_008, 508_544, _BNEW_CIFAR100),
+    ),
+    "reactnet18": ModelRow(
+        "bnew.models.reactnet:ReActNet18",
+        facts=ModelFacts(
+            224, 1000, 4_264_352, 1_676_279_808, 137_793_536, "65.5 % ImageNet, arXiv:2003.03488"
+        ),
+    ),
+    "reactnet_a": ModelRow(
+        "bnew.models.reactnet:ReActNetA",
+        facts=ModelFacts(
+            224, 1000, 7_893_280, 4_816_896_000, 11_862_016, "70.5 % ImageNet, arXiv:2106.11309"
+        ),
+    ),
+    "resnet18": ModelRow(
+        "bnew.models.resnet:resnet18",
+        facts=ModelFacts(224, 1000, 46_758_048, 0, 1_814_073_344, "69.8 % ImageNet, torchvision"),
+    ),
+    "resnet34": ModelRow(
+        "bnew.models.resnet:resnet34",
+        facts=ModelFacts(224, 1000, 87_190_688, 0, 3_663_761_408, "73.3 % ImageNet, torchvision"),
+    ),
+    "wideresnet22": ModelRow(
+        "bnew.models.wideresnet:WideResNet", {"blocks": 3}, ModelFacts(32, 10, 1_089_128, 0, 40_813_184)
+    ),
 }
 
 DATASETS: dict[str, DatasetRow] = {

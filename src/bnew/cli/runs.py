@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import tyro
+from rich.text import Text
 
 from bnew.cli.arguments import (
     ExperimentArgument,
@@ -22,12 +23,12 @@ from bnew.cli.arguments import (
     RunArguments,
 )
 from bnew.cli.output import as_json, check_format, put, say_broken
-from bnew.display import show
+from bnew.display import new_table, short, show
 from bnew.errors import BnewError
 from bnew.experiments.plan import plan
 from bnew.process import is_first_process
 from bnew.references import TORCHVISION, is_reference
-from bnew.registry import METHODS, method_row, model_to_build
+from bnew.registry import METHODS, MODELS, method_row, model_to_build
 from bnew.text import printable
 
 logger = logging.getLogger("bnew")
@@ -263,14 +264,23 @@ def summary(
 
 
 def models() -> int:
-    """List the networks that are registered.
+    """List the networks that are registered: size as a packed file, work for an image, published accuracy.
 
     Besides, wherever a model is named: timm:NAME and torchvision:NAME are networks of these libraries, and
     package.module:factory is a function of your own.
     """
-    from bnew.models import list_models
-
-    print("\n".join(list_models()))
+    numbers = ("input", "packed\nbytes", "binary\nMACs", "real\nMACs")
+    table = new_table("network", numbers=numbers)
+    table.add_column("published top-1")
+    for name, row in sorted(MODELS.items()):
+        facts = row.facts
+        if facts is None:
+            table.add_row(Text(printable(name)), *"––––", "–")
+            continue
+        counts = map(short, (facts.packed_bytes, facts.binary_macs, facts.real_macs))
+        table.add_row(name, f"3×{facts.image_size}×{facts.image_size}", *counts, facts.published or "–")
+    show(table)
+    print("MACs: multiply-accumulates. For 10 classes at 32×32, for 1,000 at 224×224.")
     return 0
 
 
