@@ -30,6 +30,7 @@ demo: .venv/engine
 	$(BIN)/bnew pack runs/demo runs/demo/best.bnew
 	$(BIN)/bnew verify runs/demo/best.bnew runs/demo
 	$(BIN)/bnew bench runs/demo/best.bnew --run runs/demo
+	$(BIN)/bnew report runs/demo --out runs/demo
 
 test: .venv/engine
 	$(BIN)/pytest --numprocesses auto --dist worksteal

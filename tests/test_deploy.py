@@ -33,9 +33,11 @@ from bnew.deploy.onnx import export_onnx
 from bnew.deploy.pack_run import pack_run
 from bnew.deploy.verify import Verification, most_disagreements, verify
 from bnew.packing.file import PackedFile
+from bnew.results.packed import packed_of
 from bnew.results.run import Run
 from bnew.training.evaluation import load_run
 from bnew.training.loop import train
+from bnew.training.provenance import cpu_name
 
 
 @pytest.fixture(scope="session")
@@ -402,7 +404,9 @@ def test_a_thin_image_is_named(tmp_path: Path) -> None:
         read_image(path, "RGB", (224, 224))
 
 
-def test_bench(engine: Any, cli: Any, packed: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bench(
+    engine: Any, cli: Any, packed: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = bench(packed, threads=2, batch=3, seconds=0.001).rows
     assert [(row.threads, row.batch) for row in rows] == [(1, 1), (1, 3), (2, 1), (2, 3)]
     assert all(row.seconds > 0 for row in rows)
@@ -414,9 +418,15 @@ def test_bench(engine: Any, cli: Any, packed: Path, run: Run, monkeypatch: pytes
     assert "images a second" in out
     assert engine.isa() in out
     monkeypatch.setattr("bnew.training.run_data.load_data", None)  # a network is all it takes
-    code, out, _ = cli("bench", packed, "--run", run.path)
+    file = tmp_path / "model.bnew"
+    size = pack_run(run, file, MACHINE).file_bytes
+    assert packed_of(run)["bytes"] == size == file.stat().st_size
+    assert "seconds_per_image" not in packed_of(run)
+    code, out, _ = cli("bench", file, "--run", run.path)
     assert code == 0
     assert "PyTorch" in out
+    assert packed_of(run)["seconds_per_image"] > 0
+    assert packed_of(run)["cpu"] == cpu_name()
 
 
 def test_limits_on_the_command_line(engine: Any, cli: Any, packed: Path, run: Run, tmp_path: Path) -> None:

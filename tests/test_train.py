@@ -56,7 +56,7 @@ from bnew.training.evaluation import Meter, evaluate, evaluate_run
 from bnew.training.loop import Trainer, train
 from bnew.training.machine import Machine, make_fabric
 from bnew.training.networks import build_model, load_model, load_weights
-from bnew.training.provenance import BYSTANDERS, code_hash, conditions, used_modules
+from bnew.training.provenance import BYSTANDERS, code_hash, conditions, environment, used_modules
 
 # Four epochs, frozen after two: every method, optimizer and schedule.
 RECIPES = {
@@ -714,6 +714,23 @@ def test_memory_is_kept_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
     make_fabric(Machine(device="cpu"))
     assert os.environ["THP_MEM_ALLOC_ENABLE"] == "0"
+
+
+@pytest.mark.parametrize(
+    ("argv", "command"),
+    [
+        (["/usr/bin/bnew", "train", "--out", "my run"], "bnew train --out 'my run'"),
+        (["/home/me/bnew/__main__.py", "models"], "python -m bnew models"),
+        (["train.py", "--lr", "1"], None),  # what it calls is not known
+        (["/site-packages/ray/default_worker.py"], None),
+        ([], None),
+    ],
+)
+def test_the_command_line_is_recorded(
+    monkeypatch: pytest.MonkeyPatch, argv: list[str], command: str | None
+) -> None:
+    monkeypatch.setattr("sys.argv", argv)
+    assert environment(make_fabric(MACHINE))["command"] == command
 
 
 # Callbacks

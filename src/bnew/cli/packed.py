@@ -30,6 +30,9 @@ def pack(run: RunArgument, file: FileArgument, /, half: bool = False, data_dir: 
 
     best = best_run(run)
     packed = pack_run(best, file, Machine(data_dir=data_dir, device="cpu"), half=half)
+    if best.path != run:
+        accuracy = f"{best.summary['val_accuracy']:.2%} validation accuracy"
+        print(printable(f"best network below {run}: {best.path} ({accuracy})"))
     sizes = f"{packed.file_bytes:,} bytes, {packed.header_bytes:,} of them the header"
     print(printable(f"{file}: {best.path} in {sizes}"))
     return 0
@@ -148,17 +151,25 @@ def bench(
         limits: what the file may ask for.
         threads: the largest number of threads; 0: one per core.
         batch: the number of images in a batch.
-        run: the run that it was packed from: time it in PyTorch too, in turns with the file.
+        run: the run that it was packed from: time it in PyTorch too, in turns with the file. The time for one
+            image is recorded there, for `bnew report`.
     """
     from bnew.deploy.inference import bench as measure
 
-    model = None
+    best = model = None
     if run is not None:
         from bnew.packing.file import PackedFile
         from bnew.results.groups import best_run
         from bnew.training.networks import load_model
 
-        packed = PackedFile.read(file)
-        model = load_model(best_run(run), packed.output_shape[0], packed.input_shape[0])
-    show(measure(file, threads, batch, model, limits=limits))
+        packed, best = PackedFile.read(file), best_run(run)
+        model = load_model(best, packed.output_shape[0], packed.input_shape[0])
+    timings = measure(file, threads, batch, model, limits=limits)
+    show(timings)
+    one = next((t for t in timings.rows if (t.threads, t.batch) == (1, 1)), None)
+    if best is not None and one is not None:
+        from bnew.results.packed import record_time
+        from bnew.training.provenance import cpu_name
+
+        record_time(best, file, one.seconds, cpu_name())
     return 0

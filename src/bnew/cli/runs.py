@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
@@ -90,7 +90,6 @@ def reproduce(
         address: address of the Ray cluster; default: Ray on this machine only.
     """
     from bnew.experiments import launch
-    from bnew.results.report import write_report
     from bnew.results.run import Run
 
     if model is not None:
@@ -122,9 +121,7 @@ def reproduce(
     if not is_first_process():
         return code
     if any(Run(out / stage.name).done for stage in stages):
-        for path in write_report([out], out):
-            logger.info("wrote %s", path)
-        print((out / "report.md").read_text())
+        _report([out], out)
     for name, why in failed.items():
         print(printable(f"bnew: {name} did not finish: {why}"), file=sys.stderr)
     if failed:
@@ -289,14 +286,22 @@ def report(
     /,
     out: Path = Path("."),
 ) -> int:
-    """Write a table and pictures of finished runs, as Markdown and as one HTML page.
+    """Print a table of finished runs, and write it with pictures, as Markdown and as one HTML page.
 
     Args:
         runs: folders of runs, or folders above them.
         out: folder in which to write report.md and report.html.
     """
-    from bnew.results.report import write_report
-
-    for path in write_report(runs, out):
-        print(printable(path))
+    _report(runs, out)
     return 0
+
+
+def _report(runs: Sequence[Path], out: Path) -> None:
+    """Write the report, and print its table and where it is."""
+    from bnew.results.report import compared, write_report
+
+    paths = write_report(runs, out)
+    show(compared(runs))
+    print()
+    for path in paths:
+        print(printable(path))

@@ -11,12 +11,15 @@ from bnew.errors import BnewError
 from bnew.layers import binary_parameters
 from bnew.packing.file import PackedFile
 from bnew.packing.packer import pack
+from bnew.results.packed import record_packed
 from bnew.results.run import Run
 from bnew.training.machine import Machine
 
 
 def pack_run(run: Run, path: str | Path, machine: Machine, *, half: bool = False) -> PackedFile:
     """Pack the best weights of a run by :func:`pack`, with mean, std, size and classes of its images.
+
+    The size of the file is recorded in the run's folder, for its report.
 
     The images are needed only for a run of an earlier version of bnew, which did not record these.
 
@@ -30,7 +33,7 @@ def pack_run(run: Run, path: str | Path, machine: Machine, *, half: bool = False
             f"{run.path} is a run of {which}, whose weights are real: pack one of phase 2 that starts from "
             f"it, such as of bnew train --method bnew --init {run.path}"
         )
-    return pack(
+    packed = pack(
         model,
         torch.zeros(1, *prepared.size),
         path,
@@ -40,3 +43,5 @@ def pack_run(run: Run, path: str | Path, machine: Machine, *, half: bool = False
         classes=prepared.classes,
         half=half,
     )
+    record_packed(run, Path(path), packed.file_bytes)
+    return packed

@@ -45,7 +45,7 @@ def unfinished_runs(roots: Iterable[str | Path]) -> list[Run]:
 
 
 def best_run(path: str | Path) -> Run:
-    """The run at ``path``, or else the one below it with the best validation accuracy.
+    """The run at ``path``, or else the one below it that :func:`best_of` chooses.
 
     Below a folder, only finished runs whose weights end binary count: no teachers, no phase 1.
 
@@ -58,7 +58,25 @@ def best_run(path: str | Path) -> Run:
     binary = [found for found in find_runs([path]) if found.recipe.ends_binary]
     if not binary:
         raise BnewError(f"no finished run below {path} has binary weights: run phase 2 first")
-    return max(binary, key=lambda found: float(found.summary["val_accuracy"]))
+    return best_of(binary)
+
+
+def best_of(runs: Sequence[Run]) -> Run:
+    """The run with the best validation accuracy; of several, the one with the lowest validation loss.
+
+    The test images have no part in it.
+    """
+
+    def rank(run: Run) -> tuple[float, float]:
+        best = str(run.summary.get("best_epoch"))
+        losses = [row.get("val_loss") for row in run.rows() if row.get("epoch") == best]
+        try:
+            loss = float(losses[0] or "inf") if losses else math.inf
+        except ValueError:  # a damaged table
+            loss = math.inf
+        return float(run.summary["val_accuracy"]), -loss
+
+    return max(runs, key=rank)
 
 
 @dataclass(frozen=True)

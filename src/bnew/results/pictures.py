@@ -58,9 +58,24 @@ def _finite(text: object) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def epochs_before(run: Run) -> int:
+    """The epochs of the runs that ``run`` starts from, such as phase 1; those that are not there are 0."""
+    epochs, seen = 0, {run.path.resolve()}
+    while run.recipe.init is not None:
+        run = Run(run.path / run.recipe.init)
+        if not run.done or run.path.resolve() in seen:
+            break
+        seen.add(run.path.resolve())
+        epochs += run.epochs
+    return epochs
+
+
 @dataclass(frozen=True)
 class _Curve:
-    """A value by epoch, from 1: mean, minimum and maximum over the runs that have it in that epoch."""
+    """A value by epoch, from 1: mean, minimum and maximum over the runs that have it in that epoch.
+
+    The epochs go on where those of the run end that this one starts from.
+    """
 
     epochs: list[int]
     mean: list[float]
@@ -71,9 +86,10 @@ class _Curve:
 def _curve(group: Group, key: str) -> _Curve:
     by_epoch: dict[int, list[float]] = {}
     for run in group.runs:
+        before = epochs_before(run)
         for epoch, values in _numbers(run, "metrics").items():
             if key in values:
-                by_epoch.setdefault(epoch + 1, []).append(values[key])
+                by_epoch.setdefault(before + epoch + 1, []).append(values[key])
     points = sorted(by_epoch.items())
     return _Curve(
         [epoch for epoch, _ in points],
@@ -178,10 +194,12 @@ def _histograms(groups: Sequence[Group]) -> Picture | None:
         for ax, (group, shares) in zip(axes, shown, strict=False):
             _draw_ridges(ax, shares, color_of(group))
             ax.set_title(label(group), color=color_of(group), fontsize=10, loc="left")
-            if ax.get_subplotspec().is_first_col():
-                ax.set_ylabel("epoch")
         for ax in axes[len(shown) :]:
             ax.remove()
+        for ax in axes[: len(shown)][-columns:]:
+            ax.tick_params(axis="x", labelbottom=True)
+        figure.supxlabel("weight", fontsize=10, color=INK)
+        figure.supylabel("epoch", fontsize=10, color=INK)
 
     caption = (
         "Histograms of the binary layers' weights as they move to ±1: one line per epoch, the first on top. "
@@ -228,18 +246,32 @@ def _draw_curves(ax: Axes, curves: Sequence[tuple[Group, _Curve]], scale: float 
         style = LINES[colors[:i].count(color) % len(LINES)]
         ax.plot(curve.epochs, mean, style, color=color, lw=1.6, marker="o" if len(mean) == 1 else None)
         ax.fill_between(curve.epochs, low, high, color=color, alpha=0.2, lw=0)
-    ax.set_xlabel("epoch")
+    starts = {curve.epochs[0] for _, curve in curves} - {min(curve.epochs[0] for _, curve in curves)}
+    for start in starts:  # of phase 2
+        ax.axvline(start - 0.5, color=INK, lw=0.8, ls=(0, (2, 3)))
+    ax.set_xlabel("epoch, from the start of phase 1" if starts else "epoch")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.margins(x=0.01)
     ax.grid(axis="y", color=INK, alpha=0.2, lw=0.6)
 
 
 def _label_ends(ax: Axes, curves: Sequence[tuple[Group, _Curve]], scale: float = 1.0) -> None:
-    """Write each group's label at the right, as near to the end of its line as the other labels allow."""
+    """Write each group's label at the right, as near to the end of its line as the other labels allow.
+
+    That of a line which ends before others begin, such as phase 1, is written above the picture.
+    """
     to_fraction = ax.transData + ax.transAxes.inverted()
-    heights = [to_fraction.transform((curve.epochs[-1], scale * curve.mean[-1]))[1] for _, curve in curves]
-    for (group, _), y in zip(curves, _spread(heights, gap=0.08), strict=True):
+    last_start = max(curve.epochs[0] for _, curve in curves)
+    later = [(group, curve) for group, curve in curves if curve.epochs[-1] >= last_start]
+    heights = [to_fraction.transform((curve.epochs[-1], scale * curve.mean[-1]))[1] for _, curve in later]
+    for (group, _), y in zip(later, _spread(heights, gap=0.08), strict=True):
         ax.text(1.02, y, label(group), color=color_of(group), transform=ax.transAxes, va="center")
+    earlier = [(group, curve) for group, curve in curves if curve.epochs[-1] < last_start]
+    for number, (group, curve) in enumerate(earlier):
+        x = to_fraction.transform((curve.epochs[0], 1))[0]
+        ax.text(
+            x, 1.03 + 0.08 * number, label(group), color=color_of(group), transform=ax.transAxes, va="bottom"
+        )
 
 
 def _spread(heights: Sequence[float], gap: float) -> list[float]:
@@ -256,9 +288,13 @@ def _spread(heights: Sequence[float], gap: float) -> list[float]:
 
 
 def _shares(run: Run) -> dict[int, list[float]]:
-    """Epoch, from 1 → share of the weights in each bin of [-1, 1], for up to RIDGES evenly spread epochs."""
+    """Epoch, as in :class:`_Curve` → share of the weights in each bin of [-1, 1].
+
+    For up to RIDGES evenly spread epochs.
+    """
+    before = epochs_before(run)
     counts = {
-        epoch + 1: [row[f"bin{i}"] for i in range(len(row))]
+        before + epoch + 1: [row[f"bin{i}"] for i in range(len(row))]
         for epoch, row in _numbers(run, "histogram").items()
         if set(row) == {f"bin{i}" for i in range(len(row))} and sum(row.values()) > 0
     }
@@ -279,7 +315,5 @@ def _draw_ridges(ax: Axes, shares: dict[int, list[float]], color: str) -> None:
         ax.stairs(heights, edges, baseline=base, fill=True, fc=to_rgba(color, 0.35), ec=color, lw=0.9)
     ax.set_yticks([-0.75 * i for i in range(len(epochs))], [str(epoch) for epoch in epochs])
     ax.tick_params(axis="y", length=0)
-    ax.tick_params(axis="x", labelbottom=True)
     ax.spines["left"].set_visible(False)
     ax.set_xticks([-1, 0, 1], ["−1", "0", "1"])
-    ax.set_xlabel("weight")

@@ -7,11 +7,11 @@ metrics.csv        one row per epoch
 layers.csv         one row per epoch and binary layer
 histogram.csv      one row per epoch: the number of weights in each of 40 equal bins of [-1, 1]
 events.*           the same for TensorBoard
-last.pt            the checkpoint to resume from, with a checksum
-previous.pt        the checkpoint before it, in case last.pt is damaged or deleted
+last.pt            the checkpoint to resume from, with a checksum; previous.pt is the one before it
 best.safetensors   the weights of the best epoch, at the values that were validated
 previous_best.safetensors  those of the best epoch before it, to which previous.pt may belong
 summary.json       the result; written when the run is done
+packed.json        what was packed from it, see :mod:`bnew.results.packed`
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -42,6 +43,7 @@ def environment(fabric: Fabric) -> dict[str, Any]:
     return {
         "bnew": __version__,
         "commit": _commit(),
+        "command": _command(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "platform": platform.platform(),
@@ -217,6 +219,13 @@ def _plain(node: Any) -> Any:
         return node
     fields = ((name, _plain(value)) for name, value in ast.iter_fields(node) if value not in (None, []))
     return (type(node).__name__, *fields)
+
+
+def _command() -> str | None:
+    """The command line of this process, if it is bnew's; a process that bnew starts has the same."""
+    program, *words = sys.argv or [""]
+    name = {"bnew": "bnew", "__main__.py": "python -m bnew"}.get(Path(program).name)
+    return None if name is None else f"{name} {shlex.join(words)}"
 
 
 def _commit() -> str | None:
