@@ -46,7 +46,7 @@ FIELDS = {
     "log_softmax": set(),
 }
 FIELDS["binary_conv"] = FIELDS["conv"]
-OPTIONAL = {"binary_conv": {"pad_value"}, "pad": {"value"}}
+OPTIONAL = {"binary_conv": {"pad_value"}, "pad": {"value"}, "rearrange": {"like"}}
 # What a step has: the name of a tensor or of a value, two bounds, or nothing.
 STEPS = {
     "scale": "T",
@@ -123,7 +123,8 @@ def check(graph: dict[str, Any], tensors: dict[str, Array]) -> None:
     """Every field is known, every name is given before it is used, and real where real is needed."""
     assert set(graph) - {"classes"} in ({"input", "nodes", "output"}, {"input", "nodes", "outputs"})
     image = graph["input"]
-    assert set(image) - {"mean", "std", "resize"} == {"name", "shape"}
+    assert set(image) - {"mean", "std", "resize", "any_size"} == {"name", "shape"}
+    assert image.get("any_size", True) is True
     assert ("mean" in image) == ("std" in image)
     if "resize" in image:
         assert all(a >= b for a, b in zip(image["resize"], image["shape"][1:], strict=True))
@@ -181,6 +182,52 @@ def check(graph: dict[str, Any], tensors: dict[str, Array]) -> None:
     assert len(names) in (0, len(outputs_of(graph)))
 
 
+def places(size: int, before: int, after: int, node: dict[str, Any], axis: int) -> int:
+    """How many windows a pool has along an axis, counted one by one."""
+    reach = node.get("dilation", [1, 1])[axis] * (node["kernel"][axis] - 1) + 1
+    step, count = node["stride"][axis], 0
+    while count * step + reach <= before + size + after:
+        count += 1
+    if node["size"] == "ceil":  # one more, if some places are left, and it does not begin behind the image
+        left = before + size + after - ((count - 1) * step + reach)
+        count += left > 0 and count * step < before + size
+        count -= left <= 0 and (count - 1) * step >= before + size
+    return count
+
+
+def with_sizes(
+    node: dict[str, Any], shape: tuple[int, ...], shapes: dict[str, tuple[int, ...]]
+) -> dict[str, Any]:
+    """The node with numbers in place of what follows from the sizes of values, (C, H, W)."""
+    if node["op"] == "rearrange":
+        _, height, width = shapes[node["like"]] if "like" in node else shape
+
+        def number(rule: Any) -> Any:
+            return rule[0] * height ** rule[1] * width ** rule[2] if isinstance(rule, list) else rule
+
+        lists = {field: [number(rule) for rule in node[field]] for field in ("shape", "sizes", "strides")}
+        return {**node, **lists, "offset": number(node["offset"])}
+    size: Any = node.get("size")
+    if node["op"] in ("max_pool", "avg_pool") and isinstance(size, str):
+        assert size in ("floor", "ceil")
+        top, left, bottom, right = node["padding"]
+        ends = [(top, bottom), (left, right)]
+        return {**node, "size": [places(shape[1 + a], *ends[a], node, a) for a in (0, 1)]}
+    if node["op"] in ("resize_nearest", "resize_bilinear"):
+        if isinstance(size, str):
+            size = shapes[size][1:]
+        elif isinstance(size, dict):
+            assert set(size) == {"times"}
+            size = [int(shape[1 + a] * size["times"][a]) for a in (0, 1)]
+        scale = node["scale"]
+        if scale == "size":
+            less = int(node.get("corners", False))
+            pairs = [(np.float32(shape[1 + a] - less), np.float32(size[a] - less)) for a in (0, 1)]
+            scale = [before / after if after else 0.0 for before, after in pairs]
+        return {**node, "size": list(size), "scale": scale}
+    return node
+
+
 def names_of(node: dict[str, Any]) -> list[str]:
     """The names of a node's inputs."""
     return node["inputs"] if "inputs" in node else [node["input"]] if "input" in node else []
@@ -195,6 +242,7 @@ def check_tidy(file: PackedFile) -> None:
         sign = node.get("sign", {})
         given |= {part["output"] for part in (node, sign) if "output" in part}
         used |= set(names_of(node))
+        used |= {node[field] for field in ("like", "size") if isinstance(node.get(field), str)}
         named |= {node["weight"]} if "weight" in node else set()
         named |= {name for key, name in sign.items() if key != "output"}
         for step in node.get("then", []):
@@ -379,18 +427,25 @@ class Reference:
         image = graph["input"]
         if x.dtype == np.uint8:
             x = ((x / 255 - image["mean"]) / image["std"]).transpose(0, 3, 1, 2)
-        assert list(x.shape[1:]) == image["shape"]
+        assert list(x.shape[1:]) == image["shape"] or (
+            image.get("any_size") and x.shape[1] == image["shape"][0]
+        )
         self.values = {image["name"]: x.astype(np.float32)}
         self.integers = {}
         self.images = len(x)
         for node in graph["nodes"]:
             self._run(node)
         if "outputs" in graph:
-            found = [self.values[each["value"]].reshape(len(x), *each["size"]) for each in graph["outputs"]]
+            found = [self._result(**each) for each in graph["outputs"]]
             if "name" in graph["outputs"][0]:
                 return {each["name"]: out for each, out in zip(graph["outputs"], found, strict=True)}
             return found if len(found) > 1 else found[0]
-        out = self.values[graph["output"]]
+        return self._result(graph["output"])
+
+    def _result(self, value: str, size: list[int] | None = None, name: str = "") -> Array:
+        out = self.values[value]
+        if size is not None:
+            return out.reshape(len(out), *size)
         return out[:, :, 0, 0] if out.shape[2:] == (1, 1) else out
 
     def _numbers(self, name: str, channels: int) -> Array:
@@ -414,6 +469,8 @@ class Reference:
     def _operate(self, node: dict[str, Any]) -> Array:
         inputs = [self.values[name].astype(np.float64) for name in names_of(node)]
         x = inputs[0] if inputs else np.empty(0)
+        if inputs:
+            node = with_sizes(node, x.shape[1:], {name: v.shape[1:] for name, v in self.values.items()})
         match node["op"]:
             case "conv":
                 return convolve(x, self.file.tensors[node["weight"]].astype(np.float64), node)

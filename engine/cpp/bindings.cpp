@@ -76,6 +76,10 @@ std::span<const uint8_t> bytes_of(const nb::bytes& content) {
     return {static_cast<const uint8_t*>(content.data()), content.size()};
 }
 
+bnew::ImageSize image_size(const std::tuple<int, int>& size) {
+    return {std::get<0>(size), std::get<1>(size)};
+}
+
 nb::tuple dimensions(const bnew::Dimensions& d) { return nb::make_tuple(d.channels, d.height, d.width); }
 
 }  // namespace
@@ -95,20 +99,21 @@ NB_MODULE(_engine, m) {
         .def(
             "__init__",
             [](bnew::Model* self, nb::bytes path, int threads, const std::string& isa, int64_t max_macs,
-               int64_t max_bytes) {
+               int64_t max_bytes, std::tuple<int, int> size) {
                 const std::string name(path.c_str(), path.size());
                 const nb::gil_scoped_release release;
-                new (self) bnew::Model(name, threads, isa, {max_macs, max_bytes});
+                new (self) bnew::Model(name, threads, isa, {max_macs, max_bytes}, image_size(size));
             },
-            "path"_a, "threads"_a, "isa"_a, "max_macs"_a, "max_bytes"_a)
+            "path"_a, "threads"_a, "isa"_a, "max_macs"_a, "max_bytes"_a, "size"_a)
         .def_static(
             "from_content",
-            [](nb::bytes content, int threads, const std::string& isa, int64_t max_macs, int64_t max_bytes) {
+            [](nb::bytes content, int threads, const std::string& isa, int64_t max_macs, int64_t max_bytes,
+               std::tuple<int, int> size) {
                 const auto bytes = bytes_of(content);
                 const nb::gil_scoped_release release;
-                return bnew::Model(bytes, threads, isa, {max_macs, max_bytes});
+                return bnew::Model(bytes, threads, isa, {max_macs, max_bytes}, image_size(size));
             },
-            "content"_a, "threads"_a, "isa"_a, "max_macs"_a, "max_bytes"_a)
+            "content"_a, "threads"_a, "isa"_a, "max_macs"_a, "max_bytes"_a, "size"_a)
         .def("run_floats", run<float>, "images"_a)
         .def("run_bytes", run<uint8_t>, "images"_a)
         .def("values", values, "image"_a)

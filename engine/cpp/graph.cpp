@@ -23,7 +23,9 @@ std::string to_string(const Shape& shape) {
            std::to_string(shape.width) + ")";
 }
 
-Graph Graph::read(const File& file, Budget& budget) { return GraphReader(file, budget).read(); }
+Graph Graph::read(const File& file, Budget& budget, const ImageSize& size) {
+    return GraphReader(file, budget, size).read();
+}
 
 Graph GraphReader::read() {
     const Json json = Json::parse(file_.graph());
@@ -56,9 +58,11 @@ void GraphReader::read_outputs(Fields& fields) {
         Output& output = add_output(entry.string("value"), where);
         if (entry.optional("name")) output.name = entry.string("name");
         if (!output.name.empty()) names.insert(output.name);
-        const auto size = entry.at("size").array(entry.what("size"));
-        expect(!size.empty() && size.size() <= kMostDimensions, entry.what("size") + " is empty or too long");
-        output.size = entry.integers("size", size.size(), 1);
+        if (const Json* size = entry.optional("size")) {
+            const size_t count = size->array(entry.what("size")).size();
+            expect(count > 0 && count <= kMostDimensions, entry.what("size") + " is empty or too long");
+            output.size = entry.integers("size", count, 1);
+        }
         int64_t count = 1;
         for (int n : output.size) count = std::min(count * n, kMostNumbers + 1);
         const Shape& shape = output.shape;
@@ -87,7 +91,18 @@ Output& GraphReader::add_output(const std::string& name, const std::string& wher
 void GraphReader::read_input(const Json& json) {
     Fields fields(json, "its graph's input");
     const auto shape = fields.integers("shape", 3, 1);
-    const Shape size{shape[0], shape[1], shape[2]};
+    Shape size{shape[0], shape[1], shape[2]};
+    const Json* any = fields.optional("any_size");
+    expect(!any || any->boolean(fields.what("any_size")), fields.what("any_size") + " must be true");
+    const int height = size.height, width = size.width;  // of the images that 'resize' is for
+    if (size_.height != 0 || size_.width != 0) {
+        expect(std::min(size_.height, size_.width) > 0 && std::max(size_.height, size_.width) <= kLargestSize,
+               "the input size must be a height and a width of at least 1");
+        const bool same = size_.height == height && size_.width == width;
+        expect(any || same, "it runs for images of " + std::to_string(height) + " x " +
+                                std::to_string(width) + " only: pack the network for any size");
+        size.height = size_.height, size.width = size_.width;
+    }
     budget_.set_input(size.channels, size.height, size.width);
     add_value(fields.string("name"), size, false, "its graph's input");
     const bool mean = fields.optional("mean"), std = fields.optional("std");
@@ -104,7 +119,7 @@ void GraphReader::read_input(const Json& json) {
     // The size to which image files are scaled. The engine itself does not read image files.
     if (fields.optional("resize")) {
         const auto resize = fields.integers("resize", 2, 1);
-        expect(resize[0] >= size.height && resize[1] >= size.width,
+        expect(resize[0] >= height && resize[1] >= width,
                "its graph's input has a 'resize' that is smaller than its 'shape'");
     }
     fields.done();

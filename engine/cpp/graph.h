@@ -74,8 +74,8 @@ struct Graph {
     std::vector<float> mean, std;  // both empty, or one per channel
     std::vector<std::string> classes;
 
-    // Throws Error.
-    static Graph read(const File& file, Budget& budget);
+    // `size` as for Model. Throws Error.
+    static Graph read(const File& file, Budget& budget, const ImageSize& size);
 };
 
 }  // namespace bnew

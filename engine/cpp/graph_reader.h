@@ -15,7 +15,8 @@ constexpr int64_t kMostNumbers = int64_t{1} << 31;  // of a value or of weights
 
 class GraphReader {
 public:
-    GraphReader(const File& file, Budget& budget) : file_(file), budget_(budget) {}
+    GraphReader(const File& file, Budget& budget, const ImageSize& size)
+        : file_(file), budget_(budget), size_(size) {}
 
     Graph read();
 
@@ -44,6 +45,7 @@ private:
 
     const File& file_;
     Budget& budget_;
+    const ImageSize size_;
     Graph graph_;
     std::map<std::string, int> names_;
 };

@@ -21,24 +21,25 @@ void check_threads(int threads) {
 
 }  // namespace
 
-Model::Model(const std::string& path, int threads, const std::string& instruction_set, const Limits& limits) {
+Model::Model(const std::string& path, int threads, const std::string& instruction_set, const Limits& limits,
+             const ImageSize& size) {
     check_threads(threads);
     choose_kernels(instruction_set);  // outside of the try: its error does not concern the file
     try {
-        *this = Model(Mapping(path).content(), threads, instruction_set, limits);
+        *this = Model(Mapping(path).content(), threads, instruction_set, limits, size);
     } catch (const Error& error) {
         throw Error(path + ": " + error.what());
     }
 }
 
 Model::Model(std::span<const uint8_t> content, int threads, const std::string& instruction_set,
-             const Limits& limits) {
+             const Limits& limits, const ImageSize& size) {
     check_threads(threads);
     const Kernels& kernels = choose_kernels(instruction_set);
     try {
         const File file(content);
         Budget budget(limits, file.size(), file.weights());
-        Graph graph = Graph::read(file, budget);
+        Graph graph = Graph::read(file, budget, size);
         impl_ = std::make_unique<Impl>(std::move(graph), kernels, threads, budget);
         impl_->json = file.graph();
         impl_->checksum = file.checksum();

@@ -48,8 +48,8 @@ VALUES: list[Any] = [
 def victim() -> Network:
     """A small network with every operator, every step and every kind of tensor."""
     random = np.random.default_rng(0)
-    network = Network((3, 8, 7), mean=[0.5, 0.4, 0.3], std=[0.25, 0.2, 0.3])
-    pool: dict[str, Any] = {"kernel": [2, 3], "stride": [2, 2], "padding": [1, 1, 0, 1], "size": [4, 4]}
+    network = Network((3, 8, 7), any_size=True, mean=[0.5, 0.4, 0.3], std=[0.25, 0.2, 0.3])
+    pool: dict[str, Any] = {"kernel": [2, 3], "stride": [2, 2], "padding": [1, 1, 0, 1], "size": "floor"}
     then = [{"scale": network.tensor([0.5])}, {"shift": network.tensor(quarters(random, 18))}]
     x = network.conv("input", quarters(random, 18, 3, 3, 3), padding=[1] * 4, then=then, sign={})
     then = [{"scale": network.tensor(quarters(random, 18), np.float16)}, {"add": x}]
@@ -87,16 +87,16 @@ def victim() -> Network:
     deep = network.node(
         "log_softmax", deep, then=[{"abs": {}}, {"log": {}}, {"sqrt": {}}, {"reciprocal": {}}]
     )
-    deep = network.node("resize_nearest", deep, size=[4, 4], scale=[1, 0.75])
-    turn: dict[str, Any] = {"sizes": [4, 4, 3, 6], "strides": [18, 72, 6, -1], "offset": 5}
-    deep = network.node("rearrange", deep, shape=[18, 4, 4], **turn)
+    deep = network.node("resize_nearest", deep, size={"times": [1, 1]}, scale=[1, 0.75])
+    turn: dict[str, Any] = {"sizes": [[1, 0, 1], 4, 3, 6], "strides": [18, [18, 1, 0], 6, -1], "offset": 5}
+    deep = network.node("rearrange", deep, shape=[18, 4, 4], like=even, **turn)
     places = network.tensor(quarters(random, 18, 4, 4))
     more = network.node("constant", None, weight=places, shape=[18, 4, 4], then=[{"add": deep}])
     scores = network.node("matmul", [deep, more], transposed=True)
     deep = network.node("matmul", [scores, deep], transposed=False)
     deep = network.node("pad", deep, padding=[1, 2, 0, 1], mode="circular")
     deep = network.node("pad", deep, padding=[1, 0, 0, 1], mode="constant", value=-1.5)
-    deep = network.node("resize_bilinear", deep, size=[4, 4], scale=[1.5, 2], corners=True)
+    deep = network.node("resize_bilinear", deep, size=even, scale="size", corners=True)
     flat = network.node("flatten", network.node("concat", [z, deep, even]))
     network.node("softmax", network.conv(flat, quarters(random, 5, 42 * 16, 1, 1)))
     network.graph["classes"] = ["ä", "b", "c", "d", "e"]

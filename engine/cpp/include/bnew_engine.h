@@ -25,6 +25,12 @@ struct Limits {
     int64_t max_bytes = 0;  // of the weights in memory, and of a run
 };
 
+// The size of images for which a network is loaded; zeros: the size for which it was packed. Another size
+// needs a file for images of any size (docs/format.md, "Other sizes").
+struct ImageSize {
+    int height = 0, width = 0;
+};
+
 // The instruction sets that this machine can run, the best first: of avx512_vpopcntdq, avx2, neon and scalar.
 std::vector<std::string> instruction_sets();
 
@@ -59,10 +65,10 @@ class Model {
 public:
     // Reads the file. `threads` includes the caller's thread. An empty `instruction_set` is the default one.
     explicit Model(const std::string& path, int threads = 1, const std::string& instruction_set = "",
-                   const Limits& limits = {});
+                   const Limits& limits = {}, const ImageSize& size = {});
     // The same from a file's content, which is not used after the call.
     explicit Model(std::span<const uint8_t> content, int threads = 1, const std::string& instruction_set = "",
-                   const Limits& limits = {});
+                   const Limits& limits = {}, const ImageSize& size = {});
     ~Model();
     Model(Model&&) noexcept;
     Model& operator=(Model&&) noexcept;

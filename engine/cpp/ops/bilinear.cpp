@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "families.h"
+#include "sizes.h"
 
 namespace bnew {
 namespace {
@@ -43,13 +44,13 @@ Axis axis_of(int size, int count, float scale, bool corners) {
 Shape read_resize_bilinear(GraphReader& reader, Fields& fields, Node& node) {
     const auto resize = std::make_shared<BilinearArguments>();
     node.arguments = resize;
-    const auto size = fields.integers("size", 2, 1);
-    resize->scale = fields.floats("scale", 2);
-    for (float scale : resize->scale)
-        expect(scale >= 0 && scale <= std::numeric_limits<float>::max(),
-               fields.what("scale") + " must be a number from 0 on");
     resize->corners = fields.at("corners").boolean(fields.what("corners"));
-    return {reader.input(node).channels, size[0], size[1]};
+    auto [result, scale] = read_resize(reader, fields, node, resize->corners);
+    resize->scale = std::move(scale);
+    for (float each : resize->scale)
+        expect(each >= 0 && each <= std::numeric_limits<float>::max(),
+               fields.what("scale") + " must be a number from 0 on");
+    return result;
 }
 
 void prepare_resize_bilinear(Planner& planner, Stage& stage, Node& node) {

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "families.h"
+#include "sizes.h"
 #include "window.h"
 
 namespace bnew {
@@ -47,6 +48,22 @@ void check_windows(int64_t size, int64_t before, int64_t kernel, int64_t stride,
 Shape read_size(GraphReader& reader, Fields& fields, const Node& node) {
     const auto size = fields.integers("size", 2, 1);
     return {reader.input(node).channels, size[0], size[1]};
+}
+
+// The size of a pool's result: `size` itself, or by its window if it is "floor" or "ceil".
+Shape read_size(GraphReader& reader, Fields& fields, const Node& node, const PoolArguments& pool) {
+    if (!fields.at("size").is(Json::Kind::string)) return read_size(reader, fields, node);
+    const std::string rounded = fields.string("size");
+    expect(rounded == "floor" || rounded == "ceil",
+           fields.what("size") + " must be [h, w], \"floor\" or \"ceil\"");
+    const Shape& in = reader.input(node);
+    const bool up = rounded == "ceil";
+    const int64_t height = windows_along(in.height, pool.padding.top, pool.padding.bottom, pool.kernel_y,
+                                         pool.stride_y, pool.dilation_y, up);
+    const int64_t width = windows_along(in.width, pool.padding.left, pool.padding.right, pool.kernel_x,
+                                        pool.stride_x, pool.dilation_x, up);
+    expect(height > 0 && width > 0, fields.where() + " has a window that is larger than its input");
+    return {in.channels, static_cast<int>(height), static_cast<int>(width)};
 }
 
 void check_windows(const Shape& in, const Shape& out, const PoolArguments& pool, const std::string& where) {
@@ -135,8 +152,8 @@ void prepare_windows(Planner& planner, Stage& stage, const Node& node, Pooling k
 Shape read_max_pool(GraphReader& reader, Fields& fields, Node& node) {
     const auto pool = std::make_shared<PoolArguments>();
     node.arguments = pool;
-    const Shape result = read_size(reader, fields, node);
     read_window(fields, *pool, true);
+    const Shape result = read_size(reader, fields, node, *pool);
     check_windows(reader.input(node), result, *pool, fields.where());
     return result;
 }
@@ -144,8 +161,8 @@ Shape read_max_pool(GraphReader& reader, Fields& fields, Node& node) {
 Shape read_avg_pool(GraphReader& reader, Fields& fields, Node& node) {
     const auto pool = std::make_shared<PoolArguments>();
     node.arguments = pool;
-    const Shape result = read_size(reader, fields, node);
     read_window(fields, *pool, false);
+    const Shape result = read_size(reader, fields, node, *pool);
     pool->count_padding = fields.at("count_padding").boolean(fields.what("count_padding"));
     check_windows(reader.input(node), result, *pool, fields.where());
     return result;
@@ -174,10 +191,10 @@ void prepare_adaptive_avg_pool(Planner& planner, Stage& stage, Node&) {
 Shape read_resize_nearest(GraphReader& reader, Fields& fields, Node& node) {
     const auto resize = std::make_shared<ResizeArguments>();
     node.arguments = resize;
-    const Shape result = read_size(reader, fields, node);
-    resize->scale = fields.floats("scale", 2);
-    for (float scale : resize->scale)
-        expect(scale > 0 && scale <= std::numeric_limits<float>::max(),
+    auto [result, scale] = read_resize(reader, fields, node, false);
+    resize->scale = std::move(scale);
+    for (float each : resize->scale)
+        expect(each > 0 && each <= std::numeric_limits<float>::max(),
                fields.what("scale") + " must be above 0");
     return result;
 }

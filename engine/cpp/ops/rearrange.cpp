@@ -7,6 +7,7 @@
 
 #include "families.h"
 #include "pixels.h"
+#include "sizes.h"
 
 namespace bnew {
 namespace {
@@ -59,10 +60,11 @@ std::vector<int32_t> numbers_of(const std::vector<Loop>& loops, int64_t offset, 
     return numbers;
 }
 
-std::vector<int64_t> read_integers(Fields& fields, const char* name, int64_t least, int64_t most) {
+std::vector<int64_t> read_wholes(Fields& fields, const char* name, const Shape& place, int64_t least,
+                                 int64_t most) {
     std::vector<int64_t> numbers;
     for (const Json& item : fields.at(name).array(fields.what(name)))
-        numbers.push_back(item.integer(fields.what(name), least, most));
+        numbers.push_back(read_whole(item, place, fields.what(name), least, most));
     return numbers;
 }
 
@@ -149,10 +151,15 @@ Shape read_rearrange(GraphReader& reader, Fields& fields, Node& node) {
     const auto made = std::make_shared<RearrangeArguments>();
     node.arguments = made;
     const Shape& in = reader.input(node);
-    const auto shape = fields.integers("shape", 3, 1);
-    const auto sizes = read_integers(fields, "sizes", 1, kMostNumbers);
-    const auto strides = read_integers(fields, "strides", -kMostNumbers, kMostNumbers);
-    made->offset = fields.at("offset").integer(fields.what("offset"), 0, kMostNumbers);
+    const std::string& like =
+        fields.optional("like") ? fields.string("like") : reader.value(node.inputs[0]).name;
+    const Shape place = reader.value(reader.find(like, fields.what("like"))).shape;
+    const auto wide = read_wholes(fields, "shape", place, 1, kLargestSize);
+    expect(wide.size() == 3, fields.what("shape") + " must have 3 numbers");
+    const std::vector<int> shape(wide.begin(), wide.end());
+    const auto sizes = read_wholes(fields, "sizes", place, 1, kMostNumbers);
+    const auto strides = read_wholes(fields, "strides", place, -kMostNumbers, kMostNumbers);
+    made->offset = read_whole(fields.at("offset"), place, fields.what("offset"), 0, kMostNumbers);
     const std::string& where = fields.where();
     expect(!sizes.empty() && sizes.size() <= kMostLoops && sizes.size() == strides.size(),
            where + " must have 1 to " + std::to_string(kMostLoops) + " 'sizes', and as many 'strides'");

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnew_engine import _engine
-from bnew_engine._arguments import array, path_bytes, text, unchanged, whole
+from bnew_engine._arguments import array, path_bytes, text, two_sizes, unchanged, whole
 from bnew_engine._engine import EngineError
 from bnew_engine._images import are_paths, read_image
 from bnew_engine._outputs import Predictions, likeliest, output_kind
@@ -68,6 +68,7 @@ def load(
     isa: str | None = None,
     max_macs: SupportsIndex | None = None,
     max_bytes: SupportsIndex | None = None,
+    input_size: tuple[SupportsIndex, SupportsIndex] | None = None,
 ) -> Model:
     """Read a packed network.
 
@@ -78,16 +79,19 @@ def load(
         max_macs: the most work for one image, in real multiply-accumulates. None: a limit that follows from
             the file's size and its input's shape (docs/format.md, "Limits").
         max_bytes: the most memory for the weights, and for computing an image, in bytes. None: likewise.
+        input_size: (height, width) of images. None: the size for which the file was packed. Another size
+            needs a file for any size (docs/format.md, "Other sizes").
 
     Raises:
-        EngineError: the file is missing, damaged or of another version, asks for more than the limits, or an
-            argument has an impossible value.
+        EngineError: the file is missing, damaged or of another version, asks for more than the limits, does
+            not run for images of ``input_size``, or an argument has an impossible value.
     """
     options = (
         whole("threads", threads, 1024),
         text("isa", "" if isa is None else isa),
         0 if max_macs is None else whole("max_macs", max_macs, _LARGEST_LIMIT),
         0 if max_bytes is None else whole("max_bytes", max_bytes, _LARGEST_LIMIT),
+        (0, 0) if input_size is None else two_sizes("input_size", input_size),
     )
     if isinstance(file, bytes | bytearray | memoryview):
         content = bytes(file)
@@ -118,15 +122,28 @@ class Model:
         return super().__new__(cls)
 
     def __init__(
-        self, engine: _engine.Model, content: Callable[[], bytes], options: tuple[int, str, int, int]
+        self,
+        engine: _engine.Model,
+        content: Callable[[], bytes],
+        options: tuple[int, str, int, int, tuple[int, int]],
     ) -> None:
         self._engine = engine
         self._content = content
         self._options = options
 
     def __reduce__(self) -> tuple[Any, ...]:
-        threads, isa, max_macs, max_bytes = self._options
-        return load, (self._content(), threads, isa or None, max_macs or None, max_bytes or None)
+        *options, size = self._options
+        return load, (self._content(), *(option or None for option in options), size if any(size) else None)
+
+    def at(self, height: SupportsIndex, width: SupportsIndex) -> Model:
+        """The same network for images of another size, as :func:`load` makes it with ``input_size``.
+
+        Raises:
+            EngineError: as :func:`load`.
+        """
+        threads, isa, max_macs, max_bytes, _ = self._options
+        limits = (max_macs or None, max_bytes or None)
+        return load(self._content(), threads, isa or None, *limits, input_size=(height, width))
 
     def __call__(self, images: NDArray[Any]) -> Any:
         """The network's results for a batch: logits, if it is a classifier.
@@ -305,8 +322,13 @@ class Model:
 
     @property
     def resize(self) -> tuple[int, int]:
-        """(height, width) that an image file is scaled to cover before its centre is cropped."""
-        height, width = self._input.get("resize", self.input_shape[1:])
+        """(height, width) that an image file is scaled to cover before its centre is cropped.
+
+        For another ``input_size`` than the file's, it changes in proportion, and is rounded up.
+        """
+        packed, given = self._input["shape"][1:], self.input_shape[1:]
+        cover = self._input.get("resize", packed)
+        height, width = (-(-c * g // p) for c, g, p in zip(cover, given, packed, strict=True))
         return height, width
 
     @cached_property

@@ -29,6 +29,17 @@ def whole(name: str, value: object, most: int) -> int:
     return number
 
 
+def two_sizes(name: str, value: object) -> tuple[int, int]:
+    """``value``, a height and a width.
+
+    Raises:
+        EngineError: it is not two whole numbers from 1 to 2²⁰.
+    """
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        raise EngineError(f"{name} is {value!r}, but must be a height and a width")
+    return whole(name, value[0], 2**20), whole(name, value[1], 2**20)
+
+
 def text(name: str, value: object) -> str:
     """``value``, which must be a string.
 

@@ -19,6 +19,7 @@ from rich.text import Text
 from bnew.display import Fitting, Line, new_table
 from bnew.errors import BnewError
 from bnew.packing.rows import Argument, Takes
+from bnew.packing.sizes import settled
 from bnew.packing.vocabulary import OPERATORS, STEPS
 from bnew.text import elided, printable
 
@@ -189,7 +190,8 @@ class PackedFile(Line):
                 raise BnewError(
                     f"'{self.path}' has the {unknown}, which this version of bnew does not know: update bnew"
                 )
-            shape = OPERATORS[node["op"]].shape(node, [shapes[name] for name in _inputs(node)])
+            inputs = [shapes[name] for name in _inputs(node)]
+            shape = OPERATORS[node["op"]].shape(settled(node, inputs, shapes), inputs)
             steps = [f"{kind} {of}" if _has(kind, Argument.VALUE) else kind for kind, of in _steps(node)]
             if "sign" in node:
                 shapes[node["sign"]["output"]] = shape

@@ -19,6 +19,8 @@ from bnew.layers import check_module
 from bnew.packing.file import VERSION, PackedFile, sealed
 from bnew.packing.fusion import Graph
 from bnew.packing.reading import Output, read
+from bnew.packing.sizes import CEIL, generalised, trial_sizes
+from bnew.packing.tracing import NotTaken
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +37,7 @@ def pack(
     resize: tuple[int, int] | None = None,
     classes: Sequence[str] | None = None,
     half: bool = False,
+    any_size: bool = False,
 ) -> PackedFile:
     """Write a trained network as a packed file (docs/format.md), which ``bnew_engine.load`` runs.
 
@@ -63,14 +66,16 @@ def pack(
             input's size; None: the input's size.
         classes: names of the outputs.
         half: store real numbers as float16, in half the space; this rounds them.
+        any_size: the file runs for images of other sizes too, as the network itself does. The network is
+            read at some other sizes, to find what follows from the size of the image, and how.
 
     Returns:
         The description of the file, as ``bnew.packing.PackedFile.read`` returns it; prints as one line.
 
     Raises:
         BnewError: the file has no operator for something that the model computes (the message names
-            operator, layer and line), the binary weights are not binary, or an argument does not fit the
-            model.
+            operator, layer and line), the binary weights are not binary, an argument does not fit the model,
+            or with ``any_size``, a part of the network has no rule for images of other sizes.
     """
     check_module("pack", model)
     if not isinstance(example_input, Tensor) or not example_input.is_floating_point():
@@ -88,8 +93,7 @@ def pack(
             "for a network of vectors"
         )
     normalisation = _normalisation(mean, std, example_input.shape[1])
-    outputs = read(model, example_input, _lattice(normalisation))
-    graph = Graph(*(output.value for output in outputs))
+    outputs, graph = _read(model, example_input, normalisation)
     image: dict[str, Any] = {"name": Graph.INPUT, "shape": list(graph.shape), **normalisation}
     if resize is not None:
         if min(resize[0] - graph.shape[1], resize[1] - graph.shape[2]) < 0:
@@ -108,10 +112,49 @@ def pack(
             if not name.isascii() and not _is_utf8(name):
                 raise BnewError(f"the class name {name!a} cannot be written as UTF-8")
     description |= {"nodes": graph.nodes, **_results(outputs, graph.outputs)}
+    if any_size:
+        description = _for_any_size(model, example_input, normalisation, description, graph)
+    for node in description["nodes"]:
+        node.pop(CEIL, None)
     tensors = {name: _stored(name, array, half) for name, array in graph.tensors.items()}
     content = _container(description, tensors)
     write_atomically(Path(path), lambda beside: beside.write_bytes(content))
     return PackedFile.read(path)
+
+
+def _read(
+    model: nn.Module, example: Tensor, normalisation: Mapping[str, Sequence[float]]
+) -> tuple[list[Output], Graph]:
+    outputs = read(model, example, _lattice(normalisation))
+    return outputs, Graph(*(output.value for output in outputs))
+
+
+def _for_any_size(
+    model: nn.Module,
+    example: Tensor,
+    normalisation: Mapping[str, Sequence[float]],
+    description: dict[str, Any],
+    graph: Graph,
+) -> dict[str, Any]:
+    """The description with rules for images of other sizes.
+
+    Raises:
+        BnewError: the network takes no other size, or see :func:`bnew.packing.sizes.generalised`.
+    """
+    if example.dim() != 4:
+        raise BnewError("the network takes vectors, and only images have other sizes: pack it for one size")
+    graphs = [(description, graph.tensors)]
+    for number, size in enumerate(trial_sizes(*example.shape[2:])):
+        try:
+            outputs, other = _read(model, example.new_zeros(1, example.shape[1], *size), normalisation)
+        except NotTaken as error:
+            if number == 0:
+                raise BnewError(f"the network does not run for images of other sizes: {error}") from error
+            continue  # it need not take every size
+        image = {"name": Graph.INPUT, "shape": list(other.shape)}
+        found = {"input": image, "nodes": other.nodes, **_results(outputs, other.outputs)}
+        graphs.append((found, other.tensors))
+    return generalised(graphs)
 
 
 def _results(outputs: Sequence[Output], values: Sequence[str]) -> dict[str, Any]:

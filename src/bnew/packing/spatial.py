@@ -64,6 +64,7 @@ def max_pool(
         "padding": sides(padding),
         "dilation": pair(dilation),
         "size": list(op.shape[1:]),
+        "ceil": bool(ceil_mode),  # for sizes.py
     }
     for axis in (0, 1):
         first = np.arange(window["size"][axis]) * window["stride"][axis] - window["padding"][axis]
@@ -93,6 +94,7 @@ def avg_pool(
         "padding": sides(padding),
         "size": list(op.shape[1:]),
         "count_padding": count_include_pad,
+        "ceil": bool(ceil_mode),  # for sizes.py
     }
     return op.make("avg_pool", op.real(x), fields=window)
 

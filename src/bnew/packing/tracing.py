@@ -25,6 +25,10 @@ _DECOMPOSED = get_decompositions([_aten.addcmul, _aten.addcdiv, _aten.lerp, _ate
 _STATE = frozenset([OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION])
 
 
+class NotTaken(BnewError):
+    """The model does not take the example."""
+
+
 @dataclass(frozen=True)
 class Trace:
     """A model without its wrappers, its exported program, and the nodes of its outputs by name.
@@ -54,7 +58,7 @@ def traced(model: nn.Module, example: Tensor, images: int) -> Iterator[Trace]:
         try:
             model(example.clone())  # the model may change its input
         except Exception as error:  # a user's model may raise anything
-            raise BnewError(
+            raise NotTaken(
                 f"{kind} does not take an example of shape {tuple(example.shape)}: {_first_line(error)}"
             ) from error
         try:

@@ -126,7 +126,11 @@ OPERATORS: Mapping[str, Operator] = {
         },
     ),
     "rearrange": Operator(
-        fields=["shape", "sizes", "strides", "offset"], shape=rows.given, held=moved.rearrange, moves=True
+        fields=["shape", "sizes", "strides", "offset"],
+        optional=["like"],
+        shape=rows.given,
+        held=moved.rearrange,
+        moves=True,
     ),
     "constant": Operator(takes=Takes.NOTHING, fields=["shape"], tensors=["weight"], shape=rows.given),
     "matmul": Operator(
@@ -165,11 +169,7 @@ OPERATORS: Mapping[str, Operator] = {
     ),
     "concat_rows": Operator(takes=Takes.LIST, shape=rows.below, held=moved.beside, moves=True),
     "concat_columns": Operator(takes=Takes.LIST, shape=rows.beside, held=moved.beside, moves=True),
-    "flatten": Operator(
-        shape=rows.flat,
-        held=rules.flatten,
-        moves=True,
-    ),
+    "flatten": Operator(shape=rows.flat, held=rules.flatten, moves=True),
     "softmax": Operator(
         aten=dict.fromkeys(["softmax", "_softmax"], activations.over_channels("softmax")), held=rules.softmax
     ),
