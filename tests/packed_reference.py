@@ -44,6 +44,7 @@ FIELDS = {
     "resize_bilinear": {"size", "scale", "corners"},
     "matmul": {"transposed"},
     "log_softmax": set(),
+    "argmax": set(),
 }
 FIELDS["binary_conv"] = FIELDS["conv"]
 OPTIONAL = {"binary_conv": {"pad_value"}, "pad": {"value"}, "rearrange": {"like"}}
@@ -176,7 +177,7 @@ def check(graph: dict[str, Any], tensors: dict[str, Array]) -> None:
             give(node["sign"]["output"], "bits")
     for entry in outputs_of(graph):
         use(entry["value"], "real")
-        assert set(entry) - {"name", "size"} == {"value"}
+        assert set(entry) - {"name", "size", "integers"} == {"value"}
     names = [entry["name"] for entry in outputs_of(graph) if "name" in entry]
     assert len(set(names)) == len(names)
     assert len(names) in (0, len(outputs_of(graph)))
@@ -442,8 +443,11 @@ class Reference:
             return found if len(found) > 1 else found[0]
         return self._result(graph["output"])
 
-    def _result(self, value: str, size: list[int] | None = None, name: str = "") -> Array:
+    def _result(
+        self, value: str, size: list[int] | None = None, name: str = "", integers: bool = False
+    ) -> Array:
         out = self.values[value]
+        out = np.rint(out).astype(np.int64) if integers else out
         if size is not None:
             return out.reshape(len(out), *size)
         return out[:, :, 0, 0] if out.shape[2:] == (1, 1) else out
@@ -519,6 +523,8 @@ class Reference:
                 return resize_bilinear(x, node)
             case "matmul":
                 return matmul(inputs[0], inputs[1], node["transposed"])
+            case "argmax":
+                return np.asarray(x.argmax(1, keepdims=True))
             case "log_softmax":
                 x = x - x.max(1, keepdims=True)
                 return np.asarray(x - np.log(np.exp(x).sum(1, keepdims=True)))

@@ -123,9 +123,9 @@ NB_MODULE(_engine, m) {
         .def_prop_ro("output", [](const bnew::Model& model) { return dimensions(model.output()); })
         .def_prop_ro("outputs",
                      [](const bnew::Model& model) {
-                         std::vector<std::tuple<std::string, std::vector<int>, size_t>> found;
+                         std::vector<std::tuple<std::string, std::vector<int>, size_t, bool>> found;
                          for (const auto& each : model.outputs())
-                             found.emplace_back(each.name, each.size, each.count);
+                             found.emplace_back(each.name, each.size, each.count, each.integers);
                          return found;
                      })
         .def_prop_ro("threads", &bnew::Model::threads)

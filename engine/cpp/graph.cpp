@@ -57,10 +57,12 @@ void GraphReader::read_outputs(Fields& fields) {
         Fields entry(json, where);
         Output& output = add_output(entry.string("value"), where);
         if (entry.optional("name")) output.name = entry.string("name");
+        if (const Json* whole = entry.optional("integers"))
+            output.integers = whole->boolean(entry.what("integers"));
         if (!output.name.empty()) names.insert(output.name);
         if (const Json* size = entry.optional("size")) {
             const size_t count = size->array(entry.what("size")).size();
-            expect(count > 0 && count <= kMostDimensions, entry.what("size") + " is empty or too long");
+            expect(count <= kMostDimensions, entry.what("size") + " is too long");
             output.size = entry.integers("size", count, 1);
         }
         int64_t count = 1;

@@ -65,6 +65,7 @@ struct Output {
     Shape shape;       // of the value
     std::vector<int>
         size;  // of an image's result in the user's hands, with the value's numbers in the order c, y, x
+    bool integers = false;  // whether its numbers are whole
 };
 
 struct Graph {

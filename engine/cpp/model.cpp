@@ -62,7 +62,7 @@ size_t Model::output_size() const { return impl_->output_size(); }
 std::vector<Result> Model::outputs() const {
     std::vector<Result> results;
     for (const Output& output : impl_->graph.outputs)
-        results.push_back({output.name, output.size, impl_->size_of(output.value)});
+        results.push_back({output.name, output.size, impl_->size_of(output.value), output.integers});
     return results;
 }
 

@@ -40,6 +40,9 @@ int main(int argc, char** argv) {
         const bnew::Model model(argv[1]);
         if (model.outputs().size() > 1)
             throw bnew::Error(std::string(argv[1]) + ": the network has several results, and no classes");
+        if (model.outputs()[0].integers)
+            throw bnew::Error(std::string(argv[1]) +
+                              ": its result is whole numbers, and no scores of classes");
         const std::vector<float> images =
             argc > 2 ? read_floats(argv[2]) : std::vector<float>(model.input_size());
         if (images.empty() || images.size() % model.input_size() != 0)

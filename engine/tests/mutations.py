@@ -97,6 +97,8 @@ def victim() -> Network:
     deep = network.node("pad", deep, padding=[1, 2, 0, 1], mode="circular")
     deep = network.node("pad", deep, padding=[1, 0, 0, 1], mode="constant", value=-1.5)
     deep = network.node("resize_bilinear", deep, size=even, scale="size", corners=True)
+    best = network.node("argmax", deep, then=[{"scale": network.tensor([0.5])}])
+    deep = network.node("identity", deep, then=[{"add": best}])
     flat = network.node("flatten", network.node("concat", [z, deep, even]))
     network.node("softmax", network.conv(flat, quarters(random, 5, 42 * 16, 1, 1)))
     network.graph["classes"] = ["ä", "b", "c", "d", "e"]

@@ -46,7 +46,8 @@ struct Dimensions {
 struct Result {
     std::string name;
     std::vector<int> size;
-    size_t count;  // of numbers: the product of the sizes
+    size_t count;   // of numbers: the product of the sizes
+    bool integers;  // whether they are whole numbers, such as the number of a class
 };
 
 // A named value of a network for one image, NCHW; bits as -1 and +1.

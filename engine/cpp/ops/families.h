@@ -92,6 +92,11 @@ void prepare_resize_bilinear(Planner&, Stage&, Node&);
 Rows bilinear_rows(const Stage&, int y);
 void run_resize_bilinear(const Call&);
 
+// argmax.cpp
+Shape read_argmax(GraphReader&, Fields&, Node&);
+void prepare_argmax(Planner&, Stage&, Node&);
+void run_argmax(const Call&);
+
 // matmul.cpp
 Shape read_matmul(GraphReader&, Fields&, Node&);
 void prepare_matmul(Planner&, Stage&, Node&);

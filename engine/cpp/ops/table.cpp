@@ -33,10 +33,11 @@ constexpr Operator kOperators[] = {
     {"pad",               real, read_pad,               prepare_pad,               pad_rows,    true,  run_pad},
     {"resize_bilinear",   real, read_resize_bilinear,   prepare_resize_bilinear,   bilinear_rows, true, run_resize_bilinear},
     {"matmul",            list, read_matmul,            prepare_matmul,            nullptr,     true,  run_matmul},
+    {"argmax",            real, read_argmax,            prepare_argmax,            nullptr,     false, run_argmax},
     {"to_real",           bits, nullptr,                nullptr,                   nullptr,     false, run_to_real},
 };
 // clang-format on
-static_assert(std::size(kOperators) == 23, "a row more or less: bring docs/format.md and its reader along");
+static_assert(std::size(kOperators) == 24, "a row more or less: bring docs/format.md and its reader along");
 
 }  // namespace
 

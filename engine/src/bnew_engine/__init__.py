@@ -153,8 +153,9 @@ class Model:
                 uint8 images (N, H, W, C), which the model normalises.
 
         Returns:
-            float32 (N, classes), or (N, ...) as the network returns it. Of several results, a dict by their
-            names, in the network's order, or a list if they have none.
+            float32 (N, classes), or (N, ...) as the network returns it; int64 where it returns whole
+            numbers. Of several results, a dict by their names, in the network's order, or a list if they have
+            none.
 
         Raises:
             EngineError: the images have another shape or type, or numbers that are not finite.
@@ -167,10 +168,11 @@ class Model:
         else:
             numbers = self._engine.run_floats(self._floats(images, self.input_shape))
         results, begin = [], 0
-        for _, size, count in self._outputs:
-            results.append(numbers[:, begin : begin + count].reshape(len(numbers), *size))
+        for _, size, count, integers in self._outputs:
+            result = numbers[:, begin : begin + count].reshape(len(numbers), *size)
+            results.append(np.rint(result).astype(np.int64) if integers else result)
             begin += count
-        names = [name for name, _, _ in self._outputs]
+        names = [name for name, *_ in self._outputs]
         if names[0]:
             return dict(zip(names, results, strict=True))
         return results[0] if len(results) == 1 else results
@@ -222,10 +224,15 @@ class Model:
                 "the network returns several results, or named ones, and no classes: call the model that "
                 "bnew_engine.load returns, for these numbers"
             )
+        if self._outputs[0][3]:
+            raise EngineError(
+                "the network returns whole numbers, such as the number of a class, and no probabilities: "
+                "call the model that bnew_engine.load returns, for these numbers"
+            )
         return output_kind(self.graph, self._engine.output)
 
     @cached_property
-    def _outputs(self) -> list[tuple[str, list[int], int]]:
+    def _outputs(self) -> list[tuple[str, list[int], int, bool]]:
         return self._engine.outputs
 
     def _read(self, path: str | os.PathLike[str]) -> NDArray[np.uint8]:
@@ -347,9 +354,13 @@ class Model:
 
     def __repr__(self) -> str:
         """One line: ``<bnew_engine.Model: 3×32×32 → 10 classes, 24 nodes, avx2, 1 thread>``."""
-        sizes = ["×".join(map(str, size)) for _, size, _ in self._outputs]
-        result = " and ".join(sizes)
-        if len(self._outputs) == 1 and len(self._outputs[0][1]) == 1:
+        results = []
+        for _, size, count, integers in self._outputs:
+            many = "×".join(map(str, size)) or "a"
+            kind = f" whole number{'s' * (count > 1)}" if integers else " number" if not size else ""
+            results.append(many + kind)
+        result = " and ".join(results)
+        if len(results) == 1 and result.isdecimal():
             result += " class" if result == "1" else " classes"
         nodes, threads = (
             f"{n} {what}{'s' * (n != 1)}"

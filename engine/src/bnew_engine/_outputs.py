@@ -118,8 +118,8 @@ def _clamped(ending: str, low: float | None, high: float | None) -> str:
 
 
 def _ending_of_operator(op: str, inputs: set[str], vectors: bool) -> str:
-    if op == "softmax":
-        return "softmax"
+    if op in ("softmax", "argmax"):
+        return "softmax" if op == "softmax" else "altered"
     keeps = (
         "identity", "flatten", "concat", "concat_rows", "concat_columns", "rearrange", "pad", "max_pool",
         "avg_pool", "adaptive_avg_pool", "resize_nearest", "resize_bilinear",
@@ -156,6 +156,8 @@ def _result_shape(node: Mapping[str, Any], inputs: list[tuple[int, ...]]) -> tup
     if node["op"] == "pad":
         top, left, bottom, right = node["padding"]
         return channels, top + height + bottom, left + width + right
+    if node["op"] == "argmax":
+        return 1, height, width
     if node["op"] == "flatten":
         return channels * height * width, 1, 1
     if node["op"] == "concat_rows":

@@ -161,12 +161,14 @@ def _results(outputs: Sequence[Output], values: Sequence[str]) -> dict[str, Any]
     """The file's ``output``, or its ``outputs`` if there are several, named ones, or one of another size."""
     channels, height, width = outputs[0].value.shape
     usual = [(channels, height, width)] if height * width > 1 else [(channels,), (channels, 1, 1)]
-    if len(outputs) == 1 and not outputs[0].name and outputs[0].size in usual:
+    plain = not (outputs[0].name or outputs[0].integers)
+    if len(outputs) == 1 and plain and outputs[0].size in usual:
         return {"output": values[0]}
     entries = []
     for output, value in zip(outputs, values, strict=True):
         named = {"name": output.name} if output.name else {}
-        entries.append({"value": value, **named, "size": list(output.size)})
+        integers = {"integers": True} if output.integers else {}
+        entries.append({"value": value, **named, "size": list(output.size), **integers})
     return {"outputs": entries}
 
 

@@ -30,11 +30,12 @@ _FILLED = frozenset(["ones_like", "zeros_like", "full_like", "new_ones", "new_ze
 
 @dataclass(frozen=True)
 class Output:
-    """A result of a model: its value, its name ("" if it has none), and its size for one image."""
+    """A result of a model: its value, its name ("" if it has none), its size for one image, and its kind."""
 
     value: Value
     name: str
     size: tuple[int, ...]
+    integers: bool = False
 
 
 def read(model: nn.Module, example: Tensor, lattice: Array | None = None) -> list[Output]:
@@ -75,7 +76,10 @@ class _Reader:
                 self.values[node] = operation.make("evaluated", tensor=constants[node.name])
             else:
                 self.values[node] = operation.make("input", notes={"lattice": self.lattice})
-        return [Output(self._result(node), name, size_of(node)[1:]) for name, node in self.trace.outputs]
+        return [
+            Output(self._result(node), name, size_of(node)[1:], _is_integer(node.meta["val"].dtype))
+            for name, node in self.trace.outputs
+        ]
 
     def _result(self, node: fx.Node) -> Value:
         output, last = self.values[node], Operation(self.shared, node)
@@ -167,6 +171,10 @@ def _lowered(
     if op.name not in ATEN:
         raise Refused("there is no such operator in a packed file")
     return ATEN[op.name](op, *arguments, **options)
+
+
+def _is_integer(dtype: torch.dtype) -> bool:
+    return not (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool)
 
 
 def _hashable(arguments: Any) -> Any:

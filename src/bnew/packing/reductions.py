@@ -11,7 +11,7 @@ import numpy as np
 from bnew.packing.arithmetic import scaled
 from bnew.packing.layouts import IMAGE, Axes, Layout
 from bnew.packing.values import Refused, Value
-from bnew.packing.views import arranged, beside, count, placed, shown, view
+from bnew.packing.views import arranged, beside, count, placed, resized, shown, view, with_channels
 
 if TYPE_CHECKING:
     from bnew.packing.operation import Operation
@@ -87,6 +87,24 @@ def length(op: Operation, x: Value, order: float = 2, dims: Dims = None, keepdim
     result = scaled(op, _mean(op, square, placing), np.array([float(_places(op, dims))]))
     result = op.make("sqrt", result, shape=result.shape, argument={})
     return _shown(op, result, layout, placing, dims, keepdim)
+
+
+def place(op: Operation, x: Value, dim: int | None = None, keepdim: bool = False) -> Value:
+    """The number of the largest number along a dimension; the first of equal ones, or of NaNs."""
+    if dim is None:
+        raise Refused("it joins images: give a dimension")
+    dim %= len(op.input_size)
+    source, layout = with_channels(op, *shown(op, x, op.input_size), dim)
+    result = op.make("argmax", op.real(source), shape=(1, *source.shape[1:]))
+    layout = resized(layout, dim, op.input_size[dim], 1)
+    return view(op, result, layout if keepdim else layout.without(dim))
+
+
+def least_place(op: Operation, x: Value, dim: int | None = None, keepdim: bool = False) -> Value:
+    """The number of the smallest number along a dimension."""
+    source, layout = shown(op, x, op.input_size)
+    negative = view(op, scaled(op, op.real(source), np.array([-1.0])), layout)
+    return place(op, negative, dim, keepdim)
 
 
 # ---------------------------------------------------------------------------------------------- helpers

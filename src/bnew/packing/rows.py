@@ -121,6 +121,11 @@ def multiplied(node: Node, inputs: Sequence[Shape]) -> Shape:
     return columns if node["transposed"] else channels, height, width
 
 
+def best(node: Node, inputs: Sequence[Shape]) -> Shape:
+    """One number for each place."""
+    return 1, *inputs[0][1:]
+
+
 def flat(node: Node, inputs: Sequence[Shape]) -> Shape:
     """A vector of all numbers."""
     return math.prod(inputs[0]), 1, 1

@@ -173,6 +173,7 @@ OPERATORS: Mapping[str, Operator] = {
     "softmax": Operator(
         aten=dict.fromkeys(["softmax", "_softmax"], activations.over_channels("softmax")), held=rules.softmax
     ),
+    "argmax": Operator(shape=rows.best, aten={"argmax": reductions.place, "argmin": reductions.least_place}),
     "log_softmax": Operator(
         aten=dict.fromkeys(["log_softmax", "_log_softmax"], activations.over_channels("log_softmax"))
     ),
