@@ -394,3 +394,28 @@ def test_a_reader_that_has_enough_is_no_error(file: Path, red: Path) -> None:
     command = f'"{sys.executable}" -m bnew predict "{file}" {" ".join([str(red)] * 40)} | head -n 1'
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
     assert (done.stdout.count("\n"), done.stderr) == (1, "")
+
+
+def test_another_input_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file of any size classifies and is timed at the size that is asked for; another file refuses it."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), POOL, nn.Flatten()).eval()
+    known: dict[str, Any] = {"mean": [0.0] * 3, "std": [1.0] * 3, "classes": ["a", "b", "c"]}
+    for name, any_size in (("any", True), ("one", False)):
+        bnew.pack(model, torch.zeros(1, 3, 8, 8), tmp_path / f"{name}.bnew", any_size=any_size, **known)
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 20, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    (found,) = predict(tmp_path / "any.bnew", tmp_path / "x.png", top=3, input_size=(12, 20))
+    x = torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255
+    shares = model(x).softmax(1)[0]
+    assert {name: pytest.approx(share, rel=1e-4) for name, share in found.classes} == {
+        name: share.item() for name, share in zip("abc", shares, strict=True)
+    }
+    with pytest.raises(SystemExit, match="2"):
+        main(["predict", str(tmp_path / "one.bnew"), str(tmp_path / "x.png"), "--input-size", "12", "20"])
+    assert "it runs for images of 8 x 8 only" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="0"):
+        main(["bench", str(tmp_path / "any.bnew"), "--input-size", "12", "20", "--batch", "1"])
+    with pytest.raises(SystemExit, match="0"):
+        main(["info", str(tmp_path / "any.bnew")])
+    assert "3×8×8, or another size, or images of bytes" in capsys.readouterr().out

@@ -16,20 +16,29 @@ from bnew.training.machine import Machine
 logger = logging.getLogger("bnew")
 
 
-def pack(run: RunArgument, file: FileArgument, /, half: bool = False, data_dir: str | None = None) -> int:
+def pack(
+    run: RunArgument,
+    file: FileArgument,
+    /,
+    half: bool = False,
+    any_size: bool = False,
+    data_dir: str | None = None,
+) -> int:
     """Write a run's best weights as a packed file, which the engine runs.
 
     Args:
         run: the run's folder; or a folder above runs, for the run with the best validation accuracy.
         file: the file to write, such as model.bnew.
         half: store real numbers as float16, in half the space; this rounds them.
+        any_size: the file runs for images of other sizes too, as the network itself does (--input-size).
         data_dir: folder of the data sets. Only a run of an earlier version of bnew needs its images.
     """
     from bnew.deploy.pack_run import pack_run
     from bnew.results.groups import best_run
 
     best = best_run(run)
-    packed = pack_run(best, file, Machine(data_dir=data_dir, device="cpu"), half=half)
+    machine = Machine(data_dir=data_dir, device="cpu")
+    packed = pack_run(best, file, machine, half=half, any_size=any_size)
     if best.path != run:
         accuracy = f"{best.summary['val_accuracy']:.2%} validation accuracy"
         print(printable(f"best network below {run}: {best.path} ({accuracy})"))
@@ -105,6 +114,7 @@ def predict(
     top: int = 5,
     batch: int = 1,
     threads: int = 0,
+    input_size: tuple[int, int] | None = None,
     json: bool = False,
     csv: bool = False,
 ) -> int:
@@ -120,6 +130,7 @@ def predict(
         top: how many classes to print for each image.
         batch: how many images to read and compute at once; more are faster.
         threads: number of threads; 0: one per core.
+        input_size: height and width of the network's input, for a file of any size. None: the file's own.
         json: print a JSON object for each image, one per line.
         csv: print CSV: file, class_1, probability_1, class_2 and so on.
     """
@@ -127,7 +138,7 @@ def predict(
 
     check_format(json, csv)
     broken: list[BnewError] = []
-    found = predictions(file, images, top, threads or cores(), limits, broken, batch)
+    found = predictions(file, images, top, threads or cores(), limits, broken, batch, input_size)
     if csv:
         put_rows(prediction.to_row() for prediction in found)
     else:
@@ -143,6 +154,7 @@ def bench(
     threads: int = 0,
     batch: int = 64,
     run: Path | None = None,
+    input_size: tuple[int, int] | None = None,
 ) -> int:
     """Time a packed file: one image and a batch, on one thread and on several.
 
@@ -153,6 +165,7 @@ def bench(
         batch: the number of images in a batch.
         run: the run that it was packed from: time it in PyTorch too, in turns with the file. The time for one
             image is recorded there, for `bnew report`.
+        input_size: height and width of the images, for a file of any size. None: the file's own.
     """
     from bnew.deploy.inference import bench as measure
 
@@ -164,10 +177,10 @@ def bench(
 
         packed, best = PackedFile.read(file), best_run(run)
         model = load_model(best, packed.output_shape[0], packed.input_shape[0])
-    timings = measure(file, threads, batch, model, limits=limits)
+    timings = measure(file, threads, batch, model, limits=limits, input_size=input_size)
     show(timings)
     one = next((t for t in timings.rows if (t.threads, t.batch) == (1, 1)), None)
-    if best is not None and one is not None:
+    if best is not None and one is not None and input_size is None:
         from bnew.results.packed import record_time
         from bnew.training.provenance import cpu_name
 

@@ -47,12 +47,14 @@ def engine_errors() -> Iterator[None]:
         raise BnewError(message) from error
 
 
-def load_engine(path: str | Path, threads: int = 1, limits: Limits = BY_SIZE) -> Model:
-    """The packed network, ready to run.
+def load_engine(
+    path: str | Path, threads: int = 1, limits: Limits = BY_SIZE, input_size: tuple[int, int] | None = None
+) -> Model:
+    """The packed network, ready to run for images of ``input_size``, by default that of the file.
 
     Raises:
-        BnewError: the engine is not installed; the file is missing, damaged or of another version, or asks
-            for more than the limits.
+        BnewError: the engine is not installed; the file is missing, damaged or of another version, asks for
+            more than the limits, or does not run for images of this size.
     """
     try:
         import bnew_engine
@@ -64,7 +66,9 @@ def load_engine(path: str | Path, threads: int = 1, limits: Limits = BY_SIZE) ->
     if isinstance(path, str | Path) and Path(path).is_dir():
         raise BnewError(f"{path} is a folder, not a packed file: `bnew pack RUN FILE` makes one from a run's")
     with engine_errors():
-        return bnew_engine.load(path, threads, max_macs=limits.max_macs, max_bytes=limits.max_bytes)
+        return bnew_engine.load(
+            path, threads, max_macs=limits.max_macs, max_bytes=limits.max_bytes, input_size=input_size
+        )
 
 
 _MODES = {1: "L", 3: "RGB"}  # Pillow's, by the number of channels
@@ -112,6 +116,7 @@ def predict(
     limits: Limits = BY_SIZE,
     broken: list[BnewError] | None = None,
     batch: int = 1,
+    input_size: tuple[int, int] | None = None,
 ) -> list[Prediction]:
     """Classify images with a packed network.
 
@@ -129,6 +134,7 @@ def predict(
         broken: a list. If it is given, images that cannot be read are skipped, and their errors are appended
             to it.
         batch: how many images are read and computed at once. The result does not depend on it.
+        input_size: (height, width) of the network's input, for a file of any size. None: the file's own.
 
     Returns:
         A prediction for each image, in the order of ``images``.
@@ -138,7 +144,7 @@ def predict(
             the network has no mean and std, takes neither 1 nor 3 channels, or its output is no probability
             of classes; ``top`` or ``batch`` is below 1.
     """
-    return list(predictions(file, images, top, threads, limits, broken, batch))
+    return list(predictions(file, images, top, threads, limits, broken, batch, input_size))
 
 
 def predictions(
@@ -149,13 +155,14 @@ def predictions(
     limits: Limits = BY_SIZE,
     broken: list[BnewError] | None = None,
     batch: int = 1,
+    input_size: tuple[int, int] | None = None,
 ) -> Iterator[Prediction]:
     """:func:`predict` as a generator: each prediction comes as soon as its batch is computed."""
     paths = _files([images] if isinstance(images, str | Path) else images)
     for name, value in (("top", top), ("batch", batch)):
         if not is_whole(value) or value < 1:
             raise BnewError(f"{name} is {value!r}: give a whole number of at least 1")
-    model = load_engine(file, threads, limits)
+    model = load_engine(file, threads, limits, input_size)
     with engine_errors():
         kind = model.output_kind
     for read, pixels in read_files(model, paths, batch, broken):
@@ -263,6 +270,7 @@ def bench(
     model: nn.Module | None = None,
     seconds: float = 1.0,
     limits: Limits = BY_SIZE,
+    input_size: tuple[int, int] | None = None,
 ) -> Timings:
     """Measure the median time for one image and for a batch, on one thread and on ``threads`` threads.
 
@@ -273,6 +281,7 @@ def bench(
         model: the same network in PyTorch, timed in turns with the packed one.
         seconds: the time to measure each combination, about.
         limits: the most that the file may ask for.
+        input_size: (height, width) of the images, for a file of any size. None: the file's own.
 
     Raises:
         BnewError: see :func:`load_engine`; ``threads`` is negative, or ``batch`` below 1.
@@ -283,7 +292,7 @@ def bench(
         )
     rows = []
     for count in sorted({1, threads or cores()}):
-        packed = load_engine(file, count, limits)
+        packed = load_engine(file, count, limits, input_size)
         for size in sorted({1, batch}):
             x = np.random.default_rng(0).standard_normal((size, *packed.input_shape), np.float32)
             contenders: dict[str, Callable[[], object]] = {f"bnew-engine, {packed.isa}": partial(packed, x)}

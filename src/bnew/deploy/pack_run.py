@@ -16,7 +16,9 @@ from bnew.results.run import Run
 from bnew.training.machine import Machine
 
 
-def pack_run(run: Run, path: str | Path, machine: Machine, *, half: bool = False) -> PackedFile:
+def pack_run(
+    run: Run, path: str | Path, machine: Machine, *, half: bool = False, any_size: bool = False
+) -> PackedFile:
     """Pack the best weights of a run by :func:`pack`, with mean, std, size and classes of its images.
 
     The size of the file is recorded in the run's folder, for its report.
@@ -42,6 +44,7 @@ def pack_run(run: Run, path: str | Path, machine: Machine, *, half: bool = False
         resize=prepared.resize,
         classes=prepared.classes,
         half=half,
+        any_size=any_size,
     )
     record_packed(run, Path(path), packed.file_bytes)
     return packed

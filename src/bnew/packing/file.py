@@ -229,7 +229,10 @@ class PackedFile(Line):
         channels, height, width = self.input_shape
         normalised = "mean" in self.graph["input"]
         facts.add_row(
-            "input", f"{channels}×{height}×{width}" + (", or images of bytes" if normalised else "")
+            "input",
+            f"{channels}×{height}×{width}"
+            + (", or another size" if "any_size" in self.graph["input"] else "")
+            + (", or images of bytes" if normalised else ""),
         )
         if "classes" in self.graph:
             facts.add_row(
