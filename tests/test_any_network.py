@@ -31,6 +31,12 @@ class Written(nn.Module):
         return self.written(self.conv(x), *self.layers)
 
 
+def attended(y: Tensor, mask: Tensor | None, keys: Tensor | None = None) -> Tensor:
+    tokens = y.flatten(2).mT
+    keys = tokens if keys is None else keys
+    return F.scaled_dot_product_attention(tokens, keys, keys * 2, mask)
+
+
 class Attention(nn.Module):
     """As timm writes it, for tokens (N, T, C)."""
 
@@ -120,6 +126,9 @@ SHAPES: dict[str, tuple[Any, ...]] = {
     "tokens kept": (lambda y, f: f(y.flatten(2).transpose(1, 2)), nn.Linear(8, 5)),
     "channels last": (lambda y, f: f(y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), nn.LayerNorm(8)),
     "norm of all": (lambda y, f: f(y), nn.LayerNorm([8, 6, 6])),
+    "attention to constants": (lambda y: attended(y, None, torch.arange(64.0).view(1, 8, 8) % 5 - 2),),
+    "attention with two biases": (lambda y: attended(y, torch.where(y.flatten(2)[:, :1] > 0, 0.0, -2.0)),),
+    "ones like bools": (lambda y: y * (torch.ones_like(y > 0) + torch.ones_like(y > 0)),),
     "mixing of places": (lambda y, f: f(y.flatten(2)).transpose(1, 2), nn.Linear(36, 7)),
     "pixel shuffle": (lambda y: F.pixel_shuffle(y, 2),),
     "pixel unshuffle": (lambda y: F.pixel_unshuffle(y, 3),),
@@ -303,6 +312,17 @@ def test_several_results_keep_their_names(forward: Callable[[Tensor], Any], tmp_
         (lambda y: torch.linalg.inv(y), "no such operator"),
         (lambda y: {"a": y, "b": 3}, "something else than tensors"),
         (lambda y: y + torch.randn(8, 6, 6), "its result is random"),
+        (lambda y: y / y.shape[0], "number of images .div with 2 for 2 of them, but div with 3 for 3"),
+        (lambda y: y / torch.ones(len(y)).sum(), "computes with the number of images"),
+        (lambda y: y.half().float(), "its result is of torch.float16"),
+        (lambda y: F.pad(y, (0, 0, 0, 0, 0, 0, 1, 0))[:-1], "it adds images"),
+        (lambda y: y.clamp(min=torch.arange(8.0).view(8, 1, 1) * -1e6), "one is not between ±256"),
+        (lambda y: torch.max(y, torch.zeros(())), "only as torch.maximum"),
+        (lambda y: y.clone().fill_(y.amax()), "joins images"),
+        (lambda y: F.softplus(y, threshold=-1000), "jumps to its input"),
+        (lambda y: attended(y, torch.ones(36, 36).tril(-1) > 0), "hides every token"),
+        (lambda y: attended(y, torch.ones(36, 36).tril(-1).log()), "hides every token"),
+        (lambda y: attended(y, (y > 0).flatten(2)[:, :1]), "mask of bools depends on the input"),
     ],
 )
 def test_what_is_refused(forward: Callable[[Tensor], Any], message: str, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from bnew.packing.operation import Operation
 
 _LARGEST_EXPONENT = 16
+_LARGEST_LIMIT = 256  # of a clamp per channel: (x − limit) + limit loses what is small beside the limit
 
 
 def clamp(op: Operation, x: Value, min: Operand | None = None, max: Operand | None = None) -> Value:
@@ -44,8 +45,8 @@ def clamp(op: Operation, x: Value, min: Operand | None = None, max: Operand | No
 
 def _clamped_per_channel(op: Operation, x: Value, limits: Numbers, *, lower: bool) -> Value:
     """max(x, ``limits``) or min(x, ``limits``), as max(x − limits, 0) + limits."""
-    if not np.all(np.isfinite(limits)):
-        raise Refused("one of its limits is not finite")
+    if not np.all(np.abs(limits) <= _LARGEST_LIMIT):
+        raise Refused(f"its limits differ between channels, and one is not between ±{_LARGEST_LIMIT}")
     centred = shifted(op, op.real(x), -limits)
     return shifted(op, op.make("clamp", centred, argument=[0, None] if lower else [None, 0]), limits)
 
@@ -147,7 +148,7 @@ def softplus(op: Operation, x: Value, beta: float = 1, threshold: float = 20) ->
     """log(1 + exp(``beta`` · x)) / ``beta``; x itself beyond the threshold, where both are the same."""
     if not beta > 0:
         raise Refused("its beta is not above 0")
-    if not math.exp(-threshold) <= 2**-24 * threshold:
+    if not (threshold > 0 and math.exp(-threshold) <= 2**-24 * threshold):
         raise Refused("beyond its threshold, it jumps to its input")
     return _times(op, op.make("softplus", _times(op, x, beta), argument={}), 1 / beta)
 

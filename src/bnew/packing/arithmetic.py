@@ -16,11 +16,16 @@ if TYPE_CHECKING:
 
 
 def to(op: Operation, x: Value, *_: Any, **__: Any) -> Value:
-    """A conversion to another type. Only a choice between two numbers may become whole numbers."""
+    """A conversion to another type. Only a choice between two numbers may become whole numbers.
+
+    One to a type that rounds is refused, unless the images are of such a type themselves.
+    """
     dtype = op.dtype
     # Not bool and uint8: they would change the numbers, uint8 by wrapping around below 0.
     whole = x.op == "choice" and not dtype.is_complex and str(dtype) not in ("torch.bool", "torch.uint8")
     if dtype.is_floating_point:
+        if dtype.itemsize < min(4, op.shared.dtype.itemsize) and x.op != "choice":
+            raise Refused(f"its result is of {dtype}, but a packed file computes in float32")
         return x
     if not whole:
         raise Refused(f"its result is of {dtype}")

@@ -30,9 +30,13 @@ BATCH = 7
 
 @dataclass(frozen=True)
 class Shared:
-    """What all operations of a graph share: the model's modules by name, and what is made once."""
+    """What all operations of a graph share: the model's modules by name, and what is made once.
+
+    ``dtype`` is the type of the images.
+    """
 
     modules: Mapping[str, nn.Module]
+    dtype: torch.dtype
     known: dict[Any, Any] = field(default_factory=dict)  # results of Operation.once
     indices: Iterator[int] = field(default_factory=count)
 

@@ -119,6 +119,8 @@ def attention(
     q, k, v = (op.size_of(node) for node in op.node.args[:3])
     depth = q[-1]
     turned = (*k[:-2], k[-1], k[-2])
+    if key.constant:
+        key = op.derived(key, lambda tensor: tensor.mT)
     weights, layout = _product(op, query, q, key, turned, turned=True)
     weights = scaled(op, weights, np.array([1 / math.sqrt(depth) if scale is None else scale]))
     if causal:
@@ -138,17 +140,22 @@ def _upper(rows: int, columns: int) -> Any:
 
 
 def _masked(op: Operation, weights: Value, layout: Layout, mask: Value, size: Sequence[int]) -> Value:
+    """The weights before their softmax with a mask: of bools, which are log(1) and log(0), or of numbers."""
     if mask.constant:
 
         def numbers(tensor: Any) -> Any:
             if not tensor.dtype.is_floating_point:
-                return (~tensor.bool()).float() * _MASKED
+                tensor = tensor.float().log()
+            if bool((tensor.isneginf().any(-1) & (tensor <= _MASKED).all(-1)).any()):
+                raise Refused("its mask hides every token from one of them, where PyTorch's result is 0")
             return tensor.clamp(min=_MASKED)
 
         other = op.stored_constant(op.derived(mask, numbers), layout, weights.shape)
     else:
+        if not op.node.args[3].meta["val"].dtype.is_floating_point:  # type: ignore[union-attr]
+            raise Refused("its mask of bools depends on the input")
         source, its = shown(op, mask, size)
-        other = beside(op, weights, layout, source, its.expanded(layout.size))
+        other = beside(op, weights, layout, op.real(source), its.expanded(layout.size))
     return op.make("add", weights, other, shape=weights.shape)
 
 

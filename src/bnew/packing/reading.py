@@ -48,16 +48,16 @@ def read(model: nn.Module, example: Tensor, lattice: Array | None = None) -> lis
         BnewError: see :func:`bnew.packing.tracing.traced`; or the output does not depend on the input.
     """
     with traced(model, example, BATCH) as trace:
-        return _Reader(trace, lattice).outputs()
+        return _Reader(trace, example.dtype, lattice).outputs()
 
 
 class _Reader:
     """The exported graph, node by node."""
 
-    def __init__(self, trace: Trace, lattice: Array | None) -> None:
+    def __init__(self, trace: Trace, dtype: torch.dtype, lattice: Array | None) -> None:
         self.trace = trace
         self.lattice = lattice
-        self.shared = Shared(dict(trace.model.named_modules()))
+        self.shared = Shared(dict(trace.model.named_modules()), dtype)
         self.values: dict[fx.Node, Value] = {}
 
     def outputs(self) -> list[Output]:
@@ -150,7 +150,10 @@ def _evaluated(op: Operation, arguments: Any, options: Any) -> Value:
     if torch.Tag.nondeterministic_seeded in getattr(op.node.target, "tags", ()):
         raise Refused("its result is random")
     if op.name in _FILLED:  # ones_like(x) and the like, whatever x is
-        arguments = (torch.empty(op.size), *arguments[1:])
+        if any(isinstance(argument, Value) and not argument.constant for argument in arguments[1:]):
+            raise Refused("its number depends on the input")
+        like = op.node.args[0].meta["val"]  # type: ignore[union-attr]
+        arguments = (torch.empty(op.size, dtype=like.dtype), *arguments[1:])
 
     def given(argument: Any) -> Any:
         tensor = argument.tensor if isinstance(argument, Value) else argument

@@ -32,8 +32,10 @@ def total(op: Operation, x: Value, dims: Dims = None, keepdim: bool = False, **_
     return _shown(op, result, layout, order, dims, keepdim)
 
 
-def largest(op: Operation, x: Value, dims: Dims = None, keepdim: bool = False) -> Value:
+def largest(op: Operation, x: Value, dims: Dims | Value = None, keepdim: bool = False) -> Value:
     """The largest number over some dimensions."""
+    if isinstance(dims, Value):
+        raise Refused("the larger of two values is packed only as torch.maximum with a constant")
     source, layout, order = _with_pixels(op, x, dims)
     return _shown(op, _largest(op, source, order), layout, order, dims, keepdim)
 

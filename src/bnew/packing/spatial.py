@@ -209,6 +209,8 @@ def padded(op: Operation, x: Value, amounts: Sequence[int], mode: str, value: fl
             size[dim] = last - first
     grown = [(max(a, 0), max(b, 0)) for a, b in ends] + [(0, 0)] * (rank - len(ends))
     _, layout = shown(op, x, size)
+    if any(grown[-1]) and any(stride == IMAGE for _, stride in layout.dims[0]):
+        raise Refused("it adds images")
     spatial = rank - 2 if rank in (3, 4) and layout.dims[0] == ((op.images, IMAGE),) else 0
     if any(map(any, grown[:spatial])):
         (left, right), (top, bottom) = grown[0], grown[1]

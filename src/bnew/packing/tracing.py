@@ -14,6 +14,7 @@ from torch._dynamo import OptimizedModule
 from torch.export.graph_signature import OutputKind
 from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bnew.errors import BnewError
 from bnew.modes import evaluating
@@ -62,6 +63,7 @@ def traced(model: nn.Module, example: Tensor, images: int) -> Iterator[Trace]:
                 f"{kind} does not take an example of shape {tuple(example.shape)}: {_first_line(error)}"
             ) from error
         try:
+            few, many = (_numbers(model, example[:1].expand(n, *example.shape[1:])) for n in (2, 3))
             batch = example[:1].expand(images, *example.shape[1:]).contiguous()
             program = torch.export.export(model, (batch,), strict=False).run_decompositions(_DECOMPOSED)
         except Exception as error:
@@ -69,12 +71,50 @@ def traced(model: nn.Module, example: Tensor, images: int) -> Iterator[Trace]:
                 f"torch.export cannot read {kind} for {images} images at once, which packing needs (no "
                 f"branches on values, any number of images): {_first_line(error)}"
             ) from error
+        for (operator, number), other in zip(few, many, strict=False):
+            if (operator, number) != other:
+                raise BnewError(
+                    f"{kind} computes with the number of images ({operator} with {number} for 2 of them, but "
+                    f"{other[0]} with {other[1]} for 3): a packed file computes each image by itself"
+                )
         outputs = _outputs(kind, program)
         # torch.export does not report every buffer that is assigned.
         after = dict(model.named_buffers())
         changed = {name for name in before if name not in after or not torch.equal(before[name], after[name])}
         _check_state(kind, program, [node for _, node in outputs], changed)
         yield Trace(model, program, outputs)
+
+
+def _numbers(model: nn.Module, batch: Tensor) -> list[tuple[str, str]]:
+    """(Operator, number) for each single number that the model computes with; the model stays as it is."""
+    with _evaluating(model), _Numbers() as seen:
+        model(batch.clone())
+    return seen.found
+
+
+class _Numbers(TorchDispatchMode):
+    """Notes the single numbers, and tensors of one, among the arguments of all operators.
+
+    Integers that are sizes, dimensions or indices do not count.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, str]] = []
+
+    def __torch_dispatch__(self, function: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = str(function.overloadpacket.__name__)
+        named = {
+            **dict(zip((a.name for a in function._schema.arguments), args, strict=False)),
+            **(kwargs or {}),
+        }
+        for argument in function._schema.arguments if name != "arange" else ():  # it makes indices
+            value = named.get(argument.name)
+            if isinstance(value, Tensor) and value.dim() == 0:
+                self.found.append((name, f"{value.item():.5g}"))
+            elif isinstance(value, float) or (type(value) is int and "int" not in str(argument.type)):
+                self.found.append((name, f"{value:.5g}"))
+        return function(*args, **(kwargs or {}))
 
 
 def _first_line(error: Exception) -> str:
