@@ -33,6 +33,7 @@ from torch import nn
 from sklearn.datasets import load_digits
 
 VALUE = 3
+TYPES = {"16": "uint16", "reals": "float32", "whole": "int32"}
 
 
 class Net(nn.Sequential):
@@ -55,6 +56,10 @@ def digits(kind="bytes", count=300):
         images = images.float() / 255
     if kind == "pil":
         images = [Image.fromarray(each[0].numpy()) for each in images]
+    if kind in TYPES:
+        images = [Image.fromarray(each[0].numpy().astype(TYPES[kind]) * 256) for each in images]
+    if kind == "floats of bytes":
+        images = images.float()
     if kind == "mixed":
         images = [*images[:-1], torch.zeros(1, 9, 9).byte()]
     pairs = list(zip(images, map(int, found.target[:count])))
@@ -120,6 +125,8 @@ def test_what_becomes_binary() -> None:
     [
         ("nowhere:Net", {}, "there is no module nowhere: start the command in the folder"),
         ("owncode:Nte", {}, "has no 'Nte': did you mean 'Net'"),
+        ("bnew.nowhere:Net", {}, "there is no module bnew.nowhere"),
+        ("bnew.layers:Nte", {}, "has no 'Nte'"),
         ("owncode:VALUE", {}, "is a int, but must be a function or a class"),
         ("owncode:pair", {}, "returns a int, but must return a torch.nn.Module"),
         ("owncode:digits", {}, "takes no num_classes"),
@@ -134,6 +141,29 @@ def test_what_becomes_binary() -> None:
 def test_names_that_make_no_network(name: str, options: dict[str, object], message: str) -> None:
     with pytest.raises(BnewError, match=message):
         create_model(name, **options)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("reals", r"image 0 has 32-bit real numbers as pixels .* give 8 or 16 bits"),
+        ("whole", r"image 0 has 32-bit or signed whole numbers as pixels"),
+        ("floats of bytes", r"image 0 has values up to 239, but floats are taken for pixel values in"),
+    ],
+)
+def test_images_that_would_lose_bits(kind: str, message: str) -> None:
+    with pytest.raises(BnewError, match=message):
+        load_data(RECIPE.replace(data_options={"kind": kind}), MACHINE)
+
+
+def test_images_of_16_bits_are_those_of_8() -> None:
+    narrow, wide = (
+        load_data(RECIPE.replace(data_options={"kind": kind}), MACHINE) for kind in ("bytes", "16")
+    )
+    for (first, _), (second, _) in zip(
+        narrow.batches("test", train=False), wide.batches("test", train=False), strict=True
+    ):
+        assert torch.equal(first, second)
 
 
 def test_data_of_mixed_sizes() -> None:
@@ -173,6 +203,9 @@ def test_weights_of_other_classes_and_networks(
     torch.save(nn.Linear(2, 2), "whole.pt")
     with pytest.raises(BnewError, match="holds more than tensors and could run code"):
         read_weights(code / "whole.pt")
+    torch.save({1: torch.zeros(1)}, "numbered.pt")
+    with pytest.raises(BnewError, match="does not hold a state dict"):
+        read_weights(code / "numbered.pt")
     with pytest.raises(BnewError, match="there is no file"):
         read_weights(code / "none.pt")
 

@@ -42,9 +42,8 @@ def fetched(name: str) -> Any:
     if not _NAMED.fullmatch(name):
         raise BnewError(f"'{name}' is no name such as package.module:factory")
     module, _, attribute = name.partition(":")
-    if module.startswith("bnew."):
-        return getattr(importlib.import_module(module), attribute)
-    _see_current_directory()
+    if not module.startswith("bnew."):
+        _see_current_directory()
     try:
         imported = importlib.import_module(module)
     except ModuleNotFoundError as error:

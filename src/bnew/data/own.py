@@ -16,12 +16,15 @@ from torchvision.transforms.v2 import functional as transforms
 
 from bnew.data.holdout import HELD_OUT, hold_out
 from bnew.data.image_folder import PARTS
+from bnew.data.images import MODES
 from bnew.data.in_memory import Augmentation, MemoryDataset, Split, mean_std
 from bnew.errors import BnewError, first_line, kind_of, unknown
 from bnew.process import is_first_process
 from bnew.references import factory
 
 logger = logging.getLogger("bnew")
+
+_LARGEST = 16  # of a float image: more than normalised pixel values have, less than bytes
 
 # What a factory may return beside its splits.
 EXTRAS = ("classes", "flip", "padding", "mean", "std")
@@ -43,7 +46,8 @@ def load_own(
 
     Raises:
         BnewError: the factory is not found, does not take the options or returns something else; an image
-            or a label is no such thing; images differ in kind, or in size without ``image_size``.
+            or a label is no such thing, or has pixels of more bits than are read, or floats far beyond
+            [0, 1]; images differ in kind, or in size without ``image_size``.
     """
     parts = _made(name, options, data_dir)
     extras = {key: parts.pop(key) for key in EXTRAS if key in parts}
@@ -143,8 +147,13 @@ def _read(what: str, dataset: Any, image_size: int | None) -> Split:
 def _tensor(what: str, image: Any) -> Tensor:
     """An image as a tensor (C, H, W), uint8 or float32."""
     if isinstance(image, Image):
-        mode = "L" if image.mode in ("1", "L", "LA", "I;16") else "RGB"
-        tensor: Tensor = transforms.pil_to_tensor(image if image.mode == mode else image.convert(mode))
+        mode = "L" if image.mode.startswith(("1", "L", "I")) and image.mode != "LAB" else "RGB"
+        if image.mode not in MODES:
+            raise BnewError(f"{what} has pixels of PIL's mode {image.mode}, which is not known")
+        try:
+            tensor: Tensor = transforms.pil_to_tensor(MODES[image.mode](image, mode))
+        except ValueError as error:
+            raise BnewError(f"{what} {error}: give 8 or 16 bits per channel, or a tensor") from error
         return tensor
     if not isinstance(image, Tensor) or image.ndim != 3:
         shape = f" of shape {tuple(image.shape)}" if isinstance(image, Tensor) else ""
@@ -155,6 +164,12 @@ def _tensor(what: str, image: Any) -> Tensor:
         raise BnewError(f"{what} is {image.dtype}, but must be torch.uint8 or of floats")
     if not bool(image.isfinite().all()):
         raise BnewError(f"{what} has a value that is NaN or infinite")
+    largest = float(image.abs().max()) if image.numel() else 0
+    if largest > _LARGEST:
+        raise BnewError(
+            f"{what} has values up to {largest:.4g}, but floats are taken for pixel values in [0, 1]: divide "
+            "them by 255, or give torch.uint8"
+        )
     return image.detach().float()
 
 

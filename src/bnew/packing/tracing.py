@@ -87,29 +87,27 @@ def traced(model: nn.Module, example: Tensor, images: int) -> Iterator[Trace]:
 
 def _numbers(model: nn.Module, batch: Tensor) -> list[tuple[str, str]]:
     """(Operator, number) for each single number that the model computes with; the model stays as it is."""
-    with _evaluating(model), _Numbers() as seen:
+    numbers = _Numbers()
+    with _evaluating(model), numbers:
         model(batch.clone())
-    return seen.found
+    return numbers.found
 
 
-class _Numbers(TorchDispatchMode):
+class _Numbers(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes the single numbers, and tensors of one, among the arguments of all operators.
 
     Integers that are sizes, dimensions or indices do not count.
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.found: list[tuple[str, str]] = []
 
     def __torch_dispatch__(self, function: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = str(function.overloadpacket.__name__)
-        named = {
-            **dict(zip((a.name for a in function._schema.arguments), args, strict=False)),
-            **(kwargs or {}),
-        }
-        for argument in function._schema.arguments if name != "arange" else ():  # it makes indices
-            value = named.get(argument.name)
+        known = [] if name == "arange" else function._schema.arguments  # it makes indices
+        for place, argument in enumerate(known):
+            value = args[place] if place < len(args) else (kwargs or {}).get(argument.name)
             if isinstance(value, Tensor) and value.dim() == 0:
                 self.found.append((name, f"{value.item():.5g}"))
             elif isinstance(value, float) or (type(value) is int and "int" not in str(argument.type)):

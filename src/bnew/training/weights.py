@@ -52,7 +52,9 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     for key in _INSIDE:
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
             found = found[key]
-    if not isinstance(found, Mapping) or not found or not all(isinstance(t, Tensor) for t in found.values()):
+    if not (isinstance(found, Mapping) and found) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in found.items()
+    ):
         raise BnewError(f"{file} does not hold a state dict, names with a tensor each: save one into it")
     tensors = dict(found)
     for prefix in _PREFIXES:
