@@ -24,7 +24,8 @@ def to(op: Operation, x: Value, *_: Any, **__: Any) -> Value:
     # Not bool and uint8: they would change the numbers, uint8 by wrapping around below 0.
     whole = x.op == "choice" and not dtype.is_complex and str(dtype) not in ("torch.bool", "torch.uint8")
     if dtype.is_floating_point:
-        if dtype.itemsize < min(4, op.shared.dtype.itemsize) and x.op != "choice":
+        exact = x.op == "choice" and np.all((x.numbers == np.trunc(x.numbers)) & (np.abs(x.numbers) <= 256))
+        if dtype.itemsize < min(4, op.shared.dtype.itemsize) and not exact:
             raise Refused(f"its result is of {dtype}, but a packed file computes in float32")
         return x
     if not whole:

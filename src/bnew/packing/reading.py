@@ -183,4 +183,6 @@ def _is_integer(dtype: torch.dtype) -> bool:
 def _hashable(arguments: Any) -> Any:
     if isinstance(arguments, Mapping):
         return tuple((name, _hashable(value)) for name, value in arguments.items())
-    return tuple(map(_hashable, arguments)) if isinstance(arguments, list | tuple) else arguments
+    if isinstance(arguments, list | tuple):
+        return tuple(map(_hashable, arguments))
+    return (type(arguments), arguments) if isinstance(arguments, int | float) else arguments  # 1 is no True
