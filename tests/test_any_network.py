@@ -128,6 +128,7 @@ SHAPES: dict[str, tuple[Any, ...]] = {
     "norm of all": (lambda y, f: f(y), nn.LayerNorm([8, 6, 6])),
     "attention to constants": (lambda y: attended(y, None, torch.arange(64.0).view(1, 8, 8) % 5 - 2),),
     "attention with two biases": (lambda y: attended(y, torch.where(y.flatten(2)[:, :1] > 0, 0.0, -2.0)),),
+    "a number for each image": (lambda y: y.mean((1, 2, 3)),),
     "ones like bools": (lambda y: y * (torch.ones_like(y > 0) + torch.ones_like(y > 0)),),
     "mixing of places": (lambda y, f: f(y.flatten(2)).transpose(1, 2), nn.Linear(36, 7)),
     "pixel shuffle": (lambda y: F.pixel_shuffle(y, 2),),

@@ -36,9 +36,11 @@ Shape read_group_norm(GraphReader& reader, Fields& fields, Node& node) {
 
 void prepare_group_norm(Planner& planner, Stage& stage, Node& node) {
     constexpr double kMacsPerNumber = 2;        // for the two sums
+    constexpr double kMacsPerGroup = 256;       // for a group of few numbers
     constexpr double kNanosecondsOfSums = 0.2;  // per number
-    planner.work(stage.shape, kMacsPerNumber, stage.name);
     const auto& arguments = static_cast<const GroupNormArguments&>(*node.arguments);
+    planner.work(stage.shape, kMacsPerNumber, stage.name);
+    planner.work({arguments.groups, 1, 1}, kMacsPerGroup, stage.name);
     auto made = std::make_unique<Normalised>();
     made->norm = {stage.shape.height, stage.shape.width, stage.shape.channels, arguments.groups,
                   arguments.eps};

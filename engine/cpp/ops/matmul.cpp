@@ -12,6 +12,7 @@ namespace bnew {
 namespace {
 
 constexpr double kNanosecondsPerProduct = 0.015;
+constexpr double kMacsPerRow = 512;  // for a row of few numbers
 
 struct MatmulArguments : Arguments {
     bool transposed = false;
@@ -69,6 +70,7 @@ void prepare_matmul(Planner& planner, Stage& stage, Node& node) {
     planner.work({static_cast<int>(lanes), stage.shape.height, stage.shape.width}, conv.channels_in,
                  stage.name);
     planner.work({static_cast<int>(lanes), stage.shape.height, 1}, conv.channels_in, stage.name);
+    planner.work({1, stage.shape.height, 1}, kMacsPerRow, stage.name);
     stage.scratch_bytes = static_cast<size_t>(lanes * conv.channels_in) * sizeof(float) + kSlack;
     stage.nanoseconds += kNanosecondsPerProduct * conv.channels_in;
     stage.prepared = std::move(made);
