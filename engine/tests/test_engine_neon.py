@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bnew_engine import load
+from filelock import FileLock
 from tiny import everything
 
 ENGINE = Path(__file__).parents[1]
@@ -27,16 +28,19 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def build(pytestconfig: pytest.Config) -> Path:
     """The programs for ARM; kept from one run of the tests to the next, and brought up to date."""
-    assert CMAKE is not None
     assert pytestconfig.cache is not None
     folder = pytestconfig.cache.mkdir("engine-aarch64")
     options = ["-DBNEW_PYTHON=OFF", "-DBNEW_TESTS=ON", f"-DCMAKE_CXX_COMPILER={COMPILER}"]
     options += ["-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64"]
-    configure = ["-S", str(ENGINE), "-B", str(folder), *options]
-    for command in (configure, ["--build", str(folder), "--parallel", "2"]):
-        done = subprocess.run([CMAKE, *command], capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
+    with FileLock(folder / "lock"):  # other processes of the tests may want it too
+        cmake("-S", ENGINE, "-B", folder, *options)
+        cmake("--build", folder, "--parallel", 2)
     return folder
+
+
+def cmake(*arguments: object) -> None:
+    done = subprocess.run([str(CMAKE), *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def run(*command: object, **environment: str) -> str:
@@ -64,3 +68,25 @@ def test_networks_give_the_same_bits_on_arm(build: Path, tmp_path: Path) -> None
         assert printed.endswith(f"ms an image, {isa}\n")
         found = np.fromfile(tmp_path / isa, np.float32).reshape(2, 10)
         np.testing.assert_array_equal(found, load(path)(images))
+
+
+def test_programs_are_built_against_what_cmake_installs(build: Path, tmp_path: Path) -> None:
+    """The example, for ARM."""
+    prefix, examples = tmp_path / "prefix", tmp_path / "examples"
+    cmake("--install", build, "--prefix", prefix)
+    path = everything().write(tmp_path / "m.bnew")
+    assert run(prefix / "bin" / "bnew-run", path).startswith("0: class ")
+    cmake(
+        "-S",
+        ENGINE / "examples",
+        "-B",
+        examples,
+        f"-DCMAKE_CXX_COMPILER={COMPILER}",
+        f"-DCMAKE_PREFIX_PATH={prefix}",
+    )
+    cmake("--build", examples)
+    image = np.random.default_rng(3).integers(0, 256, (1, 33, 35, 3)).astype(np.uint8)
+    (tmp_path / "image").write_bytes(image.tobytes())
+    (expected,) = load(path)(image)
+    name, number = run(examples / "classify", path, tmp_path / "image").rsplit(maxsplit=1)
+    assert (name, np.float32(number)) == (f"class {expected.argmax()}", expected.max())

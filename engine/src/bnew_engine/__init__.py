@@ -25,7 +25,9 @@ from bnew_engine._engine import EngineError
 from bnew_engine._images import are_paths, read_image
 from bnew_engine._outputs import Predictions, likeliest, output_kind
 
-__all__ = ["EngineError", "Model", "Predictions", "StageTime", "isa", "isas", "load", "register_peak"]
+__all__ = [
+    "EngineError", "Model", "Predictions", "StageTime", "cmake_dir", "isa", "isas", "load", "register_peak",
+]  # fmt: skip
 __version__ = "0.1.0"
 
 
@@ -51,6 +53,15 @@ def isa() -> str:
         EngineError: ``BNEW_ENGINE_ISA`` names one that this machine cannot run.
     """
     return _engine.instruction_set()
+
+
+def cmake_dir() -> str:
+    """The folder that CMake needs to find the engine of this package, for programs in C++.
+
+    ``cmake -Dbnew_engine_DIR=$(python -c "import bnew_engine; print(bnew_engine.cmake_dir())")``; then
+    ``find_package(bnew_engine)`` defines ``bnew::engine``.
+    """
+    return os.path.join(os.path.dirname(os.path.abspath(_engine.__file__)), "lib", "cmake", "bnew_engine")
 
 
 def register_peak(isa: str, seconds: float = 0.2) -> float:
