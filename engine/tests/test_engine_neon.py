@@ -71,22 +71,17 @@ def test_networks_give_the_same_bits_on_arm(build: Path, tmp_path: Path) -> None
 
 
 def test_programs_are_built_against_what_cmake_installs(build: Path, tmp_path: Path) -> None:
-    """The example, for ARM."""
+    """The examples in C++ and in C, for ARM."""
     prefix, examples = tmp_path / "prefix", tmp_path / "examples"
     cmake("--install", build, "--prefix", prefix)
     path = everything().write(tmp_path / "m.bnew")
     assert run(prefix / "bin" / "bnew-run", path).startswith("0: class ")
-    cmake(
-        "-S",
-        ENGINE / "examples",
-        "-B",
-        examples,
-        f"-DCMAKE_CXX_COMPILER={COMPILER}",
-        f"-DCMAKE_PREFIX_PATH={prefix}",
-    )
+    compilers = (f"-DCMAKE_CXX_COMPILER={COMPILER}", f"-DCMAKE_C_COMPILER={COMPILER.replace('g++', 'gcc')}")
+    cmake("-S", ENGINE / "examples", "-B", examples, *compilers, f"-DCMAKE_PREFIX_PATH={prefix}")
     cmake("--build", examples)
     image = np.random.default_rng(3).integers(0, 256, (1, 33, 35, 3)).astype(np.uint8)
     (tmp_path / "image").write_bytes(image.tobytes())
     (expected,) = load(path)(image)
-    name, number = run(examples / "classify", path, tmp_path / "image").rsplit(maxsplit=1)
-    assert (name, np.float32(number)) == (f"class {expected.argmax()}", expected.max())
+    for program in ("classify", "classify_c"):
+        name, number = run(examples / program, path, tmp_path / "image").rsplit(maxsplit=1)
+        assert (name, np.float32(number)) == (f"class {expected.argmax()}", expected.max())

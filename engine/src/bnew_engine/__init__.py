@@ -56,10 +56,10 @@ def isa() -> str:
 
 
 def cmake_dir() -> str:
-    """The folder that CMake needs to find the engine of this package, for programs in C++.
+    """The folder that CMake needs to find the engine of this package, for programs in C++ and C.
 
     ``cmake -Dbnew_engine_DIR=$(python -c "import bnew_engine; print(bnew_engine.cmake_dir())")``; then
-    ``find_package(bnew_engine)`` defines ``bnew::engine``.
+    ``find_package(bnew_engine)`` defines ``bnew::engine`` for C++ and ``bnew::c`` for C.
     """
     return os.path.join(os.path.dirname(os.path.abspath(_engine.__file__)), "lib", "cmake", "bnew_engine")
 
