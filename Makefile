@@ -39,7 +39,8 @@ lint: .venv/engine
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $(shell find engine/cpp engine/examples engine/tests -name '*.h' -o -name '*.c' -o -name '*.cpp')
+	$(BIN)/clang-format --dry-run --Werror --style=file:engine/.clang-format \
+		$(shell find engine/cpp engine/examples engine/tests src examples -name '*.h' -o -name '*.c' -o -name '*.cpp')
 
 # The documentation as a site, in build/site; a link that leads nowhere is an error.
 docs: .venv/ready

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
@@ -14,6 +15,7 @@ from tyro.conf import Positional
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
 
 from bnew.deploy.limits import Limits
+from bnew.errors import BnewError
 from bnew.experiments.plan import STEPS
 from bnew.experiments.published import CIFAR10, EXPERIMENTS, IMAGENET
 from bnew.recipe import Recipe
@@ -26,6 +28,8 @@ logger = logging.getLogger("bnew")
 RunArgument: TypeAlias = Annotated[Positional[Path], tyro.conf.arg(metavar="RUN")]
 NetworkArgument: TypeAlias = Annotated[Positional[Path], tyro.conf.arg(metavar="RUN|FILE")]
 FileArgument: TypeAlias = Annotated[Positional[Path], tyro.conf.arg(metavar="FILE")]
+ExportArgument: TypeAlias = Annotated[Positional[Path], tyro.conf.arg(metavar="RUN|FILE.bnew")]
+ToArgument: TypeAlias = Annotated[Positional[Path], tyro.conf.arg(metavar="FILE|DIR")]
 RunArguments: TypeAlias = Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN [RUN ...]")]
 ImageArguments: TypeAlias = Annotated[
     Positional[tuple[Path, ...]], tyro.conf.arg(metavar="IMAGE [IMAGE ...]")
@@ -62,6 +66,20 @@ def _value(text: str) -> Any:
             continue
         return value
     return text
+
+
+def size_of(option: str, text: str | None) -> int | None:
+    """A number of bytes: ``262144``, or ``256k`` or ``1M`` with factors of 1024; None if there is none.
+
+    Raises:
+        BnewError: the text of ``option`` is no such number.
+    """
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+)([kM]?)B?", text)
+    if found is None or int(found[1]) == 0:
+        raise BnewError(f"{option} is '{text}', and must be a number of bytes, such as 256k or 1M")
+    return int(found[1]) << {"": 0, "k": 10, "M": 20}[found[2]]
 
 
 def constructors() -> ConstructorRegistry:

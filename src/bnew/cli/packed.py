@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
-from bnew.cli.arguments import FileArgument, ImageArguments, LimitOptions, RunArgument
+from bnew.cli.arguments import (
+    ExportArgument,
+    FileArgument,
+    ImageArguments,
+    LimitOptions,
+    RunArgument,
+    ToArgument,
+    size_of,
+)
 from bnew.cli.output import as_json, check_format, put, put_rows, say_broken
 from bnew.display import show
 from bnew.errors import BnewError
@@ -87,23 +97,67 @@ def verify(
     return 0 if found.ok else 1
 
 
-def export(run: RunArgument, file: FileArgument, /, data_dir: str | None = None) -> int:
-    """Write a run's best weights as an ordinary ONNX graph, for other runtimes; it is not fast.
+def export(
+    run: ExportArgument,
+    to: ToArgument,
+    /,
+    format: Literal["onnx", "c"] = "onnx",
+    data_dir: str | None = None,
+    name: str | None = None,
+    flash: str | None = None,
+    ram: str | None = None,
+) -> int:
+    """Write a network for where bnew-engine does not run: as ONNX, or as C for a microcontroller.
 
     Args:
-        run: the run's folder; or a folder above runs, for the run with the best validation accuracy.
-        file: the file to write, such as model.onnx.
-        data_dir: folder of images to check the file on, named as for `bnew eval`; by default, the run's own,
-            or generated images if those are missing.
+        run: the run's folder, or a folder above runs, for the run with the best validation accuracy; as C,
+            also a packed file.
+        to: the file to write, such as model.onnx; as C, the folder for a C99 file and its header.
+        format: onnx is an ordinary ONNX graph, for other runtimes, which is not fast. c has the weights as
+            bits, no heap and no library, and computes the numbers of bnew-engine to the last bit.
+        data_dir: folder of images to check an ONNX graph on, named as for `bnew eval`; by default, the run's
+            own, or generated images if those are missing.
+        name: how the functions in C begin; by default, as the packed file or the run's folder is named.
+        flash: the chip's bytes of flash, such as 256k: a network in C that does not fit is refused.
+        ram: the same for its RAM.
     """
+    if format == "c":
+        _export_c(run, to, name, size_of("--flash", flash), size_of("--ram", ram))
+        return 0
+    if given := [option for option, value in _only_in_c(name, flash, ram) if value is not None]:
+        raise BnewError(f"{given[0]} is for --format c")
     from bnew.deploy.onnx import export_run
     from bnew.results.groups import best_run
 
-    check = export_run(best_run(run), file, Machine(data_dir=data_dir, device="cpu"))
-    print(printable(f"{file}: {file.stat().st_size:,} bytes"))
+    check = export_run(best_run(run), to, Machine(data_dir=data_dir, device="cpu"))
+    print(printable(f"{to}: {to.stat().st_size:,} bytes"))
     print(check or "not checked, as onnxruntime is not installed")
     print("Signs and binary weights are float32 in it: neither small nor fast. `bnew pack` makes what is.")
     return 0
+
+
+def _only_in_c(*values: str | None) -> Iterable[tuple[str, str | None]]:
+    return zip(("--name", "--flash", "--ram"), values, strict=True)
+
+
+def _export_c(run: Path, folder: Path, name: str | None, flash: int | None, ram: int | None) -> None:
+    """Write a packed file, or the best run packed, as C; print what it takes."""
+    from tempfile import TemporaryDirectory
+
+    from bnew.deploy.c99.export import export_c
+
+    with TemporaryDirectory() as temporary:
+        path = run
+        if not run.is_file():
+            from bnew.deploy.pack_run import pack_run
+            from bnew.results.groups import best_run
+
+            best = best_run(run)
+            path = Path(temporary) / f"{best.path.resolve().name}.bnew"
+            pack_run(best, path, Machine(device="cpu"))
+        exported = export_c(path, folder, name=name, flash=flash, ram=ram)
+    show(exported)
+    print(printable(f"{exported.source} and {exported.header.name}"))
 
 
 def predict(

@@ -1,0 +1,430 @@
+/* The kernels of a network that bnew exports as C99, for chips without SIMD. `bnew export --format c` writes
+ * the parts that a network needs into its file: a part stands between `#ifdef NEEDS_...` and its `#endif`.
+ *
+ * They compute what the scalar kernels of bnew's engine compute, to the last bit: every product that is added
+ * to something is a fused multiply-add, and sums have the same order. Each function computes one row of a
+ * result. Values lie as rows, columns, channels; the bits of a pixel fill whole words, from bit 0 on. A value
+ * whose `rows` are fewer than its height is a ring: row y lies where row y - rows was. */
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#ifdef __FAST_MATH__
+#error "compile without -ffast-math: it changes the results"
+#endif
+/* Products and sums are fused where the code says so and nowhere else. */
+#if defined(__clang__)
+#pragma STDC FP_CONTRACT OFF
+#elif defined(__GNUC__)
+#pragma GCC optimize("fp-contract=off")
+#endif
+
+struct real {
+    float* data;
+    int rows, width, channels;
+};
+
+struct bits {
+    uint32_t* data;
+    int rows, width, channels;
+};
+
+enum activation { NONE, PRELU, CLAMP, SIGN, HARD_SIGMOID, HARD_SWISH, ABS };
+
+/* What happens to the numbers v of a pixel, in this order. What is NULL or NONE is left out. */
+struct epilogue {
+    const float *scale, *shift; /* v = v scale + shift */
+    const struct real* other;   /* v = v + other, or v other; channel c meets channel c mod other->channels */
+    int multiply;               /* by other, instead of adding it */
+    enum activation activation;
+    const float* slope;                 /* of PRELU */
+    float low, high;                    /* of CLAMP */
+    const float *scale_out, *shift_out; /* v = v scale_out + shift_out, or v + shift_out */
+    const struct real* result;
+    const float *sign_scale, *sign_shift; /* bit = v sign_scale + sign_shift >= 0, or v >= sign_shift */
+    const struct bits* signs;
+    float* scratch;      /* the numbers of a pixel */
+    int channels, width; /* of the result */
+};
+
+/* ---------------------------------------------------------------------------------------- arithmetic */
+
+/* a b + c, rounded once. */
+static float fused(float a, float b, float c) {
+#if defined(__FP_FAST_FMAF) || defined(__FMA__) || defined(__ARM_FEATURE_FMA) || defined(__riscv_flen)
+    return __builtin_fmaf(a, b, c);
+#else
+    const double product = (double)a * b; /* exact */
+    double sum = product + c;
+    uint64_t word;
+    memcpy(&word, &sum, sizeof word);
+    const unsigned exponent = (unsigned)(word >> 52) & 0x7ff;
+    /* Rounding twice is rounding once, unless the first one ends between two floats, or below normal ones. */
+    if ((word & 0x1fffffff) == 0x10000000 || exponent < 1023 - 126) {
+        const double rest = sum - product;
+        const double error = (product - (sum - rest)) + (c - rest); /* exact: Knuth's */
+        if ((error > 0 || error < 0) && (word & 1) == 0) {          /* to odd, which tells the second one */
+            word += (error > 0) == (sum > 0) ? 1 : (uint64_t)-1;
+            memcpy(&sum, &word, sizeof sum);
+        }
+    }
+    return (float)sum;
+#endif
+}
+
+static float* pixel(const struct real* v, int y, int x) {
+    if (y >= v->rows) y %= v->rows;
+    return v->data + ((ptrdiff_t)y * v->width + x) * v->channels;
+}
+
+static uint32_t* pixel_bits(const struct bits* v, int y, int x) {
+    if (y >= v->rows) y %= v->rows;
+    return v->data + ((ptrdiff_t)y * v->width + x) * ((v->channels + 31) / 32);
+}
+
+static float activated(const struct epilogue* e, float v) {
+    switch (e->activation) {
+        case NONE:
+        case PRELU: break;
+        case CLAMP: v = v > e->low ? v : e->low; return v < e->high ? v : e->high;
+        case SIGN: return v >= 0 ? 1.0f : -1.0f;
+        case HARD_SIGMOID:
+        case HARD_SWISH: {
+            float s = fused(v, 1.0f / 6, 0.5f);
+            s = s > 0 ? s : 0;
+            s = s < 1 ? s : 1;
+            return e->activation == HARD_SIGMOID ? s : v * s;
+        }
+        case ABS: return (-v > v ? -v : v) + 0.0f;
+    }
+    return v;
+}
+
+/* Takes the numbers in e->scratch to the result's pixel (y, x). */
+static void finish(const struct epilogue* e, int y, int x) {
+    const int n = e->channels;
+    float* const v = e->scratch;
+    int c;
+    if (e->scale)
+        for (c = 0; c < n; ++c) v[c] = fused(v[c], e->scale[c], e->shift[c]);
+    if (e->other) {
+        const struct real* o = e->other;
+        const float* from = pixel(o, y, o->width == 1 ? 0 : x); /* of a 1 x 1 value: always the same */
+        int k = 0;
+        for (c = 0; c < n; ++c) {
+            v[c] = e->multiply ? v[c] * from[k] : v[c] + from[k];
+            if (++k == o->channels) k = 0;
+        }
+    }
+    if (e->activation == PRELU) {
+        for (c = 0; c < n; ++c) v[c] = v[c] >= 0 ? v[c] : v[c] * e->slope[c];
+    } else if (e->activation != NONE) {
+        for (c = 0; c < n; ++c) v[c] = activated(e, v[c]);
+    }
+    if (e->scale_out) {
+        for (c = 0; c < n; ++c) v[c] = fused(v[c], e->scale_out[c], e->shift_out[c]);
+    } else if (e->shift_out) {
+        for (c = 0; c < n; ++c) v[c] += e->shift_out[c];
+    }
+    if (e->result) memcpy(pixel(e->result, y, x), v, (size_t)n * sizeof *v);
+    if (e->signs) {
+        uint32_t* to = pixel_bits(e->signs, y, x);
+        uint32_t word = 0;
+        for (c = 0; c < n; ++c) {
+            const int set = e->sign_scale ? fused(v[c], e->sign_scale[c], e->sign_shift[c]) >= 0
+                                          : v[c] >= e->sign_shift[c];
+            word |= (uint32_t)set << c % 32;
+            if (c % 32 == 31 || c == n - 1) {
+                *to++ = word;
+                word = 0;
+            }
+        }
+    }
+}
+
+/* ----------------------------------------------------------------------------------------- operators */
+
+/* An image of bytes, normalised: the number of byte b is b scale + shift. */
+struct image {
+    const float *scale, *shift;
+    const struct real* result;
+};
+
+static void image_row(const struct image* s, const uint8_t* image, int y) {
+    const int channels = s->result->channels, count = s->result->width * channels;
+    const uint8_t* from = image + (ptrdiff_t)y * count;
+    float* to = pixel(s->result, y, 0);
+    int i, c = 0;
+    for (i = 0; i < count; ++i) {
+        to[i] = fused(from[i], s->scale[c], s->shift[c]);
+        if (++c == channels) c = 0;
+    }
+}
+
+/* A window that slides over an image of `height` rows. Its taps in the padding add nothing. */
+struct window {
+    int height;
+    int kernel_y, kernel_x, stride_y, stride_x, dilation_y, dilation_x, top, left;
+};
+
+#ifdef NEEDS_CONV
+/* Weights: output channels, rows, columns, input channels of the group. */
+struct conv {
+    struct window window;
+    int groups;
+    const struct real* in;
+    const float* weights;
+    struct epilogue end;
+};
+
+static float dot(const float* x, const float* weights, int n, float sum) {
+    int i;
+    for (i = 0; i < n; ++i) sum = fused(x[i], weights[i], sum);
+    return sum;
+}
+
+static void conv_row(const struct conv* s, int y) {
+    const struct window* w = &s->window;
+    const int channels = s->in->channels / s->groups, per_group = s->end.channels / s->groups;
+    const int first_y = y * w->stride_y - w->top;
+    /* Without gaps, the columns of a window's row lie close together. */
+    const int close = w->dilation_x == 1 && s->groups == 1;
+    int x, o, ky, kx;
+    for (x = 0; x < s->end.width; ++x) {
+        const int first_x = x * w->stride_x - w->left;
+        int begin = 0, end = w->kernel_x; /* the columns of the window inside of the image */
+        while (begin < end && first_x + begin * w->dilation_x < 0) ++begin;
+        while (begin < end && first_x + (end - 1) * w->dilation_x >= s->in->width) --end;
+        for (o = 0; o < s->end.channels; ++o) {
+            const float* weights = s->weights + (ptrdiff_t)o * w->kernel_y * w->kernel_x * channels;
+            const int offset = o / per_group * channels;
+            float sum = 0;
+            for (ky = 0; ky < w->kernel_y; ++ky, weights += w->kernel_x * channels) {
+                const int in_y = first_y + ky * w->dilation_y;
+                if (in_y < 0 || in_y >= w->height || begin == end) continue;
+                if (close) {
+                    sum = dot(pixel(s->in, in_y, first_x + begin), weights + begin * channels,
+                              (end - begin) * channels, sum);
+                } else {
+                    for (kx = begin; kx < end; ++kx)
+                        sum = dot(pixel(s->in, in_y, first_x + kx * w->dilation_x) + offset,
+                                  weights + kx * channels, channels, sum);
+                }
+            }
+            s->end.scratch[o] = sum;
+        }
+        finish(&s->end, y, x);
+    }
+}
+#endif /* NEEDS_CONV */
+
+#ifdef NEEDS_BINARY_CONV
+/* The number of set bits, in each byte of a word. */
+#if defined(__POPCNT__) || defined(__riscv_zbb) || defined(__aarch64__)
+#define set_bits(word) ((uint32_t)__builtin_popcount(word))
+#define set_bits_of_three(a, b, c) (set_bits(a) + set_bits(b) + set_bits(c))
+#define total(counts) ((int)(counts))
+#else
+static uint32_t nibbles(uint32_t v) {
+    v -= v >> 1 & 0x55555555;
+    return (v & 0x33333333) + (v >> 2 & 0x33333333);
+}
+
+static uint32_t bytes(uint32_t nibbles) { return (nibbles & 0x0f0f0f0f) + (nibbles >> 4 & 0x0f0f0f0f); }
+
+static uint32_t set_bits(uint32_t word) { return bytes(nibbles(word)); }
+
+/* A full adder of 32 columns makes two words of three: ones, and twos. */
+static uint32_t set_bits_of_three(uint32_t a, uint32_t b, uint32_t c) {
+    const uint32_t either = a ^ b;
+    return bytes(nibbles(either ^ c) + 2 * nibbles((a & b) | (either & c)));
+}
+
+static int total(uint32_t counts) {
+    counts = (counts & 0x00ff00ff) + (counts >> 8 & 0x00ff00ff);
+    return (int)((counts + (counts >> 16)) & 0xffff);
+}
+#endif
+
+/* The number of bits that differ in n words. A byte of the sum is at most 24 after three words, so it holds
+ * ten times that. */
+static int differing(const uint32_t* a, const uint32_t* b, int n) {
+    int all = 0;
+    while (n > 0) {
+        const uint32_t* const last = a + (n < 30 ? n : 30);
+        uint32_t sum = 0;
+        n -= 30;
+        for (; last - a >= 3; a += 3, b += 3) sum += set_bits_of_three(a[0] ^ b[0], a[1] ^ b[1], a[2] ^ b[2]);
+        for (; a < last; ++a, ++b) sum += set_bits(*a ^ *b);
+        all += total(sum);
+    }
+    return all;
+}
+
+/* The same among the bits that are set in `inside`. */
+static int differing_inside(const uint32_t* a, const uint32_t* b, const uint32_t* inside, int n) {
+    int all = 0, i;
+    for (i = 0; i < n; ++i) all += total(set_bits((a[i] ^ b[i]) & inside[i]));
+    return all;
+}
+
+/* Weights: for each output channel, the bits of a window: rows, columns, input channels. */
+struct binary_conv {
+    struct window window;
+    int pad_value; /* of the bits in the padding: 1, -1, or 0 if they add nothing */
+    const struct bits* in;
+    const uint32_t* weights;
+    int words;        /* of an output channel */
+    uint32_t* bits;   /* scratch: the bits of a window, and a word */
+    uint32_t* inside; /* scratch: the same, set inside of the image */
+    struct epilogue end;
+};
+
+/* Appends the lowest `count` bits of `bits` to those of `to`, which has *end. */
+static void append(uint32_t* to, int* end, uint32_t bits, int count) {
+    const int word = *end / 32, filled = *end % 32;
+    if (filled == 0) {
+        to[word] = bits;
+    } else {
+        to[word] |= bits << filled;
+        if (filled + count > 32) to[word + 1] = bits >> (32 - filled);
+    }
+    *end += count;
+}
+
+/* Appends the bits of a pixel, or as many bits that all are `filling` if it is NULL. */
+static void append_pixel(uint32_t* to, int* end, const uint32_t* pixel, int channels, int filling) {
+    for (; channels > 0; channels -= 32) {
+        const int count = channels < 32 ? channels : 32;
+        const uint32_t ones = 0xffffffff >> (32 - count);
+        append(to, end, pixel ? *pixel++ : filling ? ones : 0, count);
+    }
+}
+
+/* Makes the bits of a window, one pixel after the other. Returns the number of pixels inside of the image. */
+static int gather(const struct binary_conv* s, int first_y, int first_x) {
+    const struct window* w = &s->window;
+    int ky, kx, end = 0, count = 0;
+    for (ky = 0; ky < w->kernel_y; ++ky) {
+        const int y = first_y + ky * w->dilation_y;
+        for (kx = 0; kx < w->kernel_x; ++kx) {
+            const int x = first_x + kx * w->dilation_x;
+            const int is_inside = y >= 0 && y < w->height && x >= 0 && x < s->in->width;
+            append_pixel(s->bits, &end, is_inside ? pixel_bits(s->in, y, x) : NULL, s->in->channels,
+                         s->pad_value > 0);
+            count += is_inside;
+        }
+    }
+    return count;
+}
+
+static void mark_inside(const struct binary_conv* s, int first_y, int first_x) {
+    const struct window* w = &s->window;
+    int ky, kx, end = 0;
+    for (ky = 0; ky < w->kernel_y; ++ky) {
+        const int y = first_y + ky * w->dilation_y;
+        for (kx = 0; kx < w->kernel_x; ++kx) {
+            const int x = first_x + kx * w->dilation_x;
+            append_pixel(s->inside, &end, NULL, s->in->channels,
+                         y >= 0 && y < w->height && x >= 0 && x < s->in->width);
+        }
+    }
+}
+
+static void binary_conv_row(const struct binary_conv* s, int y) {
+    const struct window* w = &s->window;
+    const int taps = w->kernel_y * w->kernel_x, first_y = y * w->stride_y - w->top;
+    int x, o;
+    for (x = 0; x < s->end.width; ++x) {
+        const int first_x = x * w->stride_x - w->left;
+        const int inside = gather(s, first_y, first_x);
+        const uint32_t* weights = s->weights;
+        if (inside == taps || s->pad_value != 0) {
+            for (o = 0; o < s->end.channels; ++o, weights += s->words)
+                s->end.scratch[o] =
+                    (float)(taps * s->in->channels - 2 * differing(s->bits, weights, s->words));
+        } else {
+            mark_inside(s, first_y, first_x);
+            for (o = 0; o < s->end.channels; ++o, weights += s->words)
+                s->end.scratch[o] = (float)(inside * s->in->channels -
+                                            2 * differing_inside(s->bits, weights, s->inside, s->words));
+        }
+        finish(&s->end, y, x);
+    }
+}
+#endif /* NEEDS_BINARY_CONV */
+
+#ifdef NEEDS_POOL
+/* The places first to last - 1 of a window along an axis, and its factor of the divisor of a mean. */
+struct span {
+    int16_t first, last;
+    float places;
+};
+
+/* The largest number or the mean of each window. */
+struct pool {
+    int mean;
+    int dilation_y, dilation_x;
+    const struct real* in;
+    const struct span *rows, *columns; /* of each row and column of the result */
+    struct epilogue end;
+};
+
+static void pool_row(const struct pool* s, int y) {
+    const struct span* rows = s->rows + y;
+    float* const v = s->end.scratch;
+    int x, in_y, in_x, c;
+    for (x = 0; x < s->end.width; ++x) {
+        const struct span* columns = s->columns + x;
+        if (s->mean) {
+            for (c = 0; c < s->end.channels; ++c) v[c] = 0;
+        } else {
+            memcpy(v, pixel(s->in, rows->first, columns->first), (size_t)s->end.channels * sizeof *v);
+        }
+        for (in_y = rows->first; in_y < rows->last; in_y += s->dilation_y) {
+            for (in_x = columns->first; in_x < columns->last; in_x += s->dilation_x) {
+                const float* from = pixel(s->in, in_y, in_x);
+                for (c = 0; c < s->end.channels; ++c)
+                    v[c] = s->mean ? v[c] + from[c] : v[c] > from[c] ? v[c] : from[c];
+            }
+        }
+        if (s->mean)
+            for (c = 0; c < s->end.channels; ++c) v[c] /= rows->places * columns->places;
+        finish(&s->end, y, x);
+    }
+}
+#endif /* NEEDS_POOL */
+
+#ifdef NEEDS_POINTWISE
+/* Steps alone. */
+struct pointwise {
+    const struct real* in;
+    struct epilogue end;
+};
+
+static void pointwise_row(const struct pointwise* s, int y) {
+    int x;
+    for (x = 0; x < s->end.width; ++x) {
+        memcpy(s->end.scratch, pixel(s->in, y, x), (size_t)s->end.channels * sizeof(float));
+        finish(&s->end, y, x);
+    }
+}
+#endif /* NEEDS_POINTWISE */
+
+#ifdef NEEDS_FLATTEN
+/* A vector of all numbers, channel by channel. */
+struct flatten {
+    int height;
+    const struct real *in, *result;
+};
+
+static void flatten_row(const struct flatten* s, int y) {
+    float* to = s->result->data;
+    int c, in_y, x;
+    (void)y; /* a vector is one row */
+    for (c = 0; c < s->in->channels; ++c)
+        for (in_y = 0; in_y < s->height; ++in_y)
+            for (x = 0; x < s->in->width; ++x) *to++ = pixel(s->in, in_y, x)[c];
+}
+#endif /* NEEDS_FLATTEN */
