@@ -473,6 +473,60 @@ def test_names_and_texts(tmp_path: Path) -> None:
     assert [each.decode() for each in texts if each] == net.graph["classes"]
 
 
+FUSED = """
+#include <math.h>
+#include <stdio.h>
+static uint64_t state = 88172645463325252u;
+static uint32_t drawn(void) {
+    state ^= state << 13;
+    state ^= state >> 7;
+    state ^= state << 17;
+    return (uint32_t)(state >> 20);
+}
+/* Few bits and exponents close together: halves, cancellation, numbers below normal ones, and all others. */
+static float number(int kind) {
+    uint32_t word = drawn();
+    const uint32_t exponents[] = {word >> 23 & 255, 127 - word % 30, word % 70, 110 + word % 40};
+    float value;
+    if (word & 1 << 9) word &= 0x807ff000 >> (word & 7);
+    word = (word & 0x807fffff) | exponents[kind] << 23;
+    memcpy(&value, &word, sizeof value);
+    return value;
+}
+int main(void) {
+    long i;
+    for (i = 0; i < 2000000; ++i) {
+        /* At times a b is a little less than half of the smallest float, and c is an odd number of those. */
+        const int small = i % 16 == 15;
+        const float a = small ? 0x1.000002p-75f : number(i % 4);
+        const float b = small ? 0x1.fffffcp-76f : number(i / 4 % 4);
+        const float c = small    ? (float)(drawn() >> 9 | 1) * 0x1p-149f
+                        : i & 32 ? number(i / 64 % 4)
+                        : i & 16 ? -(a * b)
+                                 : 0 * a;
+        const float found = fused(a, b, c), expected = fmaf(a, b, c);
+        if (memcmp(&found, &expected, sizeof found) != 0 && !(found != found && expected != expected)) {
+            printf("%a %a %a: %a, not %a\\n", a, b, c, found, expected);
+            return 1;
+        }
+    }
+    return 0;
+}
+"""
+
+
+@installed("gcc")
+@pytest.mark.parametrize("flags", [(), ("-D__SOFTFP__",), ("-mfma",)])
+def test_products_and_sums_are_rounded_once(flags: tuple[str, ...], tmp_path: Path) -> None:
+    """Against the C library's: in double precision, by whole numbers, and by an instruction."""
+    (tmp_path / "main.c").write_text(kernels(set()) + FUSED)
+    run_tool(
+        "gcc", *STRICT, "-Wno-unused-function", "-O2", "-ffp-contract=off", *flags,
+        tmp_path / "main.c", "-o", tmp_path / "main", "-lm",
+    )  # fmt: skip
+    run_tool(tmp_path / "main")
+
+
 def test_numbers_are_written_as_they_are() -> None:
     random = np.random.default_rng(0)
     numbers = random.integers(0, 2**32, 2000, dtype=np.uint64).astype(np.uint32).view(np.float32)
