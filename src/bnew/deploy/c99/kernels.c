@@ -52,10 +52,10 @@ struct epilogue {
 
 #if defined(__FP_FAST_FMAF) || defined(__FMA__) || defined(__ARM_FEATURE_FMA) || defined(__riscv_flen)
 /* a b + c, rounded once: an instruction. */
-static float fused(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+static inline float fused(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 #else
 /* The same where there is none, in double precision. */
-static float fused_in_double(float a, float b, float c) {
+static inline float fused_in_double(float a, float b, float c) {
     const double product = (double)a * b; /* exact */
     double sum = product + c;
     uint64_t word;
@@ -80,7 +80,7 @@ static uint64_t halved(uint64_t v, int n) {
 }
 
 /* The same without a floating-point unit, by whole numbers: three times as fast. */
-static float fused(float a, float b, float c) {
+static inline float fused(float a, float b, float c) {
     uint32_t x, y, z;
     memcpy(&x, &a, sizeof x);
     memcpy(&y, &b, sizeof y);
@@ -125,16 +125,16 @@ static float fused(float a, float b, float c) {
     return fused_in_double(a, b, c);
 }
 #else
-static float fused(float a, float b, float c) { return fused_in_double(a, b, c); }
+static inline float fused(float a, float b, float c) { return fused_in_double(a, b, c); }
 #endif
 #endif
 
-static float* pixel(const struct real* v, int y, int x) {
+static inline float* pixel(const struct real* v, int y, int x) {
     if (y >= v->rows) y %= v->rows;
     return v->data + ((ptrdiff_t)y * v->width + x) * v->channels;
 }
 
-static uint32_t* pixel_bits(const struct bits* v, int y, int x) {
+static inline uint32_t* pixel_bits(const struct bits* v, int y, int x) {
     if (y >= v->rows) y %= v->rows;
     return v->data + ((ptrdiff_t)y * v->width + x) * ((v->channels + 31) / 32);
 }
@@ -234,7 +234,7 @@ struct conv {
     struct epilogue end;
 };
 
-static float dot(const float* x, const float* weights, int n, float sum) {
+static inline float dot(const float* x, const float* weights, int n, float sum) {
     int i;
     for (i = 0; i < n; ++i) sum = fused(x[i], weights[i], sum);
     return sum;
@@ -282,46 +282,48 @@ static void conv_row(const struct conv* s, int y) {
 #define set_bits_of_three(a, b, c) (set_bits(a) + set_bits(b) + set_bits(c))
 #define total(counts) ((int)(counts))
 #else
-static uint32_t nibbles(uint32_t v) {
+static inline uint32_t nibbles(uint32_t v) {
     v -= v >> 1 & 0x55555555;
     return (v & 0x33333333) + (v >> 2 & 0x33333333);
 }
 
-static uint32_t bytes(uint32_t nibbles) { return (nibbles & 0x0f0f0f0f) + (nibbles >> 4 & 0x0f0f0f0f); }
+static inline uint32_t bytes(uint32_t nibbles) {
+    return (nibbles & 0x0f0f0f0f) + (nibbles >> 4 & 0x0f0f0f0f);
+}
 
-static uint32_t set_bits(uint32_t word) { return bytes(nibbles(word)); }
+static inline uint32_t set_bits(uint32_t word) { return bytes(nibbles(word)); }
 
 /* A full adder of 32 columns makes two words of three: ones, and twos. */
-static uint32_t set_bits_of_three(uint32_t a, uint32_t b, uint32_t c) {
+static inline uint32_t set_bits_of_three(uint32_t a, uint32_t b, uint32_t c) {
     const uint32_t either = a ^ b;
     return bytes(nibbles(either ^ c) + 2 * nibbles((a & b) | (either & c)));
 }
 
-static int total(uint32_t counts) {
+static inline int total(uint32_t counts) {
     counts = (counts & 0x00ff00ff) + (counts >> 8 & 0x00ff00ff);
     return (int)((counts + (counts >> 16)) & 0xffff);
 }
 #endif
 
-/* The number of bits that differ in n words. A byte of the sum is at most 24 after three words, so it holds
- * ten times that. */
-static int differing(const uint32_t* a, const uint32_t* b, int n) {
+/* The number of bits that differ in n words; if `inside` is not NULL, of those that are set in it. A byte of
+ * the sum is at most 24 after three words, so it holds ten times that. */
+static int differing(const uint32_t* a, const uint32_t* b, const uint32_t* inside, int n) {
     int all = 0;
     while (n > 0) {
         const uint32_t* const last = a + (n < 30 ? n : 30);
         uint32_t sum = 0;
-        n -= 30;
-        for (; last - a >= 3; a += 3, b += 3) sum += set_bits_of_three(a[0] ^ b[0], a[1] ^ b[1], a[2] ^ b[2]);
-        for (; a < last; ++a, ++b) sum += set_bits(*a ^ *b);
+        for (; last - a >= 3; a += 3, b += 3) {
+            uint32_t x = a[0] ^ b[0], y = a[1] ^ b[1], z = a[2] ^ b[2];
+            if (inside) {
+                x &= inside[0], y &= inside[1], z &= inside[2];
+                inside += 3;
+            }
+            sum += set_bits_of_three(x, y, z);
+        }
+        for (; a < last; ++a, ++b) sum += set_bits((*a ^ *b) & (inside ? *inside++ : 0xffffffff));
         all += total(sum);
+        n -= 30;
     }
-    return all;
-}
-
-/* The same among the bits that are set in `inside`. */
-static int differing_inside(const uint32_t* a, const uint32_t* b, const uint32_t* inside, int n) {
-    int all = 0, i;
-    for (i = 0; i < n; ++i) all += total(set_bits((a[i] ^ b[i]) & inside[i]));
     return all;
 }
 
@@ -338,7 +340,7 @@ struct binary_conv {
 };
 
 /* Appends the lowest `count` bits of `bits` to those of `to`, which has *end. */
-static void append(uint32_t* to, int* end, uint32_t bits, int count) {
+static inline void append(uint32_t* to, int* end, uint32_t bits, int count) {
     const int word = *end / 32, filled = *end % 32;
     if (filled == 0) {
         to[word] = bits;
@@ -394,18 +396,15 @@ static void binary_conv_row(const struct binary_conv* s, int y) {
     int x, o;
     for (x = 0; x < s->end.width; ++x) {
         const int first_x = x * w->stride_x - w->left;
-        const int inside = gather(s, first_y, first_x);
+        const int count = gather(s, first_y, first_x);
+        /* Every place counts, or those inside of the image alone. */
+        const int whole = count == taps || s->pad_value != 0;
+        const int bits = (whole ? taps : count) * s->in->channels;
         const uint32_t* weights = s->weights;
-        if (inside == taps || s->pad_value != 0) {
-            for (o = 0; o < s->end.channels; ++o, weights += s->words)
-                s->end.scratch[o] =
-                    (float)(taps * s->in->channels - 2 * differing(s->bits, weights, s->words));
-        } else {
-            mark_inside(s, first_y, first_x);
-            for (o = 0; o < s->end.channels; ++o, weights += s->words)
-                s->end.scratch[o] = (float)(inside * s->in->channels -
-                                            2 * differing_inside(s->bits, weights, s->inside, s->words));
-        }
+        if (!whole) mark_inside(s, first_y, first_x);
+        for (o = 0; o < s->end.channels; ++o, weights += s->words)
+            s->end.scratch[o] =
+                (float)(bits - 2 * differing(s->bits, weights, whole ? NULL : s->inside, s->words));
         finish(&s->end, y, x);
     }
 }
