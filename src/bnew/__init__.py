@@ -33,6 +33,7 @@ _NAMES = {
     "evaluate": "bnew.deploy.evaluation",
     "verify": "bnew.deploy.verify",
     "predict": "bnew.deploy.inference",
+    "export_c": "bnew.deploy.c99.export",
     "export_onnx": "bnew.deploy.onnx",
     "create_model": "bnew.models",
     "list_models": "bnew.models",
@@ -58,6 +59,7 @@ if TYPE_CHECKING:  # `as` is how a type checker knows that a name is public
     from bnew.convert import plan as plan
     from bnew.convert import recalibrate as recalibrate
     from bnew.convert import summary as summary
+    from bnew.deploy.c99.export import export_c as export_c
     from bnew.deploy.evaluation import evaluate as evaluate
     from bnew.deploy.inference import predict as predict
     from bnew.deploy.onnx import export_onnx as export_onnx

@@ -17,7 +17,7 @@ from bnew.deploy.c99.reading import Stages
 from bnew.deploy.c99.stages import Stage
 from bnew.deploy.inference import load_engine
 from bnew.deploy.limits import BY_SIZE, Limits
-from bnew.display import new_table
+from bnew.display import Line, new_table
 from bnew.errors import BnewError
 from bnew.files import write_atomically
 from bnew.packing.file import PackedFile
