@@ -86,8 +86,8 @@ The last column is the flash of the same convolutions with int8 weights.
 
 Million instructions per image, as QEMU counts them with `-icount shift=0`. They are not cycles: a load or a
 product may take several. int8 is plain C of the convolutions alone (benchmarks/int8.c), without pools and
-shortcuts. CMSIS-NN is not measured: it uses the DSP instructions of the Cortex-M4 and M7, two to four products
-in one, and needs fewer instructions there than this int8.
+shortcuts. CMSIS-NN is not measured. Its kernels use the DSP instructions of the Cortex-M4 and M7, which make
+two products in one: expect less there than this int8 needs.
 
 {table(("", "chip", "bnew", "int8", "ratio"), counts)}
 

@@ -135,7 +135,8 @@ class Random:
         return self.random.standard_normal(shape).astype(np.float32)
 
     def numbers(self, channels: int) -> str:
-        return self.net.tensor(self.floats(channels if self.random.random() < 0.8 else 1))
+        dtype = (np.float32, np.float16)[self.random.integers(2)]
+        return self.net.tensor(self.floats(channels if self.random.random() < 0.8 else 1), dtype)
 
     def step(self, kind: str, shape: tuple[int, ...]) -> dict[str, Any] | None:
         if kind in ("scale", "shift", "prelu"):
@@ -283,6 +284,17 @@ def residual() -> Network:
     mean = net.node("adaptive_avg_pool", x, size=[1, 1])
     net.conv(mean, powers(random, 10, 20, 1, 1))
     return net
+
+
+@installed("gcc")
+def test_sizes_that_are_rules(tmp_path: Path) -> None:
+    """A file for images of any size, as C for the size that it names."""
+    net = Network((2, 9, 11), mean=[0.5, 0.4], std=[0.2, 0.3], any_size=True)
+    window: dict[str, Any] = {"kernel": [2, 3], "stride": [2, 2], "padding": [0, 1, 0, 1]}
+    x = net.node("max_pool", "input", **window, dilation=[1, 1], size="ceil")
+    x = net.node("avg_pool", x, **window, size="floor", count_padding=False, sign={})
+    net.conv(f"{x}.bits", signs(np.random.default_rng(0), 3, 2, 2, 2), binary=True)
+    check(net.write(tmp_path / "m.bnew"), tmp_path, *WAYS["gcc -O2"])
 
 
 # --------------------------------------------------------------------------------------- digits, boards

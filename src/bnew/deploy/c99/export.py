@@ -29,7 +29,7 @@ CODE = 6 << 10
 
 @dataclass(frozen=True, repr=False)
 class Exported(Line):
-    """The files that were written and what each stage takes; prints as a table of 80 columns."""
+    """The files that were written and what each stage takes; prints as a table."""
 
     source: Path
     header: Path

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from bnew.deploy.c99.folding import STEPS, Chain
 from bnew.deploy.c99.stages import Epilogue, Floats, Shape, Span, Stage, Value, Window
 from bnew.errors import BnewError
+from bnew.packing.sizes import settled
 
 Tensors: TypeAlias = Mapping[str, npt.NDArray[Any]]
 
@@ -61,6 +62,7 @@ class Stages:
                 "network with bnew-engine"
             )
         source = self._values[node["input"]]
+        node = settled(node, [source.shape], {name: value.shape for name, value in self._values.items()})
         stage = read(Stage(self._named(node["name"]), "pointwise", source.shape, source), node, self._tensors)
         if stage.kind == "flatten" and ("then" in node or "sign" in node):
             stage = self._next(stage)
