@@ -40,7 +40,7 @@ lint: .venv/engine
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror --style=file:engine/.clang-format \
-		$(shell find engine/cpp engine/examples engine/tests src examples -name '*.h' -o -name '*.c' -o -name '*.cpp')
+		$(shell find engine/cpp engine/examples engine/tests src examples benchmarks -name '*.h' -o -name '*.c' -o -name '*.cpp')
 
 # The documentation as a site, in build/site; a link that leads nowhere is an error.
 docs: .venv/ready

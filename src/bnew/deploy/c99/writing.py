@@ -38,17 +38,17 @@ def header(name: str, output: Value, image: Value, arena: int, classes: Sequence
         "",
         "/* Computes the network for an image: HEIGHT rows of WIDTH pixels of CHANNELS bytes. Writes OUTPUTS",
         "   numbers. Returns 0, or -1 if a pointer is NULL. */",
-        f"int {name}_run(const uint8_t *image, float *out);",
+        f"int {name}_run(const uint8_t* image, float* out);",
         "",
     ]
     if output.shape[1:] == (1, 1):
         lines += [
             "/* The number of the largest output, from 0 on; -1 if the pointer is NULL. */",
-            f"int {name}_predict(const uint8_t *image);",
+            f"int {name}_predict(const uint8_t* image);",
             "",
         ]
     if classes:
-        lines += [f"extern const char *const {name}_classes[{big}_OUTPUTS];", ""]
+        lines += [f"extern const char* const {name}_classes[{big}_OUTPUTS];", ""]
     return "\n".join([*lines, "#ifdef __cplusplus", "}", "#endif", "", "#endif", ""])
 
 
@@ -74,7 +74,7 @@ def source(name: str, stages: Sequence[Stage], output: Value, memory: Memory, cl
     ]
     if classes:
         names = ",\n    ".join(text(each) for each in classes)
-        parts.append(f"const char *const {name}_classes[{len(classes)}] = {{\n    {names},\n}};\n")
+        parts.append(f"const char* const {name}_classes[{len(classes)}] = {{\n    {names},\n}};\n")
     return "\n".join(parts)
 
 
@@ -185,7 +185,7 @@ class _Writer:
     def compute(self) -> Iterator[str]:
         """The function that calls all stages. One that feeds another is called when that needs its rows."""
         feeds = self._memory.feeds
-        yield "static void compute(const uint8_t *image) {"
+        yield "static void compute(const uint8_t* image) {"
         yield f"    int {', '.join(['y', *(f'{self._stages[s].name}__next = 0' for s in sorted(feeds))])};"
         for s, stage in enumerate(self._stages):
             if s not in feeds:
@@ -219,7 +219,7 @@ class _Writer:
 
 def _functions(name: str, value: str, output: Value) -> Iterator[str]:
     channels, height, width = output.shape
-    yield f"int {name}_run(const uint8_t *image, float *out) {{"
+    yield f"int {name}_run(const uint8_t* image, float* out) {{"
     yield "    int c, y, x;"
     yield "    if (!image || !out) return -1;"
     yield "    compute(image);"
@@ -230,8 +230,8 @@ def _functions(name: str, value: str, output: Value) -> Iterator[str]:
     yield "}"
     if (height, width) == (1, 1):
         yield ""
-        yield f"int {name}_predict(const uint8_t *image) {{"
-        yield f"    const float *v = {value}.data;"
+        yield f"int {name}_predict(const uint8_t* image) {{"
+        yield f"    const float* v = {value}.data;"
         yield "    int c, best = 0;"
         yield "    if (!image) return -1;"
         yield "    compute(image);"
