@@ -287,6 +287,19 @@ def residual() -> Network:
 
 
 @installed("gcc")
+def test_a_shortcut_stays_while_windows_read_it(tmp_path: Path) -> None:
+    random = np.random.default_rng(2)
+    net = Network((1, 9, 9), mean=[0.5], std=[0.2])
+    three: dict[str, Any] = {"padding": [1] * 4}
+    x = net.conv("input", powers(random, 4, 1, 3, 3), **three)
+    x = net.conv(x, powers(random, 4, 4, 3, 3), **three, then=[{"add": x}])
+    between = net.conv(x, powers(random, 4, 4, 5, 5), padding=[2] * 4)
+    x = net.conv(between, powers(random, 4, 4, 1, 1), then=[{"add": x}])
+    net.conv(x, powers(random, 4, 4, 3, 3))
+    check(net.write(tmp_path / "m.bnew"), tmp_path, *WAYS["gcc -O2"])
+
+
+@installed("gcc")
 def test_sizes_that_are_rules(tmp_path: Path) -> None:
     """A file for images of any size, as C for the size that it names."""
     net = Network((2, 9, 11), mean=[0.5, 0.4], std=[0.2, 0.3], any_size=True)
