@@ -106,7 +106,8 @@ def test_work_of_other_operators() -> None:
         ("resize_bilinear", {"size": [4, 5], "scale": [2, 1.6], "corners": False}, 20 * 2 * (8 + 4)),
         ("pad", {"padding": [1, 2, 3, 4], "mode": "replicate"}, 12 * 14 * 2 * (8 + 1)),
         ("layer_norm", {"eps": 1e-5}, 128 * (8 + 2)),
-        ("group_norm", {"eps": 1e-5, "groups": 2}, 128 * (8 + 2)),
+        ("group_norm", {"eps": 1e-5, "groups": 2}, 128 * (8 + 2) + 2 * 256),
+        ("argmax", {}, 64 * (8 + 2)),
         ("softmax", {}, 128 * (8 + 16)),
         ("flatten", {}, 128 * 8),
         (
@@ -123,10 +124,10 @@ def test_work_of_other_operators() -> None:
 
 
 def test_work_of_products() -> None:
-    """In each of 3 rows: 5 × 16 × 20 products, and 16 × 20 numbers that are laid; 8 for each result."""
+    """In each of 3 rows: 5 × 16 × 20 products, 16 × 20 numbers that are laid, and 512; 8 for each result."""
     network = Network((20, 3, 5))
     network.node("matmul", ["input", "input"], transposed=True)
-    macs = 3 * (5 * 16 * 20 + 16 * 20 + 8 * 5 * 5)
+    macs = 3 * (5 * 16 * 20 + 16 * 20 + 512 + 8 * 5 * 5)
     load(network.bytes(), max_macs=macs)
     with pytest.raises(EngineError, match="max_macs"):
         load(network.bytes(), max_macs=macs - 1)
