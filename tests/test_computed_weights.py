@@ -78,3 +78,21 @@ def test_lazy_layers_that_were_never_called() -> None:
     rows = {row.name: (row.becomes, row.reason) for row in bnew.plan(model)}
     assert rows["1"] == ("", "its size is not known yet: call the model with a batch first")
     assert rows["2"][0] == "BinaryConv2d"
+
+
+@pytest.mark.parametrize(
+    ("model", "what"),
+    [
+        (nn.Sequential(nn.Conv2d(3, 8, 3), nn.LazyConv2d(8, 3)), "Sequential has a LazyConv2d '1'"),
+        (nn.Sequential(nn.Flatten(), nn.LazyBatchNorm1d(affine=False)), "has a LazyBatchNorm1d '1'"),
+        (nn.LazyConv2d(8, 3), "LazyConv2d has a LazyConv2d that was never called"),
+    ],
+)
+def test_weights_that_do_not_exist_yet_are_not_packed(model: nn.Module, what: str, tmp_path: Path) -> None:
+    """PyTorch would make up random ones in the first call."""
+    path, x = tmp_path / "model.bnew", torch.randn(2, 3, 9, 9)
+    with pytest.raises(bnew.BnewError, match=f"{what}.*call the model with a batch"):
+        bnew.pack(model, x, path)
+    assert not path.exists()
+    model(x)
+    bnew.pack(model, x, path)

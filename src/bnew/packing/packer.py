@@ -74,8 +74,9 @@ def pack(
 
     Raises:
         BnewError: the file has no operator for something that the model computes (the message names
-            operator, layer and line), the binary weights are not binary, an argument does not fit the model,
-            or with ``any_size``, a part of the network has no rule for images of other sizes.
+            operator, layer and line), the binary weights are not binary, a lazy layer was never called, an
+            argument does not fit the model, or with ``any_size``, a part of the network has no rule for
+            images of other sizes.
     """
     check_module("pack", model)
     if not isinstance(example_input, Tensor) or not example_input.is_floating_point():

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from torch._decomp import get_decompositions
 from torch._dynamo import OptimizedModule
 from torch.export.graph_signature import OutputKind
+from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -50,11 +51,19 @@ def traced(model: nn.Module, example: Tensor, images: int) -> Iterator[Trace]:
     buffers are as they were. The example is never changed.
 
     Raises:
-        BnewError: the model does not take the example, cannot be exported, returns something else than
-            tensors, or its output depends on a buffer that its calls change.
+        BnewError: the model has a lazy layer that was never called, does not take the example, cannot be
+            exported, returns something else than tensors, or its output depends on a buffer that its calls
+            change.
     """
     model = _unwrapped(model)
     kind = type(model).__name__
+    for name, module in model.named_modules():
+        if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():
+            what = f"{type(module).__name__} '{name}'" if name else type(module).__name__
+            raise BnewError(
+                f"{kind} has a {what} that was never called, so it has no weights yet: call "
+                "the model with a batch, and train it or load its weights"
+            )
     with _evaluating(model) as before, torch.no_grad():
         try:
             model(example.clone())  # the model may change its input
