@@ -57,7 +57,7 @@ def loss(found: dict[str, Tensor], of: Scenes) -> Tensor:
 
 
 def main(options: Options) -> None:
-    """Train, pack, and compare the packed network with PyTorch's."""
+    """Train, pack, run, and compare the packed network with PyTorch's."""
     torch.manual_seed(0)
     model = bnew.binarize(Detector())
     train(model, scenes(options.images, 0, train=True), loss, options.epochs)
@@ -65,14 +65,13 @@ def main(options: Options) -> None:
 
     held_out = scenes(500, 1, train=False)
     packed = bnew_engine.load(options.out)(held_out.images.numpy())
-    with torch.no_grad():
-        own = model(held_out.images)
+    check = bnew.verify(options.out, model, [(held_out.images, held_out.classes)])
     classes, corners = (torch.from_numpy(packed[name]) for name in ("scores", "corner"))
     print(
         f"{options.out}: {options.out.stat().st_size:,} bytes; results {', '.join(packed)}\n"
         f"right digit: {(classes.argmax(1) == held_out.classes).float().mean():.1%}; its corner is "
         f"{((corners - held_out.corners).abs() * (SIDE - 16)).mean():.1f} pixels off on average\n"
-        f"PyTorch's digit: {(classes.argmax(1) == own['scores'].argmax(1)).float().mean():.2%}"
+        f"the packed network is PyTorch's: {check.ok}\n\n{check}"
     )
 
 

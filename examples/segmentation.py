@@ -66,7 +66,7 @@ def loss(scores: Tensor, of: Scenes) -> Tensor:
 
 
 def main(options: Options) -> None:
-    """Train, pack, and compare the packed network with PyTorch's."""
+    """Train, pack, run, and compare the packed network with PyTorch's."""
     torch.manual_seed(0)
     model = bnew.binarize(UNet())
     train(model, scenes(options.images, 0, train=True), loss, options.epochs)
@@ -74,15 +74,14 @@ def main(options: Options) -> None:
 
     held_out = scenes(500, 1, train=False)
     packed = bnew_engine.load(options.out)(held_out.images.numpy())
-    with torch.no_grad():
-        own = model(held_out.images)
+    check = bnew.verify(options.out, model, [(held_out.images, held_out.masks)])
     classes = torch.from_numpy(packed).argmax(1)
     strokes = held_out.masks > 0
     print(
         f"{options.out}: {options.out.stat().st_size:,} bytes; {packed.shape[1:]} numbers a picture\n"
         f"pixels with the right class: {(classes == held_out.masks).float().mean():.1%}, of strokes "
         f"{(classes == held_out.masks)[strokes].float().mean():.1%}\n"
-        f"pixels with PyTorch's class: {(classes == own.argmax(1)).float().mean():.2%}"
+        f"the packed network is PyTorch's: {check.ok}\n\n{check}"
     )
 
 

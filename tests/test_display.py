@@ -13,6 +13,7 @@ from rich.console import Console, RenderableType
 
 import bnew
 from bnew.convert.summary import Summary, summary
+from bnew.deploy.agreement import ResultCheck
 from bnew.deploy.inference import Timing, Timings
 from bnew.deploy.verify import LayerCheck, Verification
 from bnew.display import WIDTH, short, show
@@ -37,6 +38,10 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RenderableType
     path = tmp_path_factory.mktemp("packed") / "model.bnew"
     bnew.pack(model.eval(), torch.zeros(1, 3, 224, 224), path)
     layers = tuple(LayerCheck(f"layer{i}.1.downsample.0", 10**7, 0, 10**7, 12_345) for i in range(3))
+    results = (
+        ResultCheck("logits", 1, 1e-7, 1e-6, 1e-6),
+        ResultCheck("backbone.features.0", None, 1.2e-7, 1e-6, None),
+    )
     timings = (
         Timing("bnew-engine, avx512_vpopcntdq", 64, 64, 0.123456),
         Timing("PyTorch", 64, 1, 12.3456),
@@ -45,7 +50,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RenderableType
         "plan": plan,
         "summary": summary(model, 224),
         "info": PackedFile.read(path),
-        "verify": Verification(layers, 16, 16, 50_000, (40_000, 40_001), 1, 1e-7, 1e-6, ()),
+        "verify": Verification(layers, 16, 16, 50_000, (40_000, 40_001), results, ()),
         "bench": Timings(timings),
     }
 

@@ -12,7 +12,7 @@ from test_pack import trained
 from torch import Tensor, nn
 
 import bnew
-from bnew import BinaryLinear, BnewError
+from bnew import BinaryLinear
 from bnew.deploy.watching import aligned
 
 pytest.importorskip("bnew_engine")
@@ -63,13 +63,6 @@ def test_places_are_matched() -> None:
     assert np.array_equal(aligned(stored, signs), signs)
     stored[1, 7, 2, 1] *= -1
     assert np.count_nonzero(aligned(stored, signs) != signs) == 1
-
-
-def test_what_is_no_classifier(tmp_path: Path) -> None:
-    for model in (Written(lambda y: y), Written(lambda y: {"a": y.mean((2, 3))})):
-        bnew.pack(model.eval(), torch.zeros(1, 3, 6, 6), tmp_path / "model.bnew")
-        with pytest.raises(BnewError, match="is no classifier of one vector"):
-            bnew.verify(tmp_path / "model.bnew", model, batches())
 
 
 def test_a_binarized_transformer(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from rich.text import Text
 from torch import Tensor, nn
 
 from bnew.data.batches import Dataset
+from bnew.deploy.agreement import Comparison, ResultCheck, by_name, shapes
 from bnew.deploy.inference import engine_errors, load_engine
 from bnew.deploy.limits import BY_SIZE, Limits
 from bnew.deploy.trained import as_run, load
@@ -64,12 +65,10 @@ class Verification(Shown):
 
     layers: tuple[LayerCheck, ...]
     sample: int
-    unflipped: int  # images of the sample without a flipped sign, whose logits are compared strictly
+    unflipped: int  # images of the sample without a flipped sign, whose results are compared strictly
     images: int
-    hits: tuple[int, int]  # correct classes by PyTorch and by the packed network
-    disagreements: int
-    max_difference: float
-    median_difference: float
+    hits: tuple[int, int] | None  # correct classes by PyTorch and by the packed network, of a classifier
+    results: tuple[ResultCheck, ...]
     problems: tuple[str, ...]
     """What is wrong, one sentence per problem; empty if the file is the network."""
 
@@ -87,19 +86,26 @@ class Verification(Shown):
         for layer in self.layers:
             numbers = (layer.integers, layer.wrong, layer.signs, layer.flipped)
             layers.add_row(Text(printable(layer.name)), *(f"{number:,}" for number in numbers))
-        title = f"the whole network, {self.images:,} images"
-        whole = new_table("", numbers=("PyTorch", "packed"), title=title)
-        whole.add_row("accuracy", *(f"{hits / self.images:.2%}" for hits in self.hits))
-        whole.add_row("same class", "", f"{1 - self.disagreements / self.images:.2%}")
-        whole.add_row("logits differ by, median", "", f"{self.median_difference:.2g}")
-        whole.add_row("logits differ by, at most", "", f"{self.max_difference:.2g}")
-        whole.add_row(
-            "logits compared strictly", "", f"{self.unflipped} of {self.sample} images: no flipped sign"
+        columns = ("same class", "median", "largest", "strictly")
+        results = new_table(
+            "", numbers=columns, title=f"differences of the results of {self.images:,} images"
         )
+        for result in self.results:
+            same = "" if result.others is None else f"{1 - result.others / self.images:.2%}"
+            strict = "" if result.strict_difference is None else f"{result.strict_difference:.2g}"
+            median, most = f"{result.median_difference:.2g}", f"{result.max_difference:.2g}"
+            results.add_row(Text(printable(result.name)), same, median, most, strict)
+        notes = [
+            f"strictly: {self.unflipped} of {self.sample} images without a flipped sign, relative to the "
+            "root mean square"
+        ]
+        if self.hits:
+            accuracies = [f"{hits / self.images:.2%}" for hits in self.hits]
+            notes.append(f"accuracy: {accuracies[0]} in PyTorch, {accuracies[1]} packed")
         verdict = [Text(printable(f"wrong: {problem}")) for problem in self.problems] or [
             Text("the file is the network")
         ]
-        return Group(layers, whole, *verdict)
+        return Group(layers, results, *map(Text, notes), *verdict)
 
 
 def verify_run(file: str | Path, run: Run, machine: Machine, limits: Limits = BY_SIZE) -> Verification:
@@ -127,25 +133,28 @@ def verify(
 ) -> Verification:
     """Compare a packed file with the network that it was packed from.
 
-    The first images are compared layer by layer, and all images by their logits. These are problems:
+    The network may return one tensor, or several in a tuple or a dict. The first images are compared layer by
+    layer, and all images by every result. These are problems:
 
     * A binary layer returns another integer than PyTorch for the same signs.
     * Rounding cannot explain a flipped sign. The packed network rounds sums in another order, so a value near
       0 may get another sign, and all values after it may differ too. In the first layer of an image that has
       flipped signs, the values must therefore be smaller than 0.0001 times the layer's root mean square
       (0.05 if real numbers are stored as float16).
-    * Logits of an image without any flipped sign differ by more than that share of the logits' root mean
+    * A result of an image without any flipped sign differs by more than that share of the result's root mean
       square.
-    * More than p n + 3 √(p n) of n images get another class, with p = 1 % (5 % with float16). Or d images get
-      another class, and the numbers of correct classes differ by more than 3 √d. Both allow three standard
-      deviations.
+    * More than p n + 3 √(p n) of n images get another class, with p = 1 % (5 % with float16). Where a result
+      has a class at each of several places, as in segmentation, an image counts by the share of its places.
+    * Of a classifier, which returns (N, classes) alone, d images get another class, and the numbers of
+      correct classes differ by more than 3 √d. Both allow three standard deviations.
 
     Args:
         file: the packed file.
         model: the network with the weights that were packed, on the CPU, in eval mode; or a run or its
             folder, which :func:`bnew.load` loads.
-        data: batches (images as the model takes them, labels (N,)), such as a ``DataLoader``; or a data set
-            of bnew, for its test images. None: the test images of the run.
+        data: batches (images as the model takes them, labels (N,)), such as a ``DataLoader``; the labels may
+            be anything if the network is no classifier. Or a data set of bnew, for its test images. None: the
+            test images of the run.
         sample: how many images of the first batch are compared layer by layer.
         limits: the most that the file may ask for.
 
@@ -170,62 +179,74 @@ def verify(
         _check_data(file, packed, engine, data)
         data = data.batches("test", train=False)
     tolerance = _ROUNDING[packed.half]
-    logits: list[Array] = []
-    theirs: list[Array] = []
-    labels: list[Array] = []
+    compared: dict[str, Comparison] = {}
+    images, hits = 0, (0, 0)
     for batch in data:
-        x, y = pair(batch)
-        if not logits:
+        x, _ = pair(batch, labelled=False)
+        if not compared:
             _check_shapes(file, engine, model, x)
-            images = x[:sample]
-            layers, unflipped, problems = _compare_layers(engine, model, images, tolerance)
-        logits.append(model(x).numpy())
-        theirs.append(run_engine(engine, x))
-        labels.append(y.numpy())
-    if not logits:
+            sample = min(sample, len(x))
+            layers, unflipped, compared, problems = _compare_sample(engine, model, x[:sample], tolerance)
+        ours, theirs = by_name(model(x)), by_name(run_engine(engine, x))
+        for name, comparison in compared.items():
+            comparison.add(ours[name], theirs[name])
+        images += len(x)
+        if "" in ours and ours[""].ndim == 2:
+            _, labels = pair(batch)
+            right = [_count_right(each[""], labels) for each in (ours, theirs)]
+            hits = hits[0] + right[0], hits[1] + right[1]
+    if not compared:
         raise BnewError("verify needs images, but data has no batch")
-    ours, other, truth = map(np.concatenate, (logits, theirs, labels))
-    if truth.shape != ours.shape[:1]:
-        raise BnewError(
-            f"the labels have shape {truth.shape}, but must be one number for each of {len(ours)} images"
-        )
-    difference = np.abs(ours - other)
-    classes, other_classes = ours.argmax(1), other.argmax(1)
-    hits = int((classes == truth).sum()), int((other_classes == truth).sum())
-    disagreements = int((classes != other_classes).sum())
+    results = tuple(comparison.result() for comparison in compared.values())
     share = _DISAGREEMENT[packed.half]
-    if disagreements > most_disagreements(share, len(truth)):
-        problems.append(
-            f"{disagreements:,} of {len(truth):,} images get another class, more than {share:.0%} explains"
-        )
-    if abs(hits[0] - hits[1]) > 3 * disagreements**0.5:
+    for result in results:
+        if result.others is not None and result.others > most_disagreements(share, images):
+            problems.append(
+                f"{result.name}: {result.others / images:.2%} of {images:,} images get another class, more "
+                f"than {share:.0%} explains"
+            )
+    is_classifier = results[0].name == "logits"
+    if is_classifier and abs(hits[0] - hits[1]) > 3 * (results[0].others or 0) ** 0.5:
         problems.append(
             f"{hits[0]:,} images are right with PyTorch and {hits[1]:,} packed: more than by chance"
         )
     return Verification(
         layers=tuple(layers),
-        sample=len(images),
+        sample=sample,
         unflipped=unflipped,
-        images=len(truth),
-        hits=hits,
-        disagreements=disagreements,
-        max_difference=float(difference.max()),
-        median_difference=float(np.median(difference)),
+        images=images,
+        hits=hits if is_classifier else None,
+        results=results,
         problems=tuple(problems),
     )
 
 
-def pair(batch: Any) -> tuple[Tensor, Tensor]:
-    """Images and labels of a batch.
+def pair(batch: Any, labelled: bool = True) -> tuple[Tensor, Any]:
+    """Images and labels of a batch; the labels may be anything if they are not ``labelled``.
 
     Raises:
         BnewError: it is no pair of tensors.
     """
-    if not isinstance(batch, list | tuple) or len(batch) != 2 or not all(map(torch.is_tensor, batch)):
+    tensors = batch[: 1 + labelled] if isinstance(batch, list | tuple) and len(batch) == 2 else [None]
+    if not all(map(torch.is_tensor, tensors)):
         raise BnewError(
             f"a batch of data is {kind_of(batch)}, but must be a pair of tensors: images and their labels"
         )
     return batch[0], batch[1]
+
+
+def _count_right(logits: Array, labels: Tensor) -> int:
+    """How many images get the class of their label.
+
+    Raises:
+        BnewError: the labels are not one number for each image.
+    """
+    if labels.shape != logits.shape[:1]:
+        raise BnewError(
+            f"the labels have shape {tuple(labels.shape)}, but must be one number for each of {len(logits)} "
+            "images"
+        )
+    return int((logits.argmax(1) == labels.numpy()).sum())
 
 
 def _check_data(file: str | Path, packed: PackedFile, engine: Model, data: Dataset) -> None:
@@ -243,17 +264,11 @@ def _check_data(file: str | Path, packed: PackedFile, engine: Model, data: Datas
 
 
 def _check_shapes(file: str | Path, engine: Model, model: nn.Module, images: Tensor) -> None:
-    """Check that the file takes ``images`` and returns as many numbers as the model."""
+    """Check that the file takes ``images``, and that its results have the model's names and shapes."""
     shape = tuple(images.shape[1:])
     if engine.input_shape not in (shape, (*shape, 1, 1)):
         raise BnewError(f"{file} takes images of {engine.input_shape}, but those of data are {shape}")
-    result, found = model(images[:1]), run_engine(engine, images[:1])
-    if not isinstance(result, Tensor) or not isinstance(found, np.ndarray) or found.ndim != 2:
-        raise BnewError(
-            f"verify compares the classes of images, but {file} is no classifier of one vector: compare what "
-            "bnew_engine.load(file)(images) returns with the model's results yourself"
-        )
-    ours, theirs = tuple(result.shape[1:]), found.shape[1:]
+    ours, theirs = shapes(by_name(model(images[:1]))), shapes(by_name(run_engine(engine, images[:1])))
     if ours != theirs:
         raise BnewError(
             f"{file} returns {theirs} numbers for an image and the model {ours}: give the model of the file"
@@ -267,12 +282,15 @@ def run_engine(engine: Model, x: Tensor) -> Any:
     return result
 
 
-def _compare_layers(
+def _compare_sample(
     engine: Model, model: nn.Module, images: Tensor, tolerance: float
-) -> tuple[list[LayerCheck], int, list[str]]:
-    """The comparison of every binary layer, the number of images without a flipped sign, and the problems."""
+) -> tuple[list[LayerCheck], int, dict[str, Comparison], list[str]]:
+    """The comparison of every binary layer and, begun, of every result.
+
+    Returns also the number of images without a flipped sign, and the problems.
+    """
     with watching(model, len(images)) as seen:
-        logits = model(images).numpy()
+        ours = by_name(model(images))
     binary = [node for node in engine.graph["nodes"] if OPERATORS[node["op"]].takes is Takes.BITS]
     nodes: Mapping[str, Any] = {node["name"]: node for node in binary}
     if nodes.keys() != seen.keys():
@@ -302,9 +320,13 @@ def _compare_layers(
         layers.append(
             LayerCheck(name, layer.integers.size, wrong, layer.signs.size, int(np.count_nonzero(flipped)))
         )
-    difference = np.abs(run_engine(engine, images)[same] - logits[same])
-    if difference.size and not difference.max() <= tolerance * np.sqrt(np.mean(np.square(logits))):
-        problems.append(
-            f"logits of an image without a flipped sign differ by {difference.max():.2g}: more than rounding"
-        )
-    return layers, int(same.sum()), problems
+    theirs = by_name(run_engine(engine, images))
+    compared = {name: Comparison(name, each, theirs[name], same) for name, each in ours.items()}
+    for comparison in compared.values():
+        strict = comparison.strict_difference
+        if strict is not None and not strict <= tolerance:  # NaN is more
+            problems.append(
+                f"{comparison.name}: an image without a flipped sign differs by {strict:.2g} of the root "
+                "mean square, more than rounding"
+            )
+    return layers, int(same.sum()), compared, problems

@@ -12,7 +12,6 @@ from torch import Tensor, fx, nn
 from torch._decomp import get_decompositions
 from torch._dynamo import OptimizedModule
 from torch.export.graph_signature import OutputKind
-from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -58,7 +57,7 @@ def traced(model: nn.Module, example: Tensor, images: int) -> Iterator[Trace]:
     model = _unwrapped(model)
     kind = type(model).__name__
     for name, module in model.named_modules():
-        if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():
+        if any(map(is_lazy, [*module.parameters(recurse=False), *module.buffers(recurse=False)])):
             what = f"{type(module).__name__} '{name}'" if name else type(module).__name__
             raise BnewError(
                 f"{kind} has a {what} that was never called, so it has no weights yet: call "
@@ -175,14 +174,14 @@ def _outputs(kind: str, program: torch.export.ExportedProgram) -> list[tuple[str
     if not nodes or len(nodes) < len(found):
         raise BnewError(f"{kind} returns something else than tensors, which packing needs")
     structure = pytree.tree_unflatten(list(range(len(found))), program.call_spec.out_spec)
-    names = dict(_named(structure))
+    names = dict(named(structure))
     if len({bool(name) for name in names.values()}) > 1:
         raise BnewError(f"{kind} returns tensors with and without names: return a dict, or a tuple")
     return [(names[place], node) for place, node in enumerate(nodes)]
 
 
-def _named(structure: Any, name: str = "") -> Iterator[tuple[int, str]]:
-    """(Place, name) of each tensor of a result: its keys joined by dots; "" in plain sequences."""
+def named(structure: Any, name: str = "") -> Iterator[tuple[Any, str]]:
+    """(Tensor, name) of each tensor of a result: its keys joined by dots; "" in plain sequences."""
     items: Iterable[tuple[Any, Any]]
     if isinstance(structure, Mapping):
         items = structure.items()
@@ -194,7 +193,7 @@ def _named(structure: Any, name: str = "") -> Iterator[tuple[int, str]]:
         yield structure, name
         return
     for key, each in items:
-        yield from _named(each, f"{name}.{key}" if name else str(key))
+        yield from named(each, f"{name}.{key}" if name else str(key))
 
 
 def _check_state(
