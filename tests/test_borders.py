@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import bnew
 from bnew import BinaryConv1d, BinaryConv2d, BnewError, binarize, plan, summary
+from bnew.deploy.onnx import export_onnx
 from bnew.methods import METHODS, create_method
 
 bnew_engine = pytest.importorskip("bnew_engine")
@@ -184,3 +185,29 @@ def test_borders_that_are_no_sign_are_named(kind: type[BinaryConv1d | BinaryConv
         kind(2, 2, 3, padding_mode="circular", pad_value=1)
     assert "pad_value=-1" in repr(kind(2, 2, 3, pad_value=-1))
     assert "pad_value" not in repr(kind(2, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "before", "size"),
+    [
+        (BinaryConv1d(4, 6, 3, 2, 2, 2, groups=2, bias=False, pad_value=1), (9,), (2,), (5,)),
+        (BinaryConv1d(4, 6, 4, padding="same", bias=False), (7,), (1,), (7,)),
+        (BinaryConv2d(4, 6, 3, (2, 1), 1, bias=False, pad_value=-1), (5, 4), (1, 1), (3, 4)),
+    ],
+)
+def test_exported_as_products_of_signs(
+    layer: BinaryConv1d | BinaryConv2d,
+    shape: tuple[int, ...],
+    before: tuple[int, ...],
+    size: tuple[int, ...],
+    tmp_path: Path,
+) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    torch.manual_seed(0)
+    x = torch.randn(3, 4, *shape)
+    check = export_onnx(layer.eval(), x, tmp_path / "model.onnx")
+    assert check is not None
+    assert check.max_difference < 1e-5
+    (found,) = onnxruntime.InferenceSession(tmp_path / "model.onnx").run(None, {"images": x.numpy()})
+    assert np.allclose(found, twin(layer, x, before, size).detach(), atol=1e-5)
