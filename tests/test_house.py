@@ -24,6 +24,7 @@ ROOMS = (
     "experiments",
     "packing",
     "deploy",
+    "fit",
     "cli",
 )
 # These do not know the rooms that stand before them.

@@ -288,6 +288,7 @@ DATASETS: dict[str, DatasetRow] = {
         "bnew.data.sources:cifar100", "cifar-100-python.tar.gz", mean=_CIFAR_MEAN, std=_CIFAR_STD
     ),
     "folder": DatasetRow(None),
+    "grey_folder": DatasetRow(None, mode="L", flip=False),
     "imagenet": DatasetRow(None, streamed=True, image_size=224, classes=1000),
 }
 

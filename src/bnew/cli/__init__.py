@@ -23,7 +23,7 @@ from bnew import __version__
 from bnew.cli.arguments import constructors, names
 from bnew.cli.output import unread
 from bnew.cli.packed import bench, export, info, pack, predict, verify
-from bnew.cli.runs import evaluate, models, report, reproduce, summary, train
+from bnew.cli.runs import evaluate, fit, models, report, reproduce, summary, train
 from bnew.errors import (
     BnewError,
     Interrupted,
@@ -40,6 +40,7 @@ logger = logging.getLogger("bnew")
 
 
 COMMANDS: dict[str, Callable[..., int]] = {
+    "fit": fit,
     "reproduce": reproduce,
     "train": train,
     "eval": evaluate,
@@ -209,7 +210,7 @@ def main(args: Sequence[str] | None = None) -> None:
         code = 2
     except KeyboardInterrupt:
         if is_first_process():
-            resumes = set(words[:1]) & {"train", "reproduce"}
+            resumes = set(words[:1]) & {"fit", "train", "reproduce"}
             how = ": start the same command again to continue" if resumes else ""
             print(f"bnew: stopped{how}", file=sys.stderr)
         code = 130

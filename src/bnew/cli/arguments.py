@@ -30,6 +30,8 @@ NetworkArgument: TypeAlias = Annotated[Positional[Path], tyro.conf.arg(metavar="
 FileArgument: TypeAlias = Annotated[Positional[Path], tyro.conf.arg(metavar="FILE")]
 ExportArgument: TypeAlias = Annotated[Positional[Path], tyro.conf.arg(metavar="RUN|FILE.bnew")]
 ToArgument: TypeAlias = Annotated[Positional[Path], tyro.conf.arg(metavar="FILE|DIR")]
+FolderArgument: TypeAlias = Annotated[Positional[Path], tyro.conf.arg(metavar="DIR")]
+OutputArgument: TypeAlias = Annotated[Positional[Path], tyro.conf.arg(metavar="[FILE]")]
 RunArguments: TypeAlias = Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN [RUN ...]")]
 ImageArguments: TypeAlias = Annotated[
     Positional[tuple[Path, ...]], tyro.conf.arg(metavar="IMAGE [IMAGE ...]")

@@ -8,6 +8,7 @@ This depends only on their two files: not on the size that training scales them 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -69,6 +70,16 @@ class Pictures:
             asking = np.flatnonzero(~found & (self.labels[images] == label))
             members = np.flatnonzero(self.labels == label)
             found[asking] = self._near(images[asking], members, np.isin(members, others))
+        return found
+
+    def repeated(self, images: Numbers) -> Mask:
+        """Which of ``images`` show the same picture as another one of them, equal or saved again."""
+        keys = list(self._keys(images))
+        count = Counter(keys)
+        found = np.array([count[key] > 1 for key in keys], bool)
+        for label in np.unique(self.labels[images]):
+            members = images[self.labels[images] == label]
+            found[self.labels[images] == label] |= self._near(members, members, np.ones(len(members), bool))
         return found
 
     def _keys(self, images: Numbers) -> Iterable[tuple[int, bytes]]:

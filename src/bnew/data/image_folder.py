@@ -53,7 +53,7 @@ def list_folder(root: Path) -> tuple[tuple[str, ...], dict[str, ByClass]]:
     if len(classes) < 2:
         raise BnewError(f"'{root / 'train'}' has the one class '{classes[0]}': add a folder for another")
     others = []
-    for entry in _visible(root):
+    for entry in visible(root):
         if not entry.is_dir():
             left_out["images outside of a class folder" if _is_image(entry.name) else _kind(entry.name)] += 1
         elif entry.name not in folders.values():
@@ -82,13 +82,13 @@ def list_classes(root: Path, folder: str, left_out: Counter[str]) -> ByClass:
         BnewError: there are no classes, or one has no images.
     """
     by_class: dict[str, Sequence[str]] = {}
-    for entry in _visible(root / folder):
+    for entry in visible(root / folder):
         if not entry.is_dir():
             left_out["images outside of a class folder" if _is_image(entry.name) else _kind(entry.name)] += 1
             continue
         others: Counter[str] = Counter()
         inside = frozenset({os.path.realpath(entry.path)})
-        by_class[entry.name] = sorted(_images(entry.path, f"{folder}/{entry.name}", inside, others))
+        by_class[entry.name] = sorted(images_in(entry.path, f"{folder}/{entry.name}", inside, others))
         if not by_class[entry.name]:
             what = f" but {_counted(others)}" if others else ""
             raise BnewError(f"the class folder '{entry.path}' has no images{what}: add some or remove it")
@@ -98,20 +98,20 @@ def list_classes(root: Path, folder: str, left_out: Counter[str]) -> ByClass:
     return by_class
 
 
-def _images(folder: str, below: str, inside: frozenset[str], left_out: Counter[str]) -> Iterator[str]:
+def images_in(folder: str, below: str, inside: frozenset[str], left_out: Counter[str]) -> Iterator[str]:
     """The images in ``folder`` and below; ``inside``: the folders above, since a link may form a loop."""
-    for entry in _visible(folder):
+    for entry in visible(folder):
         path = f"{below}/{entry.name}"
         if entry.is_dir():
             if (real := os.path.realpath(entry.path)) not in inside:
-                yield from _images(entry.path, path, inside | {real}, left_out)
+                yield from images_in(entry.path, path, inside | {real}, left_out)
         elif _is_image(entry.name):
             yield path
         else:
             left_out[_kind(entry.name)] += 1
 
 
-def _visible(folder: str | Path) -> list[os.DirEntry[str]]:
+def visible(folder: str | Path) -> list[os.DirEntry[str]]:
     """The entries of ``folder``, sorted, without hidden ones such as ``.DS_Store`` and ``._cat.png``."""
     with os.scandir(folder) as entries:
         return sorted((e for e in entries if not e.name.startswith(".")), key=lambda entry: entry.name)
@@ -230,7 +230,7 @@ def list_images(folder: Path) -> list[Path]:
     """
     left_out: Counter[str] = Counter()
     try:
-        found = sorted(_images(str(folder), ".", frozenset({os.path.realpath(folder)}), left_out))
+        found = sorted(images_in(str(folder), ".", frozenset({os.path.realpath(folder)}), left_out))
     except OSError as error:
         raise BnewError(f"cannot read the folder '{error.filename}': {error.strerror}") from error
     if not found:

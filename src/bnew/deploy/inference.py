@@ -297,13 +297,13 @@ def bench(
             x = np.random.default_rng(0).standard_normal((size, *packed.input_shape), np.float32)
             contenders: dict[str, Callable[[], object]] = {f"bnew-engine, {packed.isa}": partial(packed, x)}
             if model is not None:
-                contenders["PyTorch"] = _in_torch(model, x, count)
-            for name, median in _medians(contenders, seconds).items():
+                contenders["PyTorch"] = in_torch(model, x, count)
+            for name, median in medians(contenders, seconds).items():
                 rows.append(Timing(name, count, size, median))
     return Timings(tuple(rows))
 
 
-def _in_torch(model: nn.Module, x: Array, threads: int) -> Callable[[], object]:
+def in_torch(model: nn.Module, x: Array, threads: int) -> Callable[[], object]:
     import torch
 
     images = torch.from_numpy(x)
@@ -317,7 +317,7 @@ def _in_torch(model: nn.Module, x: Array, threads: int) -> Callable[[], object]:
     return run
 
 
-def _medians(contenders: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, float]:
+def medians(contenders: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, float]:
     """Name → median seconds of a call. The contenders take turns of many calls.
 
     The first call of a turn does not count: it has to wake its threads while the others fall asleep.

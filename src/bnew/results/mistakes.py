@@ -82,24 +82,29 @@ def write_page(result: Evaluation, path: Path) -> None:
     Raises:
         BnewError: it cannot be written.
     """
+    page = PAGE.format(title=shown(f"Evaluation of {Path(result.network).name}"), body="\n".join(parts(result)))
+    write_atomically(path, lambda file: file.write_text(page, encoding="utf-8"))
+
+
+def parts(result: Evaluation) -> list[str]:
+    """The page's parts: totals, mistakes, classes, confusion."""
     unreadable = f"; {result.unreadable:,} more could not be read" if result.unreadable else ""
     totals = "".join(
         f"<div><dt>{name}</dt><dd>{value}<small>{f'95 %: {span}' if span else '&nbsp;'}</small></dd></div>"
         for name, value, span in result.totals()
     )
-    parts = [
-        f"<p>{_shown(result.network)}: {result.images:,} images ({_shown(result.data)}){unreadable}.</p>",
+    return [
+        f"<p>{shown(result.network)}: {result.images:,} images ({shown(result.data)}){unreadable}.</p>",
         f"<dl>{totals}</dl>",
         *_mistakes(result),
         "<h2>Classes</h2>",
         _classes(result),
         *_confusion(result),
     ]
-    page = PAGE.format(title=_shown(f"Evaluation of {Path(result.network).name}"), body="\n".join(parts))
-    write_atomically(path, lambda file: file.write_text(page, encoding="utf-8"))
 
 
-def _shown(text: object) -> str:
+def shown(text: object) -> str:
+    """``text`` as HTML."""
     return html.escape(printable(text))
 
 
@@ -121,9 +126,9 @@ def _mistakes(result: Evaluation) -> list[str]:
 
 
 def _figure(mistake: Mistake, picture: Picture, classes: tuple[str, ...]) -> str:
-    label, predicted = (_shown(classes[number]) for number in (mistake.label, mistake.predicted))
+    label, predicted = (shown(classes[number]) for number in (mistake.label, mistake.predicted))
     small = ' class="small"' if max(picture.shape[:2]) < 96 else ""
-    file = f"<br><small>{_shown(mistake.file.name)}</small>" if mistake.file else ""
+    file = f"<br><small>{shown(mistake.file.name)}</small>" if mistake.file else ""
     return (
         f'<figure><img{small} src="{_as_png(picture)}" alt="{label}, taken for {predicted}"><figcaption>'
         f"<b>{label}</b> {_share(mistake.share)}<br>"
@@ -148,6 +153,11 @@ def _row(cells: Iterable[str], tag: str = "td") -> str:
     return f"<tr>{''.join(f'<{tag}>{cell}</{tag}>' for cell in cells)}</tr>"
 
 
+def table_of(kind: str, head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A table of cells that are HTML."""
+    return _table(kind, head, map(_row, rows))
+
+
 def _table(kind: str, head: Iterable[str], rows: Iterable[str]) -> str:
     body = "\n".join(rows)
     return (
@@ -159,7 +169,7 @@ def _table(kind: str, head: Iterable[str], rows: Iterable[str]) -> str:
 def _classes(result: Evaluation) -> str:
     rows = (
         _row((
-            _shown(each.name), f"{each.images:,}", percent(each.recall, 1),
+            shown(each.name), f"{each.images:,}", percent(each.recall, 1),
             interval_of(each.interval, 1), percent(each.precision, 1),
         ))
         for each in result.per_class
@@ -174,7 +184,7 @@ def _confusion(result: Evaluation) -> list[str]:
         rows = (
             _row(
                 (
-                    f"{_shown(pair.label)} → {_shown(pair.predicted)}",
+                    f"{shown(pair.label)} → {shown(pair.predicted)}",
                     f"{pair.times:,}",
                     percent(pair.share, 1),
                 )
@@ -190,7 +200,7 @@ def _confusion(result: Evaluation) -> list[str]:
         return f"<td{style}>{f'{count:,}' if count else '·'}</td>"
 
     rows = (
-        f'<tr><th scope="row">{number} {_shown(each.name)}</th>'
+        f'<tr><th scope="row">{number} {shown(each.name)}</th>'
         + "".join(cell(count, each.images, number == got) for got, count in enumerate(row))
         + "</tr>"
         for number, (each, row) in enumerate(zip(result.per_class, result.confusion.tolist(), strict=True))

@@ -1,0 +1,150 @@
+"""What is trained on a folder in a given time: size, network, batch, epochs; pure functions on plain numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from bnew.errors import BnewError
+
+# Sides in pixels that images are brought to. Smaller images keep their size, and none is enlarged.
+SIZES = (128, 96, 64)
+SMALL = 48
+SMALLEST = 8
+# A richer network or a larger image is chosen only if the time allows this much training.
+ENOUGH_EPOCHS, ENOUGH_STEPS = 18, 600
+MOST_EPOCHS = 300  # of all stages together; more time would not be used well
+BATCH, SMALLEST_BATCH, STEPS_PER_EPOCH = 128, 16, 16
+# How the epochs are divided; with a float network to start from, it gets the first share.
+SHARES = {"phase1": 1 / 3, "phase2": 2 / 3}
+SHARES_WITH_FLOAT = {"float": 0.2, "phase1": 0.3, "phase2": 0.5}
+TEACHING = 4 / 3  # what a step costs with a teacher of the same size, beside one without
+EVALUATING = 1 / 3  # what an image costs in validation, beside one in training
+# Learning rates of Adam for batches of BATCH images.
+RATES = {"reactnet18": 5e-3, "reactnet_a": 2.5e-3}
+RATE, RATE_OF_OTHERS, RATE_OF_FLOATS = 1e-2, 3e-3, 1e-3
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A network at an image size."""
+
+    model: str
+    image_size: int
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a time allows a candidate."""
+
+    step: float
+    """Seconds for a training step."""
+    steps_per_epoch: int
+    val_images: int
+    batch: int
+    saving: float = 0.0
+    """Seconds for a checkpoint, once an epoch."""
+
+    @property
+    def epoch(self) -> float:
+        """Seconds for an epoch, with its validation and its checkpoint."""
+        validation = EVALUATING * self.val_images / self.batch
+        return self.step * (self.steps_per_epoch + validation) + self.saving
+
+    def epochs(self, seconds: float) -> int:
+        """How many epochs fit into ``seconds``, at most :data:`MOST_EPOCHS`."""
+        return min(int(seconds / self.epoch), MOST_EPOCHS)
+
+    def is_enough(self, seconds: float) -> bool:
+        """Whether they are enough for a network to learn."""
+        epochs = seconds / self.epoch
+        return epochs >= ENOUGH_EPOCHS and epochs * self.steps_per_epoch >= ENOUGH_STEPS
+
+
+def image_sizes(side: int) -> tuple[int, ...]:
+    """The sizes to choose from for images whose shorter side is typically ``side``, the largest first."""
+    if side <= SMALL:
+        return (max(side, SMALLEST),)
+    return tuple(size for size in SIZES if size <= side) or (SMALL,)
+
+
+def candidates(side: int, model: str | None = None, image_size: int | None = None) -> list[Candidate]:
+    """What to choose from, the best first, as if there were time enough; ``model`` and ``image_size`` fix it.
+
+    Small images need a network that keeps its resolution, large ones one that is wide.
+    """
+    sizes = (image_size,) if image_size is not None else image_sizes(side)
+    found = []
+    for size in sizes:
+        names = ("birealnet20", "birealnet8") if size < SIZES[-1] else ("reactnet18", "birealnet20")
+        found += [Candidate(name, size) for name in ((model,) if model is not None else names)]
+    return sorted(found, key=lambda each: _rank(each.model))
+
+
+def _rank(model: str) -> int:
+    return {"reactnet18": 0, "birealnet20": 1, "birealnet8": 2}.get(model, 0)
+
+
+def batch_size(images: int) -> int:
+    """Images per step: a power of two with at least :data:`STEPS_PER_EPOCH` steps an epoch, within limits.
+
+    It is lowered where a batch of one image would be left, of which batch norm knows no variance.
+    """
+    batch = BATCH
+    while batch > SMALLEST_BATCH and images / batch < STEPS_PER_EPOCH:
+        batch //= 2
+    while images % batch == 1 and batch > 2:
+        batch -= 1
+    return batch
+
+
+def learning_rate(model: str, batch: int, of_floats: bool = False) -> float:
+    """Adam's rate, which follows the square root of the batch."""
+    other = RATE_OF_OTHERS if ":" in model else RATE
+    rate = RATE_OF_FLOATS if of_floats else RATES.get(model, other)
+    return float(f"{rate * (batch / BATCH) ** 0.5:.2g}")
+
+
+def affordable(budgets: Mapping[Candidate, Budget], seconds: float) -> Candidate:
+    """The first candidate for which the time is enough; if there is none, the one with the cheapest epoch."""
+    for candidate, budget in budgets.items():
+        if budget.is_enough(seconds):
+            return candidate
+    return min(budgets, key=lambda each: budgets[each].epoch)
+
+
+def divided(epochs: int, with_float: bool) -> dict[str, int]:
+    """Stage → its epochs, at least one each."""
+    shares = SHARES_WITH_FLOAT if with_float else SHARES
+    return {stage: max(1, round(share * epochs)) for stage, share in shares.items()}
+
+
+def epochs_of_stages(seconds: float, budget: Budget, with_float: bool) -> dict[str, int]:
+    """:func:`divided` for a time; after a float network, which then teaches, a step costs more.
+
+    Raises:
+        BnewError: there is no time for one epoch of each stage.
+    """
+    shares = SHARES_WITH_FLOAT if with_float else SHARES
+    cost = sum(share * (TEACHING if with_float and stage != "float" else 1) for stage, share in shares.items())
+    epochs = budget.epochs(seconds / cost)
+    if epochs < len(shares):
+        needed = (len(shares) * cost * budget.epoch - seconds) / 60
+        raise BnewError(
+            f"an epoch takes about {duration(budget.epoch)}, and the time allows {max(epochs, 0)} of at least "
+            f"{len(shares)}: give about {needed + 1:.0f} more --minutes, a smaller --image-size or another "
+            "--model"
+        )
+    return divided(epochs, with_float)
+
+
+def duration(seconds: float) -> str:
+    """``45 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    whole = round(seconds)
+    if whole < 10:
+        return f"{seconds:.2g} s"
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s" if whole % 60 else f"{whole // 60} min"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -1,0 +1,123 @@
+"""What was decided for a fit, written down once, and how much of its time is used."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from bnew.errors import BnewError
+from bnew.files import write_json
+from bnew.fit.reading import Census
+from bnew.recipe import Recipe
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a user asks for; the rest is chosen."""
+
+    minutes: float | None = None
+    epochs: int | None = None
+    model: str | None = None
+    model_options: Mapping[str, Any] = field(default_factory=dict)
+    method: str | None = None
+    image_size: int | None = None
+    batch_size: int | None = None
+    weights: str | None = None
+    pretrained: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The stages of a fit, and why they are as they are."""
+
+    wanted: Wanted
+    images: str
+    """See :meth:`bnew.fit.folder.Folder.digest`."""
+    census: Census
+    recipes: Mapping[str, Recipe]
+    """Stage → its run, in the order of training."""
+    seconds: Mapping[str, float]
+    """Stage, and ``end`` → how long it takes, by the steps that were timed."""
+    used: float
+    """Seconds that looking and choosing took."""
+    why: tuple[str, ...]
+    """What was chosen, and why; one line each."""
+    counts: Mapping[str, int]
+    """train, val and test → how many images."""
+    settled: bool = False
+    """Whether phase 2 has the length that the time left after phase 1 allows."""
+
+    def write(self, path: Path) -> None:
+        """Write it as JSON."""
+        data = {"version": VERSION, **asdict(self)}
+        data["recipes"] = {stage: recipe.to_dict() for stage, recipe in self.recipes.items()}
+        write_json(path, data)
+
+    @classmethod
+    def read(cls, path: Path) -> Plan:
+        """The plan in a file.
+
+        Raises:
+            BnewError: it is damaged, or of another version.
+        """
+        try:
+            data = json.loads(path.read_text())
+            version = data.pop("version")
+            if version == VERSION:
+                recipes = {stage: Recipe.from_dict(each) for stage, each in data.pop("recipes").items()}
+                wanted, census = Wanted(**data.pop("wanted")), Census.from_dict(data.pop("census"))
+                return cls(wanted=wanted, census=census, recipes=recipes, why=tuple(data.pop("why")), **data)
+        except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+            raise BnewError(f"{path} is damaged ({error}): delete the folder {path.parent} to begin anew") from None
+        raise BnewError(
+            f"{path} is of another version of bnew: delete the folder {path.parent} to begin anew"
+        )
+
+    def with_epochs(self, stage: str, epochs: int) -> Plan:
+        """The same with another length of ``stage``, settled."""
+        recipe = self.recipes[stage]
+        seconds = self.seconds[stage] * epochs / recipe.epochs
+        return replace(
+            self, recipes={**self.recipes, stage: recipe.replace(epochs=epochs)},
+            seconds={**self.seconds, stage: seconds}, settled=True,
+        )  # fmt: skip
+
+
+def differences(there: Wanted, here: Wanted) -> list[str]:
+    """How two wishes differ, as options of the command line."""
+    old, new = asdict(there), asdict(here)
+    return [
+        f"--{name.replace('_', '-')} is {old[name]!r} there and {new[name]!r} here"
+        for name in old
+        if json.dumps(old[name], sort_keys=True) != json.dumps(new[name], sort_keys=True)
+    ]
+
+
+class Clock:
+    """The seconds that a fit has used, in a file, so that a killed one goes on counting."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.stages: dict[str, float] = {}
+        """Stage → seconds."""
+        if path.is_file():
+            try:
+                self.stages = {str(k): float(v) for k, v in json.loads(path.read_text()).items()}
+            except (ValueError, TypeError, AttributeError):
+                self.stages = {}
+
+    def add(self, stage: str, seconds: float) -> None:
+        """Count ``seconds`` of ``stage``."""
+        self.stages[stage] = self.stages.get(stage, 0.0) + seconds
+        write_json(self.path, self.stages)
+
+    @property
+    def total(self) -> float:
+        """All seconds."""
+        return sum(self.stages.values())

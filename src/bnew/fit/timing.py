@@ -1,0 +1,47 @@
+"""How long a training step of a network takes here."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+import torch.nn.functional as F
+
+from bnew.layers import binary_parameters
+from bnew.methods import create_method
+from bnew.recipe import Recipe
+from bnew.training.networks import build_model
+from bnew.training.optimizers import make_optimizer
+
+SECONDS, LEAST, WARMING = 1.5, 3, 1
+
+
+def step_seconds(recipe: Recipe, classes: int, channels: int, device: torch.device) -> tuple[float, int]:
+    """The median of the seconds of some training steps on random images, and the bytes of a checkpoint.
+
+    Raises:
+        BnewError: the network cannot be built.
+    """
+    assert recipe.image_size is not None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = build_model(recipe, classes, channels).to(device).train()
+        method = create_method("clip", binary_parameters(model), 1000)
+        optimizer = make_optimizer(recipe, model)
+        method.attach(optimizer)
+        side, batch = recipe.image_size, recipe.batch_size
+        x = torch.randn(batch, channels, side, side, device=device).to(memory_format=torch.channels_last)
+        y = torch.arange(batch, device=device) % classes
+        times: list[float] = []
+        end = time.perf_counter() + SECONDS
+        while len(times) < LEAST + WARMING or time.perf_counter() < end:
+            begin = time.perf_counter()
+            loss = F.cross_entropy(model(x).float(), y)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            optimizer.zero_grad()
+            loss.item()  # waits for an accelerator
+            times.append(time.perf_counter() - begin)
+    method.detach()
+    parameters = sum(p.numel() for p in model.parameters())
+    return sorted(times[WARMING:])[(len(times) - WARMING) // 2], 12 * parameters
