@@ -159,7 +159,13 @@ def register_dataset(
     def register(fetch: F) -> F:
         if not hasattr(fetch, "__qualname__"):
             raise BnewError(f"data set {name} is {fetch!r}, but must be a function")
-        _add("data set", DATASETS, name, DatasetRow(fetch, files, mode, flip, padding, mean, std), fetch)
+        _add(
+            "data set",
+            DATASETS,
+            name,
+            DatasetRow(fetch, files, mode, flip, padding, mean=mean, std=std),
+            fetch,
+        )
         return fetch
 
     return register

@@ -136,6 +136,8 @@ class DatasetRow:
     flip: bool = True
     padding: int | None = None
     """In pixels; None: an eighth of the shorter side."""
+    least_area: float = 1.0
+    """Below 1, training takes random parts of at least this share of an image, in place of padding."""
     mean: tuple[float, ...] | None = None
     """Of each channel, in units of [0, 1]; None computes it from the training split."""
     std: tuple[float, ...] | None = None
@@ -289,6 +291,7 @@ DATASETS: dict[str, DatasetRow] = {
     ),
     "folder": DatasetRow(None),
     "grey_folder": DatasetRow(None, mode="L", flip=False),
+    "photos": DatasetRow(None, least_area=0.3),
     "imagenet": DatasetRow(None, streamed=True, image_size=224, classes=1000),
 }
 

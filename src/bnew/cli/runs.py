@@ -161,7 +161,7 @@ def fit(
         epochs: passes over the training images in all stages together, in place of a time.
         model: network, as for `bnew train`; default: chosen by the images and the time.
         model_options: options of the network, such as width=32.
-        method: method that makes the weights binary; default: bnew.
+        method: method that makes the weights binary; default: bnew, in a short run ste.
         image_size: side in pixels to which the images are brought; default: chosen.
         batch_size: images per step; default: chosen.
         weights: file of float weights to start from, as for `bnew train`.

@@ -5,6 +5,7 @@ Whole batches are cropped and flipped as tensors.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -47,10 +48,15 @@ class Split(Line):
 
 @dataclass(frozen=True)
 class Augmentation:
-    """For training images: pad with ``padding`` black pixels and crop at random; ``flip`` half of them."""
+    """For training images: pad with ``padding`` black pixels and crop at random; ``flip`` half of them.
+
+    With ``least_area`` below 1, a random part of the image of at least that share of its area, between 3:4
+    and 4:3 in its proportions, is scaled to the image's size instead.
+    """
 
     padding: int
     flip: bool
+    least_area: float = 1.0
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -103,21 +109,34 @@ class MemoryBatches(Batches):
         generator = self.generator(epoch)
         order = self.order(generator)
         if self.train:
-            offsets, flips = self._draw(generator)
+            places, flips = self._draw(generator)
         for share in self.shares(start):
             # On a CPU, index_select is many times faster than images[index].
             images = self.split.images.index_select(0, order[share]).to(self.device, non_blocking=True)
             labels = self.split.labels[order[share]].to(self.device, non_blocking=True)
-            if self.train:
-                images = crop_and_flip(images, offsets[share], flips[share], self.augmentation.padding)
+            if self.train and self.augmentation.least_area < 1:
+                images = scale_and_flip(images, places[share], flips[share])
+            elif self.train:
+                images = crop_and_flip(images, places[share], flips[share], self.augmentation.padding)
             yield self.normalised(images), labels
 
     def _draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """All crops and flips of an epoch, drawn at once so that a run can resume in the middle of it."""
-        places = 2 * self.augmentation.padding + 1
-        offsets = torch.randint(places, (self.count, 2), generator=generator)
+        if self.augmentation.least_area < 1:
+            places = self._draw_parts(generator)
+        else:
+            offsets = 2 * self.augmentation.padding + 1
+            places = torch.randint(offsets, (self.count, 2), generator=generator)
         flips = torch.randint(1 + self.augmentation.flip, (self.count,), generator=generator).bool()
-        return offsets.to(self.device), flips.to(self.device)
+        return places.to(self.device), flips.to(self.device)
+
+    def _draw_parts(self, generator: torch.Generator) -> Tensor:
+        """The part of each image that :func:`scale_and_flip` takes, (N, 4)."""
+        least = self.augmentation.least_area
+        area, shape, row, column = torch.rand(4, self.count, generator=generator)
+        area, ratio = least + (1 - least) * area, torch.exp((2 * shape - 1) * math.log(4 / 3))
+        height, width = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
+        return torch.stack([height, width, (2 * row - 1) * (1 - height), (2 * column - 1) * (1 - width)], 1)
 
 
 def crop_and_flip(images: Tensor, offsets: Tensor, flips: Tensor, padding: int) -> Tensor:
@@ -135,6 +154,20 @@ def crop_and_flip(images: Tensor, offsets: Tensor, flips: Tensor, padding: int) 
     source = rows[:, :, None] * padded.shape[3] + columns[:, None, :]
     index = source.view(n, 1, height * width).expand(n, channels, height * width)
     return padded.flatten(2).gather(2, index).view_as(images)
+
+
+def scale_and_flip(images: Tensor, parts: Tensor, flips: Tensor) -> Tensor:
+    """Scale a part of each image to the image's size, bilinearly, then flip.
+
+    ``images`` (N, C, H, W); ``parts`` (N, 4), height and width as shares of the image's, then the centre from
+    top to bottom and from left to right, in [−1, 1]; ``flips`` bool (N,). Returns float32 (N, C, H, W).
+    """
+    height, width, row, column = parts.T
+    mirrored = torch.where(flips, -width, width)
+    none = torch.zeros_like(row)
+    theta = torch.stack([mirrored, none, column, none, height, row], 1).view(-1, 2, 3)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    return F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
 
 
 def mean_std(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

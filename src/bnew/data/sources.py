@@ -250,7 +250,7 @@ def _load(
         train=train,
         val=val,
         test=test,
-        augmentation=Augmentation(padding, row.flip),
+        augmentation=Augmentation(padding, row.flip, row.least_area),
         held_out=tuple(missing) if row.own_images else (),
     )
 

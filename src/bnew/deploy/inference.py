@@ -304,6 +304,7 @@ def bench(
 
 
 def in_torch(model: nn.Module, x: Array, threads: int) -> Callable[[], object]:
+    """A call of ``model`` on a batch, on so many threads."""
     import torch
 
     images = torch.from_numpy(x)

@@ -1,4 +1,4 @@
-"""What is trained on a folder in a given time: size, network, batch, epochs; pure functions on plain numbers."""
+"""What is trained on a folder in a given time: pure functions on plain numbers."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from bnew.errors import BnewError
 SIZES = (128, 96, 64)
 SMALL = 48
 SMALLEST = 8
-# A richer network or a larger image is chosen only if the time allows this much training.
-ENOUGH_EPOCHS, ENOUGH_STEPS = 18, 600
+# Networks, the best first, with the epochs and the steps below which the next one is better in the same time.
+FOR_PHOTOS = {"reactnet18": (12, 500), "birealnet20": (20, 2000), "birealnet8": (0, 0)}
+FOR_SMALL = {"birealnet20": (20, 3000), "birealnet8": (0, 0)}
+# Below so many steps of phase 2, straight-through estimation is the better method: BNEW's push must be slow.
+STEPS_OF_BNEW = 4000
 MOST_EPOCHS = 300  # of all stages together; more time would not be used well
 BATCH, SMALLEST_BATCH, STEPS_PER_EPOCH = 128, 16, 16
 # How the epochs are divided; with a float network to start from, it gets the first share.
@@ -31,6 +34,8 @@ class Candidate:
 
     model: str
     image_size: int
+    least: tuple[int, int] = (0, 0)
+    """Epochs and steps that it needs to be the best choice."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +60,10 @@ class Budget:
         """How many epochs fit into ``seconds``, at most :data:`MOST_EPOCHS`."""
         return min(int(seconds / self.epoch), MOST_EPOCHS)
 
-    def is_enough(self, seconds: float) -> bool:
-        """Whether they are enough for a network to learn."""
+    def is_enough(self, seconds: float, least: tuple[int, int]) -> bool:
+        """Whether ``least`` epochs and steps fit into ``seconds``."""
         epochs = seconds / self.epoch
-        return epochs >= ENOUGH_EPOCHS and epochs * self.steps_per_epoch >= ENOUGH_STEPS
+        return epochs >= least[0] and epochs * self.steps_per_epoch >= least[1]
 
 
 def image_sizes(side: int) -> tuple[int, ...]:
@@ -74,15 +79,12 @@ def candidates(side: int, model: str | None = None, image_size: int | None = Non
     Small images need a network that keeps its resolution, large ones one that is wide.
     """
     sizes = (image_size,) if image_size is not None else image_sizes(side)
-    found = []
-    for size in sizes:
-        names = ("birealnet20", "birealnet8") if size < SIZES[-1] else ("reactnet18", "birealnet20")
-        found += [Candidate(name, size) for name in ((model,) if model is not None else names)]
-    return sorted(found, key=lambda each: _rank(each.model))
-
-
-def _rank(model: str) -> int:
-    return {"reactnet18": 0, "birealnet20": 1, "birealnet8": 2}.get(model, 0)
+    known = FOR_SMALL if max(sizes) < SIZES[-1] else FOR_PHOTOS
+    if model is not None:
+        return [Candidate(model, size, known.get(model, FOR_PHOTOS["reactnet18"])) for size in sizes]
+    first, *others = known
+    found = [Candidate(first, size, known[first]) for size in sizes]
+    return found + [Candidate(name, sizes[-1], known[name]) for name in others]
 
 
 def batch_size(images: int) -> int:
@@ -105,10 +107,26 @@ def learning_rate(model: str, batch: int, of_floats: bool = False) -> float:
     return float(f"{rate * (batch / BATCH) ** 0.5:.2g}")
 
 
+def method_for(steps: int) -> str:
+    """The method for ``steps`` steps of phase 2."""
+    return "bnew" if steps >= STEPS_OF_BNEW else "ste"
+
+
+def data_set(grey: bool, image_size: int) -> str:
+    """The data set that reads the images, by which they are augmented.
+
+    Grey ones may be letters or drawings, which are others when they are mirrored. Of large ones a part shows
+    the same thing; small ones have no parts to lose.
+    """
+    if grey:
+        return "grey_folder"
+    return "photos" if image_size >= SIZES[-1] else "folder"
+
+
 def affordable(budgets: Mapping[Candidate, Budget], seconds: float) -> Candidate:
     """The first candidate for which the time is enough; if there is none, the one with the cheapest epoch."""
     for candidate, budget in budgets.items():
-        if budget.is_enough(seconds):
+        if budget.is_enough(seconds, candidate.least):
             return candidate
     return min(budgets, key=lambda each: budgets[each].epoch)
 
@@ -126,14 +144,16 @@ def epochs_of_stages(seconds: float, budget: Budget, with_float: bool) -> dict[s
         BnewError: there is no time for one epoch of each stage.
     """
     shares = SHARES_WITH_FLOAT if with_float else SHARES
-    cost = sum(share * (TEACHING if with_float and stage != "float" else 1) for stage, share in shares.items())
+    cost = sum(
+        share * (TEACHING if with_float and stage != "float" else 1) for stage, share in shares.items()
+    )
     epochs = budget.epochs(seconds / cost)
     if epochs < len(shares):
         needed = (len(shares) * cost * budget.epoch - seconds) / 60
         raise BnewError(
-            f"an epoch takes about {duration(budget.epoch)}, and the time allows {max(epochs, 0)} of at least "
-            f"{len(shares)}: give about {needed + 1:.0f} more --minutes, a smaller --image-size or another "
-            "--model"
+            f"an epoch takes about {duration(budget.epoch)}, and the time allows {max(epochs, 0)} where "
+            f"{len(shares)} are the least: give about {needed + 1:.0f} more --minutes, or a smaller "
+            "--image-size or --model"
         )
     return divided(epochs, with_float)
 

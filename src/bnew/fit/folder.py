@@ -112,7 +112,9 @@ def _images_beside(folder: Path) -> Iterator[str]:
             yield entry.name
 
 
-def _by_class(root: Path, folders: Sequence[str], below: str = "") -> tuple[dict[str, list[str]], tuple[str, ...]]:
+def _by_class(
+    root: Path, folders: Sequence[str], below: str = ""
+) -> tuple[dict[str, list[str]], tuple[str, ...]]:
     """Class → its images, without classes that have none, which are noted; one warning counts other files."""
     found, others = {}, Counter[str]()
     for name in folders:
@@ -120,8 +122,8 @@ def _by_class(root: Path, folders: Sequence[str], below: str = "") -> tuple[dict
         found[name] = sorted(images_in(str(root / path), path, frozenset(), others))
     warn_of(root, others, ())
     empty = [f"'{name}'" for name, paths in found.items() if not paths]
-    note = (f"{elided(empty)} {'has' if len(empty) == 1 else 'have'} no images and {'is' if len(empty) == 1 else 'are'} left out",)  # fmt: skip
-    return {name: paths for name, paths in found.items() if paths}, note if empty else ()
+    note = f"left out, as there are no images in it: {elided(empty)}"
+    return {name: paths for name, paths in found.items() if paths}, (note,) if empty else ()
 
 
 def _in_parts(root: Path, folders: Sequence[str]) -> Folder:

@@ -34,7 +34,9 @@ def float_twin(recipe: Recipe, classes: int, channels: int) -> nn.Module:
     layer becomes an ordinary convolution or linear layer of the same shape, without a sign.
     """
     if is_reference(recipe.model):
-        return build_model(recipe.replace(binarize=False, method=None, method_options={}), classes, channels).eval()
+        return build_model(
+            recipe.replace(binarize=False, method=None, method_options={}), classes, channels
+        ).eval()
     return _real(build_model(recipe, classes, channels)).eval()
 
 

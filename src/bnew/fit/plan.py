@@ -48,8 +48,6 @@ class Plan:
     """Seconds that looking and choosing took."""
     why: tuple[str, ...]
     """What was chosen, and why; one line each."""
-    counts: Mapping[str, int]
-    """train, val and test → how many images."""
     settled: bool = False
     """Whether phase 2 has the length that the time left after phase 1 allows."""
 
@@ -74,7 +72,9 @@ class Plan:
                 wanted, census = Wanted(**data.pop("wanted")), Census.from_dict(data.pop("census"))
                 return cls(wanted=wanted, census=census, recipes=recipes, why=tuple(data.pop("why")), **data)
         except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
-            raise BnewError(f"{path} is damaged ({error}): delete the folder {path.parent} to begin anew") from None
+            raise BnewError(
+                f"{path} is damaged ({error}): delete the folder {path.parent} to begin anew"
+            ) from None
         raise BnewError(
             f"{path} is of another version of bnew: delete the folder {path.parent} to begin anew"
         )
@@ -111,6 +111,11 @@ class Clock:
                 self.stages = {str(k): float(v) for k, v in json.loads(path.read_text()).items()}
             except (ValueError, TypeError, AttributeError):
                 self.stages = {}
+
+    def start(self, seconds: float) -> None:
+        """Begin with ``seconds`` that looking and choosing took."""
+        self.stages = {}
+        self.add("start", seconds)
 
     def add(self, stage: str, seconds: float) -> None:
         """Count ``seconds`` of ``stage``."""

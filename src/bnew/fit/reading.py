@@ -63,7 +63,9 @@ class Census:
     def from_dict(cls, data: Mapping[str, Any]) -> Census:
         """The inverse of :meth:`to_dict`."""
         rows = tuple(ClassCount(**row) for row in data["classes"])
-        return cls(**{**data, "classes": rows, "sides": tuple(data["sides"]), "broken": tuple(data["broken"])})
+        return cls(
+            **{**data, "classes": rows, "sides": tuple(data["sides"]), "broken": tuple(data["broken"])}
+        )
 
     def remarks(self) -> list[str]:
         """What a user should know of these images, one sentence each."""

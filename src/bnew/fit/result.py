@@ -59,13 +59,19 @@ class Fitted(Shown):
         """What there is to say of the whole, as pairs."""
         data, found = self.data, self.data["evaluation"]
         rows = [
-            ("test accuracy", f"{percent(found['top1'], 1)}   (95 %: {interval_of(found['top1_interval'], 1)})"),
+            (
+                "test accuracy",
+                f"{percent(found['top1'], 1)}   (95 %: {interval_of(found['top1_interval'], 1)})",
+            ),
             ("test images", f"{found['images']:,}"),
             ("file", f"{_size(data['file_bytes'])}   (as floats {_size(data['float_bytes'])})"),
         ]
         (engine, ours), *others = data["milliseconds"].items()
         rows.append((f"one image, {engine}", f"{ours:.3f} ms   (one thread)"))
-        rows += [(f"as floats, {name}", f"{theirs:.3f} ms   ({theirs / ours:.1f} times)") for name, theirs in others]
+        rows += [
+            (f"as floats, {name}", f"{theirs:.3f} ms   ({theirs / ours:.1f} times)")
+            for name, theirs in others
+        ]
         return rows
 
     def __rich__(self) -> RenderableType:
@@ -78,14 +84,18 @@ class Fitted(Shown):
         classes.add_column("class", max_width=30, no_wrap=True, overflow="ellipsis")
         for title in ("images", "right", "95 % interval"):
             classes.add_column(title, justify="right", no_wrap=True)
-        rows = sorted(self.data["evaluation"]["classes"], key=lambda row: (row["recall"] is None, row["recall"]))
+        rows = sorted(
+            self.data["evaluation"]["classes"], key=lambda row: (row["recall"] is None, row["recall"])
+        )
         for row in rows[:MOST_CLASSES]:
             interval = None if row["recall"] is None else (row["recall_low"], row["recall_high"])
             classes.add_row(
                 Text(printable(row["class"])), f"{row['images']:,}", percent(row["recall"], 1),
                 interval_of(interval, 1),
             )  # fmt: skip
-        more = [f"{len(rows) - MOST_CLASSES} more classes are on the page"] if len(rows) > MOST_CLASSES else []
+        more = (
+            [f"{len(rows) - MOST_CLASSES} more classes are on the page"] if len(rows) > MOST_CLASSES else []
+        )
         files = Text(printable(f"network: {self.file}\npage:    {self.page}").replace("\\n", "\n"))
         return Group(whole, classes, *more, files)
 

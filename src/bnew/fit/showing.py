@@ -1,7 +1,8 @@
-"""What a person sees while a fit trains: how far the whole is, and the time left for the whole."""
+"""What a person sees of a fit: what was chosen, how far the whole is, and the time left for the whole."""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from bnew.fit.choose import duration
 from bnew.fit.plan import Clock
@@ -19,88 +20,99 @@ if TYPE_CHECKING:
     from bnew.training.loop import Trainer
 
 EVERY = 15.0  # seconds between lines where there is no terminal
-# The words for a stage.
-NAMES = {
-    "float": "floats",
-    "phase1": "phase 1",
-    "phase2": "phase 2",
-    "end": "packing and measuring",
-}
+NAMES = {"float": "float network", "phase1": "phase 1", "phase2": "phase 2"}
+"""The words for a stage."""
 
 
-@contextmanager
-def showing(quiet: bool) -> Iterator[Progress]:
-    """A bar for the whole; nothing if ``quiet``, and no bar where there is no terminal."""
-    columns = (
-        BarColumn(bar_width=20),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TextColumn("{task.description}"),
-    )
-    with Progress(*columns, disable=quiet or not Console().is_terminal, transient=True) as progress:
-        yield progress
+class Screen:
+    """Lines on standard error, and below them a bar for the whole where that is a terminal."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet, self.console = quiet, Console(stderr=True, highlight=False)
+        self._progress: Progress | None = None
+        self._task = TaskID(0)
+
+    def say(self, line: str) -> None:
+        """Print a line."""
+        if not self.quiet:
+            self.console.print(f"bnew: {escape(printable(line))}", soft_wrap=not self.console.is_terminal)
+
+    @property
+    def has_bar(self) -> bool:
+        """Whether a bar is shown."""
+        return self._progress is not None
+
+    def move(self, done: float, line: str) -> None:
+        """Show that a share ``done`` of the whole is done."""
+        if self._progress is not None:
+            self._progress.update(self._task, completed=done, description=escape(printable(line)))
+
+    @contextmanager
+    def bar(self) -> Iterator[None]:
+        """Show the bar. Meanwhile the parts of bnew that are called say nothing but warnings."""
+        columns = (BarColumn(bar_width=16), TextColumn("{task.percentage:>3.0f} % {task.description}"))
+        logger = logging.getLogger("bnew")
+        level = logger.level
+        logger.setLevel(logging.WARNING)
+        try:
+            if self.quiet or not self.console.is_terminal:
+                yield
+                return
+            with Progress(*columns, console=self.console, transient=True) as self._progress:
+                self._task = self._progress.add_task("", total=1.0)
+                yield
+        finally:
+            self._progress = None
+            logger.setLevel(level)
 
 
 class Watch:
-    """A callback of the training loop: counts the time of its stage and shows the whole.
+    """A callback of the training loop: counts the time of its stage and shows how far the whole is.
 
     Args:
         stage: the stage that is trained.
         seconds: stage → seconds that it takes by the plan, in order.
         clock: the time used.
-        progress: what shows it.
-        quiet: print nothing.
+        screen: what shows it.
     """
 
-    def __init__(
-        self, stage: str, seconds: Mapping[str, float], clock: Clock, progress: Progress, quiet: bool
-    ) -> None:
-        self.stage, self.seconds, self.clock, self.progress, self.quiet = stage, seconds, clock, progress, quiet
-        self.row: Mapping[str, Any] = {}
+    def __init__(self, stage: str, seconds: Mapping[str, float], clock: Clock, screen: Screen) -> None:
+        self.stage, self.clock, self.screen = stage, clock, screen
+        stages = list(seconds)
+        self.planned, self.whole = seconds[stage], sum(seconds.values())
+        self.before = sum(seconds[each] for each in stages[: stages.index(stage)])
+        self.validated = ""
         self.said = self.since = time.perf_counter()
-        whole = sum(seconds.values())
-        self.task = progress.tasks[0].id if progress.tasks else progress.add_task("", total=whole)
 
     def on_train_batch_end(self, trainer: Trainer, epoch: int, step: int) -> None:
         """Move the bar."""
-        self._show(trainer, epoch, step)
+        if self.screen.has_bar:
+            share = step / trainer.total_steps
+            done = (self.before + share * self.planned) / self.whole
+            self.screen.move(done, self._line(epoch, trainer.recipe.epochs, share))
 
     def on_train_epoch_end(self, trainer: Trainer, epoch: int, row: Mapping[str, Any]) -> None:
-        """Count the epoch's time; print a line now and then where there is no bar."""
-        self.row = row
+        """Count the epoch's time; say a line now and then where there is no bar."""
         now = time.perf_counter()
         self.clock.add(self.stage, now - self.since)
         self.since = now
-        self._show(trainer, epoch, trainer.state.step)
+        self.validated = f", validation {row['val_accuracy']:.1%}"
         last = epoch + 1 == trainer.recipe.epochs
-        if not self.quiet and self.progress.disable and (last or now - self.said > EVERY):
+        if last or (not self.screen.has_bar and now - self.said > EVERY):
             self.said = now
-            print(self._line(trainer, epoch, trainer.state.step), flush=True)
+            share = trainer.state.step / trainer.total_steps
+            self.screen.say(self._line(epoch, trainer.recipe.epochs, share))
 
     def left(self, share: float) -> float:
         """Seconds left for the whole when ``share`` of this stage is done.
 
-        What is left by the plan, times how much slower than planned this stage has been so far.
+        What is left by the plan, times how much slower than planned this stage has been so far. Until it has
+        shown that, the plan counts as a tenth of the stage.
         """
-        stages = list(self.seconds)
-        planned = self.seconds[self.stage]
-        later = sum(self.seconds[each] for each in stages[stages.index(self.stage) + 1 :])
         used = self.clock.stages.get(self.stage, 0.0) + time.perf_counter() - self.since
-        # A stage has shown how fast it is when a tenth of it is done; until then the plan counts too.
-        factor = (used + 0.1 * planned) / ((share + 0.1) * planned)
-        return ((1 - share) * planned + later) * factor
+        factor = (used + 0.1 * self.planned) / ((share + 0.1) * self.planned)
+        return (self.whole - self.before - share * self.planned) * factor
 
-    def _show(self, trainer: Trainer, epoch: int, step: int) -> None:
-        if self.progress.disable:
-            return
-        stages = list(self.seconds)
-        before = sum(self.seconds[each] for each in stages[: stages.index(self.stage)])
-        done = before + self.seconds[self.stage] * step / trainer.total_steps
-        line = escape(self._line(trainer, epoch, step))
-        self.progress.update(self.task, completed=done, description=line)
-
-    def _line(self, trainer: Trainer, epoch: int, step: int) -> str:
-        validated = f", val {self.row['val_accuracy']:.1%}" if self.row else ""
-        left = duration(5 * round(self.left(step / trainer.total_steps) / 5))
-        return printable(
-            f"{NAMES[self.stage]}, epoch {epoch + 1}/{trainer.recipe.epochs}{validated}, {left} left in all"
-        )
+    def _line(self, epoch: int, epochs: int, share: float) -> str:
+        left = duration(5 * round(self.left(share) / 5))
+        return f"{NAMES[self.stage]}, epoch {epoch + 1}/{epochs}{self.validated}; {left} left"

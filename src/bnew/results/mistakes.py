@@ -82,7 +82,9 @@ def write_page(result: Evaluation, path: Path) -> None:
     Raises:
         BnewError: it cannot be written.
     """
-    page = PAGE.format(title=shown(f"Evaluation of {Path(result.network).name}"), body="\n".join(parts(result)))
+    page = PAGE.format(
+        title=shown(f"Evaluation of {Path(result.network).name}"), body="\n".join(parts(result))
+    )
     write_atomically(path, lambda file: file.write_text(page, encoding="utf-8"))
 
 
