@@ -185,7 +185,12 @@ def test_a_model_has_the_options_of_its_row(name: str) -> None:
 
 
 def test_data_sets_of_own_images() -> None:
-    assert [name for name, row in DATASETS.items() if row.own_images] == ["folder", "grey_folder", "photos", "imagenet"]
+    assert [name for name, row in DATASETS.items() if row.own_images] == [
+        "folder",
+        "grey_folder",
+        "photos",
+        "imagenet",
+    ]
     for row in DATASETS.values():
         assert row.own_images or callable(row.load())
 
