@@ -50,7 +50,8 @@ def test_class_folders(tmp_path: Path) -> None:
     found = look(make(tmp_path, {"a dog": 3, "é 猫": 4}))
     assert found.classes == ("a dog", "é 猫")
     assert {name: len(paths) for name, paths in found.files["train"].items()} == {"a dog": 3, "é 猫": 4}
-    assert not found.in_parts and found.root == tmp_path
+    assert not found.in_parts
+    assert found.root == tmp_path
 
 
 def test_parts_are_honoured_and_archives_are_entered(tmp_path: Path) -> None:
@@ -58,7 +59,8 @@ def test_parts_are_honoured_and_archives_are_entered(tmp_path: Path) -> None:
         make(tmp_path / "archive" / "images" / part, {"a": 2, "b": 2})
     (tmp_path / "archive" / "images" / "labels").mkdir()
     found = look(tmp_path)
-    assert list(found.files) == ["train", "val", "test"] and found.in_parts
+    assert list(found.files) == ["train", "val", "test"]
+    assert found.in_parts
     assert found.root == tmp_path / "archive" / "images"
     assert found.files["val"]["a"] == ["valid/a/0.png", "valid/a/1.png"]
     assert "'labels'" in found.notes[0]
@@ -75,14 +77,16 @@ def test_other_files_and_empty_folders_are_left_out(tmp_path: Path, caplog: pyte
     with caplog.at_level(logging.WARNING, "bnew"):
         found = look(tmp_path)
     assert found.classes == ("a", "b")
-    assert "'nothing'" in found.notes[0] and "1 .txt" in caplog.text
+    assert "'nothing'" in found.notes[0]
+    assert "1 .txt" in caplog.text
 
 
 def test_test_images_without_classes_are_left_out(tmp_path: Path) -> None:
     make(tmp_path / "train", {"a": 3, "b": 3})
     make(tmp_path, {"test": 3})
     found = look(tmp_path)
-    assert list(found.files) == ["train"] and "'test'" in found.notes[0]
+    assert list(found.files) == ["train"]
+    assert "'test'" in found.notes[0]
 
 
 def one_class(folder: Path) -> None:
@@ -175,7 +179,9 @@ def test_images_of_all_modes_are_brought_to_one_size(tmp_path: Path) -> None:
     Image.new("RGB", (4000, 3000), (1, 2, 3)).save(source / "é" / "large.jpg")
     found = look(source)
     census = bring(found, 16, tmp_path / "out", 2)
-    assert census.parts == {"train": 10} and not census.grey and census.sides == (8, 3000)
+    assert census.parts == {"train": 10}
+    assert not census.grey
+    assert census.sides == (8, 3000)
     for _, name, path in found.paths:
         copy = tmp_path / "out" / "train" / name / f"{Path(path).name}.png"
         assert np.array_equal(read_image(copy, "RGB"), read_image(source / path, "RGB", (16, 16)))
@@ -198,7 +204,8 @@ def test_copies_and_unreadable_files_are_counted(tmp_path: Path) -> None:
     a, b = census.classes
     assert (a.images, a.copies, a.unreadable) == (7, 2, 0)
     assert (b.images, b.copies, b.unreadable) == (7, 2, 1)
-    assert census.shared == 1 and "broken.png" in census.broken[0]
+    assert census.shared == 1
+    assert "broken.png" in census.broken[0]
     assert len(census.remarks()) == 3
     assert not list((tmp_path / "out").rglob("*broken*"))
 
@@ -224,8 +231,10 @@ def test_imbalance_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize("images", [3, 17, 100, 129, 540, 5000, 50_001])
 def test_a_batch_never_leaves_one_image(images: int) -> None:
     batch = batch_size(images)
-    assert images % batch != 1 and batch <= BATCH
-    assert batch >= SMALLEST_BATCH - 1 and (images < 1000 or images / batch >= 15)
+    assert images % batch != 1
+    assert batch <= BATCH
+    assert batch >= SMALLEST_BATCH - 1
+    assert images < 1000 or images / batch >= 15
 
 
 def test_small_images_keep_their_size_and_large_ones_are_scaled_down() -> None:

@@ -24,7 +24,7 @@ SHARES_WITH_FLOAT = {"float": 0.2, "phase1": 0.3, "phase2": 0.5}
 TEACHING = 4 / 3  # what a step costs with a teacher of the same size, beside one without
 EVALUATING = 1 / 3  # what an image costs in validation, beside one in training
 # Learning rates of Adam for batches of BATCH images.
-RATES = {"reactnet18": 5e-3, "reactnet_a": 2.5e-3}
+RATES = {"reactnet18": 2e-3, "reactnet_a": 2e-3}
 RATE, RATE_OF_OTHERS, RATE_OF_FLOATS = 1e-2, 3e-3, 1e-3
 
 

@@ -17,7 +17,7 @@ from bnew.fit.showing import NAMES, Screen
 from bnew.fit.timing import step_seconds
 from bnew.process import cores
 from bnew.recipe import Recipe
-from bnew.references import is_reference
+from bnew.references import TIMM, is_reference
 from bnew.training.machine import Machine, make_fabric
 from bnew.training.run_data import load_data
 
@@ -68,7 +68,9 @@ class Planner:
         census = bring(self.found, chosen.image_size, self.work / "images", cores())
         for line in (*self.found.notes, *census.remarks()):
             self.screen.say(line)
-        name = choose.data_set(census.grey, chosen.image_size)
+        # Networks of torchvision, and perhaps a user's own, take colours alone.
+        one_channel = census.grey and (not is_reference(chosen.model) or chosen.model.startswith(TIMM))
+        name = choose.data_set(one_channel, chosen.image_size)
         data = load_data(self._recipe(chosen, 1, name), self.machine)
         batch = self.wanted.batch_size or choose.batch_size(data.counts["train"])
         recipe = self._recipe(chosen, batch, name)

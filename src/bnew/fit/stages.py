@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from bnew.deploy.evaluation import evaluate
 from bnew.deploy.pack_run import pack_run
 from bnew.deploy.verify import verify_run
-from bnew.errors import BnewError, as_number, is_whole
+from bnew.errors import BnewError, as_number, is_whole, lookup
 from bnew.files import sha256_of, write_json
 from bnew.fit.folder import Folder, look
 from bnew.fit.measure import float_twin, milliseconds
@@ -32,7 +32,7 @@ from bnew.fit.result import Fitted
 from bnew.fit.showing import Screen, Watch
 from bnew.recipe import Recipe
 from bnew.references import check_apart
-from bnew.registry import METHODS, method_row, model_to_build
+from bnew.registry import METHODS, model_to_build
 from bnew.results.run import Run
 from bnew.training.loop import train
 from bnew.training.machine import Machine
@@ -121,7 +121,7 @@ def _checked(wanted: Wanted) -> Wanted:
         )
     if wanted.epochs is None and wanted.minutes is None:
         wanted = replace(wanted, minutes=MINUTES)
-    if wanted.method is not None and method_row(wanted.method).phase != 2:
+    if wanted.method is not None and lookup("method", wanted.method, METHODS).phase != 2:
         phase2 = ", ".join(name for name, row in METHODS.items() if row.phase == 2)
         raise BnewError(f"the weights of method {wanted.method} stay real: choose one of {phase2}")
     if wanted.model is not None:
@@ -261,4 +261,4 @@ class _Fit:
         fitted = Fitted(self.file, self.page, self.work, result)
         write_page(fitted, evaluation, plan, last)
         write_json(self.result, result)
-        return fitted
+        return Fitted.read(self.result, self.file, self.page, self.work)

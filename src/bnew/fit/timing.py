@@ -7,6 +7,7 @@ import time
 import torch
 import torch.nn.functional as F
 
+from bnew.errors import BnewError, first_line, is_out_of_memory
 from bnew.layers import binary_parameters
 from bnew.methods import create_method
 from bnew.recipe import Recipe
@@ -20,7 +21,7 @@ def step_seconds(recipe: Recipe, classes: int, channels: int, device: torch.devi
     """The median of the seconds of some training steps on random images, and the bytes of a checkpoint.
 
     Raises:
-        BnewError: the network cannot be built.
+        BnewError: the network cannot be built, or does not take such images.
     """
     assert recipe.image_size is not None
     with torch.random.fork_rng(devices=[]):
@@ -36,7 +37,15 @@ def step_seconds(recipe: Recipe, classes: int, channels: int, device: torch.devi
         end = time.perf_counter() + SECONDS
         while len(times) < LEAST + WARMING or time.perf_counter() < end:
             begin = time.perf_counter()
-            loss = F.cross_entropy(model(x).float(), y)
+            try:
+                loss = F.cross_entropy(model(x).float(), y)
+            except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
+                if is_out_of_memory(error):
+                    raise
+                raise BnewError(
+                    f"{recipe.model} does not take images of {channels}×{side}×{side} "
+                    f"({first_line(error)[:200]}): choose another --image-size or --model"
+                ) from error
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             optimizer.zero_grad()
