@@ -11,18 +11,19 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import bnew_engine
 import pytest
 from helpers import Crash, crash
+from PIL import Image
 from sklearn.datasets import load_digits
 from test_fit_folder import make
 
 import bnew
-from bnew.data.images import Image
 from bnew.errors import BnewError
 from bnew.fit import stages
-from bnew.fit.plan import Clock, Plan
+from bnew.fit.plan import Clock, Plan, Wanted
 from bnew.fit.planning import Planner
 from bnew.fit.showing import Screen, Watch
 from bnew.fit.stages import fit
@@ -49,7 +50,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bnew.fit.timing.SECONDS", 0.0)
 
 
-OPTIONS = {"epochs": 3, "model": "birealnet8", "device": "cpu"}
+OPTIONS: dict[str, Any] = {"epochs": 3, "model": "birealnet8", "device": "cpu"}
 
 
 @pytest.fixture(scope="session")
@@ -86,6 +87,7 @@ def test_the_network_gets_the_pixels_of_the_originals(digits: Path, whole: Path)
     """The packed file on the test images' originals is as good as the result says."""
     run = bnew.results.Run(whole.with_suffix(".fit") / "phase2")
     assert run.recipe.data == "grey_folder"
+    assert run.preparation is not None
     assert run.preparation.size == (1, 8, 8)
     tested = fit(digits, whole, **OPTIONS, quiet=True).data["evaluation"]
     assert tested["top1"] == pytest.approx(run.summary["test_accuracy"])
@@ -202,7 +204,7 @@ def test_phase_2_gets_the_time_that_is_left(whole: Path, tmp_path: Path) -> None
     clock = Clock(tmp_path / "clock.json")
     clock.start(0.0)
     clock.add("phase1", 100.0)
-    wanted = stages.Wanted(minutes=6.0)
+    wanted = Wanted(minutes=6.0)
     planner = Planner(None, work, wanted, None, clock, Screen(True))  # type: ignore[arg-type]
     settled = planner.settled(plan)
     left = 0.98 * 360 - 40 - 100

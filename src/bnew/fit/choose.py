@@ -12,7 +12,9 @@ SIZES = (128, 96, 64)
 SMALL = 48
 SMALLEST = 8
 # Networks, the best first, with the epochs and the steps below which the next one is better in the same time.
-FOR_PHOTOS = {"reactnet18": (12, 500), "birealnet20": (20, 2000), "birealnet8": (0, 0)}
+FOR_PHOTOS = {"reactnet18": (8, 150), "birealnet20": (20, 2000), "birealnet8": (0, 0)}
+# A larger image than the smallest of SIZES pays if there is time for so many times as much.
+LARGER = 4
 FOR_SMALL = {"birealnet20": (20, 3000), "birealnet8": (0, 0)}
 # Below so many steps of phase 2, straight-through estimation is the better method: BNEW's push must be slow.
 STEPS_OF_BNEW = 4000
@@ -62,8 +64,12 @@ class Budget:
 
     def is_enough(self, seconds: float, least: tuple[int, int]) -> bool:
         """Whether ``least`` epochs and steps fit into ``seconds``."""
-        epochs = seconds / self.epoch
-        return epochs >= least[0] and epochs * self.steps_per_epoch >= least[1]
+        return enough(seconds / self.epoch, self.steps_per_epoch, least)
+
+
+def enough(epochs: float, steps_per_epoch: int, least: tuple[int, int]) -> bool:
+    """Whether these are ``least`` epochs and steps."""
+    return epochs >= least[0] and epochs * steps_per_epoch >= least[1]
 
 
 def image_sizes(side: int) -> tuple[int, ...]:
@@ -80,11 +86,11 @@ def candidates(side: int, model: str | None = None, image_size: int | None = Non
     """
     sizes = (image_size,) if image_size is not None else image_sizes(side)
     known = FOR_SMALL if max(sizes) < SIZES[-1] else FOR_PHOTOS
-    if model is not None:
-        return [Candidate(model, size, known.get(model, FOR_PHOTOS["reactnet18"])) for size in sizes]
-    first, *others = known
-    found = [Candidate(first, size, known[first]) for size in sizes]
-    return found + [Candidate(name, sizes[-1], known[name]) for name in others]
+    first, *others = (model,) if model is not None else known
+    epochs, steps = known.get(first, FOR_PHOTOS["reactnet18"])
+    larger = [Candidate(first, size, (LARGER * epochs, LARGER * steps)) for size in sizes[:-1]]
+    smallest = [Candidate(name, sizes[-1], known.get(name, (epochs, steps))) for name in (first, *others)]
+    return larger + smallest
 
 
 def batch_size(images: int) -> int:

@@ -109,18 +109,22 @@ class Planner:
     def _candidate(self, side: int) -> choose.Candidate:
         """The network and the size that the time allows."""
         options = choose.candidates(side, self.wanted.model, self.wanted.image_size)
-        if not self.seconds or len(options) == 1:
+        if len(options) == 1:
             return options[0]
         parts = {part: sum(map(len, of.values())) for part, of in self.found.files.items()}
         counts = {"train": parts["train"], "val": parts.get("val", parts["train"] // 10)}
         budgets = {}
         for option in options:
             batch = self.wanted.batch_size or choose.batch_size(counts["train"])
+            if self.wanted.epochs is not None:
+                if choose.enough(self.wanted.epochs, counts["train"] // batch, option.least):
+                    return option
+                continue
             recipe = self._recipe(option, batch, "folder")
             budgets[option] = self._budget(recipe, len(self.found.classes), 3, counts)
             if budgets[option].is_enough(self.for_training(), option.least):
                 break
-        return choose.affordable(budgets, self.for_training())
+        return choose.affordable(budgets, self.for_training()) if budgets else options[-1]
 
     def _budget(
         self, recipe: Recipe, classes: int, channels: int, counts: Mapping[str, int]
