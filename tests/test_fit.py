@@ -79,7 +79,7 @@ def test_a_fit_leaves_a_file_a_page_and_numbers(digits: Path, whole: Path) -> No
     assert max(map(len, text.splitlines())) <= 80
     page = done.page.read_text("utf-8")
     assert "http" not in re.sub(r'xmlns="[^"]*"', "", page)
-    assert "What was chosen" in page
+    assert "How it was made" in page
     json.dumps(done.to_dict())
 
 

@@ -67,8 +67,8 @@ if TYPE_CHECKING:  # `as` is how a type checker knows that a name is public
     from bnew.deploy.trained import load as load
     from bnew.deploy.verify import verify as verify
     from bnew.errors import BnewError as BnewError
-    from bnew.layers import BinaryConv1d as BinaryConv1d
     from bnew.fit.stages import fit as fit
+    from bnew.layers import BinaryConv1d as BinaryConv1d
     from bnew.layers import BinaryConv2d as BinaryConv2d
     from bnew.layers import BinaryLinear as BinaryLinear
     from bnew.layers import ChannelScale as ChannelScale

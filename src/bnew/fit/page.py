@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from bnew.files import write_atomically
+from bnew.fit.choose import duration
 from bnew.fit.plan import Plan
-from bnew.fit.result import Fitted
+from bnew.fit.result import Fitted, size_of
+from bnew.fit.showing import NAMES
 from bnew.results.evaluation import Evaluation
-from bnew.results.mistakes import PAGE, parts, shown, table_of
+from bnew.results.metrics import interval_of, percent
+from bnew.results.mistakes import PAGE, details, numbers, shown, table_of
 from bnew.results.run import Run
 
 
@@ -16,20 +19,38 @@ def write_page(fitted: Fitted, found: Evaluation, plan: Plan, last: Run) -> None
     Raises:
         BnewError: it cannot be written.
     """
-    rows = [(shown(name), shown(value)) for name, value in fitted.totals()]
+    data, made = fitted.data, last.environment
+    (engine, ours), *others = data["milliseconds"].items()
+    beside = ", ".join(f"as floats in {name} {theirs:.3g} ms" for name, theirs in others)
+    head = [
+        ("test accuracy", percent(found.accuracy, 1), f"95 %: {interval_of(found.interval, 1)}"),
+        ("packed file", size_of(data["file_bytes"]), f"as floats {size_of(data['float_bytes'])}"),
+        (f"one image, {engine}", f"{ours:.3g} ms", beside),
+        ("time for all", duration(data["seconds"]), ""),
+    ]
+    origin = (
+        f"{made['started'][:10]}, bnew {made['bnew']}, commit {made['commit'] or '–'}, torch {made['torch']}, "
+        f"on {made['cpu']}, {made['cores']} cores"
+    )
+    stages = [
+        (NAMES[stage], recipe.method or "–", f"{recipe.epochs}", percent(data["accuracies"][stage], 1))
+        for stage, recipe in plan.recipes.items()
+    ]
     census = [
         (shown(row.name), f"{row.images:,}", f"{row.copies:,}", f"{row.unreadable:,}")
         for row in plan.census.classes
     ]
     body = [
-        *parts(found),
-        "<h2>Size and speed</h2>",
-        table_of("names", ("", ""), rows),
-        "<h2>What was chosen</h2>",
-        *(f"<p>{shown(line)}</p>" for line in plan.why),
+        f"<p>{shown(fitted.file)}: a binary network, tested on {found.images:,} images.</p>",
+        numbers(head),
+        "<h2>How it was made</h2>",
+        *(f"<p>{shown(line)}.</p>" for line in plan.why),
+        table_of("names", ("stage", "method", "epochs", "test accuracy"), stages),
+        f"<p>{shown(origin)}. Times for one image are medians on one thread, in turns.</p>",
+        *details(found),
         "<h2>The images</h2>",
-        *(f"<p>{shown(line)}</p>" for line in fitted.data["remarks"]),
+        *(f"<p>{shown(line)}.</p>" for line in data["remarks"]),
         table_of("names", ("class", "images", "copies", "unreadable"), census),
     ]
-    page = PAGE.format(title=shown(f"{fitted.file.name}"), body="\n".join(body))
+    page = PAGE.format(title=shown(fitted.file.name), body="\n".join(body))
     write_atomically(fitted.page, lambda file: file.write_text(page, encoding="utf-8"))

@@ -64,7 +64,7 @@ class Fitted(Shown):
                 f"{percent(found['top1'], 1)}   (95 %: {interval_of(found['top1_interval'], 1)})",
             ),
             ("test images", f"{found['images']:,}"),
-            ("file", f"{_size(data['file_bytes'])}   (as floats {_size(data['float_bytes'])})"),
+            ("file", f"{size_of(data['file_bytes'])}   (as floats {size_of(data['float_bytes'])})"),
         ]
         (engine, ours), *others = data["milliseconds"].items()
         rows.append((f"one image, {engine}", f"{ours:.3f} ms   (one thread)"))
@@ -100,7 +100,7 @@ class Fitted(Shown):
         return Group(whole, classes, *more, files)
 
 
-def _size(count: int) -> str:
+def size_of(count: int) -> str:
     """A number of bytes, as people read it."""
     for unit, size in (("MB", 1_000_000), ("kB", 1_000)):
         if count >= size:

@@ -89,20 +89,28 @@ def write_page(result: Evaluation, path: Path) -> None:
 
 
 def parts(result: Evaluation) -> list[str]:
-    """The page's parts: totals, mistakes, classes, confusion."""
+    """The page's parts: which images, the numbers, and :func:`details`."""
     unreadable = f"; {result.unreadable:,} more could not be read" if result.unreadable else ""
-    totals = "".join(
-        f"<div><dt>{name}</dt><dd>{value}<small>{f'95 %: {span}' if span else '&nbsp;'}</small></dd></div>"
-        for name, value, span in result.totals()
-    )
     return [
         f"<p>{shown(result.network)}: {result.images:,} images ({shown(result.data)}){unreadable}.</p>",
-        f"<dl>{totals}</dl>",
-        *_mistakes(result),
-        "<h2>Classes</h2>",
-        _classes(result),
-        *_confusion(result),
+        numbers((name, value, f"95 %: {span}" if span else "") for name, value, span in result.totals()),
+        *details(result),
     ]
+
+
+def numbers(items: Iterable[tuple[str, str, str]]) -> str:
+    """Large numbers side by side: the name of each, its value and a remark."""
+    return "<dl>{}</dl>".format(
+        "".join(
+            f"<div><dt>{shown(name)}</dt><dd>{shown(value)}<small>{shown(remark) or '&nbsp;'}</small></dd></div>"
+            for name, value, remark in items
+        )
+    )
+
+
+def details(result: Evaluation) -> list[str]:
+    """The worst mistakes as pictures, the classes, and what is confused."""
+    return [*_mistakes(result), "<h2>Classes</h2>", _classes(result), *_confusion(result)]
 
 
 def shown(text: object) -> str:
