@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from urllib.error import URLError
 from zlib import crc32
@@ -14,7 +15,14 @@ from torch import Tensor
 from torchvision import datasets
 
 from bnew.data import sources as data
-from bnew.data.in_memory import Augmentation, MemoryBatches, MemoryDataset, Split, crop_and_flip
+from bnew.data.in_memory import (
+    Augmentation,
+    MemoryBatches,
+    MemoryDataset,
+    Split,
+    crop_and_flip,
+    scale_and_flip,
+)
 from bnew.errors import BnewError
 from bnew.registry import DATASETS
 
@@ -370,6 +378,42 @@ def slow_augmentation(image: np.ndarray, top: int, left: int, flip: bool, paddin
             if 0 <= source_row < height and 0 <= source_column < width:
                 out[:, row, column] = image[:, source_row, source_column]
     return out
+
+
+def bilinear(image: np.ndarray, row: float, column: float) -> float:
+    """The value at a place in pixels, whose centres are whole numbers."""
+    row, column = (min(max(v, 0.0), n - 1.0) for v, n in zip((row, column), image.shape, strict=True))
+    top, left = int(row), int(column)
+    bottom, right = (min(v + 1, n - 1) for v, n in zip((top, left), image.shape, strict=True))
+    down, across = row - top, column - left
+    upper = image[top, left] * (1 - across) + image[top, right] * across
+    lower = image[bottom, left] * (1 - across) + image[bottom, right] * across
+    return float(upper * (1 - down) + lower * down)
+
+
+def test_parts_of_images_are_scaled_as_by_a_slow_twin() -> None:
+    count, height, width = 5, 6, 9
+    images = torch.randint(256, (count, 1, height, width), dtype=torch.uint8)
+    dataset = dataclasses.replace(
+        make_dataset(count),
+        train=Split(images, torch.arange(count)),
+        augmentation=Augmentation(0, True, 0.25),
+    )
+    places, flips = dataset.batches("train", 2, train=True)._draw(torch.Generator().manual_seed(3))
+    area = places[:, 0] * places[:, 1]
+    assert area.min() >= 0.25 - 1e-6
+    assert (places[:, 2:].abs() <= 1 - places[:, :2] + 1e-6).all()  # all of the part is in the image
+    found = scale_and_flip(images, places, flips)
+    for image, (high, wide, down, across), flip, got in zip(images, places, flips, found, strict=True):
+        for i in range(height):
+            for j in range(width):
+                column = width - 1 - j if flip else j
+                at = (
+                    height * ((down + 1) / 2 + high * ((i + 0.5) / height - 0.5)) - 0.5,
+                    width * ((across + 1) / 2 + wide * ((column + 0.5) / width - 0.5)) - 0.5,
+                )
+                expected = bilinear(image[0].numpy().astype(float), *map(float, at))
+                assert got[0, i, j].item() == pytest.approx(expected, abs=0.05)
 
 
 @pytest.mark.parametrize("padding", [0, 1, 3])

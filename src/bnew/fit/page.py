@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from bnew.files import write_atomically
 from bnew.fit.choose import duration
-from bnew.fit.plan import Plan
+from bnew.fit.plan import NAMES, Plan
 from bnew.fit.result import Fitted, size_of
-from bnew.fit.showing import NAMES
 from bnew.results.evaluation import Evaluation
 from bnew.results.metrics import interval_of, percent
 from bnew.results.mistakes import PAGE, details, numbers, shown, table_of
@@ -29,8 +28,8 @@ def write_page(fitted: Fitted, found: Evaluation, plan: Plan, last: Run) -> None
         ("time for all", duration(data["seconds"]), ""),
     ]
     origin = (
-        f"{made['started'][:10]}, bnew {made['bnew']}, commit {made['commit'] or '–'}, torch {made['torch']}, "
-        f"on {made['cpu']}, {made['cores']} cores"
+        f"{made['started'][:10]}, bnew {made['bnew']}, commit {made['commit'] or '–'}, "
+        f"torch {made['torch']}, on {made['cpu']}, {made['cores']} cores"
     )
     stages = [
         (NAMES[stage], recipe.method or "–", f"{recipe.epochs}", percent(data["accuracies"][stage], 1))
@@ -44,7 +43,7 @@ def write_page(fitted: Fitted, found: Evaluation, plan: Plan, last: Run) -> None
         f"<p>{shown(fitted.file)}: a binary network, tested on {found.images:,} images.</p>",
         numbers(head),
         "<h2>How it was made</h2>",
-        *(f"<p>{shown(line)}.</p>" for line in plan.why),
+        *(f"<p>{shown(line)}.</p>" for line in plan.lines),
         table_of("names", ("stage", "method", "epochs", "test accuracy"), stages),
         f"<p>{shown(origin)}. Times for one image are medians on one thread, in turns.</p>",
         *details(found),

@@ -14,6 +14,8 @@ from bnew.fit.reading import Census
 from bnew.recipe import Recipe
 
 VERSION = 1
+NAMES = {"float": "the float network", "phase1": "phase 1", "phase2": "phase 2"}
+"""Stage → what it is called."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,15 @@ class Plan:
     used: float
     """Seconds that looking and choosing took."""
     why: tuple[str, ...]
-    """What was chosen, and why; one line each."""
+    """What was found and chosen, and by what; one line each."""
     settled: bool = False
     """Whether phase 2 has the length that the time left after phase 1 allows."""
+
+    @property
+    def lines(self) -> list[str]:
+        """:attr:`why`, and the epochs as they are now."""
+        epochs = ", ".join(f"{each.epochs} of {NAMES[stage]}" for stage, each in self.recipes.items())
+        return [*self.why, f"training: epochs {epochs}; method {self.recipes['phase2'].method}"]
 
     def write(self, path: Path) -> None:
         """Write it as JSON."""

@@ -13,7 +13,7 @@ from bnew.fit import choose
 from bnew.fit.folder import Folder, typical_side
 from bnew.fit.plan import Clock, Plan, Wanted
 from bnew.fit.reading import bring
-from bnew.fit.showing import NAMES, Screen
+from bnew.fit.showing import Screen
 from bnew.fit.timing import step_seconds
 from bnew.process import cores
 from bnew.recipe import Recipe
@@ -165,11 +165,9 @@ def _why(side: int, budget: choose.Budget, recipes: Mapping[str, Recipe], data: 
     """What was chosen, and by what, one line each."""
     counts, last = data.counts, recipes["phase2"]
     colours = "grey" if data.in_channels == 1 else "in colour"
-    epochs = ", ".join(f"{recipe.epochs} of {NAMES[stage]}" for stage, recipe in recipes.items())
     return (
         f"images: {data.num_classes} classes, {colours}, typically {side} pixels; {counts['train']:,} to "
         f"train on, {counts['val']:,} to validate, {counts['test']:,} to test",
         f"network: {last.model} at {last.image_size}×{last.image_size} pixels; a step of {budget.batch} "
         f"images takes {choose.duration(budget.step)}, an epoch about {choose.duration(budget.epoch)}",
-        f"training: epochs {epochs}; method {last.method}",
     )

@@ -13,15 +13,13 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from bnew.fit.choose import duration
-from bnew.fit.plan import Clock
+from bnew.fit.plan import NAMES, Clock
 from bnew.text import printable
 
 if TYPE_CHECKING:
     from bnew.training.loop import Trainer
 
 EVERY = 15.0  # seconds between lines where there is no terminal
-NAMES = {"float": "float network", "phase1": "phase 1", "phase2": "phase 2"}
-"""The words for a stage."""
 
 
 class Screen:

@@ -193,7 +193,7 @@ class _Fit:
                 self.screen.move(0, "looking at the images")
                 plan = planner.plan()
             plan.write(path)
-        for line in plan.why:
+        for line in plan.lines:
             self.screen.say(line)
         with self.screen.bar():
             for stage in plan.recipes:
@@ -253,7 +253,7 @@ class _Fit:
             "float_bytes": 4 * sum(p.numel() for p in twin.parameters()),
             "milliseconds": times,
             "seconds": round(self.clock.total, 1),
-            "chosen": plan.why,
+            "chosen": plan.lines,
             "remarks": [*found.notes, *plan.census.remarks()],
             "epochs": {stage: recipe.epochs for stage, recipe in plan.recipes.items()},
             "accuracies": {s: Run(self.work / s).summary["test_accuracy"] for s in plan.recipes},

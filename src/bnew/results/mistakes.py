@@ -100,12 +100,11 @@ def parts(result: Evaluation) -> list[str]:
 
 def numbers(items: Iterable[tuple[str, str, str]]) -> str:
     """Large numbers side by side: the name of each, its value and a remark."""
-    return "<dl>{}</dl>".format(
-        "".join(
-            f"<div><dt>{shown(name)}</dt><dd>{shown(value)}<small>{shown(remark) or '&nbsp;'}</small></dd></div>"
-            for name, value, remark in items
-        )
+    cells = (
+        f"<div><dt>{shown(name)}</dt><dd>{shown(value)}<small>{shown(remark) or '&nbsp;'}</small></dd></div>"
+        for name, value, remark in items
     )
+    return f"<dl>{''.join(cells)}</dl>"
 
 
 def details(result: Evaluation) -> list[str]:
