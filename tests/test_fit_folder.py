@@ -296,3 +296,15 @@ def test_durations() -> None:
         "3 min 20 s",
         "2 h 5 min",
     ]
+
+
+def test_the_table_of_many_classes_is_short(tmp_path: Path) -> None:
+    from bnew.display import as_text
+    from bnew.fit.reading import ClassCount
+
+    rows = tuple(ClassCount(f"class {number} [red]", number, 0, 1) for number in range(100))
+    text = as_text(Census(rows, {"train": 1}, False, (8, 9), 0, ()).table())
+    assert "100 classes, shorter side 8 to 9 pixels" in text
+    assert "class 99 [red]" in text
+    assert "4,950" in text
+    assert len(text.splitlines()) < 30

@@ -21,9 +21,10 @@ from tyro.conf import OmitArgPrefixes
 
 from bnew import __version__
 from bnew.cli.arguments import constructors, names
+from bnew.cli.fitting import fit
 from bnew.cli.output import unread
 from bnew.cli.packed import bench, export, info, pack, predict, verify
-from bnew.cli.runs import evaluate, fit, models, report, reproduce, summary, train
+from bnew.cli.runs import evaluate, models, report, reproduce, summary, train
 from bnew.errors import (
     BnewError,
     Interrupted,

@@ -7,8 +7,8 @@ when they are needed (:mod:`bnew.data.streaming`).
 Images are taken from the first of these that applies:
 
 * ``folder``, ``grey_folder``, ``photos`` and ``imagenet``: a user's own images, ``DIR/train/<class>/*``, with
-  ``DIR/val`` and ``DIR/test`` optional. ``grey_folder`` has one channel and is never mirrored, ``photos`` trains on
-  random parts, and ``imagenet`` is read while it is needed;
+  ``DIR/val`` and ``DIR/test`` optional. ``grey_folder`` has one channel and is never mirrored, ``photos``
+  trains on random parts, and ``imagenet`` is read while it is needed;
 * ``DIR/<name>/{train,test}/<class>/*``, if that folder exists;
 * torchvision's download into ``DIR`` (``digits`` comes with scikit-learn and needs no file).
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from bnew.data.image_folder import PARTS, images_in, part_folder, visible, warn_of
 from bnew.data.images import suffixes
-from bnew.errors import BnewError
+from bnew.errors import BnewError, first_line
 from bnew.text import elided
 
 SAMPLE = 300  # images whose size is read before anything is chosen
@@ -196,7 +196,8 @@ def typical_side(found: Folder) -> int:
             with (found.root / path).open("rb") as file, Image.open(file) as image:
                 sides.append(min(image.size))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            why = why or f"'{found.root / path}': {error}"
+            what = "unknown format" if isinstance(error, UnidentifiedImageError) else first_line(error)
+            why = why or f"'{found.root / path}': {what}"
     if not sides:
         raise BnewError(f"none of the images in '{found.root}' can be read (the first is {why})")
     return int(statistics.median(sides))

@@ -66,6 +66,7 @@ class Planner:
         side = typical_side(self.found)
         chosen = self._candidate(side)
         census = bring(self.found, chosen.image_size, self.work / "images", cores())
+        self.screen.show(census.table())
         for line in (*self.found.notes, *census.remarks()):
             self.screen.say(line)
         # Networks of torchvision, and perhaps a user's own, take colours alone.

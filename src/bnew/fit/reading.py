@@ -18,13 +18,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
+from rich.table import Table
+from rich.text import Text
 
 from bnew.data.copies import SIDE, Pictures
 from bnew.data.images import Rendition, read_with_rendition
 from bnew.errors import BnewError, first_line
 from bnew.files import write_atomically
 from bnew.fit.folder import FEWEST, Folder
-from bnew.text import elided
+from bnew.text import elided, printable
+
+MOST_ROWS = 20  # classes in the table
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,24 @@ class Census:
         return cls(
             **{**data, "classes": rows, "sides": tuple(data["sides"]), "broken": tuple(data["broken"])}
         )
+
+    def table(self) -> Table:
+        """What is known of each class; of many, of those with the most and the fewest images."""
+        rows = sorted(self.classes, key=lambda row: -row.images)
+        shown = rows if len(rows) <= MOST_ROWS else [*rows[: MOST_ROWS // 2], *rows[-MOST_ROWS // 2 :]]
+        small, large = self.sides
+        sides = f"{small}" if small == large else f"{small} to {large}"
+        table = Table(title=f"{len(rows)} classes, shorter side {sides} pixels", title_justify="left")
+        table.add_column("class", max_width=30, no_wrap=True, overflow="ellipsis")
+        for title in ("images", "copies", "unreadable"):
+            table.add_column(title, justify="right")
+        for row in shown:
+            counts = (row.images, row.copies, row.unreadable)
+            table.add_row(Text(printable(row.name)), *(f"{count:,}" for count in counts))
+        totals = [sum(each) for each in zip(*((r.images, r.copies, r.unreadable) for r in rows), strict=True)]
+        table.add_section()
+        table.add_row("all", *(f"{total:,}" for total in totals))
+        return table
 
     def remarks(self) -> list[str]:
         """What a user should know of these images, one sentence each."""

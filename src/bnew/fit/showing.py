@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
@@ -34,6 +34,11 @@ class Screen:
         """Print a line."""
         if not self.quiet:
             self.console.print(f"bnew: {escape(printable(line))}", soft_wrap=not self.console.is_terminal)
+
+    def show(self, table: RenderableType) -> None:
+        """Print a table."""
+        if not self.quiet:
+            self.console.print(table)
 
     @property
     def has_bar(self) -> bool:

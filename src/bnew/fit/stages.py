@@ -202,7 +202,8 @@ class _Fit:
                     plan.write(path)
                 watch = Watch(stage, plan.seconds, self.clock, self.screen)
                 train(plan.recipes[stage], self.work / stage, self.machine, callbacks=[watch])
-            self.screen.move(1, "packing, verifying and measuring")
+            share = plan.seconds["end"] / sum(plan.seconds.values())
+            self.screen.move(1 - share, "packing, verifying and measuring")
             return self._end(plan, planner.found)
 
     def _planner(self, found: Folder) -> Planner:
