@@ -258,6 +258,7 @@ def test_the_best_network_that_the_time_allows() -> None:
 def test_the_epochs_fit_into_the_time() -> None:
     budget = Budget(step=0.1, steps_per_epoch=20, val_images=60, batch=32, saving=0.5)
     assert budget.epoch == pytest.approx(0.1 * (20 + 60 / 32 / 3) + 0.5)
+    assert budget.scaled(64, 128).step == pytest.approx(0.4)
     for with_float in (False, True):
         lengths = epochs_of_stages(300, budget, with_float)
         cost = {"float": 1.0, "phase1": 4 / 3 if with_float else 1, "phase2": 4 / 3 if with_float else 1}

@@ -318,7 +318,11 @@ def in_torch(model: nn.Module, x: Array, threads: int) -> Callable[[], object]:
     return run
 
 
-def medians(contenders: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, float]:
+def medians(
+    contenders: Mapping[str, Callable[[], object]],
+    seconds: float,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, float]:
     """Name → median seconds of a call. The contenders take turns of many calls.
 
     The first call of a turn does not count: it has to wake its threads while the others fall asleep.
@@ -330,7 +334,7 @@ def medians(contenders: Mapping[str, Callable[[], object]], seconds: float) -> d
             run()
             turn = time.perf_counter() + min(seconds, 0.05)
             while not times[name] or time.perf_counter() < turn:
-                begin = time.perf_counter()
+                begin = clock()
                 run()
-                times[name].append(time.perf_counter() - begin)
+                times[name].append(clock() - begin)
     return {name: statistics.median(calls) for name, calls in times.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bnew.errors import BnewError
 
@@ -57,6 +57,10 @@ class Budget:
         """Seconds for an epoch, with its validation and its checkpoint."""
         validation = EVALUATING * self.val_images / self.batch
         return self.step * (self.steps_per_epoch + validation) + self.saving
+
+    def scaled(self, size: int, other: int) -> Budget:
+        """The same at another image size: a step takes as much longer as an image has more pixels."""
+        return replace(self, step=self.step * (other / size) ** 2)
 
     def epochs(self, seconds: float) -> int:
         """How many epochs fit into ``seconds``, at most :data:`MOST_EPOCHS`."""

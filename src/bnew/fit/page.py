@@ -45,7 +45,7 @@ def write_page(fitted: Fitted, found: Evaluation, plan: Plan, last: Run) -> None
         "<h2>How it was made</h2>",
         *(f"<p>{shown(line)}.</p>" for line in plan.lines),
         table_of("names", ("stage", "method", "epochs", "test accuracy"), stages),
-        f"<p>{shown(origin)}. Times for one image are medians on one thread, in turns.</p>",
+        f"<p>{shown(origin)}. Times for one image are medians of CPU time on one thread, in turns.</p>",
         *details(found),
         "<h2>The images</h2>",
         *(f"<p>{shown(line)}.</p>" for line in data["remarks"]),

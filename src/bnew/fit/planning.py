@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bnew.data.batches import Dataset
@@ -114,15 +114,18 @@ class Planner:
             return options[0]
         parts = {part: sum(map(len, of.values())) for part, of in self.found.files.items()}
         counts = {"train": parts["train"], "val": parts.get("val", parts["train"] // 10)}
-        budgets = {}
+        budgets: dict[choose.Candidate, choose.Budget] = {}
+        smallest, timed = options[-1].image_size, dict[str, choose.Budget]()
         for option in options:
             batch = self.wanted.batch_size or choose.batch_size(counts["train"])
             if self.wanted.epochs is not None:
                 if choose.enough(self.wanted.epochs, counts["train"] // batch, option.least):
                     return option
                 continue
-            recipe = self._recipe(option, batch, "folder")
-            budgets[option] = self._budget(recipe, len(self.found.classes), 3, counts)
+            if option.model not in timed:  # only at the smallest size, as that takes the least time
+                trial = self._recipe(replace(option, image_size=smallest), batch, "folder")
+                timed[option.model] = self._budget(trial, len(self.found.classes), 3, counts)
+            budgets[option] = timed[option.model].scaled(smallest, option.image_size)
             if budgets[option].is_enough(self.for_training(), option.least):
                 break
         return choose.affordable(budgets, self.for_training()) if budgets else options[-1]
