@@ -23,9 +23,9 @@ from bnew.packing.values import Array, Numbers, Operand, Place, Refused, Shape, 
 from bnew.packing.views import memory, stored
 from bnew.packing.vocabulary import OPERATORS
 
-# Batch size while the graph is read. Hardly any other size in a network is 7, so the shapes show an operator
+# Batch size while the graph is read. Hardly any other size in a network is 11, so the shapes show an operator
 # that mixes images or depends on their number.
-BATCH = 7
+BATCH = 11
 
 
 @dataclass(frozen=True)
