@@ -22,11 +22,13 @@ from test_fit_folder import make
 
 import bnew
 from bnew.errors import BnewError
+from bnew.files import write_json
 from bnew.fit import stages
 from bnew.fit.plan import Clock, Plan, Wanted
 from bnew.fit.planning import Planner
 from bnew.fit.showing import Screen, Watch
 from bnew.fit.stages import fit
+from bnew.results import run as run_files
 from bnew.training.loop import Trainer
 
 
@@ -175,6 +177,25 @@ def test_a_killed_fit_resumes(digits: Path, whole: Path, tmp_path: Path) -> None
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
+    fit(digits, file, **OPTIONS, quiet=True)
+    assert file.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["data.json", "environment.json", "recipe.json"])
+def test_a_run_that_is_killed_while_it_begins_resumes(
+    digits: Path, whole: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "model.bnew"
+
+    def write_until(path: Path, data: object) -> None:
+        write_json(path, data)
+        if path.parts[-2:] == ("phase2", name):
+            raise Crash
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_files, "write_json", write_until)
+        with pytest.raises(Crash):
+            fit(digits, file, **OPTIONS, quiet=True)
     fit(digits, file, **OPTIONS, quiet=True)
     assert file.read_bytes() == whole.read_bytes()
 

@@ -263,12 +263,11 @@ class Run(Line, Tables):
         fingerprint: Fingerprint | None = None,
         hold_out: Mapping[str, Any] | None = None,
     ) -> None:
-        """Record recipe, environment and data; for a resumed run, also the changes since it began."""
+        """Record data, environment and changes; last the recipe, by which a run has begun."""
         changes = self.changes(recipe, environment.get("conditions"))
         if fingerprint is not None:
             changes += [f"data: {difference}" for difference in self.data_changes(fingerprint)]
         forced = [*self._recorded().get("forced", []), *changes]
-        write_json(self.path / "recipe.json", recipe.to_dict())
         if preparation is not None:
             prepared = preparation.to_dict()
             data = {"preparation": prepared, "fingerprint": fingerprint, "hold_out": hold_out}
@@ -276,6 +275,7 @@ class Run(Line, Tables):
         write_json(
             self.path / "environment.json", {**environment, "forced": forced} if forced else environment
         )
+        write_json(self.path / "recipe.json", recipe.to_dict())
 
     @property
     def begun(self) -> bool:
