@@ -19,10 +19,11 @@ from test_data import make_folder, write_images
 from torch import Tensor
 from torchvision.transforms import v2
 
-from bnew.data import streaming
+from bnew.data import streaming, transforms
 from bnew.data.batches import Batches
 from bnew.data.sources import load
-from bnew.data.streaming import StreamedDataset, lighting, read
+from bnew.data.streaming import StreamedDataset, read
+from bnew.data.transforms import lighting
 from bnew.errors import BnewError
 from bnew.recipe import Recipe
 from bnew.results.run import Run
@@ -123,10 +124,10 @@ def test_lighting_is_alexnets() -> None:
     """Along each principal component, of the standard deviation 0.1 times its eigenvalue."""
     torch.manual_seed(0)
     noise = torch.stack([lighting() for _ in range(20_000)]).double()
-    vectors = streaming.EIGENVECTORS.double()
+    vectors = transforms.EIGENVECTORS.double()
     assert torch.allclose(vectors.T @ vectors, torch.eye(3, dtype=torch.float64), atol=1e-3)
     along = noise @ vectors
-    expected = 0.1 * streaming.EIGENVALUES.double()
+    expected = 0.1 * transforms.EIGENVALUES.double()
     assert torch.allclose(along.std(0), expected, rtol=0.03)
     assert torch.allclose(along.mean(0), torch.zeros(3, dtype=torch.float64), atol=1e-3)
 

@@ -24,7 +24,6 @@ import simplejpeg
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from torchvision.transforms import v2
 
 from bnew.data.batches import Batches, Dataset
 from bnew.data.copies import SameFiles, file_digest, map_files
@@ -32,6 +31,7 @@ from bnew.data.fingerprint import Fingerprint, class_names, digest
 from bnew.data.holdout import hold_out_by_name
 from bnew.data.image_folder import ByClass, flattened, list_folder
 from bnew.data.images import MOST_PIXELS, is_turned, read_image
+from bnew.data.transforms import covered, lighting, training_transform, validation_transform
 from bnew.errors import BnewError, first_line, lookup
 from bnew.process import is_first_process
 
@@ -45,15 +45,6 @@ READ_AHEAD, MOST_AHEAD = 3, 32  # batches read ahead: per reading process, and a
 
 # ImageNet's, for pixel values in [0, 1].
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# The share of a validation image's shorter side that the crop keeps: 224 of 256 pixels.
-CENTRE = 224 / 256
-# Lighting noise (AlexNet, NeurIPS 2012): along the principal components of ImageNet's colours (the columns),
-# in proportion to their eigenvalues, for pixel values in [0, 1].
-LIGHTING = 0.1
-EIGENVALUES = torch.tensor((0.2175, 0.0188, 0.0045))
-EIGENVECTORS = torch.tensor(
-    ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
-)
 
 
 @dataclass(frozen=True)
@@ -208,28 +199,6 @@ def read(path: Path) -> Tensor:
     except ValueError:  # also for other formats and broken files, which Pillow reports
         pixels = read_image(path, "RGB").copy()
     return torch.from_numpy(pixels).permute(2, 0, 1)
-
-
-def training_transform(side: int) -> v2.Transform:
-    """A random crop of 8 to 100 % of the image, scaled to ``side``² pixels and flipped half of the time."""
-    return v2.Compose(
-        [v2.RandomResizedCrop(side, scale=(0.08, 1.0), antialias=True), v2.RandomHorizontalFlip()]
-    )
-
-
-def covered(side: int) -> int:
-    """The length that a validation image's shorter side is scaled to before the centre crop of ``side``."""
-    return round(side / CENTRE)
-
-
-def validation_transform(side: int) -> v2.Transform:
-    """The centre crop of ``side``² pixels after scaling the shorter side to ``side`` · 256/224."""
-    return v2.Compose([v2.Resize(covered(side), antialias=True), v2.CenterCrop(side)])
-
-
-def lighting() -> Tensor:
-    """Random lighting noise for one image, (3,): added to red, green and blue in [0, 1]."""
-    return EIGENVECTORS @ (EIGENVALUES * torch.randn(3) * LIGHTING)
 
 
 @dataclass(frozen=True)
