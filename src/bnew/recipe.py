@@ -24,7 +24,7 @@ SCHEDULES: dict[str, Callable[[Recipe, float], float]] = {
     "step": lambda recipe, progress: 0.1 ** sum(progress >= m for m in recipe.milestones),
     "constant": lambda _, progress: 1.0,
 }
-OPTIMIZERS = ("adam", "sgd")
+OPTIMIZERS = ("adam", "adamw", "sgd")
 # What weight decay is for.
 DECAYED = ("all", "convolutions")
 # Names of folders in ImageNet's experiment: of step 1, and what follows the method's in those of fine-tuning.
@@ -81,16 +81,16 @@ class Recipe:
     batch_size: int = 128
     """Images per step, in all processes together."""
     optimizer: str = "adam"
-    """adam or sgd."""
+    """adam, adamw or sgd."""
     lr: float = 0.01
     """Learning rate at the start."""
     binary_lr: float | None = None
     """The learning rate of the binary weights is this times --lr; None: as the method says for a run of this
     length."""
     momentum: float = 0.9
-    """Momentum of sgd (Nesterov's); adam ignores it."""
+    """Momentum of sgd (Nesterov's); adam and adamw ignore it."""
     weight_decay: float = 0.0
-    """Weight decay."""
+    """Weight decay. That of adamw leaves out the weights of binary layers, unless the method is real."""
     decayed: str = "all"
     """What weight decay applies to: all, or the weights of convolutions."""
     schedule: str = "linear"
