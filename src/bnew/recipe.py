@@ -40,6 +40,7 @@ LIMITS: dict[str, tuple[type, float, float]] = {
     "momentum": (float, 0, 1),
     "weight_decay": (float, 0, math.inf),
     "freeze": (float, 0, 1),
+    "label_smoothing": (float, 0, 1),
 }
 OPTIONAL = ("image_size", "freeze", "binary_lr")
 
@@ -93,6 +94,11 @@ class Recipe:
     """Weight decay. That of adamw leaves out the weights of binary layers, unless the method is real."""
     decayed: str = "all"
     """What weight decay applies to: all, or the weights of convolutions."""
+    label_smoothing: float = 0.0
+    """Share of the target that is spread evenly over all classes."""
+    class_weights: Mapping[str, Any] | str = field(default_factory=dict)
+    """Weight of each class in the loss: balanced, which is in inverse proportion to its training images, or
+    numbers by class, such as cat=2 dog=0.5, of which the others have 1."""
     schedule: str = "linear"
     """Course of the learning rate: linear, linear_by_epoch, cosine, step or constant."""
     milestones: tuple[float, ...] = (0.5, 0.75)
@@ -145,6 +151,7 @@ class Recipe:
             raise BnewError(
                 f"there are options of a method ({', '.join(self.method_options)}), but no method"
             )
+        self._check_loss()
         if not all(isinstance(m, int | float) and 0 <= m <= 1 for m in self.milestones):
             raise BnewError(f"milestones are {self.milestones!r}, but must be shares of the run, from 0 to 1")
         for name in ("lr", "binary_lr"):
@@ -154,6 +161,24 @@ class Recipe:
         lookup("optimizer", self.optimizer, dict.fromkeys(OPTIMIZERS))
         lookup("choice of what decays", self.decayed, dict.fromkeys(DECAYED))
         object.__setattr__(self, "milestones", tuple(self.milestones))
+
+    def _check_loss(self) -> None:
+        weights = self.class_weights
+        if not (isinstance(weights, Mapping) or weights == "balanced"):
+            raise BnewError(f"class_weights is {weights!r}, but must be 'balanced', or numbers by class")
+        for name, value in weights.items() if isinstance(weights, Mapping) else ():
+            if not isinstance(name, str):
+                raise BnewError(f"class_weights names the class {name!r}, but a class's name is a text")
+            if type(value) not in (int, float) or not 0 < value < math.inf:
+                raise BnewError(f"the weight of class '{name}' is {value!r}, but must be a positive number")
+        if self.label_smoothing == 1:
+            raise BnewError("label_smoothing is 1: nothing would be learnt; give a smaller share")
+        asked = [name for name in ("label_smoothing", "class_weights") if getattr(self, name)]
+        if self.teacher is not None and asked:
+            raise BnewError(
+                f"with a teacher, the loss is distillation, which has no labels: leave out the teacher, or "
+                f"{' and '.join(asked)}"
+            )
 
     def lr_at(self, progress: float) -> float:
         """The rate when a share ``progress`` in [0, 1) of all steps is done."""

@@ -58,6 +58,15 @@ def options_of(words: list[str]) -> dict[str, Any]:
     return options
 
 
+def name_or_options(words: list[str]) -> dict[str, Any] | str:
+    """A single word without an equals sign as it is, or :func:`options_of`.
+
+    Raises:
+        ValueError: one of several words is without an equals sign.
+    """
+    return words[0] if len(words) == 1 and "=" not in words[0] else options_of(words)
+
+
 def _value(text: str) -> Any:
     """``text`` as JSON or as a Python literal that JSON can hold, or else as it is."""
     for read in (json.loads, ast.literal_eval):
@@ -85,21 +94,24 @@ def size_of(option: str, text: str | None) -> int | None:
 
 
 def constructors() -> ConstructorRegistry:
-    """tyro's registry with the one type that it does not parse by itself: mappings."""
+    """tyro's registry with what it does not parse by itself: mappings, or a name in place of one."""
     registry = ConstructorRegistry()
 
     @registry.primitive_rule
     def _(
         info: tyro.constructors.PrimitiveTypeInfo,
     ) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
-        if info.type_origin is not Mapping:
+        named = info.type == Mapping[str, Any] | str
+        if info.type_origin is not Mapping and not named:
             return None
         return PrimitiveConstructorSpec(
             nargs="*",
-            metavar="[NAME=VALUE ...]",
-            instance_from_str=options_of,
-            is_instance=lambda value: isinstance(value, Mapping),
-            str_from_instance=lambda value: [f"{k}={v}" for k, v in value.items()],
+            metavar="NAME | [NAME=VALUE ...]" if named else "[NAME=VALUE ...]",
+            instance_from_str=name_or_options if named else options_of,
+            is_instance=lambda value: isinstance(value, Mapping) or (named and isinstance(value, str)),
+            str_from_instance=lambda value: (
+                [value] if isinstance(value, str) else [f"{k}={v}" for k, v in value.items()]
+            ),
         )
 
     return registry

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -58,6 +59,14 @@ class Dataset(Line, ABC):
     @abstractmethod
     def counts(self) -> dict[str, int]:
         """How many images each split has."""
+
+    @abstractmethod
+    def labels(self, split: str) -> npt.NDArray[np.int64]:
+        """The class of each image of ``split``, (N,).
+
+        Raises:
+            BnewError: unknown split.
+        """
 
     @property
     def num_classes(self) -> int:

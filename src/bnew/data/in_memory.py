@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -83,6 +85,10 @@ class MemoryDataset(Dataset):
     def counts(self) -> dict[str, int]:
         """See :attr:`bnew.data.batches.Dataset.counts`."""
         return {name: len(split) for name, split in self.splits.items()}
+
+    def labels(self, split: str) -> npt.NDArray[np.int64]:
+        """See :meth:`bnew.data.batches.Dataset.labels`."""
+        return lookup("split", split, self.splits).labels.numpy()
 
     @cached_property
     def fingerprint(self) -> Fingerprint:

@@ -116,6 +116,10 @@ class StreamedDataset(Dataset):
         """See :attr:`bnew.data.batches.Dataset.counts`."""
         return {name: len(files) for name, files in self.splits.items()}
 
+    def labels(self, split: str) -> npt.NDArray[np.int64]:
+        """See :meth:`bnew.data.batches.Dataset.labels`."""
+        return lookup("split", split, self.splits).labels
+
     @property
     def resize(self) -> tuple[int, int]:
         """See :attr:`bnew.data.batches.Dataset.resize`."""

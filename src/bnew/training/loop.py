@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
@@ -31,6 +30,7 @@ from bnew.training.callbacks import check_callbacks
 from bnew.training.distributed import is_lost, synchronize_batch_norm
 from bnew.training.evaluation import Meter, evaluate, shares
 from bnew.training.loop_state import LoopState
+from bnew.training.losses import make_loss
 from bnew.training.machine import Machine, make_fabric
 from bnew.training.networks import linked, load_start, load_teacher, load_weights, start_model
 from bnew.training.optimizers import make_optimizer
@@ -165,6 +165,7 @@ class Trainer:
         # Fabric moves the parameters in place, so the method sets their first values after it.
         self.model, self.optimizer = fabric.setup(self._compiled(model), optimizer)
         self.method.attach(optimizer)
+        self.loss = make_loss(recipe, self.data, fabric.device)
         self.teacher: nn.Module | None = None
         if recipe.teacher is not None:
             teacher = load_teacher(recipe.teacher, run, self.data)
@@ -318,7 +319,7 @@ class Trainer:
     def _backward(self, images: Tensor, labels: Tensor, total: int) -> None:
         """Add the gradient of these images' share of the mean loss over ``total`` images."""
         logits = self.model(images.contiguous(memory_format=torch.channels_last)).float()
-        loss = F.cross_entropy(logits, self.targets(images, labels))
+        loss = self.loss(logits, self.targets(images, labels))
         # DDP averages over processes. That is the mean over images only if all have the same number.
         share = len(labels) * self.fabric.world_size / total
         self.fabric.backward(loss if share == 1 else loss * share)
