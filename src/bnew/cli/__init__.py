@@ -21,6 +21,7 @@ from tyro.conf import OmitArgPrefixes
 
 from bnew import __version__
 from bnew.cli.arguments import constructors, names
+from bnew.cli.config import config_of, read_config, with_recipe
 from bnew.cli.fitting import fit
 from bnew.cli.output import unread
 from bnew.cli.packed import bench, export, info, pack, predict, verify
@@ -113,6 +114,8 @@ def _parse(command: Callable[..., int], words: Sequence[str]) -> Callable[[], in
     def parsed(*args: Any, **kwargs: Any) -> Callable[[], int]:
         return partial(command, *args, **kwargs)
 
+    if command is train and (config := config_of(words)) is not None:
+        parsed.__signature__ = with_recipe(command, read_config(config))  # type: ignore[attr-defined]
     if not {"-h", "--help"}.isdisjoint(words):
         print(f"{_described(command)}\n")
     said = io.StringIO()

@@ -133,6 +133,7 @@ def train(
     recipe: RecipeOptions,
     machine: MachineOptions,
     out: Path = Path("runs/run"),
+    config: Path | None = None,
 ) -> int:
     """Train one network, or resume a run that was stopped.
 
@@ -149,9 +150,12 @@ def train(
         recipe: what to train.
         machine: where to compute.
         out: the run's folder.
+        config: recipe to start from, a recipe.json as every run writes it; other options change it.
     """
     from bnew.training.loop import train as fit
 
+    if config is not None and is_first_process():
+        logger.info("the recipe is that of %s, as the other options change it", config)
     # Paths on the command line start at the working directory; paths in a recipe start at the run's folder.
     links = {"init": recipe.init, "teacher": recipe.teacher, "weights": recipe.weights}
     recipe = recipe.replace(
