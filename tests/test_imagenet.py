@@ -205,7 +205,9 @@ def test_all_steps_on_a_small_folder(bnew: Cli, tmp_path: Path) -> None:
     code, out, err = bnew(words)
     assert code == 0, err
     # The steps stand in their order.
-    steps = [out.index(name) for name in ("real weights (step1)", "| BNEW", "weights frozen (bnew-finetune)")]
+    table = (tmp_path / "out" / "report.md").read_text()
+    names = ("real weights (step1)", "| BNEW", "weights frozen (bnew-finetune)")
+    steps = [table.index(name) for name in names]
     assert steps == sorted(steps)
     assert "69.4" not in out  # what was published on ImageNet is not beside other images
     run = Run(tmp_path / "out" / "distilled" / "bnew-finetune" / "seed0")

@@ -23,7 +23,7 @@ from bnew.data.holdout import HELD_OUT, RULE, hold_out
 from bnew.data.in_memory import MemoryDataset
 from bnew.data.preparation import Preparation
 from bnew.data.streaming import open_folder
-from bnew.deploy.inference import bench, predict
+from bnew.deploy.inference import Timings, bench, predict
 from bnew.deploy.onnx import export_run
 from bnew.deploy.pack_run import pack_run
 from bnew.deploy.verify import verify_run
@@ -574,7 +574,7 @@ def test_an_unfinished_run_is_said(
 ) -> None:
     pytest.importorskip("bnew_engine")
     # What takes time and is not in question.
-    monkeypatch.setattr("bnew.deploy.inference.bench", create_autospec(bench, return_value="measured"))
+    monkeypatch.setattr("bnew.deploy.inference.bench", create_autospec(bench, return_value=Timings(())))
     monkeypatch.setattr("bnew.deploy.onnx.export_onnx", lambda model, images, path, kind: path.touch())
     names = {"RUN": str(unfinished.path), "FILE": str(packed), "NEW": str(tmp_path / "new")}
     warnings(caplog)

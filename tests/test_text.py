@@ -127,7 +127,6 @@ def test_info_is_plain(
     terminal: dict[str, str],
 ) -> None:
     """And in full, unless a terminal is narrow: then cells are wrapped."""
-    monkeypatch.delenv("COLUMNS", raising=False)
     path = with_names(tmp_path / "model.bnew")
     for name, value in terminal.items():
         monkeypatch.setenv(name, value)

@@ -103,7 +103,7 @@ def test_an_exported_graph(inside: bool, path: Path) -> None:
 
 def test_an_exported_graph_for_other_batches(path: Path) -> None:
     model = torch.export.export(trained(Twice()).eval(), (X,)).module()
-    with pytest.raises(BnewError, match="cannot read GraphModule for 7 images at once"):
+    with pytest.raises(BnewError, match="cannot read GraphModule for 11 images at once"):
         bnew.pack(model, X, path)
 
 

@@ -56,7 +56,7 @@ def test_copies(
 
 def test_limits_are_copied(path: Path) -> None:
     model = load(path, max_macs=10**9, max_bytes=10**8)
-    assert model.__reduce__()[1][1:] == (1, None, 10**9, 10**8)
+    assert model.__reduce__()[1][1:] == (1, None, 10**9, 10**8, None)
 
 
 def test_a_file_that_has_changed_is_not_copied(images: Array, expected: Array, tmp_path: Path) -> None:

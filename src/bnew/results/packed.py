@@ -32,7 +32,9 @@ def packed_of(run: Run) -> dict[str, Any]:
 
 
 def record_packed(run: Run, file: Path, bytes_of_file: int) -> None:
-    """Record that ``file`` was packed from the best weights of ``run``; or warn that it cannot be."""
+    """Record that ``file`` was packed from the best weights of a finished run; or warn that it cannot be."""
+    if not run.done:  # it may get better weights
+        return
     _write(run, {"bytes": bytes_of_file, "sha256": sha256_of(file), "best_sha256": _best(run)})
 
 
