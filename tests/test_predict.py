@@ -396,6 +396,17 @@ def test_a_reader_that_has_enough_is_no_error(file: Path, red: Path) -> None:
     assert (done.stdout.count("\n"), done.stderr) == (1, "")
 
 
+def test_another_input_size_behind_pools(tmp_path: Path) -> None:
+    """What the numbers are does not depend on rules for sizes in the file."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.Conv2d(4, 3, 3), POOL, nn.Flatten()).eval()
+    bnew.pack(model, torch.zeros(1, 3, 16, 16), tmp_path / "m.bnew", any_size=True)
+    x = torch.randn(1, 3, 20, 25)
+    found = load_engine(tmp_path / "m.bnew", input_size=(20, 25)).predict(x.numpy(), 3)
+    expected = model(x).softmax(1)[0].sort(descending=True).values.detach().numpy()
+    np.testing.assert_allclose(found.probabilities[0], expected, rtol=1e-4)
+
+
 def test_another_input_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A file of any size classifies and is timed at the size that is asked for; another file refuses it."""
     torch.manual_seed(0)

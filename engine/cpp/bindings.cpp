@@ -128,6 +128,13 @@ NB_MODULE(_engine, m) {
                              found.emplace_back(each.name, each.size, each.count, each.integers);
                          return found;
                      })
+        .def_prop_ro("shapes",
+                     [](const bnew::Model& model) {
+                         nb::dict found;
+                         for (const auto& [name, shape] : model.shapes())
+                             found[nb::str(name.data(), name.size())] = dimensions(shape);
+                         return found;
+                     })
         .def_prop_ro("threads", &bnew::Model::threads)
         .def_prop_ro("isa", &bnew::Model::isa)
         .def_prop_ro("classes", &bnew::Model::classes)

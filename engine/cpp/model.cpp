@@ -66,6 +66,12 @@ std::vector<Result> Model::outputs() const {
     return results;
 }
 
+std::vector<std::pair<std::string, Dimensions>> Model::shapes() const {
+    std::vector<std::pair<std::string, Dimensions>> found;
+    for (const Value& value : impl_->graph.values) found.emplace_back(value.name, dimensions(value.shape));
+    return found;
+}
+
 int Model::threads() const { return impl_->executor.threads(); }
 const std::string& Model::isa() const { return impl_->isa; }
 const std::vector<std::string>& Model::classes() const { return impl_->graph.classes; }

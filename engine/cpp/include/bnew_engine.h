@@ -12,6 +12,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "bnew_error.h"
@@ -77,7 +78,8 @@ public:
     Dimensions input() const;
     Dimensions output() const;  // of the first result
     std::vector<Result> outputs() const;
-    size_t input_size() const;   // numbers of one image
+    std::vector<std::pair<std::string, Dimensions>> shapes() const;  // of all values that the file names
+    size_t input_size() const;                                       // numbers of one image
     size_t output_size() const;  // numbers of its results, which run() writes one after the other
     int threads() const;
     const std::string& isa() const;

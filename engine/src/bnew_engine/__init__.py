@@ -23,7 +23,7 @@ from bnew_engine import _engine
 from bnew_engine._arguments import array, path_bytes, text, two_sizes, unchanged, whole
 from bnew_engine._engine import EngineError
 from bnew_engine._images import are_paths, read_image
-from bnew_engine._outputs import Predictions, likeliest, output_kind
+from bnew_engine._outputs import Predictions, Result, likeliest, output_kind
 
 __all__ = [
     "EngineError", "Model", "Predictions", "StageTime", "cmake_dir", "isa", "isas", "load", "register_peak",
@@ -179,11 +179,11 @@ class Model:
         else:
             numbers = self._engine.run_floats(self._floats(images, self.input_shape))
         results, begin = [], 0
-        for _, size, count, integers in self._outputs:
-            result = numbers[:, begin : begin + count].reshape(len(numbers), *size)
-            results.append(np.rint(result).astype(np.int64) if integers else result)
-            begin += count
-        names = [name for name, *_ in self._outputs]
+        for each in self._outputs:
+            result = numbers[:, begin : begin + each.numbers].reshape(len(numbers), *each.size)
+            results.append(np.rint(result).astype(np.int64) if each.integers else result)
+            begin += each.numbers
+        names = [each.name for each in self._outputs]
         if names[0]:
             return dict(zip(names, results, strict=True))
         return results[0] if len(results) == 1 else results
@@ -230,21 +230,21 @@ class Model:
 
     @cached_property
     def _kind(self) -> str:
-        if len(self._outputs) > 1 or self._outputs[0][0]:
+        if len(self._outputs) > 1 or self._outputs[0].name:
             raise EngineError(
                 "the network returns several results, or named ones, and no classes: call the model that "
                 "bnew_engine.load returns, for these numbers"
             )
-        if self._outputs[0][3]:
+        if self._outputs[0].integers:
             raise EngineError(
                 "the network returns whole numbers, such as the number of a class, and no probabilities: "
                 "call the model that bnew_engine.load returns, for these numbers"
             )
-        return output_kind(self.graph, self._engine.output)
+        return output_kind(self.graph, self._engine.shapes)
 
     @cached_property
-    def _outputs(self) -> list[tuple[str, list[int], int, bool]]:
-        return self._engine.outputs
+    def _outputs(self) -> list[Result]:
+        return [Result(*each) for each in self._engine.outputs]
 
     def _read(self, path: str | os.PathLike[str]) -> NDArray[np.uint8]:
         if not isinstance(path, str | os.PathLike):
@@ -366,9 +366,10 @@ class Model:
     def __repr__(self) -> str:
         """One line: ``<bnew_engine.Model: 3×32×32 → 10 classes, 24 nodes, avx2, 1 thread>``."""
         results = []
-        for _, size, count, integers in self._outputs:
-            many = "×".join(map(str, size)) or "a"
-            kind = f" whole number{'s' * (count > 1)}" if integers else " number" if not size else ""
+        for each in self._outputs:
+            many = "×".join(map(str, each.size)) or "a"
+            whole_numbers = f" whole number{'s' * (each.numbers > 1)}"
+            kind = whole_numbers if each.integers else " number" if not each.size else ""
             results.append(many + kind)
         result = " and ".join(results)
         if len(results) == 1 and result.isdecimal():

@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bnew_engine._engine import EngineError
+
+Shapes: TypeAlias = Mapping[str, tuple[int, int, int]]
+
+
+class Result(NamedTuple):
+    """What the file says of a result of a network."""
+
+    name: str
+    """Empty if it has none."""
+    size: list[int]
+    """Of its dimensions for one image."""
+    numbers: int
+    """How many it has for one image."""
+    integers: bool
+    """Whether they are whole."""
 
 
 class Predictions(NamedTuple):
@@ -20,7 +35,7 @@ class Predictions(NamedTuple):
     """(N, top) numbers from 0 to 1."""
 
 
-def output_kind(graph: Mapping[str, Any], shape: tuple[int, int, int]) -> str:
+def output_kind(graph: Mapping[str, Any], shapes: Shapes) -> str:
     """How :func:`likeliest` gets probabilities from the outputs.
 
     ``softmax``: their softmax, computed here. ``own softmax``: the outputs themselves, which are a softmax.
@@ -29,12 +44,13 @@ def output_kind(graph: Mapping[str, Any], shape: tuple[int, int, int]) -> str:
 
     Args:
         graph: the graph as in docs/format.md.
-        shape: (C, H, W) of the output.
+        shapes: (C, H, W) of every value, by name.
 
     Raises:
         EngineError: the output is an image, or consists of probabilities that were altered.
     """
-    outputs, height, width = shape
+    output = graph["output"] if "output" in graph else graph["outputs"][0]["value"]
+    outputs, height, width = shapes[output]
     if (height, width) != (1, 1):
         raise EngineError(
             f"the output is an image of {outputs}×{height}×{width} numbers, and no classes: call the model "
@@ -42,7 +58,7 @@ def output_kind(graph: Mapping[str, Any], shape: tuple[int, int, int]) -> str:
         )
     kinds = {"softmax": "own softmax", "sigmoid": "sigmoid"}
     kinds["numbers"] = "logistic" if outputs == 1 else "softmax"
-    ending = _ending(graph)
+    ending = _endings(graph, shapes).get(output, "numbers")
     if ending not in kinds:
         raise EngineError(
             "the output is made of probabilities that were scaled, shifted, added, multiplied or joined, and "
@@ -68,32 +84,26 @@ def _shares(outputs: NDArray[np.float64], kind: str) -> NDArray[np.float64]:
     return outputs
 
 
-def _ending(graph: Mapping[str, Any]) -> str:
-    """The kind of numbers that the output has.
+def _endings(graph: Mapping[str, Any], shapes: Shapes) -> dict[str, str]:
+    """The kind of numbers that the real values of the nodes have, by name.
 
     ``softmax``: the result of a softmax. ``sigmoid``: independent numbers between 0 and 1. ``altered``: one
     of these two, but scaled, shifted, added, multiplied or joined. ``numbers``: any others.
     """
-    shapes: dict[str, tuple[int, ...]] = {graph["input"]["name"]: tuple(graph["input"]["shape"])}
     endings: dict[str, str] = {}
     for node in graph["nodes"]:
         names = node["inputs"] if "inputs" in node else [node["input"]] if "input" in node else []
-        shape = _result_shape(node, [shapes[name] for name in names])
-        if "sign" in node:
-            shapes[node["sign"]["output"]] = shape
         if "output" in node:
-            shapes[node["output"]] = shape
             inputs = {endings.get(name, "numbers") for name in names}
             vectors = len(names) == 1 and shapes[names[0]][1:] == (1, 1)
             endings[node["output"]] = _ending_of_node(node, endings, inputs, vectors)
-    output = graph["output"] if "output" in graph else graph["outputs"][0]["value"]
-    return endings.get(output, "numbers")
+    return endings
 
 
 def _ending_of_node(
     node: Mapping[str, Any], endings: Mapping[str, str], inputs: set[str], vectors: bool
 ) -> str:
-    """:func:`_ending` of a node's result, from the ``endings`` of all values and of its ``inputs``."""
+    """:func:`_endings` of a node's result, from the ``endings`` of all values and of its ``inputs``."""
     ending = _ending_of_operator(node["op"], inputs, vectors)
     for kind, of in _steps(node):
         if kind in ("sigmoid", "hard_sigmoid"):
@@ -140,32 +150,3 @@ def _ending_of_operator(op: str, inputs: set[str], vectors: bool) -> str:
 
 def _steps(node: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
     return ((kind, of) for step in node.get("then", ()) for kind, of in step.items())
-
-
-def _result_shape(node: Mapping[str, Any], inputs: list[tuple[int, ...]]) -> tuple[int, ...]:
-    if "shape" in node:
-        return tuple(node["shape"])
-    channels, height, width = inputs[0]
-    if node["op"] == "matmul":
-        return inputs[1][2] if node["transposed"] else inputs[1][0], height, width
-    if node["op"] in ("conv", "binary_conv"):
-        top, left, bottom, right = node["padding"]
-        (sy, sx), (dy, dx), (kh, kw) = node["stride"], node["dilation"], node["kernel"]
-        rows = (height + top + bottom - dy * (kh - 1) - 1) // sy + 1
-        return node["channels"][1], rows, (width + left + right - dx * (kw - 1) - 1) // sx + 1
-    if node["op"] == "pad":
-        top, left, bottom, right = node["padding"]
-        return channels, top + height + bottom, left + width + right
-    if node["op"] == "argmax":
-        return 1, height, width
-    if node["op"] == "flatten":
-        return channels * height * width, 1, 1
-    if node["op"] == "concat_rows":
-        return channels, sum(shape[1] for shape in inputs), width
-    if node["op"] == "concat_columns":
-        return channels, height, sum(shape[2] for shape in inputs)
-    if node["op"] == "concat":
-        return sum(shape[0] for shape in inputs), height, width
-    if "size" in node:
-        return channels, node["size"][0], node["size"][1]
-    return channels, height, width
