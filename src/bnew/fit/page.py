@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from bnew.files import write_atomically
 from bnew.fit.choose import duration
 from bnew.fit.plan import NAMES, Plan
 from bnew.fit.result import Fitted, size_of
 from bnew.results.evaluation import Evaluation
+from bnew.results.markup import shown
 from bnew.results.metrics import interval_of, percent
-from bnew.results.mistakes import PAGE, details, numbers, shown, table_of
+from bnew.results.mistakes import details, numbers, table_of, write_document
 from bnew.results.run import Run
 
 
@@ -51,5 +51,4 @@ def write_page(fitted: Fitted, found: Evaluation, plan: Plan, last: Run) -> None
         *(f"<p>{shown(line)}.</p>" for line in data["remarks"]),
         table_of("names", ("class", "images", "copies", "unreadable"), census),
     ]
-    page = PAGE.format(title=shown(fitted.file.name), body="\n".join(body))
-    write_atomically(fitted.page, lambda file: file.write_text(page, encoding="utf-8"))
+    write_document(fitted.page, fitted.file.name, body)

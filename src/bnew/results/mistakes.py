@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import io
 from base64 import b64encode
 from collections.abc import Iterable
@@ -12,8 +11,8 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from bnew.files import write_atomically
+from bnew.results.markup import document, shown
 from bnew.results.metrics import Mistake, Picture, interval_of, percent
-from bnew.text import printable
 
 if TYPE_CHECKING:
     from bnew.results.evaluation import Evaluation
@@ -22,58 +21,44 @@ MOST_IN_MATRIX = 30  # classes
 MOST_PAIRS = 30
 SIDE = 256  # pixels; larger pictures are made smaller
 
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-:root {{ color-scheme: light dark; --text: #24292f; --soft: #57606a; --line: #d0d7de; --back: #fff;
-  --right: 46 160 67; --wrong: 218 54 51; }}
-@media (prefers-color-scheme: dark) {{
-  :root {{ --text: #e6edf3; --soft: #9aa4af; --line: #30363d; --back: #0d1117; }}
-}}
-body {{ margin: 0 auto; padding: 1rem; max-width: 64rem; color: var(--text); background: var(--back);
-  font: 16px/1.5 system-ui, sans-serif; overflow-wrap: break-word; }}
-h1 {{ font-size: 1.5rem; }}
-h2 {{ font-size: 1.15rem; margin-top: 2rem; }}
-h2, h2 + p {{ break-after: avoid; }}
-p, figcaption {{ color: var(--soft); }}
-dl {{ display: flex; flex-wrap: wrap; gap: .5rem 1.5rem; margin: 0; }}
-dd {{ margin: 0; font-size: 1.75rem; font-weight: 600; }}
-dd small {{ display: block; font-size: .875rem; font-weight: 400; }}
-dt, dd small {{ color: var(--soft); }}
-.scroll {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }}
-th, td {{ padding: .25rem .5rem; border-bottom: 1px solid var(--line); text-align: right; }}
-th {{ color: var(--soft); font-weight: 600; }}
-.names th:first-child {{ text-align: left; }}
-th[scope=row], .names td {{ text-align: left; color: var(--text); font-weight: 400; min-width: 5rem; }}
-.names td:nth-child(n+2) {{ text-align: right; min-width: 0; white-space: nowrap; }}
-.matrix td, .matrix th {{ padding: .2rem .35rem; }}
-.mistakes {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); gap: 1rem; }}
-figure {{ margin: 0; break-inside: avoid; }}
-figure img {{ width: 100%; display: block; border: 1px solid var(--line); box-sizing: border-box; }}
-img.small {{ image-rendering: pixelated; }}
-figcaption {{ font-size: .875rem; line-height: 1.35; margin-top: .25rem; overflow-wrap: anywhere; }}
-figcaption b {{ color: var(--text); font-weight: 600; }}
-@media print {{
-  :root {{ --text: #000; --soft: #444; --line: #bbb; --back: #fff; color-scheme: light; }}
-  body {{ padding: 0; max-width: none; font-size: 11pt; print-color-adjust: exact; }}
-  .scroll {{ overflow: visible; }}
-  .mistakes {{ grid-template-columns: repeat(5, 1fr); }}
-  .matrix {{ font-size: 7pt; }}
-  tr, .matrix {{ break-inside: avoid; }}
-}}
-</style>
-</head>
-<body>
-<h1>{title}</h1>
-{body}
-</body>
-</html>
-"""
+STYLE = """\
+:root { color-scheme: light dark; --text: #24292f; --soft: #57606a; --line: #d0d7de; --back: #fff;
+  --right: 46 160 67; --wrong: 218 54 51; }
+@media (prefers-color-scheme: dark) {
+  :root { --text: #e6edf3; --soft: #9aa4af; --line: #30363d; --back: #0d1117; }
+}
+body { margin: 0 auto; padding: 1rem; max-width: 64rem; color: var(--text); background: var(--back);
+  font: 16px/1.5 system-ui, sans-serif; overflow-wrap: break-word; }
+h1 { font-size: 1.5rem; }
+h2 { font-size: 1.15rem; margin-top: 2rem; }
+h2, h2 + p { break-after: avoid; }
+p, figcaption { color: var(--soft); }
+dl { display: flex; flex-wrap: wrap; gap: .5rem 1.5rem; margin: 0; }
+dd { margin: 0; font-size: 1.75rem; font-weight: 600; }
+dd small { display: block; font-size: .875rem; font-weight: 400; }
+dt, dd small { color: var(--soft); }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .5rem; border-bottom: 1px solid var(--line); text-align: right; }
+th { color: var(--soft); font-weight: 600; }
+.names th:first-child { text-align: left; }
+th[scope=row], .names td { text-align: left; color: var(--text); font-weight: 400; min-width: 5rem; }
+.names td:nth-child(n+2) { text-align: right; min-width: 0; white-space: nowrap; }
+.matrix td, .matrix th { padding: .2rem .35rem; }
+.mistakes { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); gap: 1rem; }
+figure { margin: 0; break-inside: avoid; }
+figure img { width: 100%; display: block; border: 1px solid var(--line); box-sizing: border-box; }
+img.small { image-rendering: pixelated; }
+figcaption { font-size: .875rem; line-height: 1.35; margin-top: .25rem; overflow-wrap: anywhere; }
+figcaption b { color: var(--text); font-weight: 600; }
+@media print {
+  :root { --text: #000; --soft: #444; --line: #bbb; --back: #fff; color-scheme: light; }
+  body { padding: 0; max-width: none; font-size: 11pt; print-color-adjust: exact; }
+  .scroll { overflow: visible; }
+  .mistakes { grid-template-columns: repeat(5, 1fr); }
+  .matrix { font-size: 7pt; }
+  tr, .matrix { break-inside: avoid; }
+}"""
 
 
 def write_page(result: Evaluation, path: Path) -> None:
@@ -82,9 +67,16 @@ def write_page(result: Evaluation, path: Path) -> None:
     Raises:
         BnewError: it cannot be written.
     """
-    page = PAGE.format(
-        title=shown(f"Evaluation of {Path(result.network).name}"), body="\n".join(parts(result))
-    )
+    write_document(path, f"Evaluation of {Path(result.network).name}", parts(result))
+
+
+def write_document(path: Path, title: str, body: Iterable[str]) -> None:
+    """Write a page of these parts, in this style.
+
+    Raises:
+        BnewError: it cannot be written.
+    """
+    page = document(shown(title), STYLE, body)
     write_atomically(path, lambda file: file.write_text(page, encoding="utf-8"))
 
 
@@ -110,11 +102,6 @@ def numbers(items: Iterable[tuple[str, str, str]]) -> str:
 def details(result: Evaluation) -> list[str]:
     """The worst mistakes as pictures, the classes, and what is confused."""
     return [*_mistakes(result), "<h2>Classes</h2>", _classes(result), *_confusion(result)]
-
-
-def shown(text: object) -> str:
-    """``text`` as HTML."""
-    return html.escape(printable(text))
 
 
 def _mistakes(result: Evaluation) -> list[str]:
