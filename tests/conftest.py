@@ -2,8 +2,12 @@ from __future__ import annotations
 
 import os
 import signal
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:  # it loads torch, which reads the number of threads below
+    from helpers import Cli
 
 # As many threads everywhere, so that runs can be compared bit for bit. With a test process on each core, more
 # would only wait for each other. NumPy, and the processes that tests start, take the number from here.
@@ -28,3 +32,17 @@ def _no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 def _ctrl_c() -> None:
     """A shell that starts a job in the background has it ignore SIGINT, and the tests with it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Exit code, output and errors of ``bnew`` with these words."""
+    from bnew.cli import main
+
+    def call(*words: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(list(map(str, words)))
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, *capsys.readouterr()
+
+    return call

@@ -22,6 +22,9 @@ from bnew.results.run import Run
 from bnew.training.loop import Trainer, train
 from bnew.training.machine import Machine
 
+# The command line: its words → exit code, output and errors.
+Cli = Callable[..., tuple[int, str, str]]
+
 # New processes in a moment: forks of one that has loaded bnew, and has no threads.
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["bnew.training.loop", "pytest"])

@@ -6,7 +6,6 @@ import ctypes
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import pytest
 from helpers import MACHINE, RECIPE
 from tiny import Network, powers, signs, words_of
 
-from bnew.cli import main
 from bnew.deploy.c99.export import CODE, Exported, export_c
 from bnew.deploy.c99.folding import STEPS
 from bnew.deploy.c99.writing import kernels, real, text
@@ -383,17 +381,6 @@ def test_flash_is_what_the_compiler_says(tmp_path: Path) -> None:
 
 
 # --------------------------------------------------------------------------------------- command, refusals
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    def call(*words: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main(list(map(str, words)))
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, *capsys.readouterr()
-
-    return call
 
 
 def test_command(cli: Any, run: Run, digits: tuple[Path, Array, Array], tmp_path: Path) -> None:

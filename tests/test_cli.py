@@ -13,11 +13,11 @@ from urllib.error import URLError
 
 import pytest
 import torch
-from helpers import at_step, fill_with_nan, send
+from helpers import Cli, at_step, fill_with_nan, send
 from PIL import Image
 
 from bnew import __version__
-from bnew.cli import COMMANDS, main
+from bnew.cli import COMMANDS
 from bnew.cli.arguments import names
 from bnew.convert.summary import summary
 from bnew.experiments.published import EXPERIMENTS
@@ -26,18 +26,13 @@ from bnew.results.run import Run
 
 TRAIN = "train --data digits --model birealnet8 --batch-size 256 --epochs 1 --device cpu --quiet --out"
 
-Cli = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture
-def bnew(capsys: pytest.CaptureFixture[str]) -> Cli:
+def bnew(cli: Cli) -> Cli:
     """Exit code, output and errors of ``bnew`` with the words of ``line`` and then ``more``."""
 
     def run(line: str, *more: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main([*line.split(), *map(str, more)])
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, *capsys.readouterr()
+        return cli(*line.split(), *more)
 
     return run
 

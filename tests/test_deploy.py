@@ -24,7 +24,6 @@ from torchvision.transforms.v2 import functional as transforms
 
 import bnew
 from bnew import BnewError, create_model, summary
-from bnew.cli import main
 from bnew.data.images import read_image
 from bnew.data.in_memory import MemoryDataset
 from bnew.deploy import verify as verifying
@@ -52,19 +51,6 @@ def packed(run: Run) -> Path:
     path = run.path.parent / "model.bnew"
     pack_run(run, path, MACHINE)
     return path
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Exit code, output and errors of ``bnew`` with these words."""
-
-    def call(*words: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main(list(map(str, words)))
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, *capsys.readouterr()
-
-    return call
 
 
 def changed(path: Path, tmp_path: Path, tensor: str, change: Callable[[Any], Any]) -> Path:

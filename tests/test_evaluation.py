@@ -7,7 +7,6 @@ import io
 import json
 import re
 from base64 import b64decode
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import MACHINE, RECIPE
+from helpers import MACHINE, RECIPE, Cli
 from PIL import Image
 from rich.cells import cell_len
 from scipy.stats import binomtest
@@ -24,7 +23,6 @@ from torch import nn
 
 import bnew
 from bnew import BnewError
-from bnew.cli import main
 from bnew.deploy.pack_run import pack_run
 from bnew.results.evaluation import Evaluation
 from bnew.results.metrics import Tally, wilson
@@ -265,21 +263,12 @@ def test_a_large_picture_becomes_smaller_and_many_classes_pairs(tmp_path: Path) 
 
 # --------------------------------------------------------------------------------------------- networks
 
-Cli = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """Exit code, output and errors of ``bnew`` with these words, in a terminal of 80 columns."""
+def cli(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """``bnew`` in a terminal of 80 columns."""
     monkeypatch.setenv("COLUMNS", "80")
-
-    def call(*words: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main(list(map(str, words)))
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, *capsys.readouterr()
-
-    return call
+    return cli
 
 
 @pytest.fixture(scope="module")

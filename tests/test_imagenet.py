@@ -10,7 +10,8 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
-from test_cli import Cli, bnew
+from helpers import Cli
+from test_cli import bnew
 from test_data import make_folder
 from test_streaming import opened
 from torch import nn
