@@ -120,7 +120,6 @@ NB_MODULE(_engine, m) {
         .def("convolve", convolve, "name"_a, "signs"_a)
         .def("profile", profile, "image"_a, "repeats"_a)
         .def_prop_ro("input", [](const bnew::Model& model) { return dimensions(model.input()); })
-        .def_prop_ro("output", [](const bnew::Model& model) { return dimensions(model.output()); })
         .def_prop_ro("outputs",
                      [](const bnew::Model& model) {
                          std::vector<std::tuple<std::string, std::vector<int>, size_t, bool>> found;
