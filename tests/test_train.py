@@ -637,7 +637,8 @@ def test_the_code_that_decides_is_all_there_is() -> None:
     loaded = {name.removeprefix("bnew.") for name in done.stdout.split()}
     bystanders = {
         "deprecated", "display", "errors", "files", "lazy", "process", "references", "registry", "results",
-        "results.evaluation", "results.metrics", "results.mistakes", "results.run", "results.tables", "text",
+        "results.evaluation", "results.markup", "results.metrics", "results.mistakes", "results.run",
+        "results.tables", "text",
         "train",
     } | {"data", "methods", "models", "training"}  # fmt: skip
     used = set().union(
