@@ -67,7 +67,7 @@ def ours(dataset: StreamedDataset) -> Callable[[], float]:
     """What one of bnew's reading processes does, and what is left for the training process."""
     batches = dataset.batches("train", BATCH, train=True)
     assert isinstance(batches, StreamedBatches)
-    reader = _Reader(batches.files, SIDE, True, 0, 0)
+    reader = _Reader(batches.files, SIDE, True, None, 0, 0)
     order = list(range(len(batches.files)))
 
     def run() -> float:

@@ -27,6 +27,8 @@ SCHEDULES: dict[str, Callable[[Recipe, float], float]] = {
 OPTIMIZERS = ("adam", "adamw", "sgd")
 # What weight decay is for.
 DECAYED = ("all", "convolutions")
+# What is done to training images.
+AUGMENTATIONS = ("none", "flip_crop", "trivial", "resized_crop")
 # Names of folders in ImageNet's experiment: of step 1, and what follows the method's in those of fine-tuning.
 STEP1, FINETUNED = "step1", "-finetune"
 # Field of a recipe → its type, least and greatest value.
@@ -41,8 +43,12 @@ LIMITS: dict[str, tuple[type, float, float]] = {
     "weight_decay": (float, 0, math.inf),
     "freeze": (float, 0, 1),
     "label_smoothing": (float, 0, 1),
+    "mixup": (float, 0, math.inf),
+    "ema": (float, 0, 1),
+    "patience": (int, 1, math.inf),
+    "val_split": (float, 0, 1),
 }
-OPTIONAL = ("image_size", "freeze", "binary_lr")
+OPTIONAL = ("image_size", "freeze", "binary_lr", "ema", "patience", "val_split")
 
 
 @dataclass(frozen=True)
@@ -113,6 +119,23 @@ class Recipe:
     weights for ImageNet. The loss is then distillation, without labels."""
     image_size: int | None = None
     """Side in pixels to which images of --data folder are brought, or of the crops of --data imagenet."""
+    val_split: float | None = None
+    """Share of the training images that is held out for validation, where there are no others for it. None: a
+    tenth."""
+    augment: str | None = None
+    """What is done to training images: none; flip_crop, a crop after padding, and a mirror image half of the
+    time; trivial, which is TrivialAugment after these; or resized_crop, a part of at least 8 % of the image,
+    and mirror images. Where mirror images would be wrong (digits), there are none. None: as for its data
+    set."""
+    mixup: float = 0.0
+    """α of mixup, which trains on mixtures of two images, such as 0.2; the training accuracy then counts only
+    the first of the two classes. 0: none."""
+    ema: float | None = None
+    """Validate, save and test the moving average of all that is not binary, with this decay for each step,
+    such as 0.999. None: what the last step left."""
+    patience: int | None = None
+    """End the run after so many epochs without a better validation accuracy. Not for methods that take the
+    whole run to make weights binary, such as bnew. None: never before --epochs."""
     seed: int = 0
     """Seed of the first weights, the order of the images and their augmentation."""
 
@@ -157,6 +180,16 @@ class Recipe:
         for name in ("lr", "binary_lr"):
             if getattr(self, name) == 0:
                 raise BnewError(f"{name} is 0: nothing would be learnt; give a positive number")
+        for name in ("ema", "val_split"):
+            if getattr(self, name) in (0, 1):
+                raise BnewError(f"{name} is {getattr(self, name)}, but must be between 0 and 1, and neither")
+        if self.augment is not None:
+            lookup("augmentation", self.augment, dict.fromkeys(AUGMENTATIONS))
+        if self.patience is not None and self._row.gradual:
+            raise BnewError(
+                f"patience may end a run early, but {self.method} takes the whole run to make weights "
+                "binary: leave it out, or train with another method, such as ste or bop"
+            )
         lookup("schedule", self.schedule, SCHEDULES)
         lookup("optimizer", self.optimizer, dict.fromkeys(OPTIMIZERS))
         lookup("choice of what decays", self.decayed, dict.fromkeys(DECAYED))

@@ -77,6 +77,8 @@ class MethodRow:
     """Options that an earlier version used where a recipe does not state them, if not the published ones."""
     state: tuple[str, ...] = field(default=(), metadata=_SHOWN)
     """The tensors that it keeps, each with a number for every binary weight."""
+    gradual: bool = field(default=False, metadata=_SHOWN)
+    """Whether it takes the whole run to make weights binary, so that a run must not end early."""
     moves_weights: bool = field(default=False, metadata=_SHOWN)
     """Whether it moves the weights itself, so that the optimizer skips them and keeps nothing for them."""
 
@@ -183,6 +185,7 @@ METHODS: dict[str, MethodRow] = {
         "#e8590c",
         frozen_epochs=FROZEN_EPOCHS,
         takes_freeze_at=True,
+        gradual=True,
         published={"strength": CIFAR_PUSH.strength, "ramp": RAMP, "fill": None},
         scale=scale_bnew,
         by_length={"strength": None, "ramp": None, "fill": "by length"},
@@ -197,6 +200,7 @@ METHODS: dict[str, MethodRow] = {
         frozen_epochs=FROZEN_EPOCHS,
         published={"beta_end": BETA_END},
         state=("latent",),
+        gradual=True,
     ),
     "bop": MethodRow(
         "bnew.methods.bop:Bop",
@@ -229,6 +233,7 @@ METHODS: dict[str, MethodRow] = {
         "#067352",
         freeze=2 / 3,
         published={"strength": PROXQUANT_STRENGTH},
+        gradual=True,
     ),
     "proxparq": MethodRow(
         "bnew.methods.proxparq:ProxPARQ",
@@ -236,6 +241,7 @@ METHODS: dict[str, MethodRow] = {
         "#77468c",
         published=PROXPARQ,
         state=("latent",),
+        gradual=True,
     ),
 }
 # What trains an ordinary network, such as a teacher.

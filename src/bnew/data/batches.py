@@ -33,6 +33,8 @@ class Dataset(Line, ABC):
     """Path → why it cannot be read, of the broken images found so far."""
     held_out: tuple[str, ...] = ()
     """The splits that were held out of train by image name, see :mod:`bnew.data.holdout`."""
+    val_split: float | None = None
+    """Share of the training images that was held out for validation, if it was asked for."""
 
     def add_broken(self, found: Mapping[str, str]) -> None:
         """Add broken images that are not known yet.
@@ -92,6 +94,14 @@ class Dataset(Line, ABC):
     def preparation(self) -> Preparation:
         """How an image becomes the network's input."""
         return Preparation(self.classes, self.image_size, self.mean, self.std, self.resize)
+
+    @abstractmethod
+    def augmented(self, name: str) -> Dataset:
+        """The same images, with another augmentation of training images: one of a recipe's names.
+
+        Raises:
+            BnewError: these images do not allow it.
+        """
 
     @property
     @abstractmethod

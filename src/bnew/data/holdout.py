@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import logging
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from hashlib import blake2b
 
 import numpy as np
@@ -38,10 +38,25 @@ logger = logging.getLogger("bnew")
 
 RULE = "by name, 1"  # stored with a run; another rule would hold out other images
 SPLIT_SEED = 1234  # never the run's seed, so that all runs share one test set
-HELD_OUT = {"test": 5, "val": 10}  # a fifth for test, then a tenth of the rest for val
+HELD_OUT = {"test": 5.0, "val": 10.0}  # a fifth for test, then a tenth of the rest for val
 
 
-def hold_out(count: int, share: int) -> tuple[Tensor, Tensor]:
+def held_out(val_split: float | None) -> dict[str, float]:
+    """Part → which part of what is left, 1 / share, is held out for it; of val, ``val_split`` if given."""
+    return HELD_OUT if val_split is None else {**HELD_OUT, "val": 1 / val_split}
+
+
+def check_val_split(where: object, val_split: float | None, listed: Collection[str]) -> None:
+    """Check that a share for validation is asked for only where there are no images for it.
+
+    Raises:
+        BnewError: ``where`` has val and test, or val, which then is the only one.
+    """
+    if val_split is not None and "val" in listed and "test" in listed:
+        raise BnewError(f"{where} has images for validation of its own: leave out --val-split")
+
+
+def hold_out(count: int, share: float) -> tuple[Tensor, Tensor]:
     """The kept and the held-out numbers of 0..count − 1, sorted; ``max(1, count // share)`` are held out.
 
     The choice is random but always the same.
@@ -52,7 +67,7 @@ def hold_out(count: int, share: int) -> tuple[Tensor, Tensor]:
     if count < 2:
         raise BnewError("there are too few training images to hold some out for validation: add more")
     order = torch.randperm(count, generator=torch.Generator().manual_seed(SPLIT_SEED))
-    held = max(1, count // share)
+    held = max(1, int(count // share))
     return order[held:].sort().values, order[:held].sort().values
 
 
@@ -66,7 +81,12 @@ def position(name: str) -> float:
 
 
 def hold_out_by_name(
-    names: Sequence[str], labels: Numbers, classes: Sequence[str], copies: Copies, parts: Sequence[str]
+    names: Sequence[str],
+    labels: Numbers,
+    classes: Sequence[str],
+    copies: Copies,
+    parts: Sequence[str],
+    val_split: float | None = None,
 ) -> dict[str, Numbers]:
     """train and each of ``parts`` → the numbers of its images, sorted.
 
@@ -76,6 +96,7 @@ def hold_out_by_name(
         classes: the classes' names.
         copies: finds the images that are copies of others.
         parts: the missing parts: ``test`` and ``val``, or one of them.
+        val_split: the share for val of what test leaves; a tenth by default.
 
     Raises:
         BnewError: a class has too few images, or every image that would be held out equals a training image.
@@ -84,7 +105,7 @@ def hold_out_by_name(
     split = np.zeros(len(names), np.int64)  # index of the image's part in (*parts, "train")
     limits, limit = [], 0.0
     for part in parts:
-        limit += (1 - limit) / HELD_OUT[part]
+        limit += (1 - limit) / held_out(val_split)[part]
         limits.append(limit)
     both = " and ".join(parts)
     for label, name in enumerate(classes):

@@ -6,8 +6,8 @@ Whole batches are cropped and flipped as tensors.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,13 +16,15 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.transforms import v2
 
 from bnew.data.batches import Batches, Dataset
 from bnew.data.fingerprint import Fingerprint, class_names, digest
 from bnew.display import Line
-from bnew.errors import lookup
+from bnew.errors import BnewError, lookup
 
 EVAL_BATCH_SIZE = 500
+LEAST_AREA = 0.08  # of a part of the image, as in ImageNet's training
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -53,12 +55,14 @@ class Augmentation:
     """For training images: pad with ``padding`` black pixels and crop at random; ``flip`` half of them.
 
     With ``least_area`` below 1, a random part of the image of at least that share of its area, between 3:4
-    and 4:3 in its proportions, is scaled to the image's size instead.
+    and 4:3 in its proportions, is scaled to the image's size instead. With ``trivial``, each image first gets
+    one operation of TrivialAugment (arXiv 2103.10158), of a random strength.
     """
 
     padding: int
     flip: bool
     least_area: float = 1.0
+    trivial: bool = False
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -90,6 +94,22 @@ class MemoryDataset(Dataset):
         """See :meth:`bnew.data.batches.Dataset.labels`."""
         return lookup("split", split, self.splits).labels.numpy()
 
+    def augmented(self, name: str) -> MemoryDataset:
+        """See :meth:`bnew.data.batches.Dataset.augmented`."""
+        if name == "trivial" and self.train.images.dtype != torch.uint8:
+            raise BnewError(
+                f"TrivialAugment changes bytes, but the images of {self.name} are floats: let your data set "
+                "return torch.uint8, or take another augmentation"
+            )
+        flip = self.augmentation.flip
+        named = {
+            "none": Augmentation(0, False),
+            "flip_crop": Augmentation(min(self.image_size[1:]) // 8, flip),
+            "trivial": Augmentation(min(self.image_size[1:]) // 8, flip, trivial=True),
+            "resized_crop": Augmentation(0, flip, LEAST_AREA),
+        }
+        return replace(self, augmentation=lookup("augmentation", name, named))
+
     @cached_property
     def fingerprint(self) -> Fingerprint:
         """See :attr:`bnew.data.batches.Dataset.fingerprint`."""
@@ -116,9 +136,14 @@ class MemoryBatches(Batches):
         order = self.order(generator)
         if self.train:
             places, flips = self._draw(generator)
+        if self.train and self.augmentation.trivial:
+            seeds = torch.randint(2**31, (self.count,), generator=generator)
         for share in self.shares(start):
             # On a CPU, index_select is many times faster than images[index].
-            images = self.split.images.index_select(0, order[share]).to(self.device, non_blocking=True)
+            images = self.split.images.index_select(0, order[share])
+            if self.train and self.augmentation.trivial:
+                images = trivial(images, seeds[share].tolist())
+            images = images.to(self.device, non_blocking=True)
             labels = self.split.labels[order[share]].to(self.device, non_blocking=True)
             if self.train and self.augmentation.least_area < 1:
                 images = scale_and_flip(images, places[share], flips[share])
@@ -174,6 +199,17 @@ def scale_and_flip(images: Tensor, parts: Tensor, flips: Tensor) -> Tensor:
     theta = torch.stack([mirrored, none, column, none, height, row], 1).view(-1, 2, 3)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     return F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
+
+
+def trivial(images: Tensor, seeds: Sequence[int]) -> Tensor:
+    """TrivialAugment of each of ``images``, uint8 (N, C, H, W), with its own seed."""
+    change = v2.TrivialAugmentWide()
+    with torch.random.fork_rng(devices=[]):
+        changed = []
+        for image, seed in zip(images, seeds, strict=True):
+            torch.default_generator.manual_seed(seed)
+            changed.append(change(image))
+    return torch.stack(changed) if changed else images
 
 
 def mean_std(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

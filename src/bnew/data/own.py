@@ -14,7 +14,7 @@ from PIL.Image import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
-from bnew.data.holdout import HELD_OUT, hold_out
+from bnew.data.holdout import check_val_split, held_out, hold_out
 from bnew.data.image_folder import PARTS
 from bnew.data.images import MODES
 from bnew.data.in_memory import Augmentation, MemoryDataset, Split, mean_std
@@ -31,14 +31,19 @@ EXTRAS = ("classes", "flip", "padding", "mean", "std")
 
 
 def load_own(
-    name: str, options: Mapping[str, Any], data_dir: Path, image_size: int | None = None
+    name: str,
+    options: Mapping[str, Any],
+    data_dir: Path,
+    image_size: int | None = None,
+    val_split: float | None = None,
 ) -> MemoryDataset:
     """The data set that ``package.module:factory`` makes, in memory.
 
     The factory gets ``options`` and, if it takes it, ``data_dir``. It returns train and test, or train, val
     and test; or a dictionary of these and perhaps ``classes`` (names), ``flip`` (whether training mirrors
     images, default True), ``padding`` (pixels, default an eighth of the shorter side), ``mean`` and ``std``
-    (per channel, for pixel values in [0, 1]). Without val, a tenth of train is held out for it.
+    (per channel, for pixel values in [0, 1]). Without val, a tenth of train, or ``val_split`` of it, is held
+    out for it.
 
     Each split has a length, and numbers from 0 give (image, label): a uint8 tensor (C, H, W), a PIL image, or
     a float tensor (C, H, W) whose values are taken for pixel values in [0, 1]; and a whole number. Bytes stay
@@ -64,8 +69,9 @@ def load_own(
     classes = tuple(map(str, classes)) if classes else tuple(map(str, range(most + 1)))
     if most >= len(classes):
         raise BnewError(f"{name} has the label {most}, but only {len(classes)} classes, numbered from 0")
+    check_val_split(name, val_split, splits)
     if "val" not in splits:
-        kept, out = hold_out(len(splits["train"]), HELD_OUT["val"])
+        kept, out = hold_out(len(splits["train"]), held_out(val_split)["val"])
         splits |= {"train": splits["train"][kept], "val": splits["train"][out]}
     train = splits["train"]
     mean, std = _mean_std(name, train.images, extras)
@@ -84,6 +90,8 @@ def load_own(
         val=splits["val"],
         test=splits["test"],
         augmentation=Augmentation(padding, extras.get("flip", True)),
+        held_out=("val",) if val_split else (),
+        val_split=val_split,
     )
 
 

@@ -41,7 +41,7 @@ from torchvision import datasets
 from torchvision.transforms.v2 import functional as transforms
 
 from bnew.data.batches import Dataset
-from bnew.data.holdout import HELD_OUT, hold_out, hold_out_by_name
+from bnew.data.holdout import check_val_split, held_out, hold_out, hold_out_by_name
 from bnew.data.image_folder import PARTS, flattened, list_folder, read_folder
 from bnew.data.in_memory import Augmentation, MemoryDataset, Split, mean_std
 from bnew.data.streaming import open_folder
@@ -160,6 +160,7 @@ def load(
     workers: int = 0,
     download: bool = True,
     max_broken: int = 0,
+    val_split: float | None = None,
 ) -> Dataset:
     """The data set ``name``; a second call with the same arguments returns the same object.
 
@@ -172,10 +173,12 @@ def load(
             does not depend on it.
         download: whether missing files may be downloaded.
         max_broken: how many broken images of ``imagenet`` to skip at most.
+        val_split: share of the training images that is held out for validation; a tenth by default.
 
     Raises:
         BnewError: the name is unknown; a folder is missing, empty or inconsistent; an image is broken; images
-            differ in size without ``image_size``; a needed download fails or is not allowed.
+            differ in size without ``image_size``; a needed download fails or is not allowed; or
+            ``val_split`` is given where there are images for validation.
     """
     row = lookup("data set", name, DATASETS)
     if image_size is not None and image_size < 1:
@@ -185,8 +188,10 @@ def load(
     if row.streamed:
         side = image_size or row.image_size
         assert side is not None
-        return open_folder(name, Path(data_dir).resolve(), side, workers or cores(), max_broken)
-    return load_in_memory(name, data_dir, image_size=image_size, workers=workers, download=download)
+        return open_folder(name, Path(data_dir).resolve(), side, workers or cores(), max_broken, val_split)
+    return load_in_memory(
+        name, data_dir, image_size=image_size, workers=workers, download=download, val_split=val_split
+    )
 
 
 def load_in_memory(
@@ -196,15 +201,22 @@ def load_in_memory(
     image_size: int | None = None,
     workers: int = 0,
     download: bool = True,
+    val_split: float | None = None,
 ) -> MemoryDataset:
     """:func:`load` one of the data sets that are held in memory."""
     row = lookup("data set", name, DATASETS)
-    return _load(name, row, Path(data_dir).resolve(), image_size, workers or cores(), download)
+    return _load(name, row, Path(data_dir).resolve(), image_size, workers or cores(), download, val_split)
 
 
 @lru_cache(maxsize=4)  # one after the other, runs in one process share their data sets
 def _load(
-    name: str, row: DatasetRow, data_dir: Path, image_size: int | None, workers: int, download: bool
+    name: str,
+    row: DatasetRow,
+    data_dir: Path,
+    image_size: int | None,
+    workers: int,
+    download: bool,
+    val_split: float | None,
 ) -> MemoryDataset:
     folder = data_dir if row.own_images else data_dir / name
     from_folder = row.own_images or (folder / "train").is_dir()
@@ -222,17 +234,18 @@ def _load(
             parts = Parts(parts.classes, {k: _resize(v, image_size) for k, v in parts.splits.items()})
 
     splits = dict(parts.splits)
+    check_val_split(f"'{folder}'" if from_folder else name, val_split, splits)
     if "test" not in splits and "val" in splits:
         splits["test"] = splits.pop("val")
     missing = [part for part in ("test", "val") if part not in splits]
     if missing and row.own_images:
         names, labels = flattened(listed["train"])
         assert pictures is not None
-        held = hold_out_by_name(names, labels, parts.classes, pictures, missing)
+        held = hold_out_by_name(names, labels, parts.classes, pictures, missing, val_split)
         splits |= {part: splits["train"][torch.from_numpy(index)] for part, index in held.items()}
     else:
         for part in missing:
-            kept, out = hold_out(len(splits["train"]), HELD_OUT[part])
+            kept, out = hold_out(len(splits["train"]), held_out(val_split)[part])
             splits |= {"train": splits["train"][kept], part: splits["train"][out]}
     train, val, test = (splits[part] for part in ("train", "val", "test"))
     if from_folder and is_first_process():
@@ -252,7 +265,8 @@ def _load(
         val=val,
         test=test,
         augmentation=Augmentation(padding, row.flip, row.least_area),
-        held_out=tuple(missing) if row.own_images else (),
+        held_out=tuple(missing) if row.own_images or val_split else (),
+        val_split=val_split,
     )
 
 

@@ -105,6 +105,8 @@ class StreamedDataset(Dataset):
     splits: dict[str, Files]
     side: int
     workers: int
+    augment: str | None = None
+    """A recipe's name of augmentation; None: random crops with lighting noise, as published for ImageNet."""
 
     @property
     def image_size(self) -> tuple[int, int, int]:
@@ -125,6 +127,10 @@ class StreamedDataset(Dataset):
         """See :attr:`bnew.data.batches.Dataset.resize`."""
         return (covered(self.side),) * 2
 
+    def augmented(self, name: str) -> StreamedDataset:
+        """See :meth:`bnew.data.batches.Dataset.augmented`."""
+        return replace(self, augment=name)
+
     @cached_property
     def fingerprint(self) -> Fingerprint:
         """See :attr:`bnew.data.batches.Dataset.fingerprint`."""
@@ -140,27 +146,32 @@ class StreamedDataset(Dataset):
 
 
 @lru_cache(maxsize=4)
-def open_folder(name: str, root: Path, side: int, workers: int, max_broken: int) -> StreamedDataset:
+def open_folder(
+    name: str, root: Path, side: int, workers: int, max_broken: int, val_split: float | None = None
+) -> StreamedDataset:
     """The image folder ``root`` with train and, if they exist, val and test; images are listed, not read.
 
-    Without val, a tenth of the training images is held out by name (:mod:`bnew.data.holdout`). Only files
-    with the same bytes count as copies. Without test, val serves as the test set.
+    Without val, a tenth of the training images, or ``val_split`` of them, is held out by name
+    (:mod:`bnew.data.holdout`). Only files with the same bytes count as copies. Without test, val serves as
+    the test set.
 
     Raises:
         BnewError: a folder is missing or empty, or the parts' classes differ.
     """
     classes, listed = list_folder(root)
     splits = {part: _files(root, by_class) for part, by_class in listed.items()}
+    if val_split is not None and "val" in splits:
+        raise BnewError(f"'{root}' has a folder val: leave out --val-split")
     if "val" not in splits:
         train = splits["train"]
         names, labels = flattened(listed["train"])
         copies = SameFiles(train.paths, labels, workers)
-        held = hold_out_by_name(names, labels, classes, copies, ["val"])
+        held = hold_out_by_name(names, labels, classes, copies, ["val"], val_split)
         splits |= {part: train[index] for part, index in held.items()}
     splits.setdefault("test", splits["val"])
     if is_first_process():
         sizes = f"{len(splits['train']):,} images to train on, {len(splits['val']):,} to validate"
-        held_out = "" if "val" in listed else " (a tenth, held out since there is no folder val)"
+        held_out = "" if "val" in listed else " (held out, since there is no folder val)"
         tested = "" if splits["test"] is splits["val"] else f", {len(splits['test']):,} to test"
         logger.info("%s: %d classes; %s%s%s", root, len(classes), sizes, held_out, tested)
     return StreamedDataset(
@@ -172,6 +183,7 @@ def open_folder(name: str, root: Path, side: int, workers: int, max_broken: int)
         side=side,
         workers=workers,
         max_broken=max_broken,
+        val_split=val_split,
         held_out=tuple(part for part in ("val", "test") if part not in listed) if "val" not in listed else (),
     )
 
@@ -226,10 +238,13 @@ class _Batch:
 class _Reader(torch.utils.data.Dataset[_Batch]):
     """Reads whole batches: (epoch, numbers of images) → :class:`_Batch`."""
 
-    def __init__(self, files: Files, side: int, train: bool, seed: int, max_broken: int) -> None:
+    def __init__(
+        self, files: Files, side: int, train: bool, augment: str | None, seed: int, max_broken: int
+    ) -> None:
         self.files, self.train, self.seed, self.max_broken = files, train, seed, max_broken
         self.side = side
-        self.transform = (training_transform if train else validation_transform)(side)
+        self.noisy = train and augment is None
+        self.transform = training_transform(side, augment) if train else validation_transform(side)
 
     def __getitem__(self, batch: tuple[int, Sequence[int]]) -> _Batch:
         epoch, indices = batch
@@ -249,7 +264,7 @@ class _Reader(torch.utils.data.Dataset[_Batch]):
             torch.default_generator.manual_seed(int(seed))
             images[count] = self.transform(image)
             labels[count] = label
-            if self.train:
+            if self.noisy:
                 noise[count] = lighting()
             count += 1
         return _Batch(images[:count], labels[:count], noise[:count], broken)
@@ -321,7 +336,8 @@ class StreamedBatches(Batches):
 
     def _read(self) -> Iterator[_Batch]:
         if self._loader is None:
-            reader = _Reader(self.files, self.dataset.side, self.train, self.seed, self.dataset.max_broken)
+            data = self.dataset
+            reader = _Reader(self.files, data.side, self.train, data.augment, self.seed, data.max_broken)
             self._loader = DataLoader(
                 reader,
                 sampler=self._plan,

@@ -17,11 +17,20 @@ EIGENVECTORS = torch.tensor(
 )
 
 
-def training_transform(side: int) -> v2.Transform:
-    """A random crop of 8 to 100 % of the image, scaled to ``side``² pixels and flipped half of the time."""
-    return v2.Compose(
-        [v2.RandomResizedCrop(side, scale=(0.08, 1.0), antialias=True), v2.RandomHorizontalFlip()]
-    )
+def training_transform(side: int, augment: str | None = None) -> v2.Transform:
+    """What training does to an image: one of a recipe's names of augmentation, to ``side``² pixels.
+
+    By default a random crop of 8 to 100 % of the image, scaled to ``side``² pixels and flipped half of the
+    time; *resized_crop* is the same, and *trivial* also changes it by TrivialAugment. *flip_crop* takes a
+    random crop of the image scaled as for validation.
+    """
+    parts: list[v2.Transform] = [v2.RandomResizedCrop(side, scale=(0.08, 1.0), antialias=True)]
+    if augment == "none":
+        return validation_transform(side)
+    if augment == "flip_crop":
+        parts = [v2.Resize(covered(side), antialias=True), v2.RandomCrop(side)]
+    parts.append(v2.RandomHorizontalFlip())
+    return v2.Compose([*parts, v2.TrivialAugmentWide()] if augment == "trivial" else parts)
 
 
 def covered(side: int) -> int:

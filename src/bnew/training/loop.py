@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.loggers.logger import Logger
 from torch import Tensor, nn
 
-from bnew.errors import BnewError, Interrupted, NumericalError, ProcessLost, first_line, is_out_of_memory
+from bnew.errors import BnewError, Interrupted, NumericalError
 from bnew.files import write_json
 from bnew.layers import binary_parameters, named_binary_parameters
 from bnew.methods import create_method
@@ -26,11 +27,14 @@ from bnew.process import is_first_process
 from bnew.recipe import Recipe
 from bnew.references import check_apart
 from bnew.results.run import Run
+from bnew.training.averaging import averaged
 from bnew.training.callbacks import check_callbacks
-from bnew.training.distributed import is_lost, synchronize_batch_norm
+from bnew.training.distributed import synchronize_batch_norm
 from bnew.training.evaluation import Meter, evaluate, shares
+from bnew.training.failures import explained
+from bnew.training.loggers import log, logging_to
 from bnew.training.loop_state import LoopState
-from bnew.training.losses import make_loss
+from bnew.training.losses import make_loss, mixed
 from bnew.training.machine import Machine, make_fabric
 from bnew.training.networks import linked, load_start, load_teacher, load_weights, start_model
 from bnew.training.optimizers import make_optimizer
@@ -56,6 +60,7 @@ def train(
     machine: Machine = Machine(),  # noqa: B008 (frozen)
     *,
     callbacks: Sequence[object] = (),
+    loggers: Sequence[Logger] = (),
 ) -> Run:
     """Train ``recipe`` in the folder ``path``, or resume the run there; a finished run is returned as it is.
 
@@ -67,6 +72,7 @@ def train(
         path: the run's folder.
         machine: where to compute.
         callbacks: your own, see :mod:`bnew.training.callbacks`.
+        loggers: of Lightning Fabric; each gets the rows of metrics.csv.
 
     Raises:
         BnewError: bad input; a callback is a class in place of an object; the folder holds a run with another
@@ -85,32 +91,15 @@ def train(
             check_finished(run, machine)
             logger.info("%s is already done", run.path)
             return run
-        fabric = make_fabric(machine, callbacks)
-        try:
-            Trainer(recipe, run, machine, fabric).fit()
-        except Exception as error:
-            if is_out_of_memory(error):
-                raise _out_of_memory(run, recipe, machine, fabric.world_size, error) from error
-            if isinstance(error, RuntimeError) and fabric.world_size > 1 and is_lost(error):
-                raise ProcessLost(
-                    f"another of the {fabric.world_size} processes that train {run.path} was lost "
-                    f"({first_line(error)}): start the same command again to resume from the last checkpoint"
-                ) from error
-            raise
+        with logging_to(run, recipe, loggers, machine.wandb) as used:
+            fabric = make_fabric(machine, callbacks, used)
+            try:
+                Trainer(recipe, run, machine, fabric).fit()
+            except Exception as error:
+                if said := explained(error, run, recipe, machine, fabric.world_size):
+                    raise said from error
+                raise
     return Run(path)
-
-
-def _out_of_memory(
-    run: Run, recipe: Recipe, machine: Machine, world_size: int, error: BaseException
-) -> BnewError:
-    parts = f", each share of it in {machine.accumulate} parts" if machine.accumulate > 1 else ""
-    processes = f" on {world_size} devices" if world_size > 1 else ""
-    saved = f"; the checkpoint in {run.path} is kept, and --force continues from it" if run.newest else ""
-    return BnewError(
-        f"there is not enough memory for batches of {recipe.batch_size} images{processes}{parts} "
-        f"({first_line(error)}): give --accumulate {2 * machine.accumulate} to compute a batch in more "
-        f"parts, or a smaller --batch-size{saved}"
-    )
 
 
 class Trainer:
@@ -165,6 +154,7 @@ class Trainer:
         # Fabric moves the parameters in place, so the method sets their first values after it.
         self.model, self.optimizer = fabric.setup(self._compiled(model), optimizer)
         self.method.attach(optimizer)
+        self.average = averaged(recipe, self.module)
         self.loss = make_loss(recipe, self.data, fabric.device)
         self.teacher: nn.Module | None = None
         if recipe.teacher is not None:
@@ -216,8 +206,10 @@ class Trainer:
                 self._end_epoch(epoch, record)
                 if self.state.stopped and is_first_process():
                     logger.info(
-                        "a callback has stopped %s after %d of %d epochs",
+                        "%s is stopped after %d of %d epochs, %s",
                         self.run.path, epoch + 1, self.recipe.epochs,
+                        "by a callback" if self.state.should_stop else "as validation has not improved since "
+                        f"epoch {self.state.best['epoch'] + 1}",
                     )  # fmt: skip
                 if self._any(self._signalled.is_set()) and not self._ends_with(epoch):
                     raise self._interrupted(epoch)
@@ -306,6 +298,7 @@ class Trainer:
             self._backward(*parts[-1], total)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        self.average.update()
 
     def _lr(self, step: int) -> float:
         """The learning rate of optimizer step ``step``, which counts from 0."""
@@ -318,8 +311,10 @@ class Trainer:
 
     def _backward(self, images: Tensor, labels: Tensor, total: int) -> None:
         """Add the gradient of these images' share of the mean loss over ``total`` images."""
+        images, targets = mixed(self.recipe, images, labels, self.data.num_classes)
+        targets = self.targets(images, targets)
         logits = self.model(images.contiguous(memory_format=torch.channels_last)).float()
-        loss = self.loss(logits, self.targets(images, labels))
+        loss = self.loss(logits, targets)
         # DDP averages over processes. That is the mean over images only if all have the same number.
         share = len(labels) * self.fabric.world_size / total
         self.fabric.backward(loss if share == 1 else loss * share)
@@ -379,7 +374,7 @@ class Trainer:
 
     def _end_epoch(self, epoch: int, record: Recorder | None) -> None:
         state = self.state
-        with self.method.binarized():
+        with self.average.in_place(), self.method.binarized():
             val = self.validate()
             self._check_finite(epoch, val["loss"])  # the training losses do not include the last step
             if val["accuracy"] > state.best.get("accuracy", -1.0):
@@ -404,8 +399,10 @@ class Trainer:
         state.last_val_accuracy = val["accuracy"]
         if record is not None:
             record.epoch(row, layers, self.method)
+        log(self.fabric, row, epoch)
         self.fabric.call("on_train_epoch_end", self, epoch, row)
-        state.stopped = self._any(state.should_stop)
+        waited = epoch - int(state.best["epoch"])
+        state.stopped = self._any(state.should_stop or waited >= (self.recipe.patience or math.inf))
         self.saver.save()
         self._shown.epoch(epoch, state, row)
 
@@ -433,6 +430,7 @@ class Trainer:
         }
         if self.fabric.is_global_zero:
             write_json(self.run.path / "summary.json", summary)
+        log(self.fabric, {f"test_{name}": value for name, value in tested.items()}, self.recipe.epochs)
         self.fabric.barrier()
 
     @property

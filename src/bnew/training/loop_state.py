@@ -23,7 +23,7 @@ class LoopState:
     should_stop: bool = False
     """Whether a callback wants the run to end after this epoch."""
     stopped: bool = False
-    """Whether a callback ended the run before its last epoch."""
+    """Whether the run ended before its last epoch: by a callback, or as validation no longer improved."""
     seconds: float = 0.0
     """Time spent in training steps, of the whole run."""
     epoch_seconds: float = 0.0

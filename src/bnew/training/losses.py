@@ -60,3 +60,20 @@ def class_weights(wanted: Mapping[str, float] | str, data: Dataset) -> Tensor | 
         if name not in data.classes:
             raise unknown("class in class_weights", name, data.classes)
     return torch.tensor([float(wanted.get(name, 1)) for name in data.classes])
+
+
+def mixed(recipe: Recipe, images: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """The images (N, C, H, W) and labels (N,) that a step trains on: as they are, or mixed in pairs.
+
+    With α = ``recipe.mixup`` (mixup, arXiv 1710.09412)::
+
+        x_i ← λ x_i + (1 − λ) x_j,    y_i ← λ y_i + (1 − λ) y_j,    λ ~ Beta(α, α)
+
+    One λ for all of them, and j a random permutation of i; labels become shares of the classes, (N, K).
+    """
+    if not recipe.mixup:
+        return images, labels
+    share = float(torch.distributions.Beta(recipe.mixup, recipe.mixup).sample())
+    other = torch.randperm(len(labels)).to(labels.device)
+    targets = F.one_hot(labels, num_classes).to(images.dtype)
+    return images.lerp(images[other], 1 - share), targets.lerp(targets[other], 1 - share)

@@ -16,6 +16,7 @@ from bnew.process import cores, is_first_process, under_torchrun
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+    from lightning_fabric.loggers.logger import Logger
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class Machine:
     """Resume a run even if the recipe, the code, the images or the way to compute have changed since."""
     quiet: bool = False
     """Show no progress."""
+    wandb: str | None = None
+    """Send the numbers of each epoch to this project of Weights & Biases, too."""
 
     def __post_init__(self) -> None:
         for name, least in (("accumulate", 1), ("decode_threads", 0), ("max_broken", 0), ("save_every", 0)):
@@ -90,12 +93,13 @@ def keep_memory() -> None:
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
-def make_fabric(machine: Machine, callbacks: Sequence[object] = ()) -> Fabric:
+def make_fabric(machine: Machine, callbacks: Sequence[object] = (), loggers: Sequence[Logger] = ()) -> Fabric:
     """Lightning Fabric for ``machine``, launched; on a CPU also calls :func:`keep_memory`.
 
     Args:
         machine: where to compute.
         callbacks: the objects that ``fabric.call`` calls.
+        loggers: the loggers that ``fabric.log_dict`` calls.
 
     Raises:
         BnewError: the device does not exist, the precision is unknown, or processes cannot reach each other.
@@ -112,6 +116,7 @@ def make_fabric(machine: Machine, callbacks: Sequence[object] = ()) -> Fabric:
         fabric = Fabric(
             accelerator=machine.device, devices=devices, num_nodes=nodes,
             precision=machine.precision, callbacks=list(callbacks),  # type: ignore[arg-type]
+            loggers=list(loggers),
         )  # fmt: skip
         fabric.launch()
     except (ValueError, RuntimeError) as error:

@@ -63,7 +63,8 @@ CHOSEN = ("bnew.methods.", "bnew.models.")
 # What may make a network of a user's own.
 MAKING = ("convert",)
 # What in them does not: what is only shown or recorded.
-BYSTANDERS = ("data.fingerprint", "data.preparation", "training.machine", "training.progress",
+BYSTANDERS = ("data.fingerprint", "data.preparation", "training.failures", "training.loggers",
+              "training.machine", "training.progress",
               "training.provenance", "training.recording", "training.signals")  # fmt: skip
 
 

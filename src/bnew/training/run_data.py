@@ -44,16 +44,21 @@ logger = logging.getLogger("bnew")
 
 def load_data(recipe: Recipe, machine: Machine, download: bool = True) -> Dataset:
     """The recipe's data set."""
+    data: Dataset
     if is_reference(recipe.data):
-        return load_own(recipe.data, recipe.data_options, machine.data_path, recipe.image_size)
-    return load(
-        recipe.data,
-        machine.data_path,
-        image_size=recipe.image_size,
-        workers=machine.readers,
-        download=download,
-        max_broken=machine.max_broken,
-    )
+        place, size = machine.data_path, recipe.image_size
+        data = load_own(recipe.data, recipe.data_options, place, size, recipe.val_split)
+    else:
+        data = load(
+            recipe.data,
+            machine.data_path,
+            image_size=recipe.image_size,
+            workers=machine.readers,
+            download=download,
+            max_broken=machine.max_broken,
+            val_split=recipe.val_split,
+        )
+    return data if recipe.augment is None else data.augmented(recipe.augment)
 
 
 def hold_out_of(data: Dataset) -> dict[str, Any]:
@@ -67,6 +72,11 @@ def check_hold_out(run: Run, data: Dataset, splits: Sequence[str] = ("val", "tes
     Raises:
         BnewError: other images were: an earlier version had another rule, or the folder had other parts.
     """
+    if run.begun and run.recipe.val_split != data.val_split:
+        raise BnewError(
+            f"{run.path} was trained with another share of the images held out for validation: give "
+            f"{'no --val-split' if run.recipe.val_split is None else f'--val-split {run.recipe.val_split}'}"
+        )
     held_out = [split for split in splits if split in data.held_out]
     if held_out and run.begun and run.hold_out != hold_out_of(data):
         why = (

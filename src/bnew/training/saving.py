@@ -66,6 +66,7 @@ class Saver:
             "model": dict(trainer.module.state_dict()),
             "method": optimizer.pop(STATE),
             "optimizer": optimizer,
+            "average": trainer.average.state_dict(),
             **trainer.state.to_dict(),
             "meter": meter,
             "precision": trainer.fabric.strategy.precision.state_dict(),  # the loss scale of 16-mixed
@@ -95,6 +96,7 @@ class Saver:
         def check(state: dict[str, Any]) -> None:
             if isinstance(model := state.get("model"), dict):
                 state["model"] = with_present_names(model, trainer.module)
+            state.setdefault("average", {})  # an earlier version had none
             check_state(
                 state,
                 self._to_save(trainer.meter.sums, {}),
@@ -116,6 +118,7 @@ class Saver:
         trainer.optimizer.load_state_dict(
             {"state": state["optimizer"]["state"], "param_groups": settings, STATE: state["method"]}
         )
+        trainer.average.load_state_dict(state["average"])
         trainer.state = LoopState.from_dict(state)
         if state["precision"]:  # empty if --force has changed the precision to 16-mixed
             trainer.fabric.strategy.precision.load_state_dict(state["precision"])
