@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from bnew.data.images import read_image
+from bnew.display import duration
 from bnew.errors import BnewError
 from bnew.fit.choose import (
     BATCH,
@@ -23,7 +24,6 @@ from bnew.fit.choose import (
     candidates,
     data_set,
     divided,
-    duration,
     epochs_of_stages,
     learning_rate,
     method_for,

@@ -79,7 +79,7 @@ def test_mean_and_deviation_by_hand(tmp_path: Path) -> None:
     # mean 83; deviations −3, −1, 4: sqrt(26 / 2) = 3.61
     assert cells(table(find_runs([tmp_path])), "BNEW") == [
         "BNEW", "plain", "digits", "birealnet20", "83.00 ± 3.61", "70.00 ± 0.00", "3", "3", "0.002",
-        "−1.00 ± 1.00", "1.5 min",
+        "−1.00 ± 1.00", "1 min 30 s",
     ]  # fmt: skip
 
 
@@ -97,7 +97,7 @@ def test_single_run_anywhere_has_no_deviation(tmp_path: Path) -> None:
         "1",
         "–",
         "–",
-        "1.5 min",
+        "1 min 30 s",
     ]
 
 

@@ -15,13 +15,21 @@ from rich.table import Table
 WIDTH = 140
 
 
-def new_table(*titles: str, numbers: Iterable[str] = (), title: str | None = None) -> Table:
-    """A table of texts, which wrap, and then of ``numbers``, which stand at the right of their columns."""
+def new_table(
+    *titles: str, numbers: Iterable[str] = (), title: str | None = None, widest: int | None = None
+) -> Table:
+    """A table of texts, and then of ``numbers``, which stand at the right of their columns.
+
+    Texts wrap; if their columns have at most ``widest`` characters, they end with an ellipsis there.
+    """
     table = Table(
         box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), title=title, title_justify="left"
     )
     for heading in titles:
-        table.add_column(heading, overflow="fold")
+        if widest is None:
+            table.add_column(heading, overflow="fold")
+        else:
+            table.add_column(heading, max_width=widest, no_wrap=True, overflow="ellipsis")
     for heading in numbers:
         table.add_column(heading, justify="right", no_wrap=True)
     return table
@@ -56,6 +64,18 @@ def short(number: int) -> str:
     while value >= 999.5:
         value, units = value / 1000, units[1:]
     return f"{value:.{0 if value >= 99.95 else 1 if value >= 9.995 else 2}f}{units[0]}"
+
+
+def duration(seconds: float) -> str:
+    """``45 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    whole = round(seconds)
+    if whole < 10:
+        return f"{seconds:.2g} s"
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s" if whole % 60 else f"{whole // 60} min"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def as_text(shown: RenderableType, width: int = WIDTH) -> str:

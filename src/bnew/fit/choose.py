@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from bnew.display import duration
 from bnew.errors import BnewError
 
 # Sides in pixels that images are brought to. Smaller images keep their size, and none is enlarged.
@@ -166,15 +167,3 @@ def epochs_of_stages(seconds: float, budget: Budget, with_float: bool) -> dict[s
             "--image-size or --model"
         )
     return divided(epochs, with_float)
-
-
-def duration(seconds: float) -> str:
-    """``45 s``, ``3 min 20 s``, ``2 h 5 min``."""
-    whole = round(seconds)
-    if whole < 10:
-        return f"{seconds:.2g} s"
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s" if whole % 60 else f"{whole // 60} min"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bnew.fit.choose import duration
+from bnew.display import duration
 from bnew.fit.plan import NAMES, Plan
 from bnew.fit.result import Fitted, size_of
 from bnew.results.evaluation import Evaluation

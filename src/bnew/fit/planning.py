@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bnew.data.batches import Dataset
+from bnew.display import duration
 from bnew.fit import choose
 from bnew.fit.folder import Folder, typical_side
 from bnew.fit.plan import Clock, Plan, Wanted
@@ -103,7 +104,7 @@ class Planner:
         epochs = max(1, min(int(left / epoch), choose.MOST_EPOCHS))
         if epochs != stage.epochs:
             self.screen.say(
-                f"phase 2 gets {epochs} epochs in place of {stage.epochs}: one takes {choose.duration(epoch)}"
+                f"phase 2 gets {epochs} epochs in place of {stage.epochs}: one takes {duration(epoch)}"
             )
         return plan.with_epochs("phase2", epochs)
 
@@ -173,5 +174,5 @@ def _why(side: int, budget: choose.Budget, recipes: Mapping[str, Recipe], data: 
         f"images: {data.num_classes} classes, {colours}, typically {side} pixels; {counts['train']:,} to "
         f"train on, {counts['val']:,} to validate, {counts['test']:,} to test",
         f"network: {last.model} at {last.image_size}×{last.image_size} pixels; a step of {budget.batch} "
-        f"images takes {choose.duration(budget.step)}, an epoch about {choose.duration(budget.epoch)}",
+        f"images takes {duration(budget.step)}, an epoch about {duration(budget.epoch)}",
     )

@@ -23,6 +23,7 @@ from rich.text import Text
 
 from bnew.data.copies import SIDE, Pictures
 from bnew.data.images import Rendition, read_with_rendition
+from bnew.display import new_table
 from bnew.errors import BnewError, first_line
 from bnew.files import write_atomically
 from bnew.fit.folder import FEWEST, Folder
@@ -77,10 +78,8 @@ class Census:
         shown = rows if len(rows) <= MOST_ROWS else [*rows[: MOST_ROWS // 2], *rows[-MOST_ROWS // 2 :]]
         small, large = self.sides
         sides = f"{small}" if small == large else f"{small} to {large}"
-        table = Table(title=f"{len(rows)} classes, shorter side {sides} pixels", title_justify="left")
-        table.add_column("class", max_width=30, no_wrap=True, overflow="ellipsis")
-        for title in ("images", "copies", "unreadable"):
-            table.add_column(title, justify="right")
+        title = f"{len(rows)} classes, shorter side {sides} pixels"
+        table = new_table("class", numbers=("images", "copies", "unreadable"), title=title, widest=30)
         for row in shown:
             counts = (row.images, row.copies, row.unreadable)
             table.add_row(Text(printable(row.name)), *(f"{count:,}" for count in counts))

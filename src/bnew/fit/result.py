@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
-from bnew.display import Shown
+from bnew.display import Shown, new_table
 from bnew.errors import BnewError
 from bnew.results.metrics import interval_of, percent
 from bnew.text import printable
@@ -75,15 +74,11 @@ class Fitted(Shown):
         return rows
 
     def __rich__(self) -> RenderableType:
-        whole = Table(show_header=False)
-        whole.add_column("")
-        whole.add_column("")
+        whole = new_table("", "")
+        whole.show_header = False
         for name, value in self.totals():
             whole.add_row(Text(name), Text(value))
-        classes = Table()
-        classes.add_column("class", max_width=30, no_wrap=True, overflow="ellipsis")
-        for title in ("images", "right", "95 % interval"):
-            classes.add_column(title, justify="right", no_wrap=True)
+        classes = new_table("class", numbers=("images", "right", "95 % interval"), widest=30)
         rows = sorted(
             self.data["evaluation"]["classes"], key=lambda row: (row["recall"] is None, row["recall"])
         )

@@ -12,7 +12,7 @@ from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from bnew.fit.choose import duration
+from bnew.display import duration
 from bnew.fit.plan import NAMES, Clock
 from bnew.text import printable
 

@@ -10,7 +10,7 @@ from rich.console import Group as Together
 from rich.table import Table
 from rich.text import Text
 
-from bnew.display import Fitting, Shown, new_table
+from bnew.display import Fitting, Shown, duration, new_table
 from bnew.registry import METHODS, dataset_row
 from bnew.results.groups import Group, group_by_recipe
 from bnew.results.pictures import label
@@ -52,13 +52,6 @@ def percent(share: float) -> str:
     return f"{100 * share:.2f}".replace("-", "−")
 
 
-def _duration(seconds: float) -> str:
-    for unit, name in ((3600, "h"), (60, "min")):
-        if seconds >= unit:
-            return f"{seconds / unit:.1f} {name}"
-    return f"{seconds:.0f} s"
-
-
 def _epochs(group: Group) -> str:
     """ "200"; or "120 of 200", "90–120 of 200", where callbacks stopped runs early."""
     planned = group.recipe.epochs
@@ -82,7 +75,7 @@ COLUMNS = (
         _cell("distance_before_freezing", lambda d: f"{d:.2g}", spread=False),
     ),
     Column("Freezing cost, points", "freezing\ncost", _cell("freezing_cost", percent), "freezing_cost", min),
-    Column("Training time per run", "time", _cell("train_seconds", _duration, spread=False)),
+    Column("Training time per run", "time", _cell("train_seconds", duration, spread=False)),
 )  # fmt: skip
 TEXTS = 4  # the first of them
 

@@ -16,7 +16,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from bnew.display import Shown
+from bnew.display import Shown, new_table
 from bnew.errors import BnewError
 from bnew.results.metrics import Integers, Mistake, Tally, interval_of, percent, wilson
 from bnew.results.mistakes import write_page
@@ -208,9 +208,7 @@ class Evaluation(Shown):
         return rows if self.loss is None else [*rows, ("loss", f"{self.loss:.4f}", "")]
 
     def _totals(self) -> Table:
-        table = Table()
-        for title in ("", "value", "95 % interval"):
-            table.add_column(title, justify="right" if title else "left")
+        table = new_table("", numbers=("value", "95 % interval"))
         for row in self.totals():
             table.add_row(*row)
         return table
@@ -229,10 +227,7 @@ class Evaluation(Shown):
 
     def _of_classes(self) -> RenderableType:
         shown, others = self.shown_classes()
-        table = Table()
-        table.add_column("class", max_width=24, no_wrap=True, overflow="ellipsis")
-        for title in ("images", "recall", "95 % interval", "precision"):
-            table.add_column(title, justify="right", no_wrap=True)
+        table = new_table("class", numbers=("images", "recall", "95 % interval", "precision"), widest=24)
         for each in shown:
             shares = percent(each.recall, 1), interval_of(each.interval, 1), percent(each.precision, 1)
             table.add_row(Text(printable(each.name)), f"{each.images:,}", *shares)
@@ -261,11 +256,7 @@ class Evaluation(Shown):
 
 
 def _pairs(pairs: Sequence[Confused]) -> RenderableType:
-    table = Table()
-    for title in ("class", "taken for"):
-        table.add_column(title, max_width=24, no_wrap=True, overflow="ellipsis")
-    table.add_column("times", justify="right")
-    table.add_column("of the class", justify="right")
+    table = new_table("class", "taken for", numbers=("times", "of the class"), widest=24)
     for pair in pairs:
         table.add_row(
             Text(printable(pair.label)),
