@@ -87,3 +87,15 @@ def test_no_recipe(content: Any, sentence: str, tmp_path: Path, capsys: pytest.C
     assert sentence in said
     assert said.startswith("bnew: error: --config")
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"), [({}, {}), ({"ramp": 2}, {"ramp": 2}), ({"reg": 1e-4}, {"reg": 1e-4})]
+)
+def test_what_a_recipe_of_ones_own_does_not_say_follows_from_the_length(
+    options: dict[str, float], wanted: dict[str, float], tmp_path: Path
+) -> None:
+    written: dict[str, Any] = {"data": "digits", "method": "bnew", "epochs": 30}
+    (tmp_path / "recipe.json").write_text(json.dumps(written | {"method_options": options}))
+    found = asked_for("--config", tmp_path / "recipe.json")
+    assert found.meaning() == Recipe(**written, method_options=wanted).meaning()

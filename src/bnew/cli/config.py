@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bnew.errors import BnewError, first_line
 from bnew.recipe import Recipe
 from bnew.references import TORCHVISION
+from bnew.registry import method_row
 
 # Fields that name other folders and files, relative to the folder of the recipe's own run.
 LINKS = ("init", "teacher", "weights")
@@ -50,9 +51,24 @@ def read_config(path: Path) -> Recipe:
         if link and not link.startswith(TORCHVISION):
             data[name] = os.path.normpath(path.parent / link)
     try:
-        return Recipe.from_dict(data)
+        return Recipe.from_dict(_by_length(data))
     except (BnewError, TypeError) as error:
         raise BnewError(f"--config {path}: {first_line(error)}") from None
+
+
+def _by_length(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``data`` with what it does not say of its method following from the length of the run.
+
+    Every run states that in its recipe. What a person wrote does not, and means the same as on the command
+    line.
+    """
+    name, options = data.get("method"), data.get("method_options", {})
+    if not isinstance(name, str) or not isinstance(options, Mapping):
+        return data
+    row = method_row(name)
+    if set(row.instead) & set(options):
+        return data
+    return {**data, "method_options": {**row.by_length, **options}}
 
 
 def with_recipe(command: Callable[..., Any], recipe: Recipe) -> inspect.Signature:
