@@ -12,6 +12,7 @@ import bnew
 from bnew import BnewError, binary_parameters, create_model, list_models
 from bnew.layers import BinaryConv2d, BinaryLinear, ChannelScale, RPReLU, RSign
 from bnew.models.birealnet import BinaryBlock
+from bnew.models.quicknet import Blur, QuickNetBlock
 from bnew.registry import MODELS
 
 # name → parameters, binary ones; those of the paper's student and of ReActNet-A are published
@@ -19,6 +20,9 @@ COUNTS = {
     "birealnet20": (275_786, 267_264),
     "birealnet8": (79_114, 73_728),
     "reactnet_a": (29_343_592, 28_253_184),
+    "quicknet": (13_234_056, 12_533_760),
+    "quicknet_large": (23_342_216, 22_634_496),
+    "quicknet_small": (12_655_672, 11_980_800),
     "reactnet18": (11_708_264, 10_985_472),
     "resnet18": (11_689_512, 0),
     "resnet34": (21_797_672, 0),
@@ -100,6 +104,58 @@ def test_imagenet_outline(name: str) -> None:
         halves = zip([32, *widths], widths, spatial, strict=False)
         expected = [half for c_in, c_out, s in halves for half in ((c_in, s), (c_out, s))]
     assert sizes == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "mebibytes"),
+    [
+        ("quicknet_small", 12_655_688, 4.00),
+        ("quicknet", 13_234_088, 4.17),
+        ("quicknet_large", 23_342_248, 5.40),
+    ],
+)
+def test_quicknet_has_the_published_numbers(name: str, parameters: int, mebibytes: float) -> None:
+    """Larq counts two numbers for each channel of a batch norm, also of the one that has none."""
+    with torch.device("meta"):
+        model = create_model(name)
+        sizes = []
+        for module in model.modules():
+            if isinstance(module, QuickNetBlock):
+                module.register_forward_hook(lambda m, x, y: sizes.append(tuple(y.shape[1:])))
+        assert model.eval()(torch.empty(1, 3, 224, 224)).shape == (1, 1000)
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d) and not m.affine]
+    assert count(model.parameters()) + sum(2 * m.num_features for m in norms) == parameters
+    facts = MODELS[name].facts
+    assert facts is not None
+    assert round(facts.packed_bytes / 2**20, 2) == mebibytes
+    widths = (32, 64, 256, 512) if name == "quicknet_small" else (64, 128, 256, 512)
+    blocks = (6, 8, 12, 6) if name == "quicknet_large" else (4,) * 4
+    sections = zip(widths, (56, 28, 14, 7), blocks, strict=True)
+    assert sizes == [(c, s, s) for c, s, n in sections for _ in range(n)]
+
+
+def test_a_quicknet_block_is_its_formula() -> None:
+    block = QuickNetBlock(3, "clipped_identity").eval()
+    nn.init.normal_(block.norm.weight)
+    assert block.norm.running_mean is not None
+    nn.init.normal_(block.norm.running_mean)
+    x = torch.randn(2, 3, 5, 5)
+    signs = nn.functional.pad(torch.where(x < 0, -1.0, 1.0), (1,) * 4, value=1.0)
+    y = nn.functional.conv2d(signs, block.conv.weight).relu()
+    torch.testing.assert_close(block(x), x + block.norm(y))
+
+
+def test_between_sections_quicknet_blurs() -> None:
+    image = torch.zeros(1, 2, 5, 5)
+    image[0, 1, 2, 2] = 16
+    wanted = torch.zeros(1, 2, 3, 3)
+    wanted[0, 1, 1, 1] = 4
+    assert torch.equal(Blur(2)(image), wanted)
+    edges = torch.zeros(1, 1, 5, 5)
+    edges[0, 0, 1, 2] = 16
+    assert torch.equal(Blur(1)(edges)[0, 0, :, 1], torch.tensor([2.0, 2.0, 0.0]))
+    with pytest.raises(BnewError, match="needs a width and a number of blocks for each section"):
+        create_model("quicknet", widths=(64, 128), blocks=(1, 1, 1))
 
 
 def test_block_is_its_formula() -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from bnew.deprecated import warn_of
 from bnew.errors import lookup
+from bnew.facts import FACTS, ModelFacts
 from bnew.references import fetched, is_reference
 from bnew.short_runs import (
     BETA_END,
@@ -90,19 +91,6 @@ class MethodRow:
         """What a table of classes did, for one release."""
         warn_of("METHODS[name](…)", "create_method(name, …), or METHODS[name].load()(…)")
         return self.load()(*args, **kwargs)
-
-
-@dataclass(frozen=True)
-class ModelFacts:
-    """What is known of an architecture without building it; a test computes the numbers by `bnew.summary`."""
-
-    image_size: int
-    classes: int
-    packed_bytes: int
-    binary_macs: int
-    real_macs: int
-    published: str = ""
-    """The best published accuracy, of what, and where."""
 
 
 @dataclass(frozen=True)
@@ -247,39 +235,18 @@ METHODS: dict[str, MethodRow] = {
 # What trains an ordinary network, such as a teacher.
 NO_METHOD = MethodRow("bnew.methods.base:Binarizer", "real network", "#a0793d", phase=1)
 
-_BNEW_CIFAR100 = "55.1 % CIFAR-100 validation, BNEW"
+_QUICKNET = "bnew.models.quicknet:QuickNet"
 MODELS: dict[str, ModelRow] = {
-    "birealnet8": ModelRow(
-        "bnew.models.birealnet:BiRealNet", {"blocks": 2}, ModelFacts(32, 10, 30_888, 2_949_120, 508_544)
-    ),
-    "birealnet20": ModelRow(
-        "bnew.models.birealnet:BiRealNet",
-        {"blocks": 6},
-        ModelFacts(32, 10, 67_752, 10_027_008, 508_544, _BNEW_CIFAR100),
-    ),
-    "reactnet18": ModelRow(
-        "bnew.models.reactnet:ReActNet18",
-        facts=ModelFacts(
-            224, 1000, 4_264_352, 1_676_279_808, 137_793_536, "65.5 % ImageNet, arXiv:2003.03488"
-        ),
-    ),
-    "reactnet_a": ModelRow(
-        "bnew.models.reactnet:ReActNetA",
-        facts=ModelFacts(
-            224, 1000, 7_893_280, 4_816_896_000, 11_862_016, "70.5 % ImageNet, arXiv:2106.11309"
-        ),
-    ),
-    "resnet18": ModelRow(
-        "bnew.models.resnet:resnet18",
-        facts=ModelFacts(224, 1000, 46_758_048, 0, 1_814_073_344, "69.8 % ImageNet, torchvision"),
-    ),
-    "resnet34": ModelRow(
-        "bnew.models.resnet:resnet34",
-        facts=ModelFacts(224, 1000, 87_190_688, 0, 3_663_761_408, "73.3 % ImageNet, torchvision"),
-    ),
-    "wideresnet22": ModelRow(
-        "bnew.models.wideresnet:WideResNet", {"blocks": 3}, ModelFacts(32, 10, 1_089_128, 0, 40_813_184)
-    ),
+    "birealnet8": ModelRow("bnew.models.birealnet:BiRealNet", {"blocks": 2}, FACTS["birealnet8"]),
+    "birealnet20": ModelRow("bnew.models.birealnet:BiRealNet", {"blocks": 6}, FACTS["birealnet20"]),
+    "quicknet": ModelRow(_QUICKNET, facts=FACTS["quicknet"]),
+    "quicknet_large": ModelRow(_QUICKNET, {"blocks": (6, 8, 12, 6)}, FACTS["quicknet_large"]),
+    "quicknet_small": ModelRow(_QUICKNET, {"widths": (32, 64, 256, 512)}, FACTS["quicknet_small"]),
+    "reactnet18": ModelRow("bnew.models.reactnet:ReActNet18", facts=FACTS["reactnet18"]),
+    "reactnet_a": ModelRow("bnew.models.reactnet:ReActNetA", facts=FACTS["reactnet_a"]),
+    "resnet18": ModelRow("bnew.models.resnet:resnet18", facts=FACTS["resnet18"]),
+    "resnet34": ModelRow("bnew.models.resnet:resnet34", facts=FACTS["resnet34"]),
+    "wideresnet22": ModelRow("bnew.models.wideresnet:WideResNet", {"blocks": 3}, FACTS["wideresnet22"]),
 }
 
 DATASETS: dict[str, DatasetRow] = {

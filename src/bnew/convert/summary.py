@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
 from bnew.display import Fitting, Shown, new_table, short
@@ -115,7 +116,8 @@ def summary(model: nn.Module, input_size: int | Sequence[int], *, in_chans: int 
     for name, module in model.named_modules():
         own = [p for p in module.parameters(recurse=False) if id(p) not in seen]
         seen.update(map(id, own))
-        if not own and not macs[module]:
+        statistics = _packed_statistics(module)
+        if not own and not macs[module] and not statistics:
             continue
         weights = [p for p in own if id(p) in binary]
         n_binary = sum(p.numel() for p in weights)
@@ -127,12 +129,19 @@ def summary(model: nn.Module, input_size: int | Sequence[int], *, in_chans: int 
             binary_parameters=n_binary,
             real_parameters=n_real,
             float_bytes=4 * (n_binary + n_real),
-            packed_bytes=4 * (words + n_real),
+            packed_bytes=4 * (words + n_real + statistics),
             binary_macs=macs[module] if weights else 0,
             real_macs=0 if weights else macs[module],
         )
         rows.append(row)
     return Summary(tuple(rows))
+
+
+def _packed_statistics(module: nn.Module) -> int:
+    """How many numbers a file holds of a batch norm without weights: what its statistics multiply and add."""
+    if not isinstance(module, _BatchNorm) or module.affine or not module.track_running_stats:
+        return 0
+    return 2 * module.num_features
 
 
 def _has(model: nn.Module, kind: type[nn.Module]) -> bool:

@@ -15,6 +15,7 @@ from bnew.registry import MODELS
 
 if TYPE_CHECKING:
     from bnew.models.birealnet import BiRealNet as BiRealNet
+    from bnew.models.quicknet import QuickNet as QuickNet
     from bnew.models.reactnet import ReActNet18 as ReActNet18
     from bnew.models.reactnet import ReActNetA as ReActNetA
     from bnew.models.wideresnet import WideResNet as WideResNet
@@ -25,6 +26,7 @@ if not TYPE_CHECKING:  # who would take any name
         {
             "BiRealNet": "bnew.models.birealnet",
             **dict.fromkeys(("ReActNet18", "ReActNetA"), "bnew.models.reactnet"),
+            "QuickNet": "bnew.models.quicknet",
             "WideResNet": "bnew.models.wideresnet",
         },
     )
