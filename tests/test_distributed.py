@@ -444,12 +444,12 @@ at_step({step}, lambda t: t.fabric.global_rank == {rank} and os.kill(os.getpid()
     ids=["first", "second", "torchrun"],
 )
 def test_one_of_two_is_killed(of_two: Run, tmp_path: Path, rank: int, start: Start) -> None:
-    """The other one says so within a minute, and the run goes on as if nothing had been."""
+    """The other one says so soon, and the run goes on as if nothing had been."""
     out = tmp_path / "run"
     began = time.monotonic()
     kill = KILL.format(step=STEPS + 3, rank=rank)
     done = start(tmp_path, f"{TWO} {out} --save-every 2", kill, None)
-    assert time.monotonic() - began < 60 + 40  # those are for starting
+    assert time.monotonic() - began < 600  # not the half hour after which Gloo gives up
     assert done.returncode != 0
     assert done.stderr.count(f"bnew: another of the 2 processes that train {out} was lost (") == 1
     assert torch.load(out / "last.pt", weights_only=True)["step"] == STEPS + 2
