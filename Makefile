@@ -1,5 +1,7 @@
 # Each target makes .venv and installs into it on first use, or again when what is installed has changed.
+# `make demo TORCH=cpu` takes PyTorch's build without CUDA, which is a tenth of the size.
 PYTHON ?= python3
+TORCH ?= default
 BIN = .venv/bin
 ENGINE = $(shell find engine/CMakeLists.txt engine/pyproject.toml engine/cpp engine/src -type f -not -name '*.pyc')
 
@@ -10,13 +12,21 @@ help:
 	@echo "make docs      the documentation as a site, with its links checked"
 	@echo "make bench     speed beside real alternatives"
 	@echo "make sanitize  the engine's tests with the sanitizers of GCC"
+	@echo "make wheels    the wheels of both, in build/wheels"
 	@echo "make clean     remove .venv and what was built"
 
-.PHONY: help demo test lint docs bench sanitize clean
+.PHONY: help demo test lint docs bench sanitize wheels clean
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
+ifeq ($(TORCH),cpu)
+	$(BIN)/pip install --quiet torch torchvision --index-url https://download.pytorch.org/whl/cpu
+endif
+	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+.venv/dev: .venv/ready
 	$(BIN)/pip install --quiet --editable ".[dev]"
 	touch $@
 
@@ -32,10 +42,10 @@ demo: .venv/engine
 	$(BIN)/bnew bench runs/demo/best.bnew --run runs/demo
 	$(BIN)/bnew report runs/demo --out runs/demo
 
-test: .venv/engine
+test: .venv/dev .venv/engine
 	$(BIN)/pytest --numprocesses auto --dist worksteal
 
-lint: .venv/engine
+lint: .venv/dev .venv/engine
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -43,22 +53,27 @@ lint: .venv/engine
 		$(shell find engine/cpp engine/examples engine/tests src examples benchmarks -name '*.h' -o -name '*.c' -o -name '*.cpp')
 
 # The documentation as a site, in build/site; a link that leads nowhere is an error.
-docs: .venv/ready
+docs: .venv/dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-bench: .venv/engine
+bench: .venv/dev .venv/engine
 	$(BIN)/pip install --quiet --editable ".[bench]"
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/kernels.py
 	$(BIN)/python benchmarks/engine.py
+	$(BIN)/python benchmarks/choice.py
 	$(BIN)/python benchmarks/load.py
 
 # The engine's tests with the address and undefined-behaviour sanitizers of GCC.
-sanitize: .venv/ready
+sanitize: .venv/dev
 	$(BIN)/pip install --quiet --no-deps --upgrade --target build/sanitize \
 		--config-settings=cmake.define.BNEW_SANITIZE=ON ./engine
 	LD_PRELOAD="$(foreach library,libasan.so libubsan.so libstdc++.so,$(shell $(CXX) -print-file-name=$(library)))" \
 		ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/sanitize $(BIN)/pytest engine/tests
+
+# `auditwheel repair` then gives the engine's wheel the tag of the Linux systems that it runs on.
+wheels: .venv/ready
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir build/wheels . ./engine
 
 clean:
 	rm -rf .venv engine/build build

@@ -124,9 +124,9 @@ class Recipe:
     tenth."""
     augment: str | None = None
     """What is done to training images: none; flip_crop, a crop after padding, and a mirror image half of the
-    time; trivial, which is TrivialAugment after these; or resized_crop, a part of at least 8 % of the image,
-    and mirror images. Where mirror images would be wrong (digits), there are none. None: as for its data
-    set."""
+    time; trivial, the same and TrivialAugment; or resized_crop, a part of at least 8 % of the image, and
+    mirror images. With imagenet, trivial has the latter's crop. Where mirror images would be wrong (digits),
+    there are none. None: as for its data set."""
     mixup: float = 0.0
     """α of mixup, which trains on mixtures of two images, such as 0.2; the training accuracy then counts only
     the first of the two classes. 0: none."""
