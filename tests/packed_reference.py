@@ -89,6 +89,10 @@ class PackedFile:
         return sum(array.nbytes for array in self.tensors.values())
 
 
+def inputs_of(graph: dict[str, Any]) -> list[dict[str, Any]]:
+    return graph["inputs"] if "inputs" in graph else [graph["input"]]
+
+
 def outputs_of(graph: dict[str, Any]) -> list[dict[str, Any]]:
     return graph["outputs"] if "outputs" in graph else [{"value": graph["output"]}]
 
@@ -122,14 +126,18 @@ def load(path: str | Path) -> PackedFile:
 
 def check(graph: dict[str, Any], tensors: dict[str, Array]) -> None:
     """Every field is known, every name is given before it is used, and real where real is needed."""
-    assert set(graph) - {"classes"} in ({"input", "nodes", "output"}, {"input", "nodes", "outputs"})
-    image = graph["input"]
-    assert set(image) - {"mean", "std", "resize", "any_size"} == {"name", "shape"}
-    assert image.get("any_size", True) is True
-    assert ("mean" in image) == ("std" in image)
-    if "resize" in image:
-        assert all(a >= b for a, b in zip(image["resize"], image["shape"][1:], strict=True))
-    kinds = {image["name"]: "real"}
+    assert ("input" in graph) != ("inputs" in graph)
+    assert ("output" in graph) != ("outputs" in graph)
+    assert set(graph) - {"classes", "input", "inputs", "output", "outputs"} == {"nodes"}
+    alone = {"resize", "any_size"} if "input" in graph else set[str]()
+    for image in inputs_of(graph):
+        assert set(image) - {"mean", "std"} - alone == {"name", "shape"}
+        assert image.get("any_size", True) is True
+        assert ("mean" in image) == ("std" in image)
+        if "resize" in image:
+            assert all(a >= b for a, b in zip(image["resize"], image["shape"][1:], strict=True))
+    kinds = {image["name"]: "real" for image in inputs_of(graph)}
+    assert len(kinds) == len(inputs_of(graph)) > ("inputs" in graph)
 
     def give(name: str, kind: str) -> None:
         assert name not in kinds, f"{name} is given twice"
@@ -422,18 +430,18 @@ class Reference:
         self.integers: dict[str, Array] = {}
         self.images = 0
 
-    def __call__(self, x: Array) -> Any:
+    def __call__(self, *images: Array) -> Any:
         """float (N, C, H, W), or bytes (N, H, W, C), to the output or outputs; a vector as (N, C)."""
         graph = self.file.graph
-        image = graph["input"]
-        if x.dtype == np.uint8:
-            x = ((x / 255 - image["mean"]) / image["std"]).transpose(0, 3, 1, 2)
-        assert list(x.shape[1:]) == image["shape"] or (
-            image.get("any_size") and x.shape[1] == image["shape"][0]
-        )
-        self.values = {image["name"]: x.astype(np.float32)}
-        self.integers = {}
-        self.images = len(x)
+        self.values, self.integers = {}, {}
+        for image, x in zip(inputs_of(graph), images, strict=True):
+            if x.dtype == np.uint8:
+                x = ((x / 255 - image["mean"]) / image["std"]).transpose(0, 3, 1, 2)
+            assert list(x.shape[1:]) == image["shape"] or (
+                image.get("any_size") and x.shape[1] == image["shape"][0]
+            )
+            self.values[image["name"]] = x.astype(np.float32)
+            self.images = len(x)
         for node in graph["nodes"]:
             self._run(node)
         if "outputs" in graph:

@@ -23,6 +23,7 @@ from bnew.packing import vocabulary
 from bnew.packing.held import HELD, held
 from bnew.packing.packer import _lattice
 from bnew.packing.pieces import Held
+from bnew.packing.inputs import ONLY, inputs_of
 from bnew.packing.reading import read
 from bnew.packing.values import Value
 
@@ -247,7 +248,8 @@ def path(tmp_path: Path) -> Path:
 def values() -> dict[str, Value]:
     """What each of the functions is in the packed file, by its name."""
     functions = ZEROS | NO_ZEROS | USES
-    output = read(network(*functions.values()), torch.randn(1, 3, 6, 6), LATTICE)[0].value
+    model = network(*functions.values())
+    output = read(model, inputs_of(model, torch.randn(1, 3, 6, 6)), {ONLY: LATTICE})[0].value
     return dict(zip(functions, output.inputs, strict=True))
 
 
@@ -377,7 +379,9 @@ def test_images_are_bytes(which: str, path: Path) -> None:
     images = [normalised(levels, mean, std) for _, mean, std, levels in map(PIXELS.__getitem__, names)]
     _, mean, std, _ = PIXELS[names[0]]
     numbers: dict[str, Any] = {} if which == "unknown" else {"mean": mean, "std": std}
-    output = read(beside(functions), images[0], _lattice(numbers))[0].value
+    model = beside(functions)
+    lattices = {ONLY: _lattice(numbers)} if numbers else {}
+    output = read(model, inputs_of(model, images[0]), lattices)[0].value
     values = output.inputs if len(names) > 1 else (output,)
     model = Applied(lambda x: bnew.sign(beside(functions)(x)))
     bnew.pack(model, images[0], path, mean=numbers.get("mean"), std=numbers.get("std"))

@@ -57,7 +57,8 @@ size_t place_shared(std::vector<Buffer>& buffers, const Plan& plan, const std::v
                                  [&](int other) { return buffers[index(other)].offset > offset; }),
                     v);
     };
-    if (shares(buffers[0])) take(0);
+    for (size_t v = 0; v < plan.inputs; ++v)
+        if (shares(buffers[v])) take(static_cast<int>(v));
     for (size_t s = 0; s < plan.stages.size(); ++s) {
         std::erase_if(live, [&](int v) { return last_use[index(v)] < begin[s]; });
         if (const int real = plan.stages[s].real; real >= 0 && shares(buffers[index(real)])) take(real);

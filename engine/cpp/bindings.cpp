@@ -4,6 +4,7 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
+#include <nanobind/stl/variant.h>
 #include <nanobind/stl/vector.h>
 
 #include "include/bnew_checks.h"
@@ -28,21 +29,33 @@ std::vector<size_t> shape_of(size_t count, const bnew::Dimensions& d) {
             static_cast<size_t>(d.width)};
 }
 
-template <class T>
-Floats run(const bnew::Model& model, const Images<T>& images) {
-    std::vector<float> results(images.shape(0) * model.output_size());
-    {
-        nb::gil_scoped_release release;
-        model.run(images.data(), images.shape(0), results.data());
-    }
-    return to_numpy(std::move(results), {images.shape(0), model.output_size()});
+// A batch for each input.
+using Inputs = std::vector<std::variant<Images<float>, Images<uint8_t>>>;
+
+std::vector<bnew::Batch> batches(const Inputs& inputs) {
+    std::vector<bnew::Batch> found;
+    for (const auto& images : inputs)
+        found.push_back(std::visit([](const auto& each) { return bnew::Batch(each.data()); }, images));
+    return found;
 }
 
-std::vector<std::tuple<std::string, Floats>> values(const bnew::Model& model, const Images<float>& image) {
+Floats run(const bnew::Model& model, const Inputs& inputs) {
+    const size_t count = std::visit([](const auto& images) { return images.shape(0); }, inputs.at(0));
+    const auto given = batches(inputs);
+    std::vector<float> results(count * model.output_size());
+    {
+        nb::gil_scoped_release release;
+        model.run(given, count, results.data());
+    }
+    return to_numpy(std::move(results), {count, model.output_size()});
+}
+
+std::vector<std::tuple<std::string, Floats>> values(const bnew::Model& model, const Inputs& image) {
+    const auto given = batches(image);
     std::vector<bnew::NamedValue> found;
     {
         nb::gil_scoped_release release;
-        found = model.values(image.data());
+        found = model.values(given);
     }
     std::vector<std::tuple<std::string, Floats>> result;
     for (auto& value : found)
@@ -61,11 +74,12 @@ Floats convolve(const bnew::Model& model, const std::string& name, const Images<
 }
 
 std::vector<std::tuple<std::string, std::string, double>> profile(const bnew::Model& model,
-                                                                  const Images<float>& image, int repeats) {
+                                                                  const Inputs& image, int repeats) {
+    const auto given = batches(image);
     std::vector<bnew::StageTime> times;
     {
         nb::gil_scoped_release release;
-        times = model.profile(image.data(), repeats);
+        times = model.profile(given, repeats);
     }
     std::vector<std::tuple<std::string, std::string, double>> result;
     for (const auto& time : times) result.emplace_back(time.name, time.op, time.seconds);
@@ -114,12 +128,17 @@ NB_MODULE(_engine, m) {
                 return bnew::Model(bytes, threads, isa, {max_macs, max_bytes}, image_size(size));
             },
             "content"_a, "threads"_a, "isa"_a, "max_macs"_a, "max_bytes"_a, "size"_a)
-        .def("run_floats", run<float>, "images"_a)
-        .def("run_bytes", run<uint8_t>, "images"_a)
-        .def("values", values, "image"_a)
+        .def("run", run, "inputs"_a.noconvert())
+        .def("values", values, "image"_a.noconvert())
         .def("convolve", convolve, "name"_a, "signs"_a)
-        .def("profile", profile, "image"_a, "repeats"_a)
-        .def_prop_ro("input", [](const bnew::Model& model) { return dimensions(model.input()); })
+        .def("profile", profile, "image"_a.noconvert(), "repeats"_a)
+        .def_prop_ro("inputs",
+                     [](const bnew::Model& model) {
+                         std::vector<std::tuple<std::string, nb::tuple>> found;
+                         for (const auto& each : model.inputs())
+                             found.emplace_back(each.name, dimensions(each.dimensions));
+                         return found;
+                     })
         .def_prop_ro("outputs",
                      [](const bnew::Model& model) {
                          std::vector<std::tuple<std::string, std::vector<int>, size_t, bool>> found;
@@ -138,7 +157,6 @@ NB_MODULE(_engine, m) {
         .def_prop_ro("isa", &bnew::Model::isa)
         .def_prop_ro("classes", &bnew::Model::classes)
         .def_prop_ro("graph", &bnew::Model::graph)
-        .def_prop_ro("normalises", &bnew::Model::normalises)
         .def_prop_ro("checksum", &bnew::Model::checksum)
         .def_prop_ro("macs", &bnew::Model::macs);
 

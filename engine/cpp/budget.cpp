@@ -35,14 +35,14 @@ Budget::Budget(const Limits& limits, uint64_t file_bytes, uint64_t weights)
     if (!bytes_given_) most_kept_ = most_run_ = std::min(kBaseBytes + kBytesPerUnit * units_, kMostBytes);
 }
 
-void Budget::set_input(int64_t channels, int64_t height, int64_t width) {
+void Budget::add_input(int64_t channels, int64_t height, int64_t width) {
     const double places = static_cast<double>(height) * static_cast<double>(width);
-    if (!macs_given_) most_macs_ = std::min(kBaseMacs + kMacsPerUnitPlace * units_ * places, kMostMacs);
+    places_ += places;
+    numbers_ += static_cast<double>(channels) * places;
+    if (!macs_given_) most_macs_ = std::min(kBaseMacs + kMacsPerUnitPlace * units_ * places_, kMostMacs);
     if (!bytes_given_)
-        most_run_ = std::min(
-            most_kept_ +
-                (kBytesPerNumber * static_cast<double>(channels) + kBytesPerUnitPlace * units_) * places,
-            kMostBytes);
+        most_run_ = std::min(most_kept_ + kBytesPerNumber * numbers_ + kBytesPerUnitPlace * units_ * places_,
+                             kMostBytes);
 }
 
 void Budget::keep(double bytes, const std::string& what) {

@@ -16,8 +16,8 @@ public:
     // `weights` is the number of weights in the file: bits and real numbers.
     Budget(const Limits& limits, uint64_t file_bytes, uint64_t weights);
 
-    // Must be called first: the limits grow with the image.
-    void set_input(int64_t channels, int64_t height, int64_t width);
+    // Must be called first, for each input: the limits grow with the image.
+    void add_input(int64_t channels, int64_t height, int64_t width);
 
     // These three throw Error if a limit is exceeded. `what` begins the message.
     // Adds memory that the model keeps, or uses for a while and gives back.
@@ -37,6 +37,7 @@ private:
     double units_;  // bytes of the file plus weights; the default limits grow with them
     double most_macs_, most_kept_, most_run_;
     bool macs_given_, bytes_given_;
+    double places_ = 0, numbers_ = 0;  // of all inputs
     double macs_ = 0, kept_ = 0;
 };
 

@@ -32,14 +32,16 @@ std::vector<Buffer> make_buffers(const Plan& plan) {
         made.shape = value.shape;
         made.bits = value.bits;
     }
-    // The input's channels lie close together if all its readers can read that layout.
-    bool filled_up = plan.is_output(0);
+    // The channels of an input lie close together if all its readers can read that layout.
+    std::vector<bool> close(buffers.size());
+    for (size_t v = 0; v < plan.inputs; ++v) close[v] = !plan.is_output(static_cast<int>(v));
     for (const Stage& stage : plan.stages) {
-        for (int v : stage.inputs) filled_up |= v == 0 && !stage.reads_close;
-        filled_up |= stage.other == 0;
+        if (!stage.reads_close)
+            for (int v : stage.inputs) close[static_cast<size_t>(v)] = false;
+        if (stage.other >= 0) close[static_cast<size_t>(stage.other)] = false;
         if (!stage.inputs.empty()) widen(buffers[static_cast<size_t>(stage.inputs[0])].border, stage.border);
     }
-    for (size_t v = 0; v < buffers.size(); ++v) set_strides(buffers[v], v == 0 && !filled_up);
+    for (size_t v = 0; v < buffers.size(); ++v) set_strides(buffers[v], close[v]);
     return buffers;
 }
 

@@ -58,7 +58,7 @@ struct Uses {
     explicit Uses(const Plan& plan);
 
     std::vector<std::vector<int>> readers;
-    std::vector<int> makers;  // -1: the input
+    std::vector<int> makers;  // -1: an input
 };
 
 }  // namespace bnew

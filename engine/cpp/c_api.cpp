@@ -18,6 +18,7 @@ struct bnew_model {
     explicit bnew_model(bnew::Model&& loaded) : model(std::move(loaded)) {}
 
     bnew::Model model;
+    std::vector<bnew::Input> inputs = model.inputs();
     std::vector<bnew::Result> results = model.outputs();
     std::vector<std::string> classes = model.classes();
 };
@@ -65,6 +66,7 @@ bnew_model* load(const Source& source, const bnew_options* given) {
                                                            {options.max_macs, options.max_bytes},
                                                            {options.height, options.width}));
     for (std::string& name : loaded->classes) name = bnew::printable(name);
+    for (bnew::Input& input : loaded->inputs) input.name = bnew::printable(input.name);
     for (bnew::Result& result : loaded->results) result.name = bnew::printable(result.name);
     return loaded.release();
 }
@@ -115,6 +117,38 @@ int bnew_run(const bnew_model* model, const float* images, size_t count, float* 
 
 int bnew_run_bytes(const bnew_model* model, const uint8_t* images, size_t count, float* results) {
     return run("bnew_run_bytes", model, images, count, results);
+}
+
+size_t bnew_input_count(const bnew_model* model) { return model->inputs.size(); }
+
+const char* bnew_input_name(const bnew_model* model, size_t index) {
+    return index < model->inputs.size() ? model->inputs[index].name.c_str() : nullptr;
+}
+
+const int* bnew_input_dimensions(const bnew_model* model, size_t index) {
+    static_assert(sizeof(bnew::Dimensions) == 3 * sizeof(int));
+    return index < model->inputs.size() ? &model->inputs[index].dimensions.channels : nullptr;
+}
+
+int bnew_input_bytes(const bnew_model* model, size_t index) {
+    return index < model->inputs.size() && model->inputs[index].normalises;
+}
+
+int bnew_run_inputs(const bnew_model* model, const bnew_batch* batches, size_t count, float* results) {
+    return guarded(1, [&] {
+        check("bnew_run_inputs", model, batches);
+        if (count > 0) check("bnew_run_inputs", results);
+        std::vector<bnew::Batch> inputs;
+        for (size_t i = 0; i < model->inputs.size(); ++i) {
+            const auto& [floats, bytes] = batches[i];
+            if (count > 0 && !floats == !bytes)
+                throw bnew::Error("bnew_run_inputs: batch " + std::to_string(i) +
+                                  " must have floats or bytes, and not both");
+            inputs.push_back(bytes ? bnew::Batch(bytes) : bnew::Batch(floats));
+        }
+        model->model.run(inputs, count, results);
+        return 0;
+    });
 }
 
 size_t bnew_class_count(const bnew_model* model) { return model->classes.size(); }

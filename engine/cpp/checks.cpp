@@ -21,6 +21,7 @@ NamedValue Checks::convolve(const Model& model, const std::string& name, const f
     // A network of that one layer.
     const Shape in = impl.value(found->inputs[0]).shape;
     Graph graph;
+    graph.inputs.emplace_back();
     graph.values = {{"x", in, false}, {"bits", in, true}, {"y", found->shape, false}};
     Node sign;
     sign.op = find_operator("identity");
@@ -41,7 +42,8 @@ NamedValue Checks::convolve(const Model& model, const std::string& name, const f
     if (std::any_of(signs, signs + layer.size_of(0), [](float x) { return x != 1 && x != -1; }))
         throw Error("the input of " + quote(name) + " must be -1 and +1");
     NamedValue result{name, dimensions(found->shape), std::vector<float>(layer.size_of(2))};
-    layer.run(signs, 1, result.data.data());
+    const Batch batch = signs;
+    layer.run({&batch, 1}, 1, result.data.data());
     return result;
 }
 

@@ -30,7 +30,7 @@ Graph Graph::read(const File& file, Budget& budget, const ImageSize& size) {
 Graph GraphReader::read() {
     const Json json = Json::parse(file_.graph());
     Fields fields(json, "its graph");
-    read_input(fields.at("input"));
+    read_inputs(fields);
     if (const Json* classes = fields.optional("classes"))
         for (const Json& name : classes->array("its graph, 'classes'"))
             graph_.classes.push_back(name.string("its graph, 'classes'"));
@@ -90,7 +90,41 @@ Output& GraphReader::add_output(const std::string& name, const std::string& wher
     return graph_.outputs.back();
 }
 
-void GraphReader::read_input(const Json& json) {
+void GraphReader::read_inputs(Fields& fields) {
+    const Json* inputs = fields.optional("inputs");
+    if (!inputs) {
+        read_only_input(fields.at("input"));
+        return;
+    }
+    expect(size_.height == 0 && size_.width == 0,
+           "it takes several inputs, and runs for those of its own sizes only");
+    for (const Json& json : inputs->array("its graph, 'inputs'")) {
+        Fields entry(json, "its graph's input " + std::to_string(graph_.inputs.size()));
+        const auto shape = entry.integers("shape", 3, 1);
+        read_input(entry, {shape[0], shape[1], shape[2]});
+        entry.done();
+    }
+    expect(graph_.inputs.size() >= 2, "its graph's 'inputs' must be two or more: one alone is its 'input'");
+}
+
+// Reads what every input has, and adds its value of shape `size`.
+void GraphReader::read_input(Fields& fields, const Shape& size) {
+    budget_.add_input(size.channels, size.height, size.width);
+    add_value(fields.string("name"), size, false, fields.where());
+    Normalisation& input = graph_.inputs.emplace_back();
+    const bool mean = fields.optional("mean"), std = fields.optional("std");
+    expect(mean == std, fields.where() + " has only one of 'mean' and 'std'");
+    if (!mean) return;
+    input.mean = fields.floats("mean", static_cast<size_t>(size.channels));
+    input.std = fields.floats("std", static_cast<size_t>(size.channels));
+    for (size_t c = 0; c < input.std.size(); ++c) {
+        expect(input.std[c] > 0, fields.where() + " has an 'std' that is not above 0");
+        expect((std::fabs(input.mean[c]) + 1.0) / input.std[c] <= std::numeric_limits<float>::max(),
+               fields.where() + " has a 'mean' and an 'std' that make too large numbers of bytes");
+    }
+}
+
+void GraphReader::read_only_input(const Json& json) {
     Fields fields(json, "its graph's input");
     const auto shape = fields.integers("shape", 3, 1);
     Shape size{shape[0], shape[1], shape[2]};
@@ -105,19 +139,7 @@ void GraphReader::read_input(const Json& json) {
                                 std::to_string(width) + " only: pack the network for any size");
         size.height = size_.height, size.width = size_.width;
     }
-    budget_.set_input(size.channels, size.height, size.width);
-    add_value(fields.string("name"), size, false, "its graph's input");
-    const bool mean = fields.optional("mean"), std = fields.optional("std");
-    expect(mean == std, "its graph's input has only one of 'mean' and 'std'");
-    if (mean) {
-        graph_.mean = fields.floats("mean", static_cast<size_t>(size.channels));
-        graph_.std = fields.floats("std", static_cast<size_t>(size.channels));
-        for (size_t c = 0; c < graph_.std.size(); ++c) {
-            expect(graph_.std[c] > 0, "its graph's input has an 'std' that is not above 0");
-            expect((std::fabs(graph_.mean[c]) + 1.0) / graph_.std[c] <= std::numeric_limits<float>::max(),
-                   "its graph's input has a 'mean' and an 'std' that make too large numbers of bytes");
-        }
-    }
+    read_input(fields, size);
     // The size to which image files are scaled. The engine itself does not read image files.
     if (fields.optional("resize")) {
         const auto resize = fields.integers("resize", 2, 1);
@@ -168,7 +190,7 @@ void GraphReader::read_node(const Json& json) {
     const std::string op = fields.string("op");
     node.op = find_operator(op);
     expect(node.op && node.op->read, where + " has op " + quote(op) + ", which is not known");
-    read_inputs(fields, node);
+    read_node_inputs(fields, node);
     node.shape = node.op->read(*this, fields, node);
     if (const Json* then = fields.optional("then"))
         for (const Json& step : then->array(fields.what("then")))
@@ -180,7 +202,7 @@ void GraphReader::read_node(const Json& json) {
     graph_.nodes.push_back(std::move(node));
 }
 
-void GraphReader::read_inputs(Fields& fields, Node& node) {
+void GraphReader::read_node_inputs(Fields& fields, Node& node) {
     if (node.op->takes == Takes::list) {
         for (const Json& name : fields.at("inputs").array(fields.what("inputs")))
             node.inputs.push_back(find(name.string(fields.what("inputs")), fields.what("inputs")));

@@ -58,6 +58,11 @@ struct Node {
     Shape shape;  // of the result
 };
 
+// How bytes become numbers of an input: (b / 255 - mean) / std.
+struct Normalisation {
+    std::vector<float> mean, std;  // both empty, or one per channel
+};
+
 // A result of the network.
 struct Output {
     int value = -1;
@@ -69,10 +74,10 @@ struct Output {
 };
 
 struct Graph {
-    std::vector<Value> values;  // the input is the first
+    std::vector<Value> values;  // the inputs are the first
+    std::vector<Normalisation> inputs;
     std::vector<Node> nodes;
     std::vector<Output> outputs;
-    std::vector<float> mean, std;  // both empty, or one per channel
     std::vector<std::string> classes;
 
     // `size` as for Model. Throws Error.

@@ -34,11 +34,13 @@ public:
     std::vector<float> per_channel(const Json& name, int channels, const std::string& what);
 
 private:
-    void read_input(const Json& json);
+    void read_inputs(Fields& fields);
+    void read_input(Fields& fields, const Shape& size);
+    void read_only_input(const Json& json);
     void read_outputs(Fields& fields);
     Output& add_output(const std::string& name, const std::string& where);
     void read_node(const Json& json);
-    void read_inputs(Fields& fields, Node& node);
+    void read_node_inputs(Fields& fields, Node& node);
     Step read_step(const Json& json, const Node& node, const std::string& where);
     Sign read_sign(const Json& json, const Node& node, const std::string& where);
     int add_value(const std::string& name, const Shape& shape, bool bits, const std::string& where);

@@ -6,14 +6,18 @@
 
 #include "include/bnew_error.h"
 #include "ops/pixels.h"
+#include "text.h"
 
 namespace bnew {
 
-Images::Images(const Graph& graph) : shape_(graph.values[0].shape) {
+Images::Images(const Graph& graph, size_t index)
+    : index_(static_cast<int>(index)), what_("the input"), shape_(graph.values[index].shape) {
+    if (graph.inputs.size() > 1) what_ += " " + quote(graph.values[index].name);
+    const auto& [mean, std] = graph.inputs[index];
     // (b / 255 - mean) / std = b / (255 std) - mean / std
-    for (size_t c = 0; c < graph.mean.size(); ++c) {
-        byte_scale_.push_back(static_cast<float>(1 / (255.0 * graph.std[c])));
-        byte_shift_.push_back(static_cast<float>(-double{graph.mean[c]} / graph.std[c]));
+    for (size_t c = 0; c < mean.size(); ++c) {
+        byte_scale_.push_back(static_cast<float>(1 / (255.0 * std[c])));
+        byte_shift_.push_back(static_cast<float>(-double{mean[c]} / std[c]));
     }
 }
 
@@ -56,7 +60,7 @@ bool Images::set_rows(const uint8_t* image, int first, int last, const RealView&
 template <class Input>
 void Images::set_all(const Input* image, const Arena& arena, ThreadPool* pool) const {
     constexpr int64_t kLeast = 10000;  // numbers; with fewer, waking other threads takes longer
-    const RealView view = arena.real(0);
+    const RealView view = arena.real(index_);
     std::atomic<bool> finite = true;
     const auto set = [&](int i, int n) {
         const int first = static_cast<int>(int64_t{shape_.height} * i / n);
@@ -69,7 +73,7 @@ void Images::set_all(const Input* image, const Arena& arena, ThreadPool* pool) c
     } else {
         set(0, 1);
     }
-    if (!finite) throw Error("the input has numbers that are not finite");
+    if (!finite) throw Error(what_ + " has numbers that are not finite");
 }
 
 void Images::set(const float* image, const Arena& arena, ThreadPool* pool) const {

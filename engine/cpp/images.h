@@ -1,8 +1,9 @@
-// Converts images to the input of a run, and values to the caller's layout.
+// Converts images to an input of a run, and values to the caller's layout.
 
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "arena.h"
@@ -13,10 +14,11 @@ namespace bnew {
 
 class Images {
 public:
-    explicit Images(const Graph& graph);
+    // For input `index` of the graph.
+    Images(const Graph& graph, size_t index);
 
-    // Copies an image into the arena's input, on all threads if there is a pool. Throws Error if a number is
-    // not finite.
+    // Copies an image into this input of the arena, on all threads if there is a pool. Throws Error if a
+    // number is not finite.
     void set(const float* image, const Arena& arena, ThreadPool* pool) const;    // NCHW
     void set(const uint8_t* image, const Arena& arena, ThreadPool* pool) const;  // NHWC, normalised
 
@@ -26,6 +28,8 @@ private:
     bool set_rows(const float* image, int first, int last, const RealView& to) const;
     bool set_rows(const uint8_t* image, int first, int last, const RealView& to) const;
 
+    int index_;
+    std::string what_;  // begins messages
     Shape shape_;
     std::vector<float> byte_scale_, byte_shift_;
 };

@@ -59,6 +59,15 @@ Dimensions Model::output() const { return dimensions(impl_->graph.outputs[0].sha
 size_t Model::input_size() const { return impl_->size_of(0); }
 size_t Model::output_size() const { return impl_->output_size(); }
 
+std::vector<Input> Model::inputs() const {
+    std::vector<Input> found;
+    const Graph& graph = impl_->graph;
+    for (size_t v = 0; v < graph.inputs.size(); ++v)
+        found.push_back(
+            {graph.values[v].name, dimensions(graph.values[v].shape), !graph.inputs[v].mean.empty()});
+    return found;
+}
+
 std::vector<Result> Model::outputs() const {
     std::vector<Result> results;
     for (const Output& output : impl_->graph.outputs)
@@ -76,23 +85,19 @@ int Model::threads() const { return impl_->executor.threads(); }
 const std::string& Model::isa() const { return impl_->isa; }
 const std::vector<std::string>& Model::classes() const { return impl_->graph.classes; }
 const std::string& Model::graph() const { return impl_->json; }
-bool Model::normalises() const { return !impl_->graph.mean.empty(); }
+bool Model::normalises() const {
+    const auto& inputs = impl_->graph.inputs;
+    return std::none_of(inputs.begin(), inputs.end(), [](const auto& input) { return input.mean.empty(); });
+}
 uint32_t Model::checksum() const { return impl_->checksum; }
 double Model::macs() const { return impl_->budget.macs(); }
 
-void Model::run(const float* images, size_t count, float* results) const {
-    impl_->run(images, count, results);
+void Model::run(std::span<const Batch> inputs, size_t count, float* results) const {
+    impl_->run(inputs, count, results);
 }
 
-void Model::run(const uint8_t* images, size_t count, float* results) const {
-    if (!normalises())
-        throw Error(
-            "the file does not say how bytes become input (no mean and std): "
-            "give float32, or pack the network with mean and std");
-    impl_->run(images, count, results);
-}
-
-std::vector<NamedValue> Model::values(const float* image) const {
+std::vector<NamedValue> Model::values(std::span<const Batch> image) const {
+    impl_->check(image);
     std::vector<NamedValue> found;
     const Plan& plan = impl_->plan;
     double bytes = plan.whole.bytes;
@@ -108,8 +113,8 @@ std::vector<NamedValue> Model::values(const float* image) const {
         named.data.resize(impl_->size_of(index));
         get(impl_->value(index), index, arena, named.data.data());
     };
-    impl_->images.set(image, arena, nullptr);
-    add(0);
+    impl_->set(image, 0, arena, nullptr);
+    for (size_t v = 0; v < plan.inputs; ++v) add(static_cast<int>(v));
     impl_->executor.run(arena, nullptr, [&](const Task& task) {
         add(plan.stages[static_cast<size_t>(task.index)].real);
         add(plan.stages[static_cast<size_t>(task.index)].bits);
@@ -117,7 +122,8 @@ std::vector<NamedValue> Model::values(const float* image) const {
     return found;
 }
 
-std::vector<StageTime> Model::profile(const float* image, int repeats) const {
+std::vector<StageTime> Model::profile(std::span<const Batch> image, int repeats) const {
+    impl_->check(image);
     using Clock = std::chrono::steady_clock;
     const Plan& plan = impl_->plan;
     std::vector<std::vector<double>> times(plan.stages.size() + 1);  // of the input, and of each stage
@@ -133,7 +139,7 @@ std::vector<StageTime> Model::profile(const float* image, int repeats) const {
             spent[index] += std::chrono::duration<double>(end - begin).count();
             begin = end;
         };
-        impl_->images.set(image, lease.arena(), pool);
+        impl_->set(image, 0, lease.arena(), pool);
         count(0);
         impl_->executor.run(lease.arena(), pool, [&](const Task& task) {
             // The time to move rows counts for the stage that needs their space: the next one.

@@ -3,14 +3,25 @@
 #include <atomic>
 #include <exception>
 
+#include "text.h"
+
 namespace bnew {
+namespace {
+
+std::vector<Images> images_of(const Graph& graph) {
+    std::vector<Images> images;
+    for (size_t v = 0; v < graph.inputs.size(); ++v) images.emplace_back(graph, v);
+    return images;
+}
+
+}  // namespace
 
 Model::Impl::Impl(Graph network, const Kernels& chosen, int threads, const Budget& limits)
     : graph(std::move(network)),
       kernels(chosen),
       budget(limits),
       plan(make_plan(graph, kernels, threads, budget)),
-      images(graph),
+      images(images_of(graph)),
       executor(plan, kernels, threads),
       isa(kernels.name) {
     const Lease first(*this, executor.pool());
@@ -50,11 +61,29 @@ Model::Impl::Lease::~Lease() {
     arenas_.push_back(std::move(arena_));
 }
 
-template <class Input>
-void Model::Impl::run(const Input* inputs, size_t count, float* results) const {
-    const size_t in = size_of(0), out = output_size();
+void Model::Impl::check(std::span<const Batch> inputs) const {
+    if (inputs.size() != images.size())
+        throw Error("the network takes " + std::to_string(images.size()) + " inputs, not " +
+                    std::to_string(inputs.size()));
+    for (size_t v = 0; v < inputs.size(); ++v)
+        if (std::holds_alternative<const uint8_t*>(inputs[v]) && graph.inputs[v].mean.empty())
+            throw Error("the file does not say how bytes become " +
+                        (inputs.size() > 1 ? quote(graph.values[v].name) : "input") +
+                        " (no mean and std): give float32, or pack the network with mean and std");
+}
+
+void Model::Impl::set(std::span<const Batch> inputs, size_t i, const Arena& arena, ThreadPool* pool) const {
+    for (size_t v = 0; v < inputs.size(); ++v) {
+        const size_t begin = i * size_of(static_cast<int>(v));
+        std::visit([&](const auto* batch) { images[v].set(batch + begin, arena, pool); }, inputs[v]);
+    }
+}
+
+void Model::Impl::run(std::span<const Batch> inputs, size_t count, float* results) const {
+    check(inputs);
+    const size_t out = output_size();
     const auto one = [&](size_t i, const Arena& arena, ThreadPool* pool) {
-        images.set(inputs + i * in, arena, pool);
+        set(inputs, i, arena, pool);
         executor.run(arena, pool);
         float* to = results + i * out;
         for (const Output& output : graph.outputs) {
@@ -93,8 +122,5 @@ void Model::Impl::run(const Input* inputs, size_t count, float* results) const {
     const Lease lease(*this, pool);
     for (; done < count; ++done) one(done, lease.arena(), pool);
 }
-
-template void Model::Impl::run(const float*, size_t, float*) const;
-template void Model::Impl::run(const uint8_t*, size_t, float*) const;
 
 }  // namespace bnew

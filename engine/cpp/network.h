@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -21,8 +22,12 @@ struct Model::Impl {
     size_t output_size() const;       // of all outputs
 
     // Several threads may call it at the same time. Throws Error.
-    template <class Input>
-    void run(const Input* images, size_t count, float* results) const;
+    void run(std::span<const Batch> inputs, size_t count, float* results) const;
+
+    // Copies image `i` of each input into the arena, on all threads if there is a pool. Throws Error.
+    void set(std::span<const Batch> inputs, size_t i, const Arena& arena, ThreadPool* pool) const;
+    // Throws Error if these are not all inputs, or are bytes where the file has no mean and std.
+    void check(std::span<const Batch> inputs) const;
 
     // Takes a free arena, or makes one, and gives it back at the end. There are as many arenas as calls at
     // the same time. With a pool, the arena is for all threads on one image; else for one thread.
@@ -44,7 +49,7 @@ struct Model::Impl {
     const Kernels& kernels;
     Budget budget;
     const Plan plan;
-    const Images images;
+    const std::vector<Images> images;  // of each input
     const Executor executor;
     std::string isa, json;
     uint32_t checksum = 0;

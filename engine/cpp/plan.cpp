@@ -21,6 +21,7 @@ constexpr double kMacsPerNumber = 8;
 Planner::Planner(Graph& graph, const Kernels& kernels, int threads, Budget& budget)
     : graph_(graph), kernels_(kernels), threads_(threads), budget_(budget) {
     plan_.values = graph.values;
+    plan_.inputs = graph.inputs.size();
     for (const Output& output : graph.outputs) plan_.outputs.push_back(output.value);
 }
 

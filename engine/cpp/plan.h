@@ -59,6 +59,7 @@ struct Plan {
 
     std::vector<Stage> stages;
     std::vector<Value> values;  // the graph's, then the planner's own
+    size_t inputs = 0;          // the first values
     std::vector<int> outputs;
     // Segments of stages with large results run in strips, so that the result of one stage is still in the
     // cache when the next reads it. Their buffers hold only the rows that are needed at a time.

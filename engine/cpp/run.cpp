@@ -38,6 +38,9 @@ int main(int argc, char** argv) {
     }
     try {
         const bnew::Model model(argv[1]);
+        if (model.inputs().size() > 1)
+            throw bnew::Error(std::string(argv[1]) +
+                              ": the network takes several inputs, and bnew-run gives one");
         if (model.outputs().size() > 1)
             throw bnew::Error(std::string(argv[1]) + ": the network has several results, and no classes");
         if (model.outputs()[0].integers)

@@ -6,7 +6,7 @@
 //     if (bnew_run(model, image, 1, results) != 0) return fail(bnew_error());
 //     bnew_free(model);
 //
-// bnew_load(), bnew_load_bytes(), bnew_run() and bnew_run_bytes() can fail: they return NULL or 1, and
+// bnew_load(), bnew_load_bytes(), and the functions that run a network can fail: they return NULL or 1, and
 // bnew_error() returns what is wrong in one sentence. No C++ exception leaves the library. The other
 // functions cannot fail, but their model must not be NULL. Several threads may use one model at once.
 //
@@ -49,10 +49,10 @@ bnew_model* bnew_load_bytes(const void* content, size_t size, const bnew_options
 // Frees a model, which no other thread may be using. Does nothing with NULL.
 void bnew_free(bnew_model* model);
 
-// The channels, height and width of an image.
+// The channels, height and width of an image; of a network of several inputs, for the first.
 void bnew_input_shape(const bnew_model* model, int shape[3]);
 
-// How many numbers one image has, and its results.
+// How many numbers one image has, and its results. Of a network of several inputs, an image for the first.
 size_t bnew_input_size(const bnew_model* model);
 size_t bnew_output_size(const bnew_model* model);
 
@@ -63,6 +63,25 @@ int bnew_run(const bnew_model* model, const float* images, size_t count, float* 
 // The same for images of bytes, each (height, width, channels), which are normalised with the file's mean and
 // std. Fails if the file has none.
 int bnew_run_bytes(const bnew_model* model, const uint8_t* images, size_t count, float* results);
+
+// The inputs of a network: the names of the parameters of its forward(), and three numbers each, channels,
+// height and width. bnew_input_bytes() is 1 if the file has mean and std, so that the input may be bytes.
+// NULL and 0 if there is no such input.
+size_t bnew_input_count(const bnew_model* model);
+const char* bnew_input_name(const bnew_model* model, size_t index);
+const int* bnew_input_dimensions(const bnew_model* model, size_t index);
+int bnew_input_bytes(const bnew_model* model, size_t index);
+
+// Images for one of several inputs: floats as for bnew_run(), or bytes as for bnew_run_bytes(). The other
+// pointer is NULL.
+typedef struct bnew_batch {
+    const float* floats;
+    const uint8_t* bytes;
+} bnew_batch;
+
+// The same as bnew_run() for a network of several inputs, with bnew_input_count() batches of `count` images
+// each. Image i of each belongs to result i.
+int bnew_run_inputs(const bnew_model* model, const bnew_batch* batches, size_t count, float* results);
 
 // The names of the classes. A file may have none.
 size_t bnew_class_count(const bnew_model* model);

@@ -13,6 +13,7 @@
 #include <span>
 #include <string>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "bnew_error.h"
@@ -38,10 +39,21 @@ std::vector<std::string> instruction_sets();
 // The instruction set that is used: the best, or the one that the environment variable BNEW_ENGINE_ISA names.
 std::string instruction_set();
 
-// The input's or the output's channels, height and width.
+// An input's or the output's channels, height and width.
 struct Dimensions {
     int channels, height, width;
 };
+
+// One of the inputs of a network.
+struct Input {
+    std::string name;  // of several: of the parameter of the network's forward()
+    Dimensions dimensions;
+    bool normalises;  // whether the file has its mean and std, so that it takes bytes
+};
+
+// Images for one input: floats, NCHW; or bytes, NHWC, which are normalised with the file's mean and std. A
+// vector is an image of 1 x 1.
+using Batch = std::variant<const float*, const uint8_t*>;
 
 // One of the results of a network: its name, which may be empty, and the sizes of its dimensions.
 struct Result {
@@ -75,32 +87,33 @@ public:
     Model(Model&&) noexcept;
     Model& operator=(Model&&) noexcept;
 
-    Dimensions input() const;
+    std::vector<Input> inputs() const;
+    Dimensions input() const;   // the first input's
     Dimensions output() const;  // of the first result
     std::vector<Result> outputs() const;
     std::vector<std::pair<std::string, Dimensions>> shapes() const;  // of all values that the file names
-    size_t input_size() const;                                       // numbers of one image
+    size_t input_size() const;   // numbers of one image for the first input
     size_t output_size() const;  // numbers of its results, which run() writes one after the other
     int threads() const;
     const std::string& isa() const;
     const std::vector<std::string>& classes() const;
     const std::string& graph() const;  // JSON, see docs/format.md
-    bool normalises() const;           // whether the file has mean and std, so that it takes bytes
+    bool normalises() const;           // whether every input takes bytes
     uint32_t checksum() const;         // of the file, see docs/format.md
     double macs() const;               // the work per image, as Limits counts it
 
-    // Computes `count` images, NCHW, and writes output_size() numbers for each to `results`. Several threads
-    // may call it at once. Throws Error if a number is not finite.
-    void run(const float* images, size_t count, float* results) const;
+    // Computes `count` images, and writes output_size() numbers for each to `results`. Several threads may
+    // call it at once. Throws Error if a number is not finite, or the network takes several inputs.
+    void run(Batch images, size_t count, float* results) const { run({&images, 1}, count, results); }
 
-    // The same for images of bytes, NHWC, which are normalised with the file's mean and std.
-    void run(const uint8_t* images, size_t count, float* results) const;
+    // The same for a network of several inputs: image i of each belongs to result i.
+    void run(std::span<const Batch> inputs, size_t count, float* results) const;
 
     // Every named value of the network for one image, in the order in which they are computed.
-    std::vector<NamedValue> values(const float* image) const;
+    std::vector<NamedValue> values(std::span<const Batch> image) const;
 
     // The median time of each stage.
-    std::vector<StageTime> profile(const float* image, int repeats) const;
+    std::vector<StageTime> profile(std::span<const Batch> image, int repeats) const;
 
 private:
     friend struct Checks;

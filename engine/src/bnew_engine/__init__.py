@@ -23,10 +23,12 @@ from bnew_engine import _engine
 from bnew_engine._arguments import array, path_bytes, text, two_sizes, unchanged, whole
 from bnew_engine._engine import EngineError
 from bnew_engine._images import are_paths, read_image
+from bnew_engine._inputs import Input, batches, inputs_of
 from bnew_engine._outputs import Predictions, Result, likeliest, output_kind
 
 __all__ = [
-    "EngineError", "Model", "Predictions", "StageTime", "cmake_dir", "isa", "isas", "load", "register_peak",
+    "EngineError", "Input", "Model", "Predictions", "StageTime", "cmake_dir", "isa", "isas", "load",
+    "register_peak",
 ]  # fmt: skip
 __version__ = "0.1.0"
 
@@ -156,12 +158,14 @@ class Model:
         limits = (max_macs or None, max_bytes or None)
         return load(self._content(), threads, isa or None, *limits, input_size=(height, width))
 
-    def __call__(self, images: NDArray[Any]) -> Any:
+    def __call__(self, *images: Any, **named: Any) -> Any:
         """The network's results for a batch: logits, if it is a classifier.
 
         Args:
             images: float32 (N, C, H, W), normalised as in training, or (N, C) if the input is a vector; or
-                uint8 images (N, H, W, C), which the model normalises.
+                uint8 images (N, H, W, C), which the model normalises. Of several inputs, one such array each,
+                in the order of :attr:`inputs`, or all in a dict by their names.
+            named: the same by name: ``model(image=x, metadata=y)``.
 
         Returns:
             float32 (N, classes), or (N, ...) as the network returns it; int64 where it returns whole
@@ -169,15 +173,10 @@ class Model:
             none.
 
         Raises:
-            EngineError: the images have another shape or type, or numbers that are not finite.
+            EngineError: the images have another shape or type, or numbers that are not finite; an input is
+                missing, unknown, or has another number of images than the first.
         """
-        images = array("images", images)
-        if images.dtype == np.uint8:
-            c, h, w = self.input_shape
-            self._check(images, (h, w, c), "uint8 images (N, H, W, C)")
-            numbers = self._engine.run_bytes(np.ascontiguousarray(images))
-        else:
-            numbers = self._engine.run_floats(self._floats(images, self.input_shape))
+        numbers = self._engine.run(batches(self.inputs, images, named))
         results, begin = [], 0
         for each in self._outputs:
             result = numbers[:, begin : begin + each.numbers].reshape(len(numbers), *each.size)
@@ -201,10 +200,10 @@ class Model:
             Names and probabilities, (N, top) each. :attr:`output_kind` tells the kind of probabilities.
 
         Raises:
-            EngineError: as :meth:`__call__`; or the output is no probability of classes, a file cannot be
-                read, or Pillow is not installed.
+            EngineError: as :meth:`__call__`; or the output is no probability of classes, the network takes
+                several inputs, a file cannot be read, or Pillow is not installed.
         """
-        count, kind = whole("top", top, 2**31 - 1), self._kind
+        count, kind, vector = whole("top", top, 2**31 - 1), self._kind, self.input_shape[1:] == (1, 1)
         if are_paths(images):
             paths = [images] if isinstance(images, str | os.PathLike) else list(images)
             parts = [paths[start : start + _FILES] for start in range(0, len(paths), _FILES)]
@@ -212,7 +211,7 @@ class Model:
             outputs = np.concatenate(results)
         else:
             batch = array("images", images)
-            alone = batch.ndim == 3 or (batch.ndim == 1 and self.input_shape[1:] == (1, 1))
+            alone = batch.ndim == 3 or (vector and batch.ndim == 1)
             outputs = self(batch[None] if alone else batch)
         return likeliest(outputs, kind, self.classes, count)
 
@@ -251,14 +250,16 @@ class Model:
             raise EngineError(f"images has {type(path).__name__} among names of files: give names, or arrays")
         return read_image(path, self.input_shape, self.resize)
 
-    def values(self, images: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
-        """Every named value for a batch of float32 images, (N, C, H, W); bits as −1 and +1. Slow: for checks.
+    def values(self, *images: Any, **named: Any) -> dict[str, NDArray[np.float32]]:
+        """Every named value for a batch, as :meth:`__call__` takes it; bits as −1 and +1. Slow: for checks.
 
         Raises:
             EngineError: as :meth:`__call__`; or the values take more than the ``max_bytes`` of :func:`load`.
         """
-        images = self._floats(images, self.input_shape)
-        found = [dict(self._engine.values(image[None])) for image in images]
+        given = batches(self.inputs, images, named)
+        found = [
+            dict(self._engine.values([images[i : i + 1] for images in given])) for i in range(len(given[0]))
+        ]
         return (
             {name: np.concatenate([values[name] for values in found]) for name in found[0]} if found else {}
         )
@@ -286,11 +287,11 @@ class Model:
             raise EngineError("signs is empty")
         return np.concatenate(parts).astype(np.int32)
 
-    def profile(self, image: NDArray[Any], repeats: SupportsIndex | None = None) -> list[StageTime]:
-        """Median time of each stage for one image (1, C, H, W) of float32.
+    def profile(self, image: Any, repeats: SupportsIndex | None = None) -> list[StageTime]:
+        """Median time of each stage for one image.
 
         Args:
-            image: the image.
+            image: a batch of one image, as :meth:`__call__` takes it; of several inputs, a tuple or a dict.
             repeats: how often the image is computed. None: 100 times, but no more than 2⁴⁰
                 multiply-accumulates in total (about a minute), and at least once.
 
@@ -299,10 +300,10 @@ class Model:
                 together take more than 2⁴⁸ multiply-accumulates.
         """
         count = self._repeats(repeats)
-        image = self._floats(image, self.input_shape)
-        if len(image) != 1:
-            raise EngineError(f"image has shape {image.shape}: give one image")
-        return [StageTime(*row) for row in self._engine.profile(image, count)]
+        given = batches(self.inputs, (image,), {})
+        if len(given[0]) != 1:
+            raise EngineError(f"image has shape {given[0].shape}: give one image")
+        return [StageTime(*row) for row in self._engine.profile(given, count)]
 
     def _repeats(self, repeats: SupportsIndex | None) -> int:
         macs = max(1, int(self._engine.macs))
@@ -317,11 +318,19 @@ class Model:
             )
         return count
 
+    @cached_property
+    def inputs(self) -> tuple[Input, ...]:
+        """The inputs, in the order in which the model takes them."""
+        return tuple(inputs_of(self.graph, self._engine.inputs))
+
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of an image."""
-        c, h, w = self._engine.input
-        return c, h, w
+        """(C, H, W) of an image.
+
+        Raises:
+            EngineError: the network takes several inputs; so also :attr:`mean`, :attr:`std`, :attr:`resize`.
+        """
+        return self._input.shape
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -331,12 +340,12 @@ class Model:
     @property
     def mean(self) -> tuple[float, ...] | None:
         """The mean per channel, for pixel values in [0, 1]; None if the file does not have it."""
-        return self._numbers("mean")
+        return self._input.mean
 
     @property
     def std(self) -> tuple[float, ...] | None:
         """The standard deviation per channel, for pixel values in [0, 1]; None as for :attr:`mean`."""
-        return self._numbers("std")
+        return self._input.std
 
     @property
     def resize(self) -> tuple[int, int]:
@@ -344,18 +353,26 @@ class Model:
 
         For another ``input_size`` than the file's, it changes in proportion, and is rounded up.
         """
-        packed, given = self._input["shape"][1:], self.input_shape[1:]
-        cover = self._input.get("resize", packed)
+        given = self.input_shape[1:]
+        packed = self.graph["input"]["shape"][1:]
+        cover = self.graph["input"].get("resize", packed)
         height, width = (-(-c * g // p) for c, g, p in zip(cover, given, packed, strict=True))
         return height, width
 
-    @cached_property
-    def _input(self) -> dict[str, Any]:
-        image: dict[str, Any] = self.graph["input"]
-        return image
+    @property
+    def _input(self) -> Input:
+        """The only input.
 
-    def _numbers(self, name: str) -> tuple[float, ...] | None:
-        return tuple(self._input[name]) if self._engine.normalises else None
+        Raises:
+            EngineError: there are several.
+        """
+        if len(self.inputs) > 1:
+            names = ", ".join(one.name for one in self.inputs)
+            raise EngineError(
+                f"the network takes several inputs ({names}), and not one image: call the model that "
+                "bnew_engine.load returns with all of them"
+            )
+        return self.inputs[0]
 
     @property
     def graph(self) -> dict[str, Any]:
@@ -378,7 +395,7 @@ class Model:
             f"{n} {what}{'s' * (n != 1)}"
             for n, what in ((len(self.graph["nodes"]), "node"), (self.threads, "thread"))
         )
-        shape = "×".join(map(str, self.input_shape))
+        shape = " and ".join("×".join(map(str, one.shape)) for one in self.inputs)
         return f"<bnew_engine.Model: {shape} → {result}, {nodes}, {self.isa}, {threads}>"
 
     @property
@@ -390,23 +407,6 @@ class Model:
     def isa(self) -> str:
         """The instruction set of this model's kernels."""
         return self._engine.isa
-
-    def _floats(self, images: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.float32]:
-        images = array("images", images)
-        if images.dtype.kind != "f":
-            raise EngineError(
-                f"images are {images.dtype}, but must be float32 (N, C, H, W) or uint8 (N, H, W, C)"
-            )
-        if (*images.shape[1:], 1, 1) == shape:
-            images = images[:, :, None, None]
-        self._check(images, shape, "float32 (N, C, H, W)")
-        return np.require(images, np.float32, ["C", "ALIGNED"])
-
-    @staticmethod
-    def _check(images: NDArray[Any], shape: tuple[int, ...], kind: str) -> None:
-        if images.ndim != 4 or images.shape[1:] != shape:
-            wanted = ", ".join(map(str, ("N", *shape)))
-            raise EngineError(f"images have shape {images.shape}, but {kind} must have ({wanted})")
 
 
 _LARGEST_LIMIT = 2**60

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from bnew.data.batches import Dataset
 from bnew.data.preparation import Preparation
+from bnew.deploy.batches import pair, run_engine
 from bnew.deploy.inference import engine_errors, load_engine, read_files
 from bnew.deploy.limits import BY_SIZE, Limits
 from bnew.deploy.trained import as_run, trained
-from bnew.deploy.verify import pair, run_engine
 from bnew.errors import BnewError
 from bnew.process import cores
 from bnew.recipe import Recipe
@@ -174,6 +174,8 @@ def _of_file(
 ) -> Evaluation:
     """:func:`evaluate` of a packed file."""
     model = load_engine(file, cores(), limits)
+    if len(model.inputs) > 1:
+        raise BnewError(f"{file} takes several inputs, and is evaluated on images of one: use bnew.verify")
     kind = _kind_of(model)
     if data is None or (isinstance(data, str) and _is_folder(data)):
         if place.data_dir is None:

@@ -141,8 +141,8 @@ def predict(
 
     Raises:
         BnewError: see :func:`load_engine`; there is no image; an image cannot be read and ``broken`` is None;
-            the network has no mean and std, takes neither 1 nor 3 channels, or its output is no probability
-            of classes; ``top`` or ``batch`` is below 1.
+            the network has no mean and std, takes neither 1 nor 3 channels, takes several inputs, or its
+            output is no probability of classes; ``top`` or ``batch`` is below 1.
     """
     return list(predictions(file, images, top, threads, limits, broken, batch, input_size))
 
@@ -183,7 +183,8 @@ def read_files(
         BnewError: the network takes no images; or a file cannot be read and ``broken`` is None, after the
             files before it.
     """
-    channels, *size = model.input_shape
+    with engine_errors():
+        channels, *size = model.input_shape
     if channels not in _MODES:
         raise BnewError(f"the network takes {channels} channels, but images have 1 or 3")
 
@@ -294,26 +295,32 @@ def bench(
     for count in sorted({1, threads or cores()}):
         packed = load_engine(file, count, limits, input_size)
         for size in sorted({1, batch}):
-            x = np.random.default_rng(0).standard_normal((size, *packed.input_shape), np.float32)
-            contenders: dict[str, Callable[[], object]] = {f"bnew-engine, {packed.isa}": partial(packed, x)}
+            random = np.random.default_rng(0)
+            x = [random.standard_normal((size, *_dimensions(one.shape)), np.float32) for one in packed.inputs]
+            contenders: dict[str, Callable[[], object]] = {f"bnew-engine, {packed.isa}": partial(packed, *x)}
             if model is not None:
-                contenders["PyTorch"] = in_torch(model, x, count)
+                contenders["PyTorch"] = in_torch(model, *x, threads=count)
             for name, median in medians(contenders, seconds).items():
                 rows.append(Timing(name, count, size, median))
     return Timings(tuple(rows))
 
 
-def in_torch(model: nn.Module, x: Array, threads: int) -> Callable[[], object]:
-    """A call of ``model`` on a batch, on so many threads."""
+def _dimensions(shape: tuple[int, int, int]) -> tuple[int, ...]:
+    """(C, H, W), or (C,) of a vector, as PyTorch takes it."""
+    return shape if shape[1:] != (1, 1) else shape[:1]
+
+
+def in_torch(model: nn.Module, *x: Array, threads: int) -> Callable[[], object]:
+    """A call of ``model`` on a batch of each input, on so many threads."""
     import torch
 
-    images = torch.from_numpy(x)
+    images = [torch.from_numpy(each) for each in x]
 
     def run() -> None:
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
         with torch.inference_mode():
-            model(images)
+            model(*images)
 
     return run
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,12 +17,22 @@ from torch import Tensor, nn
 
 from bnew.data.batches import Dataset
 from bnew.deploy.agreement import Comparison, ResultCheck, by_name, shapes
+from bnew.deploy.batches import (
+    Images,
+    arrays,
+    check_images,
+    first,
+    pair,
+    run_engine,
+    run_model,
+    tensors,
+)
 from bnew.deploy.inference import engine_errors, load_engine
 from bnew.deploy.limits import BY_SIZE, Limits
 from bnew.deploy.trained import as_run, load
-from bnew.deploy.watching import aligned, watching
+from bnew.deploy.watching import aligned, paired, watching
 from bnew.display import Shown, new_table
-from bnew.errors import BnewError, kind_of
+from bnew.errors import BnewError
 from bnew.packing.file import PackedFile
 from bnew.packing.rows import Takes
 from bnew.packing.vocabulary import OPERATORS
@@ -153,8 +163,9 @@ def verify(
         model: the network with the weights that were packed, on the CPU, in eval mode; or a run or its
             folder, which :func:`bnew.load` loads.
         data: batches (images as the model takes them, labels (N,)), such as a ``DataLoader``; the labels may
-            be anything if the network is no classifier. Or a data set of bnew, for its test images. None: the
-            test images of the run.
+            be anything if the network is no classifier. For a model of several inputs, the images are a tuple
+            of tensors or a dict by their names. Or a data set of bnew, for its test images. None: the test
+            images of the run.
         sample: how many images of the first batch are compared layer by layer.
         limits: the most that the file may ask for.
 
@@ -182,17 +193,18 @@ def verify(
     compared: dict[str, Comparison] = {}
     images, hits = 0, (0, 0)
     for batch in data:
-        x, _ = pair(batch, labelled=False)
+        x, _ = pair(batch, labelled=False, several=True)
+        count = len(tensors(x)[0])
         if not compared:
             _check_shapes(file, engine, model, x)
-            sample = min(sample, len(x))
-            layers, unflipped, compared, problems = _compare_sample(engine, model, x[:sample], tolerance)
-        ours, theirs = by_name(model(x)), by_name(run_engine(engine, x))
+            sample = min(sample, count)
+            layers, unflipped, compared, problems = _compare_sample(engine, model, first(x, sample), tolerance)
+        ours, theirs = by_name(run_model(model, x)), by_name(run_engine(engine, x))
         for name, comparison in compared.items():
             comparison.add(ours[name], theirs[name])
-        images += len(x)
+        images += count
         if "" in ours and ours[""].ndim == 2:
-            _, labels = pair(batch)
+            _, labels = pair(batch, several=True)
             right = [_count_right(each[""], labels) for each in (ours, theirs)]
             hits = hits[0] + right[0], hits[1] + right[1]
     if not compared:
@@ -219,20 +231,6 @@ def verify(
         results=results,
         problems=tuple(problems),
     )
-
-
-def pair(batch: Any, labelled: bool = True) -> tuple[Tensor, Any]:
-    """Images and labels of a batch; the labels may be anything if they are not ``labelled``.
-
-    Raises:
-        BnewError: it is no pair of tensors.
-    """
-    tensors = batch[: 1 + labelled] if isinstance(batch, list | tuple) and len(batch) == 2 else [None]
-    if not all(map(torch.is_tensor, tensors)):
-        raise BnewError(
-            f"a batch of data is {kind_of(batch)}, but must be a pair of tensors: images and their labels"
-        )
-    return batch[0], batch[1]
 
 
 def _count_right(logits: Array, labels: Tensor) -> int:
@@ -263,48 +261,34 @@ def _check_data(file: str | Path, packed: PackedFile, engine: Model, data: Datas
         )
 
 
-def _check_shapes(file: str | Path, engine: Model, model: nn.Module, images: Tensor) -> None:
+def _check_shapes(file: str | Path, engine: Model, model: nn.Module, images: Images) -> None:
     """Check that the file takes ``images``, and that its results have the model's names and shapes."""
-    shape = tuple(images.shape[1:])
-    if engine.input_shape not in (shape, (*shape, 1, 1)):
-        raise BnewError(f"{file} takes images of {engine.input_shape}, but those of data are {shape}")
-    ours, theirs = shapes(by_name(model(images[:1]))), shapes(by_name(run_engine(engine, images[:1])))
+    check_images(file, engine, images)
+    one = first(images, 1)
+    ours, theirs = shapes(by_name(run_model(model, one))), shapes(by_name(run_engine(engine, one)))
     if ours != theirs:
         raise BnewError(
             f"{file} returns {theirs} numbers for an image and the model {ours}: give the model of the file"
         )
 
 
-def run_engine(engine: Model, x: Tensor) -> Any:
-    """What the engine returns for a batch."""
-    with engine_errors():
-        result: Any = engine(np.ascontiguousarray(x.numpy()))
-    return result
-
-
 def _compare_sample(
-    engine: Model, model: nn.Module, images: Tensor, tolerance: float
+    engine: Model, model: nn.Module, images: Images, tolerance: float
 ) -> tuple[list[LayerCheck], int, dict[str, Comparison], list[str]]:
     """The comparison of every binary layer and, begun, of every result.
 
     Returns also the number of images without a flipped sign, and the problems.
     """
-    with watching(model, len(images)) as seen:
-        ours = by_name(model(images))
+    count = len(tensors(images)[0])
+    with watching(model, count) as seen:
+        ours = by_name(run_model(model, images))
     binary = [node for node in engine.graph["nodes"] if OPERATORS[node["op"]].takes is Takes.BITS]
-    nodes: Mapping[str, Any] = {node["name"]: node for node in binary}
-    if nodes.keys() != seen.keys():
-        name = min(nodes.keys() ^ seen.keys())
-        raise BnewError(
-            f"only one of the file and the network has a binary layer '{name}': give the run that the file "
-            "was packed from"
-        )
     with engine_errors():
-        values = engine.values(np.ascontiguousarray(images.numpy()))
+        values = engine.values(arrays(images))
     layers, problems = [], []
-    same = np.ones(len(images), bool)  # images without a flipped sign so far
-    for name, layer in seen.items():
-        stored = values[nodes[name]["input"]]
+    same = np.ones(count, bool)  # images without a flipped sign so far
+    for node, layer in paired(binary, seen):
+        name, stored = node["name"], values[node["input"]]
         with engine_errors():
             integers = engine.convolve(name, layer.signs.reshape(stored.shape))
         wrong = int(np.count_nonzero(integers.reshape(layer.integers.shape) != layer.integers))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bnew.errors import BnewError
 from bnew.layers import BinaryLayer, BinaryLinear, RSign
 
 Array: TypeAlias = npt.NDArray[np.float32]
@@ -32,10 +34,13 @@ class Seen:
     tokens: bool = False
 
 
+Calls: TypeAlias = list[tuple[str, Seen]]  # of binary layers, by name, in their order
+
+
 @contextmanager
-def watching(model: nn.Module, images: int) -> Iterator[dict[str, Seen]]:
-    """Record what each binary layer sees in a call with so many images, in the order of the calls."""
-    seen: dict[str, Seen] = {}
+def watching(model: nn.Module, images: int) -> Iterator[Calls]:
+    """Record what each binary layer sees in a call of the model with so many images."""
+    seen: Calls = []
     hooks = []
 
     def watch(name: str, layer: BinaryLayer) -> None:
@@ -46,11 +51,11 @@ def watching(model: nn.Module, images: int) -> Iterator[dict[str, Seen]]:
             weight = torch.where(layer.weight >= 0, 1.0, -1.0)
             if not isinstance(layer, BinaryLinear):
                 integers = layer.product(signs, weight)
-                seen[name] = Seen(_image(values), _image(signs), _image(integers))
+                seen.append((name, Seen(_image(values), _image(signs), _image(integers))))
             else:
                 integers = F.linear(signs, weight)
                 parts = [_tokens(t, images) for t in (values, signs, integers)]
-                seen[name] = Seen(parts[0], parts[1], parts[2], tokens=len(signs) > images)
+                seen.append((name, Seen(parts[0], parts[1], parts[2], tokens=len(signs) > images)))
 
         hooks.append(layer.input_sign.register_forward_hook(hook))
 
@@ -62,6 +67,40 @@ def watching(model: nn.Module, images: int) -> Iterator[dict[str, Seen]]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def paired(nodes: Iterable[Mapping[str, Any]], seen: Calls) -> list[tuple[Mapping[str, Any], Seen]]:
+    """The binary nodes of a file with what their layers have seen, in the order of the calls.
+
+    The nodes of a layer that is called several times are numbered: ``conv``, ``conv#2`` and so on. If it has
+    fewer of them, calls with the same signs share one.
+
+    Raises:
+        BnewError: a layer and its nodes do not fit.
+    """
+    calls = Counter(name for name, _ in seen)
+    of_layer: dict[str, list[Mapping[str, Any]]] = {name: [] for name in calls}
+    for node in nodes:
+        layer, _, number = node["name"].rpartition("#")
+        name = layer if layer in calls and number.isdigit() else node["name"]
+        of_layer.setdefault(name, []).append(node)
+    pairs: list[tuple[Mapping[str, Any], Seen]] = []
+    known: dict[str, list[Seen]] = {name: [] for name in of_layer}
+    for name, layer_seen in seen:
+        before = known[name]
+        if calls[name] > len(of_layer[name]) and any(
+            np.array_equal(each.signs, layer_seen.signs) for each in before
+        ):
+            continue
+        if len(before) < len(of_layer[name]):
+            pairs.append((of_layer[name][len(before)], layer_seen))
+        before.append(layer_seen)
+    if unfit := [name for name in of_layer if len(known[name]) != len(of_layer[name])]:
+        raise BnewError(
+            f"only one of the file and the network has a binary layer '{min(unfit)}', or one calls it more "
+            "often: give the run that the file was packed from"
+        )
+    return pairs
 
 
 def _image(x: Tensor) -> Array:

@@ -63,7 +63,7 @@ def milliseconds(file: Path, twin: nn.Module) -> dict[str, float]:
     x = np.random.default_rng(0).standard_normal((1, *packed.input_shape), np.float32)
     contenders: dict[str, Callable[[], object]] = {"bnew-engine": partial(packed, x)}
     try:
-        contenders |= _in_onnx(twin, x) or {"PyTorch": in_torch(twin, x, 1)}
+        contenders |= _in_onnx(twin, x) or {"PyTorch": in_torch(twin, x, threads=1)}
         # Time of this process alone: what others do on the same cores would lengthen a long call more than a
         # short one.
         found = medians(contenders, SECONDS, time.process_time)

@@ -147,10 +147,29 @@ class PackedFile(Line):
         return self.header_bytes + self.tensor_bytes
 
     @property
+    def inputs(self) -> dict[str, tuple[int, int, int]]:
+        """(C, H, W) of an image for each input, by its name."""
+        return {_text(entry["name"]): (c, h, w) for entry in self._inputs for c, h, w in [entry["shape"]]}
+
+    @property
+    def _inputs(self) -> list[Mapping[str, Any]]:
+        """What the file says of each input."""
+        entries = [self.graph["input"]] if "input" in self.graph else self.graph["inputs"]
+        if len({entry["name"] for entry in entries}) != max(len(entries), 1 + ("inputs" in self.graph)):
+            raise ValueError("its inputs must be two or more, with different names")
+        return list(entries)
+
+    @property
     def input_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of an image."""
-        channels, height, width = self.graph["input"]["shape"]
-        return channels, height, width
+        """(C, H, W) of an image.
+
+        Raises:
+            BnewError: the network takes several inputs.
+        """
+        (shape, *others) = self.inputs.values()
+        if others:
+            raise BnewError(f"'{self.path}' takes several inputs ({', '.join(self.inputs)}), and not one image")
+        return shape
 
     @property
     def output_shape(self) -> tuple[int, int, int]:
@@ -182,7 +201,7 @@ class PackedFile(Line):
     @cached_property
     def _nodes_and_shapes(self) -> tuple[tuple[NodeSummary, ...], dict[str, tuple[int, int, int]]]:
         """A row per node, and the shape of every value."""
-        shapes = {_text(self.graph["input"]["name"]): self.input_shape}
+        shapes = self.inputs
         counted = set[str]()
         rows = []
         for node in self.graph["nodes"]:
@@ -216,24 +235,21 @@ class PackedFile(Line):
 
     def __repr__(self) -> str:
         """One line: name, input and output, nodes, weights and size."""
-        shape, result = ("×".join(map(str, each)) for each in (self.input_shape, self.output_shape))
+        *inputs, result = ("×".join(map(str, s)) for s in (*self.inputs.values(), self.output_shape))
         binary, real = self._weights
         return printable(
-            f"<PackedFile '{self.path}': {shape} → {result.removesuffix('×1×1')}, {len(self.nodes)} nodes, "
+            f"<PackedFile '{self.path}': {' and '.join(inputs)} → {result.removesuffix('×1×1')}, {len(self.nodes)} nodes, "
             f"{binary:,} binary weights, {real:,} real numbers, {self.file_bytes:,} bytes>"
         )
 
     def __rich__(self) -> Group:
         binary, real = self._weights
         facts = Table.grid(padding=(0, 2))
-        channels, height, width = self.input_shape
-        normalised = "mean" in self.graph["input"]
-        facts.add_row(
-            "input",
-            f"{channels}×{height}×{width}"
-            + (", or another size" if "any_size" in self.graph["input"] else "")
-            + (", or images of bytes" if normalised else ""),
-        )
+        for entry in self._inputs:
+            what = "×".join(map(str, entry["shape"]))
+            what += ", or another size" if "any_size" in entry else ""
+            what += ", or images of bytes" if "mean" in entry else ""
+            facts.add_row("input" + f" '{printable(entry['name'])}'" * ("inputs" in self.graph), what)
         if "classes" in self.graph:
             facts.add_row(
                 "classes", Text(f"{len(self.graph['classes'])}: {printable(elided(self.graph['classes']))}")

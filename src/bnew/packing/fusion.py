@@ -22,23 +22,21 @@ class Graph:
     Attributes:
         nodes: the nodes, as objects of the file's JSON.
         tensors: by name; binary weights as uint32 words, all others real.
-        shape: (C, H, W) of the image.
+        inputs: (C, H, W) of an image of each input, by its name, which is also that of its value.
         outputs: the names of the outputs' values.
 
     Raises:
         BnewError: an output needs a value that cannot be packed.
     """
 
-    INPUT = "input"
-
     def __init__(self, *outputs: Value) -> None:
         self.nodes: list[dict[str, Any]] = []
         self.tensors: dict[str, Array] = {}
-        self.shape: Shape = (0, 0, 0)
         self._tensor_names: dict[int, str] = {}
-        self._made_by: dict[Value, int | None] = {}  # value → its node's number; None for the image
+        self._made_by: dict[Value, int | None] = {}  # value → its node's number; None for an input
         self._bits: dict[Value, str] = {}
         values = reachable(*outputs)
+        self.inputs: dict[str, Shape] = {v.argument: v.shape for v in values if v.op == "input"}
         self._users: defaultdict[Value, list[Value | None]] = defaultdict(list)
         for output in outputs:
             self._users[output].append(None)
@@ -55,7 +53,6 @@ class Graph:
 
     def _emit(self, value: Value) -> None:
         if value.op == "input":
-            self.shape = value.shape
             self._made_by[value] = None
         elif value.op == "bits":
             self._emit_bits(value)
@@ -94,8 +91,8 @@ class Graph:
             for kind in ("scale", "shift")
             if kind in absorbed
         }
-        self._bits[value] = f"b{number}"
-        node["sign"] = {**sign, "output": f"b{number}"}
+        self._bits[value] = _free(f"b{number}", self.inputs)
+        node["sign"] = {**sign, "output": self._bits[value]}
 
     # Steps
 
@@ -169,9 +166,9 @@ class Graph:
             return self._bits[value]
         number = self._made_by[value]
         if number is None:
-            return self.INPUT
-        self.nodes[number]["output"] = f"v{number}"
-        return f"v{number}"
+            return str(value.argument)
+        self.nodes[number]["output"] = name = _free(f"v{number}", self.inputs)
+        return name
 
     def _tensor(self, array: Array, user: Value, what: str = "") -> str:
         """The name of the tensor of these numbers, the same one wherever the model uses the same numbers."""

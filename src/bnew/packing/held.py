@@ -2,7 +2,8 @@
 
 ``torch.sign`` of exactly 0 is 0, but a bit is +1 or −1. A value that is 0 by a coincidence of rounding may
 get either sign. A value that is 0 by construction may not, for example behind a ReLU or as a sum of an even
-number of signs. The rules of the vocabulary tell the two apart: a rule says what an operator does to the
+number of signs. Nor may the difference of what a network computes of two images, which may be the same. The
+rules of the vocabulary tell the two apart: a rule says what an operator does to the
 numbers at which its inputs are held. An operator without a rule may return any number, including 0.
 """
 
@@ -14,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 
 from bnew.packing import rules
-from bnew.packing.pieces import Held, Rule, anything
+from bnew.packing.pieces import Held, Rule, anything, pieced
 from bnew.packing.values import Value, ancestors
 from bnew.packing.vocabulary import ROWS
 
@@ -25,6 +26,12 @@ HELD: dict[str, Rule] = {
     "bits": rules.same,  # only a binary convolution reads it
     "choice": rules.choice,
 }
+
+
+def _may_be_equal(value: Value) -> bool:
+    """Whether a sum needs two inputs of one shape. Where both are the same image, its terms may cancel out."""
+    shapes = [each.shape for each in ancestors(value) if each.op == "input"]
+    return len(set(shapes)) < len(shapes)
 
 
 def held(value: Value, known: MutableMapping[Value, Held]) -> Held:
@@ -38,6 +45,8 @@ def held(value: Value, known: MutableMapping[Value, Held]) -> Held:
                     rules.scale(term, known[term], np.array([n])) for term, n in each.terms.items()
                 ] or inputs
             found = HELD.get(each.op, anything)(each, *inputs)
+            if each.op == "add" and _may_be_equal(each):
+                found = pieced(each, [*found.pieces, (0.0, 0.0)], found.slopes)
             if any(of.unknown for of in inputs) and np.any(found.at_any):
                 found = replace(found, unknown=True)
             known[each] = found

@@ -7,33 +7,37 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor, nn
+from torch import nn
 
-from bnew.errors import BnewError
+from bnew.errors import BnewError, lookup
 from bnew.files import write_atomically
 from bnew.layers import check_module
 from bnew.packing.file import VERSION, PackedFile, sealed
 from bnew.packing.fusion import Graph
+from bnew.packing.inputs import ONLY, Example, Inputs, inputs_of
 from bnew.packing.reading import Output, read
 from bnew.packing.sizes import CEIL, generalised, trial_sizes
-from bnew.packing.tracing import NotTaken
+from bnew.packing.tracing import NotTaken, unwrapped
 
 _log = logging.getLogger(__name__)
+
+Numbers: TypeAlias = Sequence[float] | Mapping[str, Sequence[float]]  # one per channel; or so by input
+Normalisation: TypeAlias = Mapping[str, Sequence[float]]  # the fields ``mean`` and ``std`` of an input
 
 _DTYPES = {"uint32": "U32", "float32": "F32", "float16": "F16"}
 
 
 def pack(
     model: nn.Module,
-    example_input: Tensor,
+    example_input: Example,
     path: str | Path,
     *,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    mean: Numbers | None = None,
+    std: Numbers | None = None,
     resize: tuple[int, int] | None = None,
     classes: Sequence[str] | None = None,
     half: bool = False,
@@ -59,15 +63,18 @@ def pack(
     Args:
         model: a trained network, with binary weights at ±1 (or ± one magnitude per output channel).
         example_input: images as the model takes them, (N, C, H, W), or vectors, (N, C); only the shape
-            counts.
+            counts. For a model of several inputs, one for each: a tuple in the order of the parameters of
+            its ``forward``, or a dict by their names.
         path: the file to write.
         mean, std: one number per channel, for pixel values in [0, 1]; with them, the file takes bytes too.
+            Of several inputs, dicts by the inputs' names, for those that are images of bytes.
         resize: (height, width) that an image file is scaled to cover before its centre is cropped to the
-            input's size; None: the input's size.
+            input's size; None: the input's size. Only for a model of one input.
         classes: names of the outputs.
         half: store real numbers as float16, in half the space; this rounds them.
         any_size: the file runs for images of other sizes too, as the network itself does. The network is
-            read at some other sizes, to find what follows from the size of the image, and how.
+            read at some other sizes, to find what follows from the size of the image, and how. Only for a
+            model of one input.
 
     Returns:
         The description of the file, as ``bnew.packing.PackedFile.read`` returns it; prints as one line.
@@ -75,32 +82,29 @@ def pack(
     Raises:
         BnewError: the file has no operator for something that the model computes (the message names
             operator, layer and line), the binary weights are not binary, a lazy layer was never called, an
-            argument does not fit the model, or with ``any_size``, a part of the network has no rule for
-            images of other sizes.
+            argument does not fit the model, the results do not depend on one of several inputs, or with
+            ``any_size``, a part of the network has no rule for images of other sizes.
     """
     check_module("pack", model)
-    if not isinstance(example_input, Tensor) or not example_input.is_floating_point():
+    model = unwrapped(model)
+    inputs = inputs_of(model, example_input)
+    normalisation = _normalisation(inputs, mean, std)
+    outputs, graph = _read(model, inputs, normalisation)
+    entries: list[dict[str, Any]] = [
+        {"name": name, "shape": list(graph.inputs[name]), **normalisation[name]} for name in inputs.names
+    ]
+    (image, *more) = entries
+    if more and (resize is not None or any_size):
         raise BnewError(
-            "the example input is no tensor of floating-point numbers: packing needs a batch of images"
+            f"the model takes {len(entries)} inputs, and only one image has "
+            f"{'other sizes: leave out any_size' if any_size else 'a resize: leave it out'}"
         )
-    if example_input.dim() == 3:
-        raise BnewError(
-            f"the example input has shape {tuple(example_input.shape)}: a packed file takes lines (N, C, L) "
-            "as images (N, C, L, 1), so pack a model that begins with nn.Flatten(2)"
-        )
-    if example_input.dim() not in (2, 4) or 0 in example_input.shape:
-        raise BnewError(
-            f"the example input has shape {tuple(example_input.shape)}, but must be (N, C, H, W), or (N, C) "
-            "for a network of vectors"
-        )
-    normalisation = _normalisation(mean, std, example_input.shape[1])
-    outputs, graph = _read(model, example_input, normalisation)
-    image: dict[str, Any] = {"name": Graph.INPUT, "shape": list(graph.shape), **normalisation}
     if resize is not None:
-        if min(resize[0] - graph.shape[1], resize[1] - graph.shape[2]) < 0:
-            raise BnewError(f"resize is {tuple(resize)}, but must cover the input, {tuple(graph.shape[1:])}")
+        size = graph.inputs[image["name"]][1:]
+        if min(resize[0] - size[0], resize[1] - size[1]) < 0:
+            raise BnewError(f"resize is {tuple(resize)}, but must cover the input, {size}")
         image["resize"] = list(resize)
-    description: dict[str, Any] = {"input": image}
+    description: dict[str, Any] = {"inputs": entries} if more else {"input": image}
     if classes is not None:
         if len(outputs) > 1 or outputs[0].name:
             raise BnewError("there are class names, but the model returns several results, or named ones")
@@ -114,7 +118,7 @@ def pack(
                 raise BnewError(f"the class name {name!a} cannot be written as UTF-8")
     description |= {"nodes": graph.nodes, **_results(outputs, graph.outputs)}
     if any_size:
-        description = _for_any_size(model, example_input, normalisation, description, graph)
+        description = _for_any_size(model, inputs, normalisation, description, graph)
     for node in description["nodes"]:
         node.pop(CEIL, None)
     tensors = {name: _stored(name, array, half) for name, array in graph.tensors.items()}
@@ -124,16 +128,16 @@ def pack(
 
 
 def _read(
-    model: nn.Module, example: Tensor, normalisation: Mapping[str, Sequence[float]]
+    model: nn.Module, inputs: Inputs, normalisation: Mapping[str, Normalisation]
 ) -> tuple[list[Output], Graph]:
-    outputs = read(model, example, _lattice(normalisation))
+    outputs = read(model, inputs, {name: _lattice(of) for name, of in normalisation.items() if of})
     return outputs, Graph(*(output.value for output in outputs))
 
 
 def _for_any_size(
     model: nn.Module,
-    example: Tensor,
-    normalisation: Mapping[str, Sequence[float]],
+    inputs: Inputs,
+    normalisation: Mapping[str, Normalisation],
     description: dict[str, Any],
     graph: Graph,
 ) -> dict[str, Any]:
@@ -142,17 +146,19 @@ def _for_any_size(
     Raises:
         BnewError: the network takes no other size, or see :func:`bnew.packing.sizes.generalised`.
     """
+    (example,) = inputs.tensors
     if example.dim() != 4:
         raise BnewError("the network takes vectors, and only images have other sizes: pack it for one size")
     graphs = [(description, graph.tensors)]
     for number, size in enumerate(trial_sizes(*example.shape[2:])):
         try:
-            outputs, other = _read(model, example.new_zeros(1, example.shape[1], *size), normalisation)
+            zeros = inputs.changed(lambda tensor: tensor.new_zeros(1, tensor.shape[1], *size))
+            outputs, other = _read(model, zeros, normalisation)
         except NotTaken as error:
             if number == 0:
                 raise BnewError(f"the network does not run for images of other sizes: {error}") from error
             continue  # it need not take every size
-        image = {"name": Graph.INPUT, "shape": list(other.shape)}
+        image = {"name": ONLY, "shape": list(other.inputs[ONLY])}
         found = {"input": image, "nodes": other.nodes, **_results(outputs, other.outputs)}
         graphs.append((found, other.tensors))
     return generalised(graphs)
@@ -182,13 +188,36 @@ def _is_utf8(text: str) -> bool:
 
 
 def _normalisation(
-    mean: Sequence[float] | None, std: Sequence[float] | None, channels: int
-) -> dict[str, list[float]]:
-    """``mean`` and ``std`` as fields of the file's input; empty if both are None.
+    inputs: Inputs, mean: Numbers | None, std: Numbers | None
+) -> dict[str, Normalisation]:
+    """``mean`` and ``std`` as fields of each of the file's inputs; empty for those that have none.
 
     Raises:
-        BnewError: only one is given, or they are not one number per channel, ``std`` above 0.
+        BnewError: only one is given, they are not one number per channel, ``std`` above 0, or of several
+            inputs, they are no dicts by the inputs' names.
     """
+    means, stds = _by_input("mean", inputs, mean), _by_input("std", inputs, std)
+    return {
+        name: _normalised(means.get(name), stds.get(name), example.shape[1])
+        for name, example in zip(inputs.names, inputs.tensors, strict=True)
+    }
+
+
+def _by_input(what: str, inputs: Inputs, numbers: Numbers | None) -> Mapping[str, Sequence[float]]:
+    if numbers is None:
+        return {}
+    if not isinstance(numbers, Mapping):
+        if len(inputs.names) > 1:
+            raise BnewError(
+                f"{what} is {numbers}, but the model takes several inputs: give a dict by their names"
+            )
+        return {ONLY: numbers}
+    for name in numbers:
+        lookup(f"input in {what}", name, dict.fromkeys(inputs.names))
+    return numbers
+
+
+def _normalised(mean: Sequence[float] | None, std: Sequence[float] | None, channels: int) -> Normalisation:
     if (mean is None) != (std is None):
         raise BnewError("mean and std belong together: give both or neither")
     if mean is None or std is None:
@@ -199,10 +228,8 @@ def _normalisation(
     return numbers
 
 
-def _lattice(normalisation: Mapping[str, Sequence[float]]) -> npt.NDArray[Any] | None:
-    """(2, C): step and offset of the values (b / 255 − mean) / std of bytes b; None without mean and std."""
-    if not normalisation:
-        return None
+def _lattice(normalisation: Normalisation) -> npt.NDArray[Any]:
+    """(2, C): step and offset of the values (b / 255 − mean) / std of bytes b."""
     step = 1 / (255 * np.array(normalisation["std"]))
     level = 255 * np.array(normalisation["mean"])
     near = np.rint(level)  # a mean that is a byte / 255, rounded to float32, counts as that byte

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from bnew.errors import BnewError
+from bnew.packing.inputs import Inputs
 from bnew.packing.operation import BATCH, Operation, Shared, has_fixed_size, size_of
 from bnew.packing.reshaping import reshaped
 from bnew.packing.tracing import Trace, traced
-from bnew.packing.values import Array, Refused, Value
+from bnew.packing.values import Array, Refused, Value, ancestors
 from bnew.packing.views import shown, view
 from bnew.packing.vocabulary import ATEN, FORMULAS
 
@@ -38,25 +39,25 @@ class Output:
     integers: bool = False
 
 
-def read(model: nn.Module, example: Tensor, lattice: Array | None = None) -> list[Output]:
-    """The model's outputs, for images like ``example`` (N, C, H, W) or vectors (N, C).
+def read(model: nn.Module, inputs: Inputs, lattices: Mapping[str, Array]) -> list[Output]:
+    """The model's outputs, for images like those of ``inputs``.
 
-    ``lattice`` (2, C) has the step and the offset of an image's numbers, if they are known: channel c holds
-    ``lattice[1, c] + n · lattice[0, c]`` with whole n.
+    ``lattices`` (2, C), by the inputs' names, have the step and the offset of an image's numbers, where they
+    are known: channel c holds ``lattice[1, c] + n · lattice[0, c]`` with whole n.
 
     Raises:
-        BnewError: see :func:`bnew.packing.tracing.traced`; or the output does not depend on the input.
+        BnewError: see :func:`bnew.packing.tracing.traced`; or the outputs do not depend on an input.
     """
-    with traced(model, example, BATCH) as trace:
-        return _Reader(trace, example.dtype, lattice).outputs()
+    with traced(model, inputs, BATCH) as trace:
+        return _Reader(trace, inputs.tensors[0].dtype, lattices).outputs()
 
 
 class _Reader:
     """The exported graph, node by node."""
 
-    def __init__(self, trace: Trace, dtype: torch.dtype, lattice: Array | None) -> None:
+    def __init__(self, trace: Trace, dtype: torch.dtype, lattices: Mapping[str, Array]) -> None:
         self.trace = trace
-        self.lattice = lattice
+        self.lattices = lattices
         self.shared = Shared(dict(trace.model.named_modules()), dtype)
         self.values: dict[fx.Node, Value] = {}
 
@@ -64,8 +65,9 @@ class _Reader:
         """Read all nodes and return the outputs."""
         program = self.trace.program
         tensors: dict[str, Any] = {**program.state_dict, **program.constants}
-        inputs = program.graph_signature.input_specs
-        constants = {spec.arg.name: tensors[spec.target] for spec in inputs if spec.target is not None}
+        specs = program.graph_signature.input_specs
+        constants = {spec.arg.name: tensors[spec.target] for spec in specs if spec.target is not None}
+        names = {node: name for name, node in self.trace.inputs.items()}
         for node in program.graph.nodes:
             if node.op == "output":
                 break
@@ -75,11 +77,19 @@ class _Reader:
             elif node.name in constants:
                 self.values[node] = operation.make("evaluated", tensor=constants[node.name])
             else:
-                self.values[node] = operation.make("input", notes={"lattice": self.lattice})
-        return [
+                lattice = self.lattices.get(names[node])
+                self.values[node] = operation.make("input", argument=names[node], notes={"lattice": lattice})
+        outputs = [
             Output(self._result(node), name, size_of(node)[1:], _is_integer(node.meta["val"].dtype))
             for name, node in self.trace.outputs
         ]
+        needed = set(ancestors(*(output.value for output in outputs)))
+        if unused := [name for node, name in names.items() if self.values[node] not in needed]:
+            raise BnewError(
+                f"the output of {type(self.trace.model).__name__} does not depend on its input '{unused[0]}': "
+                "pack a model without it"
+            )
+        return outputs
 
     def _result(self, node: fx.Node) -> Value:
         output, last = self.values[node], Operation(self.shared, node)

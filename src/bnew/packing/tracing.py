@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bnew.errors import BnewError
 from bnew.modes import evaluating
+from bnew.packing.inputs import Inputs
 
 _aten = torch.ops.aten
 
@@ -32,29 +33,29 @@ class NotTaken(BnewError):
 
 @dataclass(frozen=True)
 class Trace:
-    """A model without its wrappers, its exported program, and the nodes of its outputs by name.
+    """A model without its wrappers, its exported program, and the nodes of its inputs and outputs by name.
 
     Outputs without names, such as those of a tuple, have the name "".
     """
 
     model: nn.Module
     program: torch.export.ExportedProgram
+    inputs: Mapping[str, fx.Node]
     outputs: list[tuple[str, fx.Node]]
 
 
 @contextmanager
-def traced(model: nn.Module, example: Tensor, images: int) -> Iterator[Trace]:
-    """Yield the trace of the model in eval mode, for a batch of ``images`` images like ``example`` (N, ...).
+def traced(model: nn.Module, inputs: Inputs, images: int) -> Iterator[Trace]:
+    """Yield the trace of the model in eval mode, for batches of ``images`` images like those of ``inputs``.
 
-    Wrappers that run a model on several devices or compile it are removed. Afterwards the model's modes and
-    buffers are as they were. The example is never changed.
+    The model has no wrappers (see :func:`unwrapped`). Afterwards its modes and buffers are as they were. The
+    inputs are never changed.
 
     Raises:
         BnewError: the model has a lazy layer that was never called, does not take the example, cannot be
             exported, returns something else than tensors, or its output depends on a buffer that its calls
             change.
     """
-    model = _unwrapped(model)
     kind = type(model).__name__
     for name, module in model.named_modules():
         if any(map(is_lazy, [*module.parameters(recurse=False), *module.buffers(recurse=False)])):
@@ -65,15 +66,14 @@ def traced(model: nn.Module, example: Tensor, images: int) -> Iterator[Trace]:
             )
     with _evaluating(model) as before, torch.no_grad():
         try:
-            model(example.clone())  # the model may change its input
+            _call(model, inputs.changed(torch.clone))  # the model may change its inputs
         except Exception as error:  # a user's model may raise anything
-            raise NotTaken(
-                f"{kind} does not take an example of shape {tuple(example.shape)}: {_first_line(error)}"
-            ) from error
+            raise NotTaken(f"{kind} does not take {inputs.sizes}: {_first_line(error)}") from error
         try:
-            few, many = (_numbers(model, example[:1].expand(n, *example.shape[1:])) for n in (2, 3))
-            batch = example[:1].expand(images, *example.shape[1:]).contiguous()
-            program = torch.export.export(model, (batch,), strict=False).run_decompositions(_DECOMPOSED)
+            few, many = (_numbers(model, inputs.images(n)) for n in (2, 3))
+            batch = inputs.images(images)
+            program = torch.export.export(model, batch.args, dict(batch.kwargs), strict=False)
+            program = program.run_decompositions(_DECOMPOSED)
         except Exception as error:
             raise BnewError(
                 f"torch.export cannot read {kind} for {images} images at once, which packing needs (no "
@@ -90,14 +90,18 @@ def traced(model: nn.Module, example: Tensor, images: int) -> Iterator[Trace]:
         after = dict(model.named_buffers())
         changed = {name for name in before if name not in after or not torch.equal(before[name], after[name])}
         _check_state(kind, program, [node for _, node in outputs], changed)
-        yield Trace(model, program, outputs)
+        yield Trace(model, program, _inputs(program, inputs), outputs)
 
 
-def _numbers(model: nn.Module, batch: Tensor) -> list[tuple[str, str]]:
+def _call(model: nn.Module, inputs: Inputs) -> Any:
+    return model(*inputs.args, **inputs.kwargs)
+
+
+def _numbers(model: nn.Module, inputs: Inputs) -> list[tuple[str, str]]:
     """(Operator, number) for each single number that the model computes with; the model stays as it is."""
     numbers = _Numbers()
     with _evaluating(model), numbers:
-        model(batch.clone())
+        _call(model, inputs)
     return numbers.found
 
 
@@ -127,7 +131,8 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model without wrappers that run it on several devices or compile it."""
     while True:
         if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
             model = model.module
@@ -158,6 +163,16 @@ def _evaluating(model: nn.Module) -> Iterator[Mapping[str, Tensor]]:
             for buffer, before in values.values():
                 if not torch.equal(buffer, before):
                     buffer.copy_(before)
+
+
+def _inputs(program: torch.export.ExportedProgram, inputs: Inputs) -> dict[str, fx.Node]:
+    """The nodes of the graph's inputs by name."""
+    nodes = {node.name: node for node in program.graph.nodes}
+    given = program.graph_signature.user_inputs
+    assert program.call_spec.in_spec is not None
+    args, kwargs = pytree.tree_unflatten(list(given), program.call_spec.in_spec)
+    places = [*args, *(kwargs[name] for name in inputs.kwargs)]
+    return {name: nodes[place] for name, place in zip(inputs.names, places, strict=True)}
 
 
 def _outputs(kind: str, program: torch.export.ExportedProgram) -> list[tuple[str, fx.Node]]:

@@ -47,7 +47,7 @@ class Value:
 
     ``op`` is an operator or a step of docs/format.md, or one of
 
-    * ``input``: the image;
+    * ``input``: an input of the model, ``argument`` is its name;
     * ``evaluated``: ``tensor``, the same for every image, which no operator needs to compute;
     * ``view``: its input as the tensor of ``notes["layout"]``, see :mod:`bnew.packing.views`;
     * ``bits``: the sign of its input, as bits;

@@ -31,6 +31,11 @@ class Stages:
         self._made: list[Stage] = []
         self._values: dict[str, Value] = {}
         self._names = set[str]()
+        if "input" not in graph:
+            raise BnewError(
+                f"the network takes {len(graph['inputs'])} inputs, and C code is written for one image: run "
+                "it with bnew-engine"
+            )
         self._add_image(graph["input"])
         for node in graph["nodes"]:
             self._add_node(node)

@@ -1,0 +1,106 @@
+"""A network's inputs: what the file says of them, and batches brought in order and checked for C++."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnew_engine._arguments import array
+from bnew_engine._engine import EngineError
+
+
+class Input(NamedTuple):
+    """An input of a network."""
+
+    name: str
+    """Of several, the parameter of the network's ``forward``; ``input`` if there is only one."""
+    shape: tuple[int, int, int]
+    """(C, H, W) of an image; (C, 1, 1) of a vector."""
+    mean: tuple[float, ...] | None = None
+    """The mean per channel, for pixel values in [0, 1]; None if the file does not have it."""
+    std: tuple[float, ...] | None = None
+    """The standard deviation per channel; None as for ``mean``."""
+
+
+def inputs_of(graph: Mapping[str, Any], shapes: Sequence[tuple[str, tuple[int, int, int]]]) -> list[Input]:
+    """The inputs that the graph (docs/format.md) describes, for images of these shapes, by name."""
+    entries = graph["inputs"] if "inputs" in graph else [graph["input"]]
+    numbers = ([tuple(each[key]) if key in each else None for key in ("mean", "std")] for each in entries)
+    return [Input(name, shape, *rest) for (name, shape), rest in zip(shapes, numbers, strict=True)]
+
+
+def batches(inputs: Sequence[Input], given: Sequence[Any], named: Mapping[str, Any]) -> list[NDArray[Any]]:
+    """A batch for each input, as C++ takes it: float32 (N, C, H, W) or uint8 (N, H, W, C).
+
+    Args:
+        inputs: the network's.
+        given: its arguments, in order; of several inputs, also one tuple or list, or one dict, of all.
+        named: its arguments by name. The name of a single input does not matter.
+
+    Raises:
+        EngineError: these are not the network's inputs; an array has another shape or type; or their numbers
+            of images differ.
+    """
+    ordered = zip(inputs, _ordered(inputs, given, named), strict=True)
+    found = [_checked(one, images, len(inputs) == 1) for one, images in ordered]
+    for one, images in zip(inputs, found, strict=True):
+        if len(images) != len(found[0]):
+            raise EngineError(
+                f"'{inputs[0].name}' has {len(found[0])} images and '{one.name}' {len(images)}: give as many "
+                "for each input"
+            )
+    return found
+
+
+def _ordered(inputs: Sequence[Input], given: Sequence[Any], named: Mapping[str, Any]) -> list[Any]:
+    if len(given) == 1 and not named:
+        (first,) = given
+        if isinstance(first, Mapping):
+            given, named = (), first
+        elif len(inputs) > 1 and isinstance(first, tuple | list):
+            given = first
+    names = [one.name for one in inputs]
+    if len(inputs) == 1:
+        if len(given) + len(named) != 1:
+            raise EngineError(f"the network takes one input, and {len(given) + len(named)} were given")
+        return [*given, *named.values()]
+    takes = f"the network takes {_listed(names)}"
+    if len(given) > len(names):
+        raise EngineError(f"{takes}, and {len(given)} inputs were given")
+    all_named = {**dict(zip(names, given, strict=False)), **named}
+    if unknown := [name for name in all_named if name not in names]:
+        raise EngineError(f"{takes}, and no {unknown[0]!r}")
+    if len(all_named) < len(given) + len(named):
+        twice = next(name for name in names[: len(given)] if name in named)
+        raise EngineError(f"'{twice}' was given twice: once in order, and once by name")
+    if missing := [name for name in names if name not in all_named]:
+        raise EngineError(f"{takes}, and '{missing[0]}' was not given")
+    return [all_named[name] for name in names]
+
+
+def _listed(names: Sequence[str]) -> str:
+    quoted = [f"'{name}'" for name in names]
+    return f"{', '.join(quoted[:-1])} and {quoted[-1]}"
+
+
+def _checked(one: Input, images: Any, alone: bool) -> NDArray[Any]:
+    name, are, have = ("images", "are", "have") if alone else (f"'{one.name}'", "is", "has")
+    images = array(name, images)
+    c, h, w = one.shape
+    if images.dtype == np.uint8:
+        shape, kind = (h, w, c), "uint8 images (N, H, W, C)"
+    elif images.dtype.kind == "f":
+        shape, kind = one.shape, "float32 (N, C, H, W)"
+        if (*images.shape[1:], 1, 1) == shape:
+            images = images[:, :, None, None]
+    else:
+        raise EngineError(
+            f"{name} {are} {images.dtype}, but must be float32 (N, C, H, W) or uint8 (N, H, W, C)"
+        )
+    if images.ndim != 4 or images.shape[1:] != shape:
+        wanted = ", ".join(map(str, ("N", *shape)))
+        raise EngineError(f"{name} {have} shape {images.shape}, but {kind} must have ({wanted})")
+    return np.require(images, None if images.dtype == np.uint8 else np.float32, ["C", "ALIGNED"])
