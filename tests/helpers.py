@@ -16,7 +16,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from bnew.packing.file import sealed
+from bnew.packing.checksum import sealed
 from bnew.recipe import Recipe
 from bnew.results.run import Run
 from bnew.training.loop import Trainer, train

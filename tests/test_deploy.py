@@ -27,6 +27,7 @@ from bnew import BnewError, create_model, summary
 from bnew.data.images import read_image
 from bnew.data.in_memory import MemoryDataset
 from bnew.deploy import verify as verifying
+from bnew.deploy.batches import run_engine
 from bnew.deploy.inference import bench, predict
 from bnew.deploy.onnx import export_onnx
 from bnew.deploy.pack_run import pack_run
@@ -324,7 +325,7 @@ def test_verify_takes_no_nan_for_rounding(
     engine: Any, run: Run, packed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of the logits that are compared strictly, those of the sample of 16 images."""
-    compute = verifying.run_engine
+    compute = run_engine
     monkeypatch.setattr(
         verifying, "run_engine", lambda e, x: compute(e, x) * (torch.nan if len(x) == 16 else 1)
     )

@@ -21,9 +21,9 @@ import bnew
 from bnew import BinaryConv2d, BnewError
 from bnew.packing import vocabulary
 from bnew.packing.held import HELD, held
+from bnew.packing.inputs import ONLY, inputs_of
 from bnew.packing.packer import _lattice
 from bnew.packing.pieces import Held
-from bnew.packing.inputs import ONLY, inputs_of
 from bnew.packing.reading import read
 from bnew.packing.values import Value
 

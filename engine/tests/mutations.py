@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from bnew_engine import EngineError, load
-from tiny import Array, Network, file_bytes, header_and_body, quarters, signs
+from tiny import Array, Network, file_bytes, header_and_body, quarters, several, signs
 
 VALUES: list[Any] = [
     *(None, True, False, "", "x", "input", "n1", [], {}, [0], [[]], {"a": 1}),
@@ -116,7 +116,12 @@ def leaves(value: Any) -> Iterator[tuple[Any, Any]]:
 
 def field_mutations(random: np.random.Generator) -> Iterator[bytes]:
     """Each field of the header and of the graph: several other values; left out; another beside it."""
-    network = victim()
+    for network in (victim(), several()):
+        yield from fields_of(network, random)
+
+
+def fields_of(network: Network, random: np.random.Generator) -> Iterator[bytes]:
+    """The same of one network."""
     graph, (header, body) = network.graph, header_and_body(network.graph, network.tensors)
 
     def damaged(place: int, in_graph: bool, value: Any) -> bytes:
@@ -185,11 +190,12 @@ def attempt(path: Path, image: Array) -> str:
         assert len(text) > len(f"{path}: ") + 10
         assert text.isprintable()
         return "refused"
-    if np.prod(model.input_shape) < 1e5:
-        x = np.resize(image, (2, *model.input_shape))
-        assert len(model(x)) == 2
+    if sum(np.prod(one.shape) for one in model.inputs) < 1e5:
+        x = [np.resize(image, (2, *one.shape)) for one in model.inputs]
+        results = model(*x)
+        assert all(len(each) == 2 for each in (results if isinstance(results, list) else [results]))
         try:
-            model.values(x[:1])
+            model.values(*(each[:1] for each in x))
         except EngineError as error:  # all values at the same time may be too much
             if "the values of the network would take" not in str(error):
                 raise

@@ -14,7 +14,7 @@ import bnew_engine
 import numpy as np
 import pytest
 from bnew_engine import isas, load
-from tiny import Array, Network, everything, quarters
+from tiny import Array, Network, everything, quarters, several
 
 PACKAGE = Path(bnew_engine.__file__).parent
 SANITIZED = pytest.mark.skipif("ASAN_OPTIONS" in os.environ, reason="under a sanitizer")
@@ -33,6 +33,12 @@ class Options(Structure):
     ]
 
 
+class Batch(Structure):
+    """bnew_batch."""
+
+    _fields_ = [("floats", c_void_p), ("bytes", c_void_p)]
+
+
 @pytest.fixture(scope="module")
 def c() -> CDLL:
     """The library, with what bnew.h declares."""
@@ -47,6 +53,11 @@ def c() -> CDLL:
         "output_size": (c_size_t, [c_void_p]),
         "run": (c_int, [c_void_p, c_void_p, c_size_t, c_void_p]),
         "run_bytes": (c_int, [c_void_p, c_void_p, c_size_t, c_void_p]),
+        "input_count": (c_size_t, [c_void_p]),
+        "input_name": (c_char_p, [c_void_p, c_size_t]),
+        "input_dimensions": (POINTER(c_int), [c_void_p, c_size_t]),
+        "input_bytes": (c_int, [c_void_p, c_size_t]),
+        "run_inputs": (c_int, [c_void_p, POINTER(Batch), c_size_t, c_void_p]),
         "class_count": (c_size_t, [c_void_p]),
         "class_name": (c_char_p, [c_void_p, c_size_t]),
         "result_count": (c_size_t, [c_void_p]),
@@ -102,6 +113,9 @@ def test_c_tells_what_a_network_takes_and_returns(c: CDLL, path: Path) -> None:
     c.bnew_input_shape(model, shape)
     assert tuple(shape) == (3, 33, 35)
     assert c.bnew_input_size(model) == 3 * 33 * 35
+    assert c.bnew_input_count(model) == 1
+    assert c.bnew_input_name(model, 0) == b"input"
+    assert c.bnew_input_bytes(model, 0) == 1
     assert c.bnew_output_size(model) == c.bnew_class_count(model) == 10
     assert [c.bnew_class_name(model, i) for i in (0, 9, 10)] == [b"class 0", b"class 9", None]
     assert c.bnew_result_count(model) == c.bnew_result_dimensions(model, 0) == 1
@@ -138,6 +152,44 @@ def test_c_several_results(c: CDLL, tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         run(c, model, images), np.concatenate([value.reshape(2, -1) for value in expected.values()], 1)
     )
+    c.bnew_free(model)
+
+
+def test_c_several_inputs(c: CDLL, tmp_path: Path) -> None:
+    path = several().write(tmp_path / "m.bnew")
+    model = c.bnew_load(os.fsencode(path), None)
+    assert model, c.bnew_error()
+    assert c.bnew_input_count(model) == 3
+    assert [c.bnew_input_name(model, i) for i in range(4)] == [b"left", b"right", b"more", None]
+    assert c.bnew_input_dimensions(model, 1)[:3] == [8, 5, 6]
+    assert not c.bnew_input_dimensions(model, 3)
+    assert [c.bnew_input_bytes(model, i) for i in range(4)] == [1, 0, 0, 0]
+    random = np.random.default_rng(5)
+    pixels = random.integers(0, 256, (2, 5, 6, 3)).astype(np.uint8)
+    left, right, more = (quarters(random, 2, *size) for size in ((3, 5, 6), (8, 5, 6), (2,)))
+    results = np.empty((2, c.bnew_output_size(model)), np.float32)
+    for first in (left, pixels):
+        is_floats = first.dtype == np.float32
+        batches = (Batch * 3)(
+            Batch(first.ctypes.data, None) if is_floats else Batch(None, first.ctypes.data),
+            Batch(right.ctypes.data, None),
+            Batch(more.ctypes.data, None),
+        )
+        assert c.bnew_run_inputs(model, batches, 2, results.ctypes.data) == 0, c.bnew_error()
+        expected = [each.reshape(2, -1) for each in load(path)(first, right, more)]
+        np.testing.assert_array_equal(results, np.concatenate(expected, 1))
+    x, y = left.ctypes.data, results.ctypes.data
+    assert c.bnew_run_inputs(model, None, 0, None) == 1
+    assert c.bnew_error() == b"bnew_run_inputs: an argument is NULL, but must not be"
+    for wrong in (Batch(None, None), Batch(x, x)):
+        batches[1] = wrong
+        assert c.bnew_run_inputs(model, batches, 1, y) == 1
+        assert c.bnew_error() == b"bnew_run_inputs: batch 1 must have floats or bytes, and not both"
+    batches[1] = Batch(None, x)
+    assert c.bnew_run_inputs(model, batches, 1, y) == 1
+    assert b"how bytes become 'right' (no mean and std)" in c.bnew_error()
+    assert c.bnew_run(model, x, 1, y) == 1
+    assert c.bnew_error() == b"the network takes 3 inputs, not 1"
     c.bnew_free(model)
 
 

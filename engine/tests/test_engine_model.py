@@ -465,7 +465,7 @@ def test_wrong_types(path: Path) -> None:
     with pytest.raises(EngineError, match="name is 3, but must be a str"):
         load(path).convolve(wrong, np.ones((1, 64, 17, 18), np.float32))
     with pytest.raises(EngineError, match="images cannot be made an array of numbers"):
-        load(path)([[1.0], [1.0, 2.0]])  # type: ignore[arg-type]
+        load(path)([[1.0], [1.0, 2.0]])
     with pytest.raises(EngineError, match="signs cannot be made an array of numbers"):
         load(path).convolve("x", "x")  # type: ignore[arg-type]
 

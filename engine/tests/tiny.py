@@ -153,6 +153,30 @@ def powers(random: np.random.Generator, *shape: int) -> Array:
     return random.choice(np.array([-2, -1, -0.5, 0, 0.5, 1, 2], np.float32), shape)
 
 
+def several(height: int = 5, width: int = 6) -> Network:
+    """Several inputs, ``left`` of bytes too, that are joined, convolved, signed and returned as they are."""
+    random = np.random.default_rng(3)
+    network = Network((3, height, width))
+    numbers = {"mean": [0.5, 0.4, 0.3], "std": [0.25, 0.2, 0.3]}
+    network.graph["inputs"] = [
+        {"name": "left", "shape": [3, height, width], **numbers},
+        {"name": "right", "shape": [8, height, width]},
+        {"name": "more", "shape": [2, 1, 1]},
+    ]
+    del network.graph["input"]
+    three: dict[str, Any] = {"padding": [1] * 4}
+    left = network.conv("left", quarters(random, 8, 3, 3, 3), **three, then=[{"add": "right"}], sign={})
+    right = network.conv("right", quarters(random, 8, 8, 1, 1), then=[{"clamp": [0, None]}])
+    both = network.conv(f"{left}.bits", signs(random, 8, 8, 3, 3), binary=True, **three)
+    both = network.node("concat", [both, right, "left"], then=[{"scale": network.tensor([0.5])}])
+    gate = network.conv("more", quarters(random, 19, 2, 1, 1))
+    both = network.node("identity", both, then=[{"multiply": gate}])
+    mean = network.node("adaptive_avg_pool", both, size=[1, 1])
+    network.graph["outputs"] = [{"value": name} for name in (both, mean, "more")]
+    del network.graph["output"]
+    return network
+
+
 def everything() -> Network:
     """Every operator; convolutions large enough to be split among threads, the rest too small."""
     random = np.random.default_rng(7)

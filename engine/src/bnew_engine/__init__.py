@@ -203,7 +203,7 @@ class Model:
             EngineError: as :meth:`__call__`; or the output is no probability of classes, the network takes
                 several inputs, a file cannot be read, or Pillow is not installed.
         """
-        count, kind, vector = whole("top", top, 2**31 - 1), self._kind, self.input_shape[1:] == (1, 1)
+        count, vector, kind = whole("top", top, 2**31 - 1), self.input_shape[1:] == (1, 1), self._kind
         if are_paths(images):
             paths = [images] if isinstance(images, str | os.PathLike) else list(images)
             parts = [paths[start : start + _FILES] for start in range(0, len(paths), _FILES)]

@@ -137,7 +137,7 @@ def most_disagreements(share: float, images: int) -> float:
 def verify(
     file: str | Path,
     model: nn.Module | Run | str | Path,
-    data: Dataset | Iterable[tuple[Tensor, Tensor]] | None = None,
+    data: Dataset | Iterable[tuple[Images, Tensor]] | None = None,
     sample: int = 16,
     limits: Limits = BY_SIZE,
 ) -> Verification:
@@ -198,7 +198,9 @@ def verify(
         if not compared:
             _check_shapes(file, engine, model, x)
             sample = min(sample, count)
-            layers, unflipped, compared, problems = _compare_sample(engine, model, first(x, sample), tolerance)
+            layers, unflipped, compared, problems = _compare_sample(
+                engine, model, first(x, sample), tolerance
+            )
         ours, theirs = by_name(run_model(model, x)), by_name(run_engine(engine, x))
         for name, comparison in compared.items():
             comparison.add(ours[name], theirs[name])

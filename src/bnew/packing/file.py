@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import warnings
-import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +17,7 @@ from rich.text import Text
 
 from bnew.display import Fitting, Line, new_table
 from bnew.errors import BnewError
+from bnew.packing.checksum import is_whole
 from bnew.packing.rows import Argument, Takes
 from bnew.packing.sizes import settled
 from bnew.packing.vocabulary import OPERATORS, STEPS
@@ -29,16 +29,6 @@ BYTES = {"U32": 4, "F32": 4, "F16": 2}  # of one element
 _FIELDS = {"op", "name", "input", "inputs", "then", "output", "sign"}  # that any node may have
 # Exceptions that a header or a graph raises if it does not follow docs/format.md.
 _DAMAGE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
-
-
-def sealed(content: bytes) -> bytes:
-    """The content of a packed file, with its checksum written into the header's field for it."""
-    return content.replace(_field("0" * 8), _field(f"{zlib.crc32(content):08x}"), 1)
-
-
-def _field(digits: str) -> bytes:
-    """The checksum's field in the header. No text there has these bytes, since its quotes are escaped."""
-    return f'"crc32":"{digits}"'.encode()
 
 
 @dataclass(frozen=True)
@@ -129,7 +119,7 @@ class PackedFile(Line):
         unknown = sorted(set(metadata) - METADATA)
         if unknown:
             raise BnewError(f"'{path}' is damaged, its header has {unknown[0]!r}: pack the network again")
-        if "crc32" in metadata and not _is_whole(path, 8 + length, metadata["crc32"]):
+        if "crc32" in metadata and not is_whole(path, 8 + length, metadata["crc32"]):
             raise BnewError(
                 f"'{path}' is damaged, its bytes do not have the checksum that its header says: "
                 "copy it again, or pack the network again"
@@ -168,7 +158,9 @@ class PackedFile(Line):
         """
         (shape, *others) = self.inputs.values()
         if others:
-            raise BnewError(f"'{self.path}' takes several inputs ({', '.join(self.inputs)}), and not one image")
+            raise BnewError(
+                f"'{self.path}' takes several inputs ({', '.join(self.inputs)}), and not one image"
+            )
         return shape
 
     @property
@@ -238,7 +230,8 @@ class PackedFile(Line):
         *inputs, result = ("×".join(map(str, s)) for s in (*self.inputs.values(), self.output_shape))
         binary, real = self._weights
         return printable(
-            f"<PackedFile '{self.path}': {' and '.join(inputs)} → {result.removesuffix('×1×1')}, {len(self.nodes)} nodes, "
+            f"<PackedFile '{self.path}': {' and '.join(inputs)} → {result.removesuffix('×1×1')}, "
+            f"{len(self.nodes)} nodes, "
             f"{binary:,} binary weights, {real:,} real numbers, {self.file_bytes:,} bytes>"
         )
 
@@ -285,21 +278,6 @@ def read_packed(path: str | Path) -> PackedFile:
     """The old name of :meth:`PackedFile.read`, for one release."""
     warnings.warn("read_packed(path) is written PackedFile.read(path) now", DeprecationWarning, stacklevel=2)
     return PackedFile.read(path)
-
-
-def _is_whole(path: Path, header_bytes: int, stored: Any) -> bool:
-    """Whether ``stored`` is the file's checksum: the CRC-32 of its bytes, with zeros for these digits."""
-    try:
-        with open(path, "rb") as file:
-            header = file.read(header_bytes)
-            if not isinstance(stored, str) or not stored.isascii() or _field(stored) not in header:
-                return False
-            checksum = zlib.crc32(header.replace(_field(stored), _field("0" * 8), 1))
-            while chunk := file.read(1 << 20):
-                checksum = zlib.crc32(chunk, checksum)
-    except OSError as error:
-        raise BnewError(f"cannot read '{path}': {error.strerror}") from None
-    return stored == f"{checksum:08x}"
 
 
 def _text(name: Any) -> str:

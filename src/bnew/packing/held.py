@@ -29,7 +29,7 @@ HELD: dict[str, Rule] = {
 
 
 def _may_be_equal(value: Value) -> bool:
-    """Whether a sum needs two inputs of one shape. Where both are the same image, its terms may cancel out."""
+    """Whether a sum needs two inputs of one shape: where both are the same image, its terms may cancel."""
     shapes = [each.shape for each in ancestors(value) if each.op == "input"]
     return len(set(shapes)) < len(shapes)
 

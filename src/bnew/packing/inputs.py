@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-import torch
 from torch import Tensor, nn
 
 from bnew.errors import BnewError
@@ -106,8 +105,8 @@ def _check(what: str, example: Any) -> None:
     shape = tuple(example.shape)
     if len(shape) == 3:
         raise BnewError(
-            f"{what} has shape {shape}: a packed file takes lines (N, C, L) as images (N, C, L, 1), so pack a "
-            "model that begins with nn.Flatten(2)"
+            f"{what} has shape {shape}: a packed file takes lines (N, C, L) as images (N, C, L, 1), so pack "
+            "a model that begins with nn.Flatten(2)"
         )
     if len(shape) not in (2, 4) or 0 in shape:
         raise BnewError(

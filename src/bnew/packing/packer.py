@@ -6,6 +6,7 @@ import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,7 +17,8 @@ from torch import nn
 from bnew.errors import BnewError, lookup
 from bnew.files import write_atomically
 from bnew.layers import check_module
-from bnew.packing.file import VERSION, PackedFile, sealed
+from bnew.packing.checksum import sealed
+from bnew.packing.file import VERSION, PackedFile
 from bnew.packing.fusion import Graph
 from bnew.packing.inputs import ONLY, Example, Inputs, inputs_of
 from bnew.packing.reading import Output, read
@@ -152,7 +154,7 @@ def _for_any_size(
     graphs = [(description, graph.tensors)]
     for number, size in enumerate(trial_sizes(*example.shape[2:])):
         try:
-            zeros = inputs.changed(lambda tensor: tensor.new_zeros(1, tensor.shape[1], *size))
+            zeros = replace(inputs, args=(example.new_zeros(1, example.shape[1], *size),), kwargs={})
             outputs, other = _read(model, zeros, normalisation)
         except NotTaken as error:
             if number == 0:
@@ -187,9 +189,7 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
-def _normalisation(
-    inputs: Inputs, mean: Numbers | None, std: Numbers | None
-) -> dict[str, Normalisation]:
+def _normalisation(inputs: Inputs, mean: Numbers | None, std: Numbers | None) -> dict[str, Normalisation]:
     """``mean`` and ``std`` as fields of each of the file's inputs; empty for those that have none.
 
     Raises:

@@ -86,8 +86,8 @@ class _Reader:
         needed = set(ancestors(*(output.value for output in outputs)))
         if unused := [name for node, name in names.items() if self.values[node] not in needed]:
             raise BnewError(
-                f"the output of {type(self.trace.model).__name__} does not depend on its input '{unused[0]}': "
-                "pack a model without it"
+                f"the output of {type(self.trace.model).__name__} does not depend on its input "
+                f"'{unused[0]}': pack a model without it"
             )
         return outputs
 
