@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import bnew
 from bnew import BinaryConv2d, BinaryLinear, BnewError, binary_parameters
+from bnew.deploy.onnx import export_onnx
 
 # Where it is installed, it has to agree as well.
 bnew_engine: Any = import_module("bnew_engine") if find_spec("bnew_engine") else None
@@ -375,6 +376,27 @@ def test_verify_refuses(images: Any, message: str, path: Path) -> None:
     bnew.pack(model, (X[:, :3], X[:, :3]), path)
     with pytest.raises(BnewError, match=message):
         bnew.verify(path, model, [(images, torch.zeros(2))])
+
+
+@pytest.mark.parametrize("what", ["two images by name, in another order", "two vectors", "any number"])
+def test_onnx_keeps_the_names(what: str, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    make, inputs, names = MODELS[what]
+    model = trained(make())
+    check = export_onnx(model, inputs, tmp_path / "model.onnx")
+    assert check is not None
+    assert check.agrees
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    assert sorted(one.name for one in session.get_inputs()) == sorted(names)
+    assert all(isinstance(one.shape[0], str) for one in session.get_inputs())  # any number of images
+    one = {name: x[:1] for name, x in inputs.items()} if isinstance(inputs, dict) else [x[:1] for x in inputs]
+    arrays = {
+        name: x.numpy()
+        for name, x in (one.items() if isinstance(one, dict) else zip(names, one, strict=True))
+    }
+    (found,) = session.run(None, arrays)
+    assert_close(found, called(model, one), rtol=1e-3)
 
 
 @needs_engine

@@ -6,19 +6,23 @@ fast.
 
 from __future__ import annotations
 
+import inspect
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from bnew.data.preparation import Preparation
 from bnew.deploy.trained import trained
 from bnew.errors import BnewError
 from bnew.files import write_atomically
 from bnew.layers import check_module
+from bnew.packing.inputs import Example, Inputs, bound
 from bnew.results.run import Run
 from bnew.training.machine import Machine
 from bnew.training.run_data import load_run_data
@@ -78,32 +82,39 @@ def _generated(prepared: Preparation) -> Tensor:
     return (pixels - mean) / std
 
 
-def export_onnx(model: nn.Module, images: Tensor, path: str | Path, kind: str = "given") -> OnnxCheck | None:
+def export_onnx(model: nn.Module, images: Example, path: str | Path, kind: str = "given") -> OnnxCheck | None:
     """Write a network as an ONNX graph, for any batch size, and check it on ``images`` (N, C, H, W).
 
-    The model must be in eval mode, on the CPU. ``kind`` is the word for the images in the check.
+    The model must be in eval mode, on the CPU. If it takes several inputs, ``images`` is a tuple of them in
+    the order of the parameters of its ``forward``, or a dict by their names. The graph has the same names;
+    a single input is called ``images``. ``kind`` is the word for the images in the check.
 
     Returns:
         The check by ONNX Runtime; None if ONNX Runtime is not installed.
 
     Raises:
-        BnewError: the exporter is not installed or fails; the file cannot be written or run; or its results
-            are not those of the network. Then nothing is written.
+        BnewError: the exporter is not installed or fails; ``images`` are no inputs of the model; the file
+            cannot be written or run; or its results are not those of the network. Then nothing is written.
     """
     check_module("export_onnx", model)
     try:
         import onnxscript  # noqa: F401  (torch.onnx needs it, but reports that late)
     except ImportError as error:
         raise BnewError(f"exporting needs onnx and onnxscript ({error}): pip install 'bnew[onnx]'") from None
+    inputs = bound(model, images)
+    if len(inputs.names) == 1:
+        inputs = replace(inputs, names=("images",))
+    few = inputs.changed(lambda tensor: tensor[:2])
     try:
         program = torch.onnx.export(
             model,
-            (images[:2],),
+            few.args,
+            kwargs=dict(few.kwargs),
             dynamo=True,
             verbose=False,
-            input_names=["images"],
+            input_names=inputs.names,
             output_names=["logits"],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamic_shapes=_sizes(model, inputs),
         )
         assert program is not None
     except Exception as error:  # the exporter's errors have no common base
@@ -113,7 +124,7 @@ def export_onnx(model: nn.Module, images: Tensor, path: str | Path, kind: str = 
     def write(beside: Path) -> None:
         nonlocal check
         program.save(beside, external_data=False)
-        check = _check(model, images, beside, kind)
+        check = _check(model, inputs, beside, kind)
         if check and not check.agrees:
             raise BnewError(f"the ONNX graph is not the network, and {path} is not written: {check}")
 
@@ -121,21 +132,29 @@ def export_onnx(model: nn.Module, images: Tensor, path: str | Path, kind: str = 
     return check
 
 
+def _sizes(model: nn.Module, inputs: Inputs) -> dict[str, Any]:
+    """Any number of images, for each parameter of the model's forward."""
+    batch = {0: torch.export.Dim("batch")}
+    found = inspect.signature(model.forward).bind(*inputs.args, **inputs.kwargs)
+    return {name: pytree.tree_map(lambda _: batch, value) for name, value in found.arguments.items()}
+
+
 @torch.no_grad()
-def _check(model: nn.Module, images: Tensor, path: Path, kind: str) -> OnnxCheck | None:
+def _check(model: nn.Module, inputs: Inputs, path: Path, kind: str) -> OnnxCheck | None:
     try:
         import onnxruntime
     except ImportError:
         return None
     try:
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        (logits,) = session.run(["logits"], {"images": np.ascontiguousarray(images.numpy())})
+        arrays = [np.ascontiguousarray(images.numpy()) for images in inputs.tensors]
+        (logits,) = session.run(["logits"], dict(zip(inputs.names, arrays, strict=True)))
     except Exception as error:  # ONNX Runtime's errors have no common base either
         raise BnewError(f"ONNX Runtime does not run the graph: {error}") from error
-    expected = model(images).numpy()
+    expected = model(*inputs.args, **inputs.kwargs).numpy()
     difference = np.abs(logits - expected)
     return OnnxCheck(
-        images=len(images),
+        images=len(expected),
         kind=kind,
         max_difference=float(difference.max()),
         median_difference=float(np.median(difference)),

@@ -58,7 +58,7 @@ def inputs_of(model: nn.Module, example: Example) -> Inputs:
         BnewError: one of them cannot be an input of a packed file, they are no arguments of the model, or
             their numbers of images or types differ.
     """
-    inputs = _bound(model, example)
+    inputs = bound(model, example)
     if unfit := [name for name in inputs.names if not name or not name.isprintable()]:
         raise BnewError(f"an example input is called {unfit[0]!r}: give it a name that can be shown")
     for name, tensor in zip(inputs.names, inputs.tensors, strict=True):
@@ -73,19 +73,24 @@ def inputs_of(model: nn.Module, example: Example) -> Inputs:
     return inputs
 
 
-def _bound(model: nn.Module, example: Example) -> Inputs:
+def bound(model: nn.Module, example: Example) -> Inputs:
+    """The inputs as the model's ``forward`` gets them, with the names of its parameters.
+
+    Raises:
+        BnewError: there is none, or they are no arguments of the model.
+    """
     if isinstance(example, Tensor):
         return Inputs((example,), {}, (ONLY,))
     args, kwargs = ((), example) if isinstance(example, Mapping) else (example, {})
     if not isinstance(args, tuple | list) or not (args or kwargs):
         raise BnewError(NO_TENSOR.format("the example input"))
     try:
-        bound = inspect.signature(model.forward).bind(*args, **kwargs)
+        found = inspect.signature(model.forward).bind(*args, **kwargs)
     except TypeError as error:
         raise BnewError(f"{type(model).__name__} does not take these example inputs: {error}") from None
-    parameters = bound.signature.parameters
+    parameters = found.signature.parameters
     names: list[str] = []
-    for name, value in bound.arguments.items():
+    for name, value in found.arguments.items():
         match parameters[name].kind:
             case inspect.Parameter.VAR_POSITIONAL:
                 names += [f"{name}.{place}" for place in range(len(value))]
@@ -93,7 +98,7 @@ def _bound(model: nn.Module, example: Example) -> Inputs:
                 names += value
             case _:
                 names.append(name)
-    return Inputs(bound.args, bound.kwargs, tuple(names) if len(names) > 1 else (ONLY,))
+    return Inputs(found.args, found.kwargs, tuple(names) if len(names) > 1 else (ONLY,))
 
 
 NO_TENSOR = "{} is no tensor of floating-point numbers: packing needs a batch of images"
