@@ -429,3 +429,18 @@ def test_the_command_line(path: Path, cli: Cli) -> None:
         assert code == 2
         assert len(err.strip().splitlines()) == 1
         assert "several inputs" in err or "takes 2 inputs" in err
+
+
+@needs_engine
+def test_the_example_of_the_documentation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "packing.md").read_text("utf-8")
+    code = page.partition("## Several inputs")[2].partition("```python\n")[2].partition("```")[0]
+    monkeypatch.chdir(tmp_path)
+    exec(code, {"__name__": "example"})
+    out = capsys.readouterr().out
+    assert "the file is the network" in out
+    name, accuracy = out.splitlines()[-1].split()
+    assert name == "right"
+    assert float(accuracy) > 0.85
