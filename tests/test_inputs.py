@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
@@ -11,13 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import Cli
+from helpers import Cli, resealed
 from packed_reference import Reference, check_tidy
 from torch import Tensor, nn
 
 import bnew
 from bnew import BinaryConv2d, BinaryLinear, BnewError, binary_parameters
+from bnew.deploy.inference import bench
 from bnew.deploy.onnx import export_onnx
+from bnew.packing.file import PackedFile
 
 # Where it is installed, it has to agree as well.
 bnew_engine: Any = import_module("bnew_engine") if find_spec("bnew_engine") else None
@@ -313,6 +316,46 @@ def test_what_the_engine_refuses(path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
+def edited(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Change the graph of a file."""
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    graph = json.loads(header["__metadata__"]["graph"])
+    change(graph)
+    header["__metadata__"]["graph"] = json.dumps(graph)
+    text = json.dumps(header, separators=(",", ":")).encode()
+    path.write_bytes(resealed(len(text).to_bytes(8, "little") + text + data[8 + length :]))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda graph: graph["inputs"].pop(),
+        lambda graph: graph["inputs"].clear(),
+        lambda graph: graph.pop("inputs"),
+        lambda graph: graph.update(input=graph["inputs"][0]),
+        lambda graph: graph.update(inputs=3),
+        lambda graph: graph["inputs"][1].update(name="image"),
+        lambda graph: graph["inputs"][1].update(name=["image"]),
+        lambda graph: graph["inputs"][1].update(shape=[5]),
+        lambda graph: graph["inputs"][1].pop("shape"),
+    ],
+)
+def test_a_damaged_file_is_refused_by_both_readers(change: Any, path: Path) -> None:
+    bnew.pack(trained(WithMetadata()), (torch.randn(1, 3, 9, 8), torch.randn(1, 5)), path)
+    edited(path, lambda graph: None)
+    PackedFile.read(path)
+    edited(path, change)
+    with pytest.raises(BnewError, match=r"is damaged .*pack the network again") as caught:
+        PackedFile.read(path)
+    assert "\n" not in str(caught.value)
+    if bnew_engine is not None:
+        with pytest.raises(bnew_engine.EngineError) as refused:
+            bnew_engine.load(path)
+        assert "\n" not in str(refused.value)
+
+
 # ------------------------------------------------------------------------------- around the engine
 
 
@@ -417,6 +460,7 @@ def test_the_command_line(path: Path, cli: Cli) -> None:
     code, out, _ = cli("bench", str(path), "--batch", "2", "--threads", "1")
     assert code == 0
     assert out.count("bnew-engine") == 2
+    assert len(bench(path, threads=1, batch=2, model=model, seconds=0.01).rows) == 4
     images = torch.randn(1, 3, 9, 8), torch.randn(1, 3, 9, 8)
     bnew.pack(trained(Siamese()), images, path)
     (path.parent / "x.png").write_bytes(b"")

@@ -168,7 +168,8 @@ def test_repeats_have_a_limit_of_their_own() -> None:
 class Work:
     """Stands for an engine whose images take so many multiply-accumulates; keeps what it is asked for."""
 
-    input = (1, 1, 1)
+    graph = '{"input": {}}'
+    inputs = (("input", (1, 1, 1)),)
 
     def __init__(self, macs: float) -> None:
         self.macs = macs

@@ -44,8 +44,10 @@ def batches(inputs: Sequence[Input], given: Sequence[Any], named: Mapping[str, A
         EngineError: these are not the network's inputs; an array has another shape or type; or their numbers
             of images differ.
     """
-    ordered = zip(inputs, _ordered(inputs, given, named), strict=True)
-    found = [_checked(one, images, len(inputs) == 1) for one, images in ordered]
+    ordered = _ordered(inputs, given, named)
+    if len(inputs) == 1:
+        return [_checked(inputs[0], ordered[0], alone=True)]
+    found = [_checked(one, batch, alone=False) for one, batch in zip(inputs, ordered, strict=True)]
     for one, images in zip(inputs, found, strict=True):
         if len(images) != len(found[0]):
             raise EngineError(
@@ -86,21 +88,22 @@ def _listed(names: Sequence[str]) -> str:
     return f"{', '.join(quoted[:-1])} and {quoted[-1]}"
 
 
-def _checked(one: Input, images: Any, alone: bool) -> NDArray[Any]:
+def _checked(one: Input, batch: Any, alone: bool) -> NDArray[Any]:
     name, are, have = ("images", "are", "have") if alone else (f"'{one.name}'", "is", "has")
-    images = array(name, images)
-    c, h, w = one.shape
-    if images.dtype == np.uint8:
-        shape, kind = (h, w, c), "uint8 images (N, H, W, C)"
-    elif images.dtype.kind == "f":
-        shape, kind = one.shape, "float32 (N, C, H, W)"
-        if (*images.shape[1:], 1, 1) == shape:
+    images = given = array(name, batch)
+    c, h, w = shape = one.shape
+    bytes_taken = False
+    if images.dtype.kind == "f":
+        if images.ndim == 2 and h == w == 1:
             images = images[:, :, None, None]
+    elif images.dtype == np.uint8:
+        bytes_taken, shape = True, (h, w, c)
     else:
         raise EngineError(
             f"{name} {are} {images.dtype}, but must be float32 (N, C, H, W) or uint8 (N, H, W, C)"
         )
     if images.ndim != 4 or images.shape[1:] != shape:
+        kind = "uint8 images (N, H, W, C)" if bytes_taken else "float32 (N, C, H, W)"
         wanted = ", ".join(map(str, ("N", *shape)))
-        raise EngineError(f"{name} {have} shape {images.shape}, but {kind} must have ({wanted})")
-    return np.require(images, None if images.dtype == np.uint8 else np.float32, ["C", "ALIGNED"])
+        raise EngineError(f"{name} {have} shape {given.shape}, but {kind} must have ({wanted})")
+    return np.require(images, np.uint8 if bytes_taken else np.float32, ["C", "ALIGNED"])

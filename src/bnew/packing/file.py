@@ -144,10 +144,12 @@ class PackedFile(Line):
     @property
     def _inputs(self) -> list[Mapping[str, Any]]:
         """What the file says of each input."""
-        entries = [self.graph["input"]] if "input" in self.graph else self.graph["inputs"]
-        if len({entry["name"] for entry in entries}) != max(len(entries), 1 + ("inputs" in self.graph)):
-            raise ValueError("its inputs must be two or more, with different names")
-        return list(entries)
+        if "inputs" not in self.graph:
+            return [self.graph["input"]]
+        entries: list[Mapping[str, Any]] = self.graph["inputs"]
+        if "input" in self.graph or len({entry["name"] for entry in entries}) != max(len(entries), 2):
+            raise ValueError("its 'inputs' must be two or more, with different names, and no 'input' beside")
+        return entries
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
