@@ -15,8 +15,9 @@ import pytest
 
 from bnew import BnewError
 from bnew.packing.file import PackedFile
+from bnew.packing.placing import PLACING
 from bnew.packing.rows import Argument, Takes
-from bnew.packing.vocabulary import _NOTHING, ATEN, OPERATORS, ROWS, STEPS
+from bnew.packing.vocabulary import ATEN, OPERATORS, ROWS, STEPS
 
 PAGE = (Path(__file__).parent.parent / "docs" / "format.md").read_text("utf-8")
 KINDS = {"T": Argument.NUMBERS, "V": Argument.VALUE, "[lo, hi]": Argument.SETTING, "{}": Argument.SETTING}
@@ -81,7 +82,7 @@ def test_the_engine_knows_the_same(tmp_path: Path) -> None:
 
 
 def test_an_operator_of_aten_has_one_place() -> None:
-    names = Counter(list(_NOTHING))
+    names = Counter(list(PLACING))
     for row in ROWS.values():
         names.update(row.aten.keys())
     assert set(names) == set(ATEN)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Callable
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bnew.packing import choices
+from bnew.packing.adaptors import anywhere, together
 from bnew.packing.arithmetic import add, mul, scaled, shifted
+from bnew.packing.bounds import bounds
 from bnew.packing.values import Lowering, Numbers, Operand, Refused, Value
 from bnew.packing.views import shown, view, with_channels
 
@@ -17,6 +21,8 @@ if TYPE_CHECKING:
     from bnew.packing.operation import Operation
 
 _LARGEST_EXPONENT = 16
+_MOST_STEPS = 32  # of a rounding
+_SLACK = 1e-5  # relative, for limits that float32 rounds
 _LARGEST_LIMIT = 256  # of a clamp per channel: (x − limit) + limit loses what is small beside the limit
 
 
@@ -43,6 +49,27 @@ def clamp(op: Operation, x: Value, min: Operand | None = None, max: Operand | No
     return op.make("clamp", op.real(x), argument=limits)
 
 
+def limited(op: Operation, x: Value, min: Operand | None = None, max: Operand | None = None) -> Value:
+    """:func:`clamp` with limits that may be values, for tensors of any layout."""
+    size = op.input_size
+    for limit, lower in ((min, maximum), (max, minimum)):
+        if isinstance(limit, Value) and not limit.constant:
+            is_second = lower is minimum and op.name == "clamp"
+            further = [*op.node.args[1:], *op.node.kwargs.values()]
+            node = op.node.kwargs.get("max") or further[-1] if is_second else further[0]
+            x = together(op, lower, (x, size), (limit, op.size_of(node)))
+            size = op.size
+        elif limit is not None:
+            bound = {"min" if lower is maximum else "max": limit}
+            x = anywhere(clamp)(op.with_input_size(size), x, **bound)
+    return x
+
+
+def limited_above(op: Operation, x: Value, max: Operand) -> Value:
+    """min(x, ``max``), for tensors of any layout."""
+    return limited(op, x, max=max)
+
+
 def _clamped_per_channel(op: Operation, x: Value, limits: Numbers, *, lower: bool) -> Value:
     """max(x, ``limits``) or min(x, ``limits``), as max(x − limits, 0) + limits."""
     if not np.all(np.abs(limits) <= _LARGEST_LIMIT):
@@ -51,14 +78,25 @@ def _clamped_per_channel(op: Operation, x: Value, limits: Numbers, *, lower: boo
     return shifted(op, op.make("clamp", centred, argument=[0, None] if lower else [None, 0]), limits)
 
 
-def maximum(op: Operation, a: Value, b: Value) -> Value:
-    """max(a, b), if one of them is constant."""
-    return clamp(op, b, a) if a.constant else clamp(op, a, b)
+def maximum(op: Operation, a: Operand, b: Operand) -> Value:
+    """max(a, b)."""
+    return _further(op, a, b, clamp, operator.ge, 1)
 
 
-def minimum(op: Operation, a: Value, b: Value) -> Value:
-    """min(a, b), if one of them is constant."""
-    return clamp_max(op, b, a) if a.constant else clamp_max(op, a, b)
+def minimum(op: Operation, a: Operand, b: Operand) -> Value:
+    """min(a, b)."""
+    return _further(op, a, b, clamp_max, operator.le, 0)
+
+
+def _further(
+    op: Operation, a: Operand, b: Operand, limit: Lowering, join: Callable[[Any, Any], Any], high: int
+) -> Value:
+    """``limit`` for a constant; of two values, a where ``join`` holds, else b."""
+    for x, other in ((a, b), (b, a)):
+        if op.numbers(other) is not None:
+            return limit(op, x, other)
+    holds = choices.compare(join, strict=not high, high=high)(op, a, b)
+    return add(op, mul(op, holds, a), mul(op, choices.negated(op, holds), b))
 
 
 def threshold(op: Operation, x: Value, least: float, value: float) -> Value:
@@ -178,22 +216,67 @@ def square(op: Operation, x: Value) -> Value:
 
 
 def power(op: Operation, x: Operand, exponent: Operand) -> Value:
-    """x to a constant exponent: ±1/2, or a whole number."""
+    """x to a constant exponent: by products and a root, or exp(exponent · log(x)).
+
+    The base may be the constant instead, if it is above 0.
+    """
+    base = op.numbers(x)
+    if base is not None and isinstance(exponent, Value) and not exponent.constant:
+        if not np.all(base > 0):
+            raise Refused("its base is constant and not above 0")
+        return op.make("exp", scaled(op, op.real(exponent), np.log(base)), argument={})
     numbers = op.numbers(exponent)
-    if not isinstance(x, Value) or x.constant or numbers is None or len(set(numbers)) > 1:
-        raise Refused("a power is packed only with one constant exponent")
+    if numbers is None or not isinstance(x, Value) or not np.all(np.isfinite(numbers)):
+        raise Refused("a power is packed only with a constant exponent or a constant base")
+    real = op.real(x)
     wanted = float(numbers[0])
     size = abs(wanted)
-    if size not in (0.5, *range(1, _LARGEST_EXPONENT + 1)):
-        raise Refused(
-            f"its exponent is {wanted}, but must be ±1/2 or a whole number up to {_LARGEST_EXPONENT}"
-        )
-    real = op.real(x)
+    if len(set(numbers)) > 1 or size not in (0.5, *range(1, _LARGEST_EXPONENT + 1)):
+        if any(numbers == np.trunc(numbers)):  # whose powers are known for numbers below 0 too
+            raise Refused(f"its exponents are whole numbers, but not one between ±{_LARGEST_EXPONENT}")
+        logarithm = op.make("log", real, argument={})
+        return op.make("exp", scaled(op, logarithm, numbers), argument={})
     result = op.make("sqrt", real, argument={}) if size == 0.5 else real
     for digit in f"{int(size):b}"[1:]:  # from the highest: squares, and products with x
         result = op.make("multiply", result, result)
         result = op.make("multiply", result, real) if digit == "1" else result
     return op.make("reciprocal", result, argument={}) if wanted < 0 else result
+
+
+def in_whole_numbers(place: Callable[[int], tuple[float, bool]]) -> Lowering:
+    """The lowering of a rounding of x, whose limits are known, to whole numbers.
+
+    ``place``: k → (the least x that becomes k + 1, whether it does so itself). The result is a sum of
+    comparisons.
+    """
+
+    def lower(op: Operation, x: Value) -> Value:
+        low, high = bounds(x, op.once(("bounds",), dict)) or (-math.inf, math.inf)
+        if not high - low <= _MOST_STEPS:
+            raise Refused(
+                "it is packed only for numbers between limits, such as those of a clamp, that are at most "
+                f"{_MOST_STEPS} apart"
+            )
+        slack = _SLACK * max(1, abs(low), abs(high))
+        first, last = math.floor(low - slack) - 1, math.ceil(high + slack) + 1
+        steps = [(limit, closed) for limit, closed in map(place, range(first, last)) if limit <= high + slack]
+        active = [(limit, closed) for limit, closed in steps if limit >= low - slack]
+        # Half a sign for each step that may be taken or not; the steps before these are taken.
+        middle = first + len(steps) - len(active) / 2
+        halves = [op.real(_half_a_sign(op, x, limit, closed)) for limit, closed in active]
+        if not halves:
+            return op.filled(middle)
+        total = reduce(lambda a, b: op.make("add", a, b), halves)
+        return shifted(op, total, np.array([float(middle)]))
+
+    return lower
+
+
+def _half_a_sign(op: Operation, x: Value, limit: float, closed: bool) -> Value:
+    """1/2 where x > ``limit``, or x ≥ ``limit`` if it is ``closed``; else −1/2."""
+    join = operator.ge if closed else operator.gt
+    holds = choices.compare(join, strict=not closed, high=1)(op, x, float(limit))
+    return shifted(op, holds, np.array([-0.5]))
 
 
 def _times(op: Operation, x: Value, factor: float) -> Value:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from bnew.packing.layouts import standard
 from bnew.packing.values import Lowering, Value
 from bnew.packing.views import Stored, beside, count, settled, shown, stored, view, with_channels
@@ -65,35 +67,45 @@ def joins(lower: Callable[..., Value]) -> Lowering:
     """``lower``, an operator on pairs of numbers, for two operands that are broadcast, of any layouts."""
 
     def lowered(op: Operation, a: Any, b: Any, *arguments: Any, **options: Any) -> Value:
-        first, second = (isinstance(v, Value) and not v.constant for v in (a, b))
-        whole = op.size
-        if not (first and second):
-            x, node = (a, op.node.args[0]) if first else (b, op.node.args[1])
-            if x.op == "refused":
-                return lower(op, a, b, *arguments, **options)
-            size = op.size_of(node)
-            source, layout = shown(op, x, size)
-            source, layout = settled(op, view(op, source, layout.expanded(whole)), whole)
-            inner = op.inside(source, layout)
-            result = lower(inner, *((source, b) if first else (a, source)), *arguments, **options)
-            return view(op, result, layout)
-        sides = [
-            _expanded(op, v, op.size_of(node), whole)
-            for v, node in zip((a, b), op.node.args[:2], strict=True)
-        ]
-        filled = [layout.images == op.images and layout.fills(count(v.shape)) for v, layout in sides]
-        best = filled.index(True) if any(filled) else 0
-        if all(filled) and sides[0][1] != sides[1][1]:  # that which is stored as (N, C, H, W)
-            best = int(sides[1][1] == standard(sides[1][0].shape, op.images, len(whole)))
-        main, layout = sides[best]
-        if not filled[best]:
-            main, layout = settled(op, view(op, main, layout), whole)
-        other = beside(op, main, layout, *sides[1 - best])
-        inner = op.inside(main, layout)
-        pair = (main, other) if best == 0 else (other, main)
-        return view(op, lower(inner, *pair, *arguments, **options), layout)
+        first, second = map(op.size_of, op.node.args[:2])
+        return together(op, lower, (a, first), (b, second), *arguments, **options)
 
     return lowered
+
+
+def together(
+    op: Operation,
+    lower: Callable[..., Value],
+    first: tuple[Any, Sequence[int]],
+    second: tuple[Any, Sequence[int]],
+    *arguments: Any,
+    **options: Any,
+) -> Value:
+    """``lower`` for two operands of the given sizes that are broadcast, of any layouts."""
+    (a, _), (b, _) = first, second
+    values = [side for side in (first, second) if isinstance(side[0], Value) and not side[0].constant]
+    whole = np.broadcast_shapes(tuple(first[1]), tuple(second[1]))
+    if len(values) < 2:
+        x, size = values[0] if values else second
+        if x.op == "refused":
+            return lower(op, a, b, *arguments, **options)
+        source, layout = shown(op, x, size)
+        source, layout = settled(op, view(op, source, layout.expanded(whole)), whole)
+        inner = op.inside(source, layout)
+        result = lower(inner, *((source, b) if x is a else (a, source)), *arguments, **options)
+        return view(op, result, layout)
+    sides = [_expanded(op, v, size, whole) for v, size in (first, second)]
+    filled = [layout.images == op.images and layout.fills(count(v.shape)) for v, layout in sides]
+    best = filled.index(True) if any(filled) else 0
+    if all(filled) and sides[0][1] != sides[1][1]:  # that which is stored as (N, C, H, W)
+        best = int(sides[1][1] == standard(sides[1][0].shape, op.images, len(whole)))
+    main, layout = sides[best]
+    if not filled[best]:
+        main, layout = settled(op, view(op, main, layout), whole)
+    other = beside(op, main, layout, *sides[1 - best])
+    inner = op.inside(main, layout)
+    pair = (main, other) if best == 0 else (other, main)
+    return view(op, lower(inner, *pair, *arguments, **options), layout)
 
 
 def _expanded(op: Operation, x: Value, size: Sequence[int], whole: Sequence[int]) -> Stored:

@@ -29,6 +29,8 @@ def to(op: Operation, x: Value, *_: Any, **__: Any) -> Value:
             raise Refused(f"its result is of {dtype}, but a packed file computes in float32")
         return x
     if not whole:
+        if str(op.dtype_of(op.node.args[0])) == "torch.bool" and not dtype.is_complex:
+            return x  # 0 and 1
         raise Refused(f"its result is of {dtype}")
     result = op.make("choice", *x.inputs, numbers=np.trunc(x.numbers), shape=x.shape)
     return _representable(op, result)

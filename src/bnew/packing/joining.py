@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bnew.packing.arithmetic import to
 from bnew.packing.layouts import IMAGE, Layout
-from bnew.packing.reshaping import part
+from bnew.packing.reshaping import part, reshaped
 from bnew.packing.values import Refused, Value
 from bnew.packing.views import arranged, fits_channels, is_arranged, placed, resized, shown, view
 
@@ -50,11 +50,27 @@ def slice_written(
     step: int = 1,
 ) -> Value:
     """``x`` with other numbers at some indices of a dimension."""
-    if step != 1:
-        raise Refused("it is packed only for indices without gaps")
     dim %= op.rank
     first, last, _ = slice(start, end).indices(op.size[dim])
+    if step != 1:
+        return _written_in_steps(op, x, new, dim, first, step)
     return _written(op, x, (new, op.size_of(op.node.args[1])), dim, first, max(first, last))
+
+
+def _written_in_steps(op: Operation, x: Value, new: Value, dim: int, first: int, step: int) -> Value:
+    """``x`` with other numbers at each index ``first`` + i · ``step`` of a dimension."""
+    count, rest = divmod(op.size[dim], step)
+    size = op.size_of(op.node.args[1])
+    if rest or first >= step or size[dim] != count:
+        raise Refused("indices with gaps are packed only if they divide a dimension into equal steps")
+    inner = op.with_sizes((*op.size[:dim], count, step, *op.size[dim + 1 :]))
+    if x.tensor is not None:
+        x = op.derived(x, lambda tensor: tensor.expand(op.size).reshape(inner.size))
+    else:
+        x = view(op, *reshaped(op, *shown(op, x, op.size), inner.size))
+    part = _with_dimension(op, new, op.node.args[1], dim + 1)
+    result = _written(inner, x, part, dim + 1, first, first + 1)
+    return view(op, *reshaped(op, *shown(op, result, inner.size), op.size))
 
 
 def select_written(op: Operation, x: Value, new: Value, dim: int, index: int) -> Value:

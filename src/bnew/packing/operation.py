@@ -74,6 +74,10 @@ class Operation:
         dtype: torch.dtype = self.node.meta["val"].dtype
         return dtype
 
+    def dtype_of(self, node: Any) -> torch.dtype | None:
+        """The type of an argument's tensor; None for a number."""
+        return node.meta["val"].dtype if isinstance(node, fx.Node) else None
+
     @property
     def whole_numbers(self) -> tuple[int, int]:
         """The least and the greatest number that a result of whole numbers or bools can hold."""
@@ -103,6 +107,12 @@ class Operation:
         other = copy(self)
         other.input_size = tuple(size)
         other.input_rank = len(other.input_size)
+        return other
+
+    def with_sizes(self, size: Sequence[int]) -> Operation:
+        """This operation with a first argument and a result of another size."""
+        other = self.with_input_size(size)
+        other.size, other.rank, other.shape = tuple(size), len(size), shape_of(size)
         return other
 
     def with_rank(self, rank: int) -> Operation:
@@ -243,6 +253,23 @@ class Operation:
         function: Any = self.node.target
         result: Tensor = function(torch.from_numpy(picture), *self.node.args[1:], **self.node.kwargs)
         return np.asarray(result.numpy())
+
+    def on(self, number: float, arguments: Sequence[Any]) -> Tensor:
+        """PyTorch's result with a tensor of one number as the first argument, and these further ones.
+
+        Raises:
+            Refused: an argument depends on the input.
+        """
+
+        def given(argument: Any) -> Any:
+            if isinstance(argument, Value) and argument.tensor is None:
+                raise Refused("it writes something else than constant numbers at constant places")
+            return argument.tensor if isinstance(argument, Value) else argument
+
+        function: Any = self.node.target
+        first = torch.full(self.size, number, dtype=self.dtype)
+        result: Tensor = function(first, *fx.node.map_aggregate(tuple(arguments), given))
+        return result
 
     def held(self, value: Value) -> Held:
         """The numbers at which the value is held, see :mod:`bnew.packing.held`."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bnew.packing.arithmetic import scaled
+from bnew.packing.choices import MASKED
 from bnew.packing.layouts import IMAGE, Layout, in_memory
 from bnew.packing.values import Refused, Value
 from bnew.packing.views import arranged, beside, is_arranged, placed, shown, view
@@ -17,16 +18,18 @@ from bnew.packing.weights import linear
 if TYPE_CHECKING:
     from bnew.packing.operation import Operation
 
-_MASKED = -1e30  # exp of it is 0, and it is finite
-
 
 def matmul(op: Operation, a: Value, b: Value) -> Value:
     """a · b, matrices in the last two dimensions."""
     sizes = [op.size_of(node) for node in op.node.args[:2]]
     if b.constant and len(sizes[1]) == 2:
         return linear(op, a, op.derived(b, lambda weight: weight.t()))
+    if len(sizes[1]) == 1 and b.constant:
+        result = linear(op, a, op.derived(b, lambda vector: vector.unsqueeze(0)))
+        source, layout = shown(op, result, (*op.size, 1))
+        return view(op, source, layout.without(op.rank))
     if min(map(len, sizes)) < 2:
-        raise Refused("a product with a vector is not packed")
+        raise Refused("a product with a vector is packed only if that is constant, and on the right")
     result, layout = _product(op, a, sizes[0], b, sizes[1])
     return view(op, result, layout)
 
@@ -146,9 +149,9 @@ def _masked(op: Operation, weights: Value, layout: Layout, mask: Value, size: Se
         def numbers(tensor: Any) -> Any:
             if not tensor.dtype.is_floating_point:
                 tensor = tensor.float().log()
-            if bool((tensor.isneginf().any(-1) & (tensor <= _MASKED).all(-1)).any()):
+            if bool((tensor.isneginf().any(-1) & (tensor <= MASKED).all(-1)).any()):
                 raise Refused("its mask hides every token from one of them, where PyTorch's result is 0")
-            return tensor.clamp(min=_MASKED)
+            return tensor.clamp(min=MASKED)
 
         other = op.stored_constant(op.derived(mask, numbers), layout, weights.shape)
     else:

@@ -157,7 +157,8 @@ def _is_whole(op: Operation, value: Value) -> bool:
 
 
 def _evaluated(op: Operation, arguments: Any, options: Any) -> Value:
-    if torch.Tag.nondeterministic_seeded in getattr(op.node.target, "tags", ()):
+    random = torch.Tag.nondeterministic_seeded in getattr(op.node.target, "tags", ())
+    if random and (op.name != "scaled_dot_product_attention" or any(arguments[4:5])):
         raise Refused("its result is random")
     if op.name in _FILLED:  # ones_like(x) and the like, whatever x is
         if any(isinstance(argument, Value) and not argument.constant for argument in arguments[1:]):

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from bnew.packing.activations import maximum, minimum, pointwise
+from bnew.packing.adaptors import anywhere, joins
 from bnew.packing.arithmetic import scaled
 from bnew.packing.layouts import IMAGE, Axes, Layout
-from bnew.packing.values import Refused, Value
+from bnew.packing.reshaping import several
+from bnew.packing.values import Lowering, Refused, Value
 from bnew.packing.views import arranged, beside, count, placed, resized, shown, view, with_channels
 
 if TYPE_CHECKING:
@@ -32,10 +35,8 @@ def total(op: Operation, x: Value, dims: Dims = None, keepdim: bool = False, **_
     return _shown(op, result, layout, order, dims, keepdim)
 
 
-def largest(op: Operation, x: Value, dims: Dims | Value = None, keepdim: bool = False) -> Value:
+def largest(op: Operation, x: Value, dims: Dims = None, keepdim: bool = False) -> Value:
     """The largest number over some dimensions."""
-    if isinstance(dims, Value):
-        raise Refused("the larger of two values is packed only as torch.maximum with a constant")
     source, layout, order = _with_pixels(op, x, dims)
     return _shown(op, _largest(op, source, order), layout, order, dims, keepdim)
 
@@ -46,6 +47,55 @@ def smallest(op: Operation, x: Value, dims: Dims = None, keepdim: bool = False) 
     minus = np.array([-1.0])
     result = scaled(op, _largest(op, scaled(op, source, minus), order), minus)
     return _shown(op, result, layout, order, dims, keepdim)
+
+
+def of_conditions(reduce: Lowering) -> Lowering:
+    """``reduce`` for conditions only: whether one holds, or all."""
+
+    def lowered(op: Operation, x: Value, *arguments: Any, **options: Any) -> Value:
+        if str(op.dtype_of(op.node.args[0])) != "torch.bool":
+            raise Refused("it is packed only for comparisons")
+        return reduce(op, x, *arguments, **options)
+
+    return lowered
+
+
+def largest_and_place(op: Operation, x: Value, dim: Any = None, keepdim: bool = False) -> Value:
+    """The largest numbers along a dimension and where they are; or the larger of two values."""
+    return _found(op, x, dim, keepdim, (largest, place, maximum))
+
+
+def smallest_and_place(op: Operation, x: Value, dim: Any = None, keepdim: bool = False) -> Value:
+    """The smallest numbers along a dimension and where they are; or the smaller of two values."""
+    return _found(op, x, dim, keepdim, (smallest, least_place, minimum))
+
+
+def _found(op: Operation, x: Value, dim: Any, keepdim: bool, ways: Sequence[Lowering]) -> Value:
+    extreme, where, of_two = ways
+    if isinstance(dim, Value):
+        return joins(of_two)(op, x, dim)
+    if dim is None:
+        return extreme(op, x)
+    return several(op, x, [extreme(op, x, dim, keepdim), where(op, x, dim, keepdim)])
+
+
+def extremes(op: Operation, x: Value, *, dim: int | None = None, keepdim: bool = False) -> Value:
+    """The smallest and the largest numbers."""
+    return several(op, x, [smallest(op, x, dim, keepdim), largest(op, x, dim, keepdim)])
+
+
+def first(op: Operation, x: Value, k: int, dim: int = -1, largest: bool = True, *_: Any) -> Value:
+    """The largest number along a dimension and where it is, or the smallest."""
+    if k != 1:
+        raise Refused(f"the {k} largest numbers are not packed, only the largest")
+    return (largest_and_place if largest else smallest_and_place)(op, x, dim, True)
+
+
+def variance_and_mean(op: Operation, x: Value, *arguments: Any, **options: Any) -> Value:
+    """The variance and the mean over some dimensions."""
+    dims = arguments[0] if arguments else None
+    keep = options.get("keepdim", arguments[2] if len(arguments) > 2 else False)
+    return several(op, x, [variance(op, x, *arguments, **options), mean(op, x, dims, keep)])
 
 
 def variance(
@@ -81,9 +131,12 @@ def deviation(op: Operation, x: Value, *arguments: Any, **options: Any) -> Value
 
 
 def length(op: Operation, x: Value, order: float = 2, dims: Dims = None, keepdim: bool = False) -> Value:
-    """√(Σ x²) over some dimensions."""
+    """√(Σ x²) over some dimensions; of order 1 the sum of |x|, of order ∞ the largest |x|."""
+    if order in (1, math.inf):
+        size = anywhere(pointwise("abs"))(op.with_sizes(op.input_size), x)
+        return (total if order == 1 else largest)(op, size, dims, keepdim)
     if order != 2:
-        raise Refused(f"a norm of order {order} is not packed, only that of order 2")
+        raise Refused(f"a norm of order {order} is not packed, only those of orders 1, 2 and infinity")
     source, layout, placing = _with_pixels(op, x, dims)
     square = op.make("multiply", source, source, shape=source.shape)
     result = scaled(op, _mean(op, square, placing), np.array([float(_places(op, dims))]))

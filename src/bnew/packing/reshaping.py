@@ -60,12 +60,17 @@ def reshaped(op: Operation, source: Value, layout: Layout, size: Sequence[int]) 
     if new is not None:
         return source, new
     # Stored in the order of the dimensions, they can be split anywhere.
-    dims = range(len(layout.dims))
-    source = arranged(op, source, layout, [], [], dims)
-    new = placed(layout, dims).reshaped(size)
+    source, layout = stored_in_order(op, source, layout)
+    new = layout.reshaped(size)
     if new is None:
         raise Refused("it mixes images or depends on their number")
     return source, new
+
+
+def stored_in_order(op: Operation, source: Value, layout: Layout) -> Stored:
+    """A stored value with the tensor's numbers in the order of its dimensions."""
+    dims = range(len(layout.dims))
+    return arranged(op, source, layout, [], [], dims), placed(layout, dims)
 
 
 def expand(op: Operation, x: Value, *_: Any, **__: Any) -> Value:
@@ -125,6 +130,23 @@ def select(op: Operation, x: Value, dim: int, index: int) -> Value:
     dim %= len(op.input_size)
     source, layout = part(op, x, op.input_size, dim, index % op.input_size[dim], 1, 1)
     return view(op, source, layout.without(dim))
+
+
+def diagonal(op: Operation, x: Value, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Value:
+    """The numbers whose indices of two dimensions are equal, or differ by ``offset``."""
+    rank = len(op.input_size)
+    dims = (dim1 % rank, dim2 % rank)
+    count = op.size[-1]
+    for dim, start in zip(dims, (max(-offset, 0), max(offset, 0)), strict=True):
+        source, layout = part(op, x, op.input_size, dim, start, 1, count)
+        x = view(op, source, layout)
+        op = op.with_input_size(layout.size)
+    source, layout = shown(op, x, op.input_size)
+    if any(len(layout.dims[dim]) > 1 for dim in dims):
+        source, layout = stored_in_order(op, source, layout)
+    stride = sum(s for dim in dims for _, s in layout.dims[dim])
+    kept = [axes for dim, axes in enumerate(layout.dims) if dim not in dims]
+    return view(op, source, Layout((*kept, ((count, stride),)), layout.offset))
 
 
 def flip(op: Operation, x: Value, dims: Sequence[int]) -> Value:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bnew.packing.arithmetic import scaled
+from bnew.packing.indexing import taken
 from bnew.packing.joining import joined
 from bnew.packing.layouts import IMAGE
+from bnew.packing.reductions import largest
 from bnew.packing.reshaping import bordered, part
 from bnew.packing.values import Lowering, Refused, Value
 from bnew.packing.views import shown, view
@@ -85,10 +89,8 @@ def avg_pool(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> Value:
-    """The mean of each window."""
-    if divisor_override is not None:
-        raise Refused("its divisor is overridden")
-    window = {
+    """The mean of each window; the sum by ``divisor_override``, if that is given."""
+    window: dict[str, Any] = {
         "kernel": pair(kernel),
         "stride": pair(stride or kernel),
         "padding": sides(padding),
@@ -96,7 +98,15 @@ def avg_pool(
         "count_padding": count_include_pad,
         "ceil": bool(ceil_mode),  # for sizes.py
     }
-    return op.make("avg_pool", op.real(x), fields=window)
+    if divisor_override is None:
+        return op.make("avg_pool", op.real(x), fields=window)
+    ends = (
+        (n - 1) * s + k for n, s, k in zip(window["size"], window["stride"], window["kernel"], strict=True)
+    )
+    if any(end > n + 2 * p for end, n, p in zip(ends, x.shape[1:], window["padding"], strict=False)):
+        raise Refused("its divisor is overridden, and one of its windows is cut off")
+    means = op.make("avg_pool", op.real(x), fields={**window, "count_padding": True})
+    return scaled(op, means, np.array([math.prod(window["kernel"]) / divisor_override]))
 
 
 def on_lines(lower: Lowering) -> Lowering:
@@ -130,8 +140,8 @@ def adaptive_avg_pool(op: Operation, x: Value, size: Sequence[int]) -> Value:
 def resize_nearest(op: Operation, x: Value, size: Sequence[int] | None = None, *factors: Any) -> Value:
     """Row and column i of the result are number ⌊i · scale⌋ of the input.
 
-    Refused if PyTorch takes another row or column for some i. ``factors`` are the sizes of the result divided
-    by those of the input, as one list or as two arguments; None: computed from the sizes.
+    Rows and columns are taken by number if PyTorch takes another one for some i. ``factors`` are the sizes of
+    the result divided by those of the input, as one list or as two arguments; None: computed from the sizes.
     """
     given = factors[0] if factors and isinstance(factors[0], list | tuple) else factors
     given = (*(given or ()), None, None)[:2]
@@ -143,9 +153,19 @@ def resize_nearest(op: Operation, x: Value, size: Sequence[int] | None = None, *
         places = np.minimum(np.floor(np.arange(after, dtype=np.float32) * scale), before - 1)
         taken = op.of(rows_and_columns[None, None, axis])[0, 0]
         if np.any(taken != (places if axis else places[:, None])):
-            raise Refused("it takes other places than ⌊i · scale⌋")
+            return _resized_by_places(op, x)
         fields["scale"].append(float(scale))
     return op.make("resize_nearest", op.real(x), fields=fields)
+
+
+def _resized_by_places(op: Operation, x: Value) -> Value:
+    size = list(op.input_size)
+    pictures = np.indices(x.shape[1:], np.float32)
+    for axis in (0, 1):
+        found = op.of(pictures[None, None, axis])[0, 0]
+        x = taken(op, x, size, axis + 2, (found[0] if axis else found[:, 0]).astype(int))
+        size[axis + 2] = op.size[axis + 2]
+    return x
 
 
 @on_images
@@ -165,7 +185,7 @@ def resize_bilinear(op: Operation, x: Value, size: Any, corners: bool, *factors:
 
 @on_images
 def adaptive_max_pool(op: Operation, x: Value, size: Sequence[int]) -> Value:
-    """The largest number of each window; packed where all windows of an axis have one size and stride."""
+    """The largest number of each window."""
     kernel, stride = [], []
     for before, after in zip(x.shape[1:], op.shape[1:], strict=True):
         first = [i * before // after for i in range(after)]
@@ -173,10 +193,26 @@ def adaptive_max_pool(op: Operation, x: Value, size: Sequence[int]) -> Value:
         sizes = {b - a for a, b in zip(first, last, strict=True)}
         steps = {b - a for a, b in pairwise(first)}
         if len(sizes) > 1 or len(steps) > 1:
-            raise Refused("its windows differ in size")
+            return _largest_of_windows(op, x)
         kernel.append(sizes.pop())
         stride.append(steps.pop() if steps else 1)
     return max_pool(op, x, kernel, stride)
+
+
+def _largest_of_windows(op: Operation, x: Value) -> Value:
+    """The same for windows that differ in size: one window after the other, first along the height."""
+    size = list(op.input_size)
+    for dim in (2, 3):
+        before, after = size[dim], op.size[dim]
+        found = []
+        for i in range(after):
+            start, end = i * before // after, -(-(i + 1) * before // after)
+            window = view(op, *part(op, x, size, dim, start, 1, end - start))
+            inner = op.with_input_size((*size[:dim], end - start, *size[dim + 1 :]))
+            found.append((largest(inner, window, [dim], True), (*size[:dim], 1, *size[dim + 1 :])))
+        x = joined(op, found, dim)
+        size[dim] = after
+    return x
 
 
 def pad(op: Operation, x: Value, amounts: Sequence[int], *how: Any, **named: Any) -> Value:

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch._decomp import get_decompositions
 from torch._dynamo import OptimizedModule
 from torch.export.graph_signature import OutputKind
 from torch.nn.parameter import is_lazy
@@ -18,12 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bnew.errors import BnewError
 from bnew.modes import evaluating
+from bnew.packing.decompositions import table
 from bnew.packing.inputs import Inputs
 
-_aten = torch.ops.aten
-
-# Operators that PyTorch writes in simpler ones.
-_DECOMPOSED = get_decompositions([_aten.addcmul, _aten.addcdiv, _aten.lerp, _aten.rot90])
 _STATE = frozenset([OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION])
 
 
@@ -73,7 +69,7 @@ def traced(model: nn.Module, inputs: Inputs, images: int) -> Iterator[Trace]:
             few, many = (_numbers(model, inputs.images(n)) for n in (2, 3))
             batch = inputs.images(images)
             program = torch.export.export(model, batch.args, dict(batch.kwargs), strict=False)
-            program = program.run_decompositions(_DECOMPOSED)
+            program = program.run_decompositions(dict(table()))
         except Exception as error:
             raise BnewError(
                 f"torch.export cannot read {kind} for {images} images at once, which packing needs (no "

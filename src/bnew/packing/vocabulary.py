@@ -30,6 +30,7 @@ from bnew.packing import (
 )  # fmt: skip
 from bnew.packing.adaptors import anywhere, as_stored, as_stored_or_padded, joins, per_channel
 from bnew.packing.arithmetic import exact
+from bnew.packing.placing import PLACING
 from bnew.packing.rows import Argument, Operator, Row, Step, Takes
 from bnew.packing.values import Formula, Lowering
 
@@ -73,8 +74,14 @@ OPERATORS: Mapping[str, Operator] = {
             **dict.fromkeys(["max_pool2d", "max_pool2d_with_indices"], as_stored(spatial.max_pool)),
             "max_pool1d": as_stored(spatial.max_pool1d),
             "adaptive_max_pool2d": as_stored(spatial.adaptive_max_pool),
-            **dict.fromkeys(["amax", "max"], reductions.largest),
+            "amax": reductions.largest,
             "amin": reductions.smallest,
+            "any": reductions.of_conditions(reductions.largest),
+            "all": reductions.of_conditions(reductions.smallest),
+            "max": reductions.largest_and_place,
+            "min": reductions.smallest_and_place,
+            "aminmax": reductions.extremes,
+            "topk": reductions.first,
         },
         held=rules.same,
         moves=True,  # padding is never the maximum
@@ -97,6 +104,7 @@ OPERATORS: Mapping[str, Operator] = {
             "sum": reductions.total,
             "var": reductions.variance,
             "std": reductions.deviation,
+            "var_mean": reductions.variance_and_mean,
             "linalg_vector_norm": reductions.length,
         },
         held=rules.adaptive_avg_pool,
@@ -193,7 +201,7 @@ STEPS: Mapping[str, Step] = {
     "add": Step(
         argument=Argument.VALUE,
         aten={  # of a constant: shift
-            "add": joins(exact(arithmetic.add)),
+            "add": choices.hiding(joins(exact(arithmetic.add))),
             "sub": joins(exact(arithmetic.sub)),
             "rsub": joins(exact(arithmetic.rsub)),
         },
@@ -203,7 +211,7 @@ STEPS: Mapping[str, Step] = {
         argument=Argument.VALUE,
         aten={
             "mul": joins(exact(arithmetic.mul)),  # of a constant: scale
-            "pow": anywhere(activations.power),  # products with itself
+            "pow": joins(activations.power),  # products with itself
             "square": anywhere(activations.square),
             "glu": reshaping.glu,
         },
@@ -221,8 +229,9 @@ STEPS: Mapping[str, Step] = {
     "clamp": Step(
         argument=Argument.SETTING,
         aten={
-            **dict.fromkeys(["clamp", "clamp_min"], anywhere(activations.clamp)),
-            "clamp_max": anywhere(activations.clamp_max),
+            "clamp": activations.limited,
+            "clamp_min": activations.limited,
+            "clamp_max": activations.limited_above,
             "hardtanh": anywhere(activations.hardtanh),
             "relu": anywhere(activations.relu),
             "relu6": anywhere(activations.relu6),
@@ -294,53 +303,32 @@ STEPS: Mapping[str, Step] = {
         argument=Argument.SETTING,
         aten={
             **dict.fromkeys(["sign", "sgn"], anywhere(choices.sign)),
+            "eq": joins(choices.equal),
+            "ne": joins(choices.different),
             "ge": joins(choices.compare(operator.ge, strict=False, high=1)),
             "gt": joins(choices.compare(operator.gt, strict=True, high=1)),
             "le": joins(choices.compare(operator.le, strict=True, high=0)),
             "lt": joins(choices.compare(operator.lt, strict=False, high=0)),
             **dict.fromkeys(["logical_not", "bitwise_not"], anywhere(choices.negation)),
-            "where": anywhere(exact(choices.where)),
+            **dict.fromkeys(["logical_and", "bitwise_and", "__and__"], choices.logical(choices.both)),
+            **dict.fromkeys(["logical_or", "bitwise_or", "__or__"], choices.logical(choices.either)),
+            **dict.fromkeys(["logical_xor", "bitwise_xor", "__xor__"], choices.logical(choices.different)),
+            "floor": anywhere(activations.in_whole_numbers(lambda k: (k + 1, True))),
+            "ceil": anywhere(activations.in_whole_numbers(lambda k: (k, False))),
+            "round": anywhere(activations.in_whole_numbers(lambda k: (k + 0.5, k % 2 == 1))),
+            "trunc": anywhere(activations.in_whole_numbers(lambda k: (k + (k >= 0), k >= 0))),
+            "where": exact(choices.where),
+            "masked_fill": exact(choices.filled),
         },
         held=rules.sign,
     ),
-}
-
-# ATen operators that show the same numbers in another way, and become no operator of their own.
-_NOTHING: Mapping[str, Lowering] = {
-    **dict.fromkeys(["_to_copy", "to", "type_as"], arithmetic.to),
-    "getitem": reshaping.getitem,
-    **dict.fromkeys(["view", "_unsafe_view", "reshape", "flatten", "unflatten"], reshaping.reshape),
-    **dict.fromkeys(["squeeze", "unsqueeze"], reshaping.reshape),
-    **dict.fromkeys(["expand", "expand_as"], reshaping.expand),
-    "permute": reshaping.permute,
-    **dict.fromkeys(["transpose", "swapaxes"], reshaping.transpose),
-    **dict.fromkeys(["t", "numpy_T"], reshaping.turned),
-    "movedim": reshaping.move,
-    "slice": reshaping.slice_,
-    "narrow": reshaping.narrow,
-    "select": reshaping.select,
-    "flip": reshaping.flip,
-    "repeat": reshaping.repeat,
-    "repeat_interleave": reshaping.repeat_interleave,
-    "roll": joining.roll,
-    "copy": joining.copied,
-    "slice_scatter": joining.slice_written,
-    "select_scatter": joining.select_written,
-    "unfold": reshaping.unfold,
-    "im2col": reshaping.im2col,
-    **dict.fromkeys(["split", "split_with_sizes"], reshaping.split),
-    "chunk": reshaping.chunk,
-    **dict.fromkeys(["unbind"], reshaping.unbind),
-    "pixel_shuffle": reshaping.pixel_shuffle,
-    "pixel_unshuffle": reshaping.pixel_unshuffle,
-    **dict.fromkeys(["channel_shuffle", "native_channel_shuffle"], reshaping.channel_shuffle),
 }
 
 ROWS: Mapping[str, Row] = {**OPERATORS, **STEPS}
 
 # Name of an ATen operator, without its overload → the function that lowers it.
 ATEN: Mapping[str, Lowering] = {
-    **_NOTHING,
+    **PLACING,
     **{name: lower for row in ROWS.values() for name, lower in row.aten.items()},
 }
 

@@ -1,0 +1,260 @@
+"""ATen operators that are written in simpler ones before the graph is read: PyTorch's own way, or ours.
+
+A function of ours that returns ``NotImplemented`` leaves the operator as it is.
+"""
+
+from __future__ import annotations
+
+import math
+import string
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, reduce
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_aten = torch.ops.aten
+
+# As PyTorch writes them.
+_KNOWN = {
+    *("addcdiv", "addcmul", "baddbmm", "broadcast_tensors", "cosine_similarity", "diff", "gru", "gru_cell"),
+    *("inner", "linalg_matrix_norm", "linalg_norm", "lstm", "lstm_cell", "mv", "rad2deg", "rnn_relu"),
+    *("rnn_relu_cell", "rnn_tanh", "rnn_tanh_cell", "rot90", "std_mean", "take_along_dim", "tensordot"),
+    "tile",
+}
+_LARGEST_PRODUCT = 64  # numbers that are multiplied one by one
+
+
+def lerp(start: Tensor, end: Tensor, weight: Tensor | float) -> Tensor:
+    """start + weight · (end − start)."""
+    return start + weight * (end - start)
+
+
+def bilinear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Σ xᵢ · weightₖᵢⱼ · yⱼ + biasₖ."""
+    outputs, _, last = weight.shape
+    rows = F.linear(x, weight.transpose(1, 2).flatten(0, 1))
+    rows = rows.view(*rows.shape[:-1], outputs, last)
+    result = (rows * y.unsqueeze(-2)).sum(-1)
+    return result if bias is None else result + bias
+
+
+def logit(x: Tensor, eps: float | None = None) -> Tensor:
+    """log(x / (1 − x)), of x between ``eps`` and 1 − ``eps``."""
+    x = x if eps is None else x.clamp(eps, 1 - eps)
+    return (x / (1 - x)).log()
+
+
+def logsumexp(x: Tensor, dim: list[int], keepdim: bool = False) -> Tensor:
+    """log(Σ exp(x))."""
+    most = x.amax(dim, keepdim=True)
+    result = (x - most).exp().sum(dim, keepdim=True).log() + most
+    return result if keepdim else result.sum(dim)
+
+
+def pairwise_distance(x: Tensor, y: Tensor, p: float = 2, eps: float = 1e-6, keepdim: bool = False) -> Tensor:
+    """‖x − y + eps‖ over the last dimension."""
+    length: Tensor = torch.linalg.vector_norm(x - y + eps, p, -1, keepdim)
+    return length
+
+
+def _below(rows: int, columns: int, diagonal: int = 0) -> Tensor:
+    """Whether a place of a matrix is on the diagonal or below it."""
+    below: Tensor = torch.arange(rows).unsqueeze(1) + diagonal >= torch.arange(columns)
+    return below
+
+
+def tril(x: Tensor, diagonal: int = 0) -> Tensor:
+    """The numbers of matrices on the diagonal and below it; 0 elsewhere."""
+    return torch.where(_below(x.shape[-2], x.shape[-1], diagonal), x, 0)
+
+
+def triu(x: Tensor, diagonal: int = 0) -> Tensor:
+    """The numbers of matrices on the diagonal and above it; 0 elsewhere."""
+    return torch.where(_below(x.shape[-2], x.shape[-1], diagonal - 1), 0, x)
+
+
+def cdist(x: Tensor, y: Tensor, p: float = 2, mode: int | None = None) -> Tensor:
+    """‖x − y‖ of each row of x and each row of y."""
+    length: Tensor = torch.linalg.vector_norm(x.unsqueeze(-2) - y.unsqueeze(-3), p, -1)
+    return length
+
+
+def cumsum(x: Tensor, dim: int, *, dtype: torch.dtype | None = None) -> Any:
+    """Sums of the first 1, 2, … numbers: a product with a triangle of ones."""
+    if not x.is_floating_point() or dtype not in (None, x.dtype) or not x.dim():
+        return NotImplemented
+    triangle = _below(x.shape[dim], x.shape[dim]).float().t()
+    return (x.transpose(dim, -1) @ triangle).transpose(dim, -1)
+
+
+def prod(x: Tensor, dim: int, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Any:
+    """The product of a few numbers."""
+    if x.shape[dim] > _LARGEST_PRODUCT or dtype not in (None, x.dtype):
+        return NotImplemented
+    result = reduce(torch.mul, x.unbind(dim))
+    return result.unsqueeze(dim) if keepdim else result
+
+
+def one_hot(x: Tensor, classes: int = -1) -> Any:
+    """1 where the number of a new last dimension is x, else 0."""
+    if classes < 0:
+        return NotImplemented
+    return (x.unsqueeze(-1) == torch.arange(classes)).long()
+
+
+def einsum(equation: str, operands: Sequence[Tensor], *, path: Any = None) -> Any:
+    """Products of two tensors without repeated letters, and what is before and between them."""
+    inputs, arrow, out = equation.replace(" ", "").partition("->")
+    letters = inputs.split(",")
+    free = [a for a in string.ascii_letters if a not in equation]
+    ranks = [x.dim() - len(own.replace("...", "")) for own, x in zip(letters, operands, strict=True)]
+    many = "".join(free[: max(ranks)])
+    letters = [own.replace("...", many[len(many) - n :]) for own, n in zip(letters, ranks, strict=True)]
+    if not arrow:
+        alone = [a for a in sorted("".join(letters)) if "".join(letters).count(a) == 1 and a not in many]
+        out = ("..." if "..." in equation else "") + "".join(alone)
+    out = out.replace("...", many)
+    terms = [
+        _reduced(own, x, {*out, *"".join(letters[:i] + letters[i + 1 :])})
+        for i, (own, x) in enumerate(zip(letters, operands, strict=True))
+    ]
+    if len(terms) == 1:
+        ((own, x),) = terms
+        return x.permute([own.index(a) for a in out])
+    while len(terms) > 2:
+        (first, x), (second, y), *rest = terms
+        wanted = {*out, *"".join(own for own, _ in rest)}
+        both = "".join(a for a in dict.fromkeys(first + second) if a in wanted)
+        terms = [(both, torch.einsum(f"{first},{second}->{both}", x, y)), *rest]
+    (first, x), (second, y) = terms
+    written = f"{first},{second}->{out}"
+    return NotImplemented if written == equation.replace(" ", "") else torch.einsum(written, x, y)
+
+
+def _reduced(own: str, x: Tensor, wanted: set[str]) -> tuple[str, Tensor]:
+    """A tensor and the letters of its dimensions, each once and each of the ``wanted`` ones."""
+    for letter in dict.fromkeys(own):
+        while own.count(letter) > 1:
+            first = own.index(letter)
+            second = own.index(letter, first + 1)
+            x = x.diagonal(dim1=first, dim2=second)
+            own = own[:first] + own[first + 1 : second] + own[second + 1 :] + letter
+    dims = [dim for dim, letter in enumerate(own) if letter not in wanted]
+    x = x.sum(dims) if dims else x
+    return "".join(letter for letter in own if letter in wanted), x
+
+
+def erf(x: Tensor) -> Tensor:
+    """To 2 · 10⁻⁷: formula 7.1.26 of Abramowitz and Stegun."""
+    size = x.abs()
+    t = 1 / (1 + 0.3275911 * size)
+    series = 1.061405429 * t - 1.453152027
+    for factor in (1.421413741, -0.284496736, 0.254829592):
+        series = series * t + factor
+    return torch.where(x >= 0, 1.0, -1.0) * (1 - series * t * (-x * x).exp())
+
+
+def lines_resized(kind: str) -> Callable[..., Tensor]:
+    """The resize of lines (N, C, L) as that of images (N, C, L, 1)."""
+    of_images = getattr(_aten, f"upsample_{kind}").default
+
+    def resized(x: Tensor, size: Sequence[int], *how: Any) -> Tensor:
+        result: Tensor = of_images(x.unsqueeze(-1), [*size, 1], *how, None)
+        return result.squeeze(-1)
+
+    return resized
+
+
+def lines_resized_by(kind: str) -> Callable[..., Tensor]:
+    """:func:`lines_resized` for a size or a factor."""
+    of_images = getattr(_aten, f"upsample_{kind}").vec
+
+    def resized(x: Tensor, size: Sequence[int] | None, *how: Any) -> Tensor:
+        *corners, factor = how
+        size = None if size is None else [*size, 1]
+        factor = None if factor is None else [*factor, 1.0]
+        result: Tensor = of_images(x.unsqueeze(-1), size, *corners, factor)
+        return result.squeeze(-1)
+
+    return resized
+
+
+def lines_transposed(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Sequence[int] = (1,),
+    padding: Sequence[int] = (0,),
+    output_padding: Sequence[int] = (0,),
+    groups: int = 1,
+    dilation: Sequence[int] = (1,),
+) -> Tensor:
+    """The transposed convolution of lines (N, C, L) as that of images (N, C, L, 1)."""
+    window = [[*stride, 1], [*padding, 0], [*output_padding, 0]]
+    result = _aten.conv_transpose2d.input(
+        x.unsqueeze(-1), weight.unsqueeze(-1), bias, *window, groups, [*dilation, 1]
+    )
+    return result.squeeze(-1)  # type: ignore[no-any-return]
+
+
+def largest_of_lines(x: Tensor, size: Sequence[int]) -> tuple[Tensor, ...]:
+    """The adaptive maximum of lines (N, C, L) as that of images (N, C, L, 1)."""
+    found = _aten.adaptive_max_pool2d(x.unsqueeze(-1), [*size, 1])
+    return tuple(each.squeeze(-1) for each in found)
+
+
+def neighbours(x: Tensor, kernel: Sequence[int], stride: Sequence[int] = (), *how: Any) -> Any:
+    """Means over neighbours in the first of three dimensions, as in a local response norm."""
+    width, *others = kernel
+    plain = [(), ([0],), ([0, 0, 0],), ([0], False), ([0], False, True), ([0, 0, 0], False, True, None)]
+    if others != [1, 1] or list(stride) != [1, 1, 1] or how not in plain:
+        return NotImplemented
+    length = x.shape[-3]
+    windows = (length, length - width + 1)
+    near = (_below(*windows).float() - _below(*windows, -width).float()) / width
+    return (x.transpose(-3, -1) @ near).transpose(-3, -1)
+
+
+_OWN: Mapping[Any, Callable[..., Any]] = {
+    _aten.lerp.Scalar: lerp,
+    _aten.lerp.Tensor: lerp,
+    _aten.cdist.default: cdist,
+    _aten.cumsum.default: cumsum,
+    _aten.prod.dim_int: prod,
+    _aten.one_hot.default: one_hot,
+    _aten.einsum.default: einsum,
+    _aten.hypot.default: lambda x, y: (x * x + y * y).sqrt(),
+    _aten.erf.default: erf,
+    _aten.erfc.default: lambda x: 1 - erf(x),
+    _aten.exp2.default: lambda x: (x * math.log(2)).exp(),
+    _aten.expm1.default: lambda x: x.exp() - 1,
+    _aten.log1p.default: lambda x: (x + 1).log(),
+    _aten.log2.default: lambda x: x.log() / math.log(2),
+    _aten.log10.default: lambda x: x.log() / math.log(10),
+    _aten.sinh.default: lambda x: (x.exp() - (-x).exp()) / 2,
+    _aten.cosh.default: lambda x: (x.exp() + (-x).exp()) / 2,
+    _aten.bilinear.default: bilinear,
+    _aten.logit.default: logit,
+    _aten.logsumexp.default: logsumexp,
+    _aten.pairwise_distance.default: pairwise_distance,
+    _aten.tril.default: tril,
+    _aten.triu.default: triu,
+    _aten.upsample_linear1d.vec: lines_resized_by("bilinear2d"),
+    _aten.upsample_nearest1d.vec: lines_resized_by("nearest2d"),
+    _aten.upsample_linear1d.default: lines_resized("bilinear2d"),
+    _aten.upsample_nearest1d.default: lines_resized("nearest2d"),
+    _aten.conv_transpose1d.default: lines_transposed,
+    _aten.adaptive_max_pool1d.default: largest_of_lines,
+    _aten.avg_pool3d.default: neighbours,
+}
+
+
+@cache
+def table() -> Mapping[Any, Callable[..., Any]]:
+    """ATen operator → the function that writes it in simpler ones."""
+    default: Any = torch.export.default_decompositions()
+    found = {op: way for op, way in default.items() if op._schema.name.split("::")[1] in _KNOWN}
+    return {**found, **_OWN}
