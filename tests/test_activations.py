@@ -80,11 +80,14 @@ NORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "clamp of channels": lambda x: x.clamp(T[:, None, None] - 1, T[:, None, None]),
 }
 REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
-    "odd exponent": (lambda x: x**0.3, "its exponent is 0.3"),
-    "exponent of channels": (lambda x: x ** T[:, None, None], "only with one constant exponent"),
-    "power of a number": (lambda x: 2**x, "only with one constant exponent"),
+    "exponent of the input": (lambda x: x**x, "only with a constant exponent or a constant base"),
+    "whole exponents": (lambda x: x ** torch.tensor([[[2.0]], [[0.5]], [[0.5]], [[0.5]]]), "whole numbers"),
+    "high exponent": (lambda x: x**17, "whole numbers, but not one between ±16"),
+    "power of a number below 0": (lambda x: (-2.0) ** x, "its base is constant and not above 0"),
+    "rounding without limits": (torch.round, "only for numbers between limits"),
+    "rounding to many": (lambda x: (x.clamp(0, 1) * 255).round(), "at most 32 apart"),
     "softplus that jumps": (lambda x: F.softplus(x, 1, 2), "it jumps to its input"),
-    "maximum of two": (lambda x: torch.maximum(x, x.relu()), "limits depend on the input"),
+    "maximum of what may be infinite": (lambda x: torch.maximum(x, x.exp()), "may be infinite or NaN"),
 }
 
 

@@ -211,6 +211,119 @@ SHAPES: dict[str, tuple[Any, ...]] = {
     "means of a line": (lambda y: F.avg_pool1d(y.flatten(2), 3, 2, 1),),
     "adaptive maximum": (lambda y: F.adaptive_max_pool2d(y, (3, 2)),),
 }
+NINE = torch.tensor([7, 7, 0, 3, 5, 2, 2, 6, 1])
+CHECKED = torch.arange(36).view(6, 6) % 3 == 0
+LATER = torch.full((36, 36), -torch.inf).triu(1)
+
+
+def boxes(y: Tensor) -> Tensor:
+    """A head of YOLO: positions in a grid, and sizes by anchors."""
+    n, _, h, w = y.shape
+    rows, columns = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
+    y = y.view(n, 2, 4, h, w).permute(0, 1, 3, 4, 2).contiguous()
+    at = (y[..., :2].sigmoid() * 2 - 0.5 + torch.stack([columns, rows], -1)) * 8
+    size = (y[..., 2:3].sigmoid() * 2) ** 2 * torch.tensor([3.0, 5.0]).view(1, 2, 1, 1, 1)
+    return torch.cat([at, size, y[..., 3:].sigmoid()], -1).view(n, -1, 4)
+
+
+def cleared(y: Tensor) -> Tensor:
+    """In place, where a condition holds, and at constant places."""
+    y = y.clone()
+    y[y < 0] = 0.25
+    y[:, [1, 3], :, 2] = torch.arange(6.0)
+    y[:, 6:] = y[:, 6:].masked_fill_(CHECKED, 2)
+    return y
+
+
+def spread(y: Tensor) -> Tensor:
+    """Every second row and column of zeros."""
+    z = torch.zeros(len(y), 8, 12, 12)
+    z[:, :, 1::2, ::2] = y
+    return z
+
+
+# Conditions, constant indices, and operators that PyTorch or bnew writes in simpler ones.
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "channels by number": (lambda y: y[:, NINE],),
+    "columns by number, from behind": (lambda y: y[..., NINE % 6 - 6],),
+    "places by number": (lambda y: y[:, :, [0, 1, 2], [3, 4, 5]],),
+    "places by numbers of a grid": (lambda y: y[:, NINE[:2, None] % 6, NINE[None, 2:5]].tanh(),),
+    "every number the other way": (lambda y: y.flatten(2)[..., torch.arange(36).view(6, 6).t().flatten()],),
+    "index_select of rows": (lambda y: y.index_select(2, NINE % 6),),
+    "gather": (lambda y: y.gather(2, torch.arange(24).view(1, 8, 1, 3).expand(len(y), 8, 1, 3) % 6),),
+    "gather of channels": (lambda y: torch.take_along_dim(y, NINE.view(1, 9, 1, 1), 1),),
+    "one of two values": (lambda y: torch.where(y > 0.1, y.square(), y.flip(1)),),
+    "one of a value and a number": (lambda y: torch.where(y > y.mean((2, 3), keepdim=True), y, -1.5),),
+    "one of two values by constants": (lambda y: torch.where(CHECKED, y.relu(), y.mean((2, 3), True)),),
+    "one of three": (lambda y: torch.where(y > 0.5, 1.0, torch.where(y < -0.5, -1.0, y)),),
+    "a logarithm where it is one": (lambda y: torch.where(y > 0, y.clamp(min=1e-3).log(), 0.0),),
+    "filled by constants": (lambda y: y.masked_fill(CHECKED, 0.5).masked_fill(y > 1, torch.tensor(-3.0)),),
+    "hidden before a softmax": (lambda y: y.masked_fill(CHECKED, -torch.inf).softmax(-1),),
+    "causal by addition": (lambda y: ((y.flatten(2).mT @ y.flatten(2)) + LATER).softmax(-1),),
+    "cleared in place": (cleared,),
+    "spread": (spread,),
+    "written at constants": (
+        lambda y: y.index_fill(3, NINE[2:4], 0.5).scatter(1, torch.full((len(y), 1, 6, 2), 5), 2.0),
+    ),
+    "and, or, not": (lambda y: ((y > 0) & (y < 1) | ~(y.flip(1) > -1)).float(),),
+    "exclusive or": (lambda y: torch.logical_xor(y > 0, y.flip(2) > 0).int(),),
+    "equal to its maximum": (lambda y: y * (F.max_pool2d(y, 3, 1, 1) == y).float(),),
+    "not equal to 0": (lambda y: (y.relu() != 0).float().mean(1),),
+    "any and all": (lambda y: (y > 1).any(1).float() - (y > -1).all(2).float().mean((1, 2))[:, None, None],),
+    "counted": (lambda y: (y > 0).sum((2, 3)),),
+    "larger of two": (lambda y: torch.maximum(y, y.flip(1)) - torch.min(y, y.mean(1, keepdim=True)),),
+    "larger half": (lambda y: torch.max(*y.chunk(2, 1)),),
+    "between values": (lambda y: y.clamp(y.flip(1) - 0.5, y.flip(1).abs() + 0.1),),
+    "at most a value": (lambda y: torch.clamp(y, max=y.mean((1, 2, 3), True)),),
+    "largest and where": (lambda y: torch.max(y, 1),),
+    "smallest and where": (lambda y: y.flatten(2).min(-1, keepdim=True),),
+    "both extremes": (lambda y: torch.aminmax(y, dim=2),),
+    "the best": (lambda y: y.flatten(2).topk(1, largest=False),),
+    "rounded": (lambda y: (y.clamp(-1, 1) * 3).round() / 3,),
+    "rounded halves": (lambda y: (torch.floor(y.clamp(-1.2, 1.2) * 4) / 2).round(),),
+    "whole parts": (lambda y: torch.ceil(y.clamp(-2, 2.5)) + torch.trunc(y.clamp(-2, 2.5) * 2),),
+    "powers": (lambda y: (y.abs() + 0.1) ** 0.3 + y.sigmoid() ** torch.linspace(0.3, 2.7, 8).view(8, 1, 1),),
+    "cube root": (lambda y: F.avg_pool2d(y.clamp(min=1e-6).pow(3), 6).pow(1 / 3),),
+    "power of a number": (lambda y: 2**y,),
+    "sums so far": (lambda y: y.cumsum(1) + y.cumsum(-1),),
+    "product": (lambda y: y[:, :3].prod(1),),
+    "log of a sum": (lambda y: y.logsumexp((2, 3)),),
+    "gelu by erf": (lambda y: y * 0.5 * (1 + torch.erf(y / 2**0.5)),),
+    "norms of other orders": (lambda y: y.norm(p=1, dim=1) + torch.linalg.norm(y, ord=torch.inf, dim=1),),
+    "cosine": (lambda y: F.cosine_similarity(y[:, :4], y[:, 4:], dim=1),),
+    "distances": (lambda y: torch.cdist(y.flatten(2).mT, PLACES[:40].view(1, 5, 8)),),
+    "prototypes": (lambda y: -((y.mean((2, 3))[:, None] - PLACES[:40].view(5, 8)) ** 2).sum(-1),),
+    "between": (lambda y: torch.lerp(y, y.flip(1), 0.7) + torch.lerp(y, y.tanh(), y.sigmoid()),),
+    "mean and deviation": (lambda y: torch.std_mean(y, (2, 3)),),
+    "variance and mean": (lambda y: torch.cat(torch.var_mean(y, (2, 3), unbiased=False), 1),),
+    "triangles": (lambda y: y.tril(1) - y.triu(-2),),
+    "diagonal": (lambda y: y.diagonal(1, 2, 3),),
+    "einsum of one": (lambda y: torch.einsum("bchw->bhwc", y) + torch.einsum("...chw->...wc", y)[:, None],),
+    "einsum of three": (lambda y: torch.einsum("bchw,bcii,bdhw->bcd", y, y, y),),
+    "product with a vector": (lambda y: y @ PLACES[:6],),
+    "bilinear layer": (lambda y, f: f(y.mean((2, 3)), y.amax((2, 3))), nn.Bilinear(8, 8, 5)),
+    "differences": (lambda y: y.diff(dim=2).flatten(2).tile(1, 2, 1),),
+    "line, resized": (lambda y: F.interpolate(y.flatten(2), size=50, mode="linear", align_corners=True),),
+    "line, doubled": (lambda y: F.interpolate(y.flatten(2), scale_factor=2, mode="linear"),),
+    "line, transposed": (lambda y, f: f(y.flatten(2)), nn.ConvTranspose1d(8, 4, 4, 2, 1, groups=2)),
+    "line, adaptive maximum": (lambda y: F.adaptive_max_pool1d(y.flatten(2), 7),),
+    "one hot": (lambda y: F.one_hot(y.argmax(1), 8).permute(0, 3, 1, 2).float() * y,),
+    "boxes": (boxes,),
+    "gated recurrent unit": (lambda y, f: f(y[:, :, 0].mT)[0], nn.GRU(8, 5, 2, batch_first=True)),
+    "long memory both ways": (
+        lambda y, f: f(y[:, :, 0].mT)[0][:, -1],
+        nn.LSTM(8, 5, batch_first=True, bidirectional=True),
+    ),
+    "memory cell": (lambda y, f: f(y.mean((2, 3)))[1], nn.LSTMCell(8, 5)),
+    "attention with weights": (
+        lambda y, f: f(*(y.flatten(2).mT,) * 3, attn_mask=LATER),
+        nn.MultiheadAttention(8, 2, batch_first=True),
+    ),
+    "decoder": (
+        lambda y, f: f(PLACES[:40].view(1, 5, 8).expand(len(y), 5, 8), y.flatten(2).mT),
+        nn.TransformerDecoderLayer(8, 2, 16, batch_first=True),
+    ),
+}
 TRANSPOSED = [
     {"kernel_size": 2, "stride": 2},
     {"kernel_size": 4, "stride": 2, "padding": 1},
@@ -261,6 +374,12 @@ def test_any_order_shape_and_part(what: str, tmp_path: Path) -> None:
     agrees(Written(forward, *layers), tmp_path / "model.bnew", 3, 6, 6)
 
 
+@pytest.mark.parametrize("what", CHOICES)
+def test_choices_and_indices(what: str, tmp_path: Path) -> None:
+    forward, *layers = CHOICES[what]
+    agrees(Written(forward, *layers), tmp_path / "model.bnew", 3, 6, 6)
+
+
 @pytest.mark.parametrize("options", TRANSPOSED, ids=str)
 def test_transposed_convolutions(options: dict[str, Any], tmp_path: Path) -> None:
     agrees(nn.ConvTranspose2d(4, 6, **options), tmp_path / "model.bnew", 4, 5, 6)
@@ -304,7 +423,23 @@ def test_several_results_keep_their_names(forward: Callable[[Tensor], Any], tmp_
         (lambda y: torch.cat([y, y], 0)[: len(y)], "images"),
         (lambda y: y.flatten(1) @ y.flatten(1).t(), "images"),
         (lambda y: torch.zeros_like(y, dtype=torch.int).copy_(y) + 0.5, "its result is of torch.int32"),
-        (lambda y: written(y, slice(None), slice(0, 8, 2)), "indices without gaps"),
+        (lambda y: written(y, slice(None), slice(0, 8, 3)), "only if they divide a dimension"),
+        (lambda y: y[:, y.argmax(1)[:, 0, 0]], "its indices depend on the input"),
+        (lambda y: y[torch.arange(len(y)).flip(0)], "it takes some of the images"),
+        (lambda y: y[:, :, CHECKED[0]], "depends on numbers"),
+        (lambda y: torch.where(y > 0, y.sqrt(), 0), "may be infinite or NaN where it is not chosen"),
+        (lambda y: torch.where(y > 0, y.exp(), y), "clamp what is divided by"),
+        (lambda y: torch.where(CHECKED, y, torch.inf), "constant is NaN or infinite"),
+        (lambda y: y.masked_fill(CHECKED, -torch.inf), "only right before a softmax"),
+        (lambda y: y.masked_fill(y > 0, -torch.inf).softmax(1), "hide every number of a softmax"),
+        (lambda y: y.masked_fill(CHECKED | True, -torch.inf).softmax(1), "hide every number of a softmax"),
+        (lambda y: y.any(1).float(), "only for comparisons"),
+        (lambda y: y.topk(2, 1)[0], "the 2 largest numbers are not packed"),
+        (lambda y: y.norm(p=3, dim=1), "a norm of order 3"),
+        (
+            lambda y: y.clone().index_put_((torch.arange(len(y)), NINE[:1]), y[:, 0]),
+            "constant numbers at constant places",
+        ),
         (
             lambda y: y.repeat_interleave(torch.tensor([1, 2] * 4), 1),
             "size of its result depends on numbers",
@@ -318,7 +453,6 @@ def test_several_results_keep_their_names(forward: Callable[[Tensor], Any], tmp_
         (lambda y: y.half().float(), "its result is of torch.float16"),
         (lambda y: F.pad(y, (0, 0, 0, 0, 0, 0, 1, 0))[:-1], "it adds images"),
         (lambda y: y.clamp(min=torch.arange(8.0).view(8, 1, 1) * -1e6), "one is not between ±256"),
-        (lambda y: torch.max(y, torch.zeros(())), "only as torch.maximum"),
         (lambda y: y.clone().fill_(y.amax()), "joins images"),
         (lambda y: F.softplus(y, threshold=-1000), "jumps to its input"),
         (lambda y: attended(y, torch.ones(36, 36).tril(-1) > 0), "hides every token"),

@@ -754,14 +754,6 @@ REFUSALS: dict[str, tuple[Callable[[], nn.Module], str]] = {
         lambda: Signs(lambda x: channels_last(x, lambda y: F.layer_norm(y, (4,), eps=0))),
         r"its eps is 0\.0, but must be above 0",
     ),
-    "resize exactly": (
-        lambda: Signs(lambda x: F.interpolate(x, scale_factor=0.5, mode="nearest-exact")),
-        "it takes other places than",
-    ),
-    "resize of rows": (
-        lambda: Signs(lambda x: F.interpolate(x.flatten(2), scale_factor=2)),
-        "upsample_nearest1d in|flatten in|view in|reshape in",
-    ),
     "dropout that is never off": (
         lambda: Signs(lambda x: F.dropout(x, training=True)),
         "dropout|bernoulli|rand",
@@ -785,19 +777,22 @@ REFUSALS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "clamp to nothing": (lambda: Signs(lambda x: x.clamp(min=torch.inf)), "leave no finite number"),
     "division by zero": (lambda: Signs(lambda x: x / 0), "divides by 0"),
     "comparison of values": (
-        lambda: Signs(lambda x: (x > x.sigmoid()).float()),
-        "only comparison with a constant",
+        lambda: Signs(lambda x: (x > x.log()).float()),
+        "compares with a value that may be infinite or NaN",
     ),
     "choice of values": (
-        lambda: Signs(lambda x: torch.where(x > 0, x, x / 2)),
-        "chooses between two constants",
+        lambda: Signs(lambda x: torch.where(x > 0, x.log(), x / 2)),
+        "may be infinite or NaN where it is not chosen: clamp",
     ),
     "whole numbers": (lambda: Signs(lambda x: (x * 3).int().float()), "its result is of torch.int32"),
     "weights from the input": (
         lambda: Signs(lambda x: F.linear(x.mean((2, 3)), x.mean((2, 3)))),
         "its weights depend on the input",
     ),
-    "overridden divisor": (lambda: nn.AvgPool2d(2, divisor_override=3), "its divisor is overridden"),
+    "overridden divisor": (
+        lambda: nn.AvgPool2d(2, ceil_mode=True, divisor_override=3),
+        "its divisor is overridden, and one of its windows is cut off",
+    ),
     "window without a place": (
         lambda: nn.MaxPool2d(2, padding=1, dilation=6),  # its taps lie at −1 and 5
         "one of its windows lies wholly in the padding",
@@ -866,6 +861,11 @@ FREE: dict[str, Callable[[], nn.Module]] = {
     "quotient": lambda: Signs(lambda x: x / x.sigmoid()),
     "clamp by channel": lambda: Signs(lambda x: x.clamp(min=torch.arange(4.0)[:, None, None])),
     "adaptive max pool": lambda: nn.AdaptiveMaxPool2d(2),
+    "adaptive max pool, other windows": lambda: nn.AdaptiveMaxPool2d((3, 4)),
+    "overridden divisor": lambda: nn.AvgPool2d((3, 2), 1, (1, 0), divisor_override=5),
+    "resize exactly": lambda: Signs(lambda x: F.interpolate(x, scale_factor=0.5, mode="nearest-exact")),
+    "resize of rows": lambda: Signs(lambda x: F.interpolate(x.flatten(2), scale_factor=2)),
+    "local response norm": lambda: nn.LocalResponseNorm(3, alpha=0.1, beta=0.75, k=2.0),
 }
 
 

@@ -207,7 +207,7 @@ def _product(op: Operation, c: Side, x: Side, constant: bool) -> Side | None:
         if not bool(tensor.any()):
             return None
         if not bool(tensor.isfinite().all()):
-            operand = _hidden(op, operand, reached, constant)
+            operand = _hidden(op, operand, constant)
         if constant:
             return operand, reached
     return together(op, mul, c, (operand, x[1])), reached
@@ -237,14 +237,14 @@ def hiding(lower: Lowering) -> Lowering:
         def change(x: Any) -> Any:
             tensor = x.tensor if isinstance(x, Value) else None
             infinite = tensor is not None and tensor.is_floating_point() and bool(tensor.isinf().any())
-            return _hidden(op, x, op.size, True) if infinite else x
+            return _hidden(op, x, True) if infinite else x
 
         return lower(op, *map(change, operands), **options)
 
     return lowered
 
 
-def _hidden(op: Operation, x: Value, size: Sequence[int], constant: bool) -> Value:
+def _hidden(op: Operation, x: Value, constant: bool) -> Value:
     """A constant with :data:`MASKED` in place of −∞.
 
     Raises:
@@ -256,7 +256,7 @@ def _hidden(op: Operation, x: Value, size: Sequence[int], constant: bool) -> Val
     dims = _softmax_dims(op.node)
     if not dims:
         raise Refused("its constant is infinite, which is packed only right before a softmax")
-    whole = tensor.expand(size)
+    whole = tensor.expand(op.size)
     if not constant or any(bool(whole.isneginf().all(dim).any()) for dim in dims):
         raise Refused("it may hide every number of a softmax, whose result is then NaN; use a finite number")
     return op.derived(x, lambda tensor: tensor.clamp(min=MASKED))
@@ -266,6 +266,8 @@ def _softmax_dims(node: Any) -> set[int]:
     """The dimensions, from the last, of the softmaxes that use a node; empty if anything else uses it."""
     found: set[int] = set()
     for user in node.users:
+        if user.op == "output":
+            return set()
         name = str(getattr(getattr(user.target, "overloadpacket", user.target), "__name__", user.target))
         size, before = (each.meta["val"].shape for each in (user, node))
         if name in ("softmax", "_softmax"):
