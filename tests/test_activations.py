@@ -85,7 +85,7 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "high exponent": (lambda x: x**17, "whole numbers, but not one between ±16"),
     "power of a number below 0": (lambda x: (-2.0) ** x, "its base is constant and not above 0"),
     "rounding without limits": (torch.round, "only for numbers between limits"),
-    "rounding to many": (lambda x: (x.clamp(0, 1) * 255).round(), "at most 32 apart"),
+    "rounding to many": (lambda x: (x.clamp(0, 1) * 255).round(), "at most 64 apart"),
     "softplus that jumps": (lambda x: F.softplus(x, 1, 2), "it jumps to its input"),
     "maximum of what may be infinite": (lambda x: torch.maximum(x, x.exp()), "may be infinite or NaN"),
 }

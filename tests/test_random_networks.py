@@ -170,6 +170,39 @@ def layer(data: st.DataObject, x: Tensor) -> Function:
     )
 
 
+def chosen(data: st.DataObject, x: Tensor) -> Function:
+    """One of two values; the result does not jump where the condition changes."""
+    dim = data.draw(st.integers(1, x.dim() - 1))
+    constant = numbers(data, *x.shape[1:]) > 0
+    few = data.draw(st.lists(st.integers(-x.size(dim), x.size(dim) - 1), min_size=1, max_size=9))
+    places = torch.tensor(few)
+    across = places.view(*(1,) * dim, -1, *(1,) * (x.dim() - dim - 1)) % x.size(dim)
+
+    def written(x: Tensor) -> Tensor:
+        x = x.clone()
+        x[x < -0.5] = -0.5
+        return x
+
+    return one_of(
+        data,
+        lambda x: torch.where(x > 0, x, x * 0.1),
+        lambda x: torch.where(constant, x, x.tanh()),
+        lambda x: torch.where((x > 0) & (x < 1), x * (1 - x), 0.0),
+        lambda x: x.masked_fill(constant, 0.5),
+        lambda x: torch.maximum(x, x.flip(dim)),
+        lambda x: torch.min(x, x.mean(dim, keepdim=True)),
+        lambda x: x.clamp(x.flip(dim) - 1, x.flip(dim).abs()),
+        lambda x: x.index_select(dim, places),
+        lambda x: torch.take_along_dim(x, across, dim),
+        lambda x: x.index_fill(dim, places, 0.25),
+        lambda x: x.cumsum(dim) / x.size(dim),
+        lambda x: (x.abs() + 0.1) ** 0.7,
+        lambda x: x.logsumexp(dim, keepdim=True) - x,
+        lambda x: F.cosine_similarity(x, x.tanh() + 1, dim)[:, None] if x.dim() > 2 else x,
+        written,
+    )
+
+
 def attention(data: st.DataObject, x: Tensor) -> Function:
     if x.dim() < 3:
         return torch.tanh
@@ -225,7 +258,7 @@ def image(data: st.DataObject, x: Tensor) -> Function:
     return torch.tanh
 
 
-MAKERS = [activation, order, shape, part, turned, beside, joined, reduced, layer, attention, image]
+MAKERS = [activation, order, shape, part, turned, beside, joined, reduced, chosen, layer, attention, image]
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from bnew.packing.operation import Operation
 
 _LARGEST_EXPONENT = 16
-_MOST_STEPS = 32  # of a rounding
+_MOST_STEPS = 64  # of a rounding
+_FINEST = 2.0**-10  # multiples of a multiple of it are exact in float32
 _SLACK = 1e-5  # relative, for limits that float32 rounds
 _LARGEST_LIMIT = 256  # of a clamp per channel: (x − limit) + limit loses what is small beside the limit
 
@@ -247,11 +248,12 @@ def in_whole_numbers(place: Callable[[int], tuple[float, bool]]) -> Lowering:
     """The lowering of a rounding of x, whose limits are known, to whole numbers.
 
     ``place``: k → (the least x that becomes k + 1, whether it does so itself). The result is a sum of
-    comparisons.
+    comparisons. With a ``unit``, x / ``unit`` is rounded.
     """
 
-    def lower(op: Operation, x: Value) -> Value:
-        low, high = bounds(x, op.once(("bounds",), dict)) or (-math.inf, math.inf)
+    def lower(op: Operation, x: Value, unit: float = 1) -> Value:
+        limits = bounds(x, op.once(("bounds",), dict)) or (-math.inf, math.inf)
+        low, high = (limit / unit for limit in limits)
         if not high - low <= _MOST_STEPS:
             raise Refused(
                 "it is packed only for numbers between limits, such as those of a clamp, that are at most "
@@ -263,13 +265,32 @@ def in_whole_numbers(place: Callable[[int], tuple[float, bool]]) -> Lowering:
         active = [(limit, closed) for limit, closed in steps if limit >= low - slack]
         # Half a sign for each step that may be taken or not; the steps before these are taken.
         middle = first + len(steps) - len(active) / 2
-        halves = [op.real(_half_a_sign(op, x, limit, closed)) for limit, closed in active]
+        halves = [op.real(_half_a_sign(op, x, limit * unit, closed)) for limit, closed in active]
         if not halves:
             return op.filled(middle)
         total = reduce(lambda a, b: op.make("add", a, b), halves)
         return shifted(op, total, np.array([float(middle)]))
 
     return lower
+
+
+floor = in_whole_numbers(lambda k: (k + 1, True))
+
+
+def floor_divide(op: Operation, x: Value, divisor: Operand) -> Value:
+    """⌊x / ``divisor``⌋."""
+    numbers = op.numbers(divisor)
+    if numbers is None or len(numbers) > 1 or not numbers[0] > 0 or numbers[0] % _FINEST:
+        raise Refused("it is packed only for one constant divisor above 0 that is a multiple of 1/1024")
+    return floor(op, x, float(numbers[0]))
+
+
+def remainder(op: Operation, x: Value, divisor: Operand) -> Value:
+    """x − ``divisor`` · ⌊x / ``divisor``⌋."""
+    whole = floor_divide(op, x, divisor)
+    assert not isinstance(divisor, Value) or divisor.tensor is not None
+    (number,) = op.numbers(divisor)  # type: ignore[misc]
+    return add(op, x, mul(op, whole, -float(number)))
 
 
 def _half_a_sign(op: Operation, x: Value, limit: float, closed: bool) -> Value:

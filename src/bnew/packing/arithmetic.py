@@ -93,7 +93,7 @@ def mul(op: Operation, a: Operand, b: Operand) -> Value:
 def div(op: Operation, a: Operand, b: Operand, rounding_mode: str | None = None) -> Value:
     """a / b."""
     if rounding_mode is not None:
-        raise Refused("a division that is rounded is not packed")
+        raise Refused("a division that is rounded is packed only as // by a constant")
     numbers = op.numbers(b)
     if numbers is not None:
         if not np.all(numbers):

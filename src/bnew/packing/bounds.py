@@ -47,6 +47,8 @@ def _of(value: Value, inputs: Sequence[Range]) -> Range | None:
     match value.op:
         case "choice":
             return _spanned(value.numbers)
+        case "argmax":
+            return 0.0, float(value.inputs[0].shape[0] - 1)
         case "constant":
             return _spanned(value.tensors["weight"])
         case "clamp":

@@ -24,6 +24,8 @@ _KNOWN = {
     *("rnn_relu_cell", "rnn_tanh", "rnn_tanh_cell", "rot90", "std_mean", "take_along_dim", "tensordot"),
     "tile",
 }
+_LOWEST = -3e38
+_MOST_BEST = 32  # numbers that are found one by one
 _LARGEST_PRODUCT = 64  # numbers that are multiplied one by one
 
 
@@ -96,6 +98,22 @@ def prod(x: Tensor, dim: int, keepdim: bool = False, *, dtype: torch.dtype | Non
         return NotImplemented
     result = reduce(torch.mul, x.unbind(dim))
     return result.unsqueeze(dim) if keepdim else result
+
+
+def topk(x: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Any:
+    """The k largest numbers and where they are, one after the other: each is then put below all others."""
+    if not x.dim() or k > _MOST_BEST:
+        return NotImplemented
+    x = x.transpose(dim, -1) if largest else -x.transpose(dim, -1)
+    places = torch.arange(x.shape[-1])
+    values, found = [], []
+    for _ in range(k):
+        place = x.argmax(-1, keepdim=True)
+        values.append(x.amax(-1, keepdim=True))
+        found.append(place)
+        x = torch.where(places == place, _LOWEST, x)
+    best, where = (torch.cat(each, -1).transpose(dim, -1) for each in (values, found))
+    return best if largest else -best, where
 
 
 def one_hot(x: Tensor, classes: int = -1) -> Any:
@@ -224,7 +242,9 @@ _OWN: Mapping[Any, Callable[..., Any]] = {
     _aten.cdist.default: cdist,
     _aten.cumsum.default: cumsum,
     _aten.prod.dim_int: prod,
+    _aten.topk.default: topk,
     _aten.one_hot.default: one_hot,
+    _aten.heaviside.default: lambda x, at: torch.where(x > 0, 1.0, torch.where(x == 0, at, 0.0)),
     _aten.einsum.default: einsum,
     _aten.hypot.default: lambda x, y: (x * x + y * y).sqrt(),
     _aten.erf.default: erf,

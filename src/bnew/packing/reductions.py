@@ -84,13 +84,6 @@ def extremes(op: Operation, x: Value, *, dim: int | None = None, keepdim: bool =
     return several(op, x, [smallest(op, x, dim, keepdim), largest(op, x, dim, keepdim)])
 
 
-def first(op: Operation, x: Value, k: int, dim: int = -1, largest: bool = True, *_: Any) -> Value:
-    """The largest number along a dimension and where it is, or the smallest."""
-    if k != 1:
-        raise Refused(f"the {k} largest numbers are not packed, only the largest")
-    return (largest_and_place if largest else smallest_and_place)(op, x, dim, True)
-
-
 def variance_and_mean(op: Operation, x: Value, *arguments: Any, **options: Any) -> Value:
     """The variance and the mean over some dimensions."""
     dims = arguments[0] if arguments else None
