@@ -16,6 +16,7 @@ _NAMES = {
     "BnewError": "bnew.errors",
     "BinaryConv1d": "bnew.layers",
     "BinaryConv2d": "bnew.layers",
+    "BinaryConvTranspose2d": "bnew.layers",
     "BinaryLinear": "bnew.layers",
     "ChannelScale": "bnew.layers",
     "RPReLU": "bnew.layers",
@@ -70,6 +71,7 @@ if TYPE_CHECKING:  # `as` is how a type checker knows that a name is public
     from bnew.fit.stages import fit as fit
     from bnew.layers import BinaryConv1d as BinaryConv1d
     from bnew.layers import BinaryConv2d as BinaryConv2d
+    from bnew.layers import BinaryConvTranspose2d as BinaryConvTranspose2d
     from bnew.layers import BinaryLinear as BinaryLinear
     from bnew.layers import ChannelScale as ChannelScale
     from bnew.layers import RPReLU as RPReLU

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal, TypeAlias, TypeVar, cast
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bnew.deprecated import renamed_argument, warn_of
+from bnew.binary import BinaryBase, checked_sign, mark_transposed
+from bnew.binary import with_present_names as with_present_names
+from bnew.deprecated import renamed_argument
 from bnew.errors import BnewError, kind_of
+from bnew.phases import Phases
 from bnew.pointwise import SURROGATES as SURROGATES
 from bnew.pointwise import ChannelScale as ChannelScale
 from bnew.pointwise import RPReLU as RPReLU
@@ -18,107 +21,10 @@ from bnew.pointwise import RSign as RSign
 from bnew.pointwise import hard_sign as hard_sign
 from bnew.pointwise import sign as sign
 
-T = TypeVar("T")
 Size: TypeAlias = int | tuple[int, int]
 
 
-class _BinaryLayer(nn.Module):
-    """What all binary layers share: signs going in, and what may follow the product with the weight."""
-
-    input_sign: nn.Module
-    output_scale: nn.Parameter | None
-    shortcut: bool
-
-    def set_up(self, input_sign: nn.Module, shortcut: bool = False) -> None:
-        """What a real layer lacks that becomes binary: signs going in, no scale, perhaps a shortcut."""
-        self.input_sign = input_sign
-        self.register_parameter("output_scale", None)
-        self.shortcut = shortcut
-
-    def add_scale(self) -> None:
-        """Give the layer a learnable scale s of each output channel, so that its weight may be of any size.
-
-        ``s = mean|W|``, which fits signs best (XNOR-Net, arXiv 1603.05279), and ``W ← W / s``: the layer
-        computes what it did. Of a channel of zeros s is 1.
-        """
-        weight = cast(nn.Parameter, self.weight)
-        with torch.no_grad():
-            scale = weight.abs().flatten(1).mean(1)
-            scale[scale == 0] = 1
-            weight.div_(scale.view(-1, *(1,) * (weight.dim() - 1)))
-        self.output_scale = nn.Parameter(scale)
-
-    def extra_repr(self) -> str:
-        """What ``print(module)`` shows."""
-        parts = (self.output_scale is not None) * ["output_scale"] + self.shortcut * ["shortcut"]
-        return ", ".join([super().extra_repr(), *parts])
-
-    def _along_channels(self, values: Tensor) -> Tensor:
-        """``values`` (C_out,) as they broadcast over the output: channels are last, or before its sides."""
-        return values.view(-1, *(1,) * (cast(Tensor, self.weight).dim() - 2))
-
-    def _finished(self, product: Tensor, input: Tensor) -> Tensor:
-        """``s · product + bias``, and the input where the layer has a shortcut."""
-        if self.output_scale is not None:
-            product = product * self._along_channels(self.output_scale)
-            if self.bias is not None:
-                product = product + self._along_channels(cast(Tensor, self.bias))
-        return product + input if self.shortcut else product
-
-    @property
-    def activation(self) -> nn.Module:
-        """The old name of ``input_sign``."""
-        warn_of("activation of a binary layer", "input_sign")
-        return self.input_sign
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "activation":
-            warn_of("activation of a binary layer", "input_sign")
-            name = "input_sign"
-        super().__setattr__(name, value)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        modules = state["_modules"]  # of a model that was pickled as a whole
-        if "activation" in modules:
-            modules["input_sign"] = modules.pop("activation")
-        state["_parameters"].setdefault("output_scale", None)
-        state.setdefault("shortcut", False)
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        _rename(state_dict, prefix)
-        if self.output_scale is not None and f"{prefix}weight" in state_dict:
-            # Of a layer without a scale, whose weight has its size.
-            state_dict.setdefault(f"{prefix}output_scale", torch.ones_like(self.output_scale))
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-def _rename(state: dict[str, Any], prefix: str) -> None:
-    """Move what ``state`` has of the layer at ``prefix`` under an old name to the present one."""
-    old = f"{prefix}activation."
-    for key in [key for key in state if key.startswith(old)]:
-        state[f"{prefix}input_sign.{key.removeprefix(old)}"] = state.pop(key)
-
-
-def with_present_names(state: Mapping[str, T], model: nn.Module) -> dict[str, T]:
-    """A state dict of ``model`` with the names that its tensors have now; ``load_state_dict`` takes both.
-
-    Before ``input_sign`` had this name, the shift of a binary layer was ``<layer>.activation.shift``.
-    """
-    renamed = dict(state)
-    for name, module in model.named_modules():
-        if isinstance(module, _BinaryLayer):
-            _rename(renamed, f"{name}." if name else "")
-    return renamed
-
-
-def _checked_sign(given: object) -> nn.Module | None:
-    if given is None or isinstance(given, nn.Module):
-        return given
-    raise BnewError(f"input_sign is {kind_of(given)}, but must be a module, such as bnew.RSign(channels)")
-
-
-class _BinaryConv(_BinaryLayer):
+class _BinaryConv(BinaryBase):
     """What binary convolutions share: the border."""
 
     pad_value: int = 0  # of layers, too, that binarize() made
@@ -129,7 +35,7 @@ class _BinaryConv(_BinaryLayer):
         if pad_value and self.padding_mode != "zeros":
             raise BnewError(f"pad_value is {pad_value}, but padding_mode {self.padding_mode!r} has its own")
         self.pad_value = pad_value
-        self.set_up(_checked_sign(input_sign) or RSign(channels, shift=False))
+        self.set_up(checked_sign(input_sign) or RSign(channels, shift=False))
 
     def product(self, signs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """The convolution of ``signs`` (N, C_in, ...), with its border, by ``weight``."""
@@ -242,7 +148,95 @@ class BinaryConv1d(_BinaryConv, nn.Conv1d):
         self._set_up_conv(in_channels, input_sign, pad_value)
 
 
-class BinaryLinear(_BinaryLayer, nn.Linear):
+class BinaryConvTranspose2d(_BinaryConv, nn.ConvTranspose2d):
+    """Binary transposed convolution: ``y = conv_transpose(input_sign(x), W) [+ bias]``.
+
+    With stride s, padding p and dilation d, along each axis::
+
+        y[o] = Σ_k input_sign(x)[(o + p − d k) / s] · W[k]
+
+    over the taps k for which the place is a whole number. Places outside the input add nothing; with
+    ``pad_value`` 1 or −1, signs stand there. The weight is (C_in, C_out / groups, kh, kw): output channels
+    are its second dimension, and magnitudes are means over all others.
+
+    (N, C_in, H, W) → (N, C_out, (H − 1) s − 2 p + d (kh − 1) + output_padding + 1, …). All else is as of
+    :class:`BinaryConv2d`; other arguments and errors as of ``torch.nn.ConvTranspose2d``.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
+        stride: Size = 1,
+        padding: Size = 0,
+        output_padding: Size = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: Size = 1,
+        padding_mode: Literal["zeros"] = "zeros",
+        device: torch.types.Device = None,
+        dtype: torch.dtype | None = None,
+        *,
+        input_sign: nn.Module | None = None,
+        pad_value: int = 0,
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            output_padding,
+            groups,
+            bias,
+            dilation,
+            padding_mode,
+            device,
+            dtype,
+        )
+        self._set_up_conv(in_channels, input_sign, pad_value)
+
+    @property
+    def transposed_groups(self) -> int:
+        """See :func:`bnew.binary.channel_sizes`."""
+        return self.groups
+
+    @property
+    def phases(self) -> Phases:
+        """The convolutions at stride 1 that compute the layer."""
+        padding = cast(Sequence[int], self.padding)
+        return Phases.of(self.kernel_size, self.stride, padding, self.dilation, self.groups)
+
+    def product(
+        self,
+        signs: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        output_padding: Sequence[int] | None = None,
+    ) -> Tensor:
+        """The transposed convolution of ``signs`` (N, C_in, H, W), with its border, by ``weight``."""
+        extra = list(self.output_padding if output_padding is None else output_padding)
+        padding = list(cast(Sequence[int], self.padding))
+        if self.pad_value:  # a border as wide as any result reaches, which the padding then cuts off
+            reach = zip(self.dilation, self.kernel_size, extra, self.stride, strict=True)
+            border = [-(-(d * (k - 1) + more) // s) for d, k, more, s in reach]
+            height, width = border
+            signs = F.pad(signs, (width, width, height, height), value=self.pad_value)
+            padding = [p + s * n for p, s, n in zip(padding, self.stride, border, strict=True)]
+        return F.conv_transpose2d(
+            signs, weight, bias, self.stride, padding, extra, self.groups, self.dilation
+        )
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """(N, C_in, H, W) → (N, C_out, H', W'); ``output_size`` as of ``torch.nn.ConvTranspose2d``."""
+        settings: Any = self.stride, self.padding, self.kernel_size, 2, self.dilation
+        extra = self._output_padding(input, output_size, *settings)
+        bias = self.bias if self.output_scale is None else None
+        return self._finished(self.product(self.input_sign(input), self.weight, bias, extra), input)
+
+
+class BinaryLinear(BinaryBase, nn.Linear):
     """Binary linear layer: ``y = input_sign(x) Wᵀ [+ bias]``; see :class:`BinaryConv2d`.
 
     Input (..., in_features), output (..., out_features); ``input_sign`` sees (N, in_features).
@@ -260,7 +254,7 @@ class BinaryLinear(_BinaryLayer, nn.Linear):
         input_sign: nn.Module | None = None,
     ) -> None:
         super().__init__(in_features, out_features, bias, device, dtype)
-        self.set_up(_checked_sign(input_sign) or RSign(in_features, shift=False))
+        self.set_up(checked_sign(input_sign) or RSign(in_features, shift=False))
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., in_features) → (..., out_features)."""
@@ -269,7 +263,7 @@ class BinaryLinear(_BinaryLayer, nn.Linear):
         return self._finished(F.linear(signs, self.weight, bias), input)
 
 
-BinaryLayer: TypeAlias = BinaryConv1d | BinaryConv2d | BinaryLinear
+BinaryLayer: TypeAlias = BinaryConv1d | BinaryConv2d | BinaryConvTranspose2d | BinaryLinear
 
 
 def check_module(function: str, model: object) -> None:
@@ -279,11 +273,13 @@ def check_module(function: str, model: object) -> None:
 
 
 def named_binary_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """Layer name and weight of every binary layer, each weight once."""
+    """Layer name and weight of every binary layer, each weight once; the weights know their channels."""
     found: dict[int, tuple[str, nn.Parameter]] = {}
     for name, module in model.named_modules():
         if isinstance(module, BinaryLayer):
             weight = cast(nn.Parameter, module.weight)  # Conv2d's annotation says Tensor
+            if module.transposed_groups:
+                mark_transposed(weight, module.transposed_groups)
             found.setdefault(id(weight), (name, weight))
     return list(found.values())
 

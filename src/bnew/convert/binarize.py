@@ -89,9 +89,10 @@ def binarize(
     calibrate: Iterable[Any] | None = None,
     verbose: bool = True,
 ) -> nn.Module:
-    """Turn the ``Conv1d``, ``Conv2d`` and ``Linear`` layers of a network into binary ones, in place.
+    """Turn the convolutions and linear layers of a network into binary ones, in place.
 
-    Each chosen layer becomes a :class:`bnew.BinaryConv1d`, ``BinaryConv2d`` or ``BinaryLinear`` and keeps its
+    Each chosen ``Conv1d``, ``Conv2d``, ``ConvTranspose2d`` or ``Linear`` becomes a
+    :class:`bnew.BinaryConv1d`, ``BinaryConv2d``, ``BinaryConvTranspose2d`` or ``BinaryLinear`` and keeps its
     weight and bias (the same ``Parameter`` objects, so that an optimizer made before still works; new
     shifts and slopes are for a new optimizer), hyper-parameters, hooks, device, dtype and training mode.
     Weights outside [-1, 1] stay as they are; a method clips them at its first step.
@@ -200,7 +201,7 @@ def _centres(input_sign: InputSign, calibrate: object) -> bool:
 def _make_binary(layer: nn.Module, make: Callable[[int], nn.Module], parts: tuple[str, ...]) -> None:
     # The type is changed, as torch's own parametrizations do it: the layer stays the same object, so
     # that whoever holds it, its weight or a hook on it still works.
-    assert isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear)
+    assert isinstance(layer, nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d | nn.Linear)
     channels = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
     sign = make(channels).to(layer.weight).train(layer.training)
     layer.__class__ = TWINS[type(layer)]  # type: ignore[assignment]

@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from typing import Any, TypeAlias
 
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from bnew.convert.functional import ReluCall
@@ -20,7 +21,7 @@ from bnew.convert.rewriting import free_names
 from bnew.convert.tracing import Reading, Relu, is_layer
 from bnew.deprecated import warn_of
 from bnew.errors import BnewError, kind_of, lookup
-from bnew.layers import BinaryConv1d, BinaryConv2d, BinaryLayer, BinaryLinear
+from bnew.layers import BinaryConv1d, BinaryConv2d, BinaryConvTranspose2d, BinaryLayer, BinaryLinear
 
 _log = logging.getLogger("bnew")
 
@@ -33,6 +34,7 @@ FEEDS_BINARY = "feeds a binary layer, which needs both signs"
 TWINS: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv1d: BinaryConv1d,
     nn.Conv2d: BinaryConv2d,
+    nn.ConvTranspose2d: BinaryConvTranspose2d,
     nn.Linear: BinaryLinear,
 }
 
@@ -69,8 +71,8 @@ def _keeps_shape(layer: nn.Module) -> bool:
     """Whether the layer's output has the shape of its input."""
     if isinstance(layer, nn.Linear):
         return layer.in_features == layer.out_features
-    assert isinstance(layer, nn.Conv1d | nn.Conv2d)
-    if layer.in_channels != layer.out_channels or set(layer.stride) != {1}:
+    assert isinstance(layer, nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d)
+    if layer.in_channels != layer.out_channels or {*layer.stride} != {1} or any(layer.output_padding):
         return False
     if isinstance(layer.padding, str):
         return layer.padding == "same" or set(layer.kernel_size) == {1}
@@ -225,7 +227,7 @@ def _obstacles(model: nn.Module) -> dict[nn.Module, str]:
 
 def _special(model: nn.Module, layer: nn.Module, reading: Reading) -> dict[str, str]:
     """The options of :func:`binarize` that decide about this layer, with what the layer is to each."""
-    depthwise = isinstance(layer, nn.Conv1d | nn.Conv2d) and layer.groups == layer.in_channels > 1
+    depthwise = isinstance(layer, _ConvNd) and layer.groups == layer.in_channels > 1
     inside = layer is not model
     special = {
         "depthwise": (depthwise, "a depthwise convolution"),

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bnew.display import Fitting, Shown, new_table, short
 from bnew.errors import BnewError
-from bnew.layers import named_binary_parameters
+from bnew.layers import BinaryConvTranspose2d, named_binary_parameters
 from bnew.modes import evaluating
 from bnew.text import printable
 
@@ -86,8 +86,9 @@ def summary(model: nn.Module, input_size: int | Sequence[int], *, in_chans: int 
     * Binary parameters are the weights of binary layers, whatever their values; all others are real.
       A parameter of two modules counts once.
     * Float bytes: 4 per parameter. Packed bytes: 4 per real parameter; a bit per binary weight, each
-      output channel filled up to whole 32-bit words. Running statistics of batch norms count in neither:
-      they are folded into the two real numbers per channel that do count.
+      output channel (of a transposed convolution with a stride, each of its :class:`phases
+      <bnew.phases.Phases>`) filled up to whole 32-bit words. Running statistics of batch norms count in
+      neither: they are folded into the two real numbers per channel that do count.
     * MACs: multiply-accumulates of convolutions, linear layers and products of matrices for one input, by a
       pass over zeros in eval mode. Those of a binary layer are binary.
 
@@ -122,7 +123,7 @@ def summary(model: nn.Module, input_size: int | Sequence[int], *, in_chans: int 
         weights = [p for p in own if id(p) in binary]
         n_binary = sum(p.numel() for p in weights)
         n_real = sum(p.numel() for p in own) - n_binary
-        words = sum(len(p) * -(-p[0].numel() // 32) for p in weights)
+        words = sum(_words(module, p) for p in weights)
         row = LayerSummary(
             name=name,
             kind=type(module).__name__,
@@ -142,6 +143,15 @@ def _packed_statistics(module: nn.Module) -> int:
     if not isinstance(module, _BatchNorm) or module.affine or not module.track_running_stats:
         return 0
     return 2 * module.num_features
+
+
+def _words(layer: nn.Module, weight: nn.Parameter) -> int:
+    """Words of 32 signs; of a transposed convolution, those of the convolutions that a file has."""
+    if not isinstance(layer, BinaryConvTranspose2d):
+        return len(weight) * -(-weight[0].numel() // 32)
+    inputs = layer.in_channels // layer.groups
+    taps = [rows * columns for rows, columns in layer.phases.counts]
+    return layer.out_channels * sum(-(-inputs * n // 32) for n in taps)
 
 
 def _has(model: nn.Module, kind: type[nn.Module]) -> bool:

@@ -291,7 +291,7 @@ class _GraphReader:
     def _width(self, node: fx.Node) -> int | None:
         """Channels of an (N, C, ...) value; None if the nearest layer before it does not tell."""
         module = self.module.get(node)
-        if isinstance(module, nn.Conv1d | nn.Conv2d):
+        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d):
             return module.out_channels
         if isinstance(module, _BatchNorm):
             return module.num_features

@@ -10,10 +10,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from bnew.binary import transposed_groups
 from bnew.errors import BnewError, is_whole, kind_of
 from bnew.methods.outside import Outside
 from bnew.methods.ride import Ride
-from bnew.methods.values import binary_value, differs, marks
+from bnew.methods.values import differs, marks
 
 
 class Binarizer(Outside):
@@ -72,6 +73,7 @@ class Binarizer(Outside):
             raise BnewError(f"scale is {scale!r}, but must be True or False")
         self.total_steps = total_steps or 1
         self.scale = scale
+        self.transposed = [transposed_groups(p) for p in self.params]
         self.step = 0
         self.frozen = False
         self._counted = total_steps is not None
@@ -253,8 +255,8 @@ class Binarizer(Outside):
         finally:
             self._inside = outer
             with torch.no_grad():
-                for p, real in zip(self.params, held, strict=True):
-                    if not (self.frozen or differs(p, binary_value(real, self.scale)).any()):
+                for i, (p, real) in enumerate(zip(self.params, held, strict=True)):
+                    if not (self.frozen or differs(p, self._binary(i, real)).any()):
                         p.copy_(real)
 
     def freeze(self, *, warn: bool = True) -> None:
@@ -279,8 +281,8 @@ class Binarizer(Outside):
     @torch.no_grad()
     def _set_binary(self, values: list[Tensor]) -> None:
         if not self.frozen:
-            for p, value in zip(self.params, values, strict=True):
-                p.copy_(binary_value(value, self.scale))
+            for index, value in enumerate(values):
+                self.params[index].copy_(self._binary(index, value))
 
     # ------------------------------------------------------------------ state
 

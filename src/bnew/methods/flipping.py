@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from bnew.methods.base import Binarizer
-from bnew.methods.values import binary_value
 
 
 class Flipping(Binarizer):
@@ -31,7 +30,7 @@ class Flipping(Binarizer):
         raise NotImplementedError
 
     def _forward_value(self, index: int) -> Tensor:
-        return binary_value(self.params[index].detach(), self.scale)
+        return self._binary(index, self.params[index].detach())
 
 
 def flip_(weight: Tensor, where: Tensor) -> None:

@@ -12,6 +12,8 @@ from bnew.methods.values import binary_value, changed, differs, fingerprints, ma
 class Outside(Measures):
     """What a method left in the parameters, and what it does where it finds something else there."""
 
+    transposed: list[int]
+    """Of each parameter, how it has its channels: see :func:`bnew.binary.channel_sizes`."""
     _inside: bool
     # Fingerprints of the parameters as the method left them; None: they are not known.
     _left: list[Tensor] | None
@@ -85,8 +87,11 @@ class Outside(Measures):
 
     def _due(self, index: int) -> Tensor:
         """What parameter ``index`` must hold: when frozen a binary value, else the method's."""
-        p = self.params[index].detach()
-        return binary_value(p, self.scale) if self.frozen else self._forward_value(index)
+        return self._binary(index, self.params[index].detach()) if self.frozen else self._forward_value(index)
+
+    def _binary(self, index: int, real: Tensor) -> Tensor:
+        """The binary value of ``real``, which stands for parameter ``index``."""
+        return binary_value(real, self.scale, self.transposed[index])
 
     def _put_back(self, saved: list[float] | None) -> None:
         """Put back parameters that were loaded before the method's first values took their place.

@@ -8,23 +8,25 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from bnew.binary import channel_sizes
 from bnew.errors import BnewError, as_number
 from bnew.methods.latent import Latent
 from bnew.methods.values import binary_value
 from bnew.short_runs import PROXPARQ
 
 
-def prox_parq(latent: Tensor, inverse_slope: float, scale: bool = False) -> Tensor:
+def prox_parq(latent: Tensor, inverse_slope: float, scale: bool = False, transposed: int = 0) -> Tensor:
     """``clip(w / s, −v, v)`` for the inverse slope s; ``v sign(w)`` for s = 0. Same shape as ``latent``.
 
-    v is 1, with ``scale`` mean|w| of the output channel.
+    v is 1, with ``scale`` mean|w| of the output channel; for ``transposed`` see
+    :func:`bnew.binary.channel_sizes`.
     """
     if inverse_slope == 0:
-        return binary_value(latent, scale)
+        return binary_value(latent, scale, transposed)
     steep = latent / inverse_slope
     if not scale:
         return steep.clamp_(-1, 1)
-    size = latent.abs().mean(dim=tuple(range(1, latent.dim())), keepdim=True)
+    size = channel_sizes(latent, transposed)
     return steep.clamp_(-size, size)
 
 
@@ -99,7 +101,8 @@ class ProxPARQ(Latent):
         return self.latent if self.scale and self.latent else super()._values()
 
     def _forward_value(self, index: int) -> Tensor:
-        return prox_parq(self.latent[index], self.schedule()["inverse_slope"], self.scale)
+        slope = self.schedule()["inverse_slope"]
+        return prox_parq(self.latent[index], slope, self.scale, self.transposed[index])
 
     def _latent_of(self, shown: Tensor) -> Tensor:
         inverse_slope = self.schedule()["inverse_slope"]

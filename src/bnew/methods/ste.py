@@ -6,7 +6,6 @@ from torch import Tensor
 
 from bnew.methods.clip import clip_
 from bnew.methods.latent import Latent
-from bnew.methods.values import binary_value
 
 
 class STE(Latent):
@@ -31,4 +30,4 @@ class STE(Latent):
         return self.latent or super()._values()
 
     def _forward_value(self, index: int) -> Tensor:
-        return binary_value(self.latent[index], self.scale)
+        return self._binary(index, self.latent[index])

@@ -8,20 +8,22 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from bnew.layers import hard_sign
+from bnew.binary import channel_sizes
+from bnew.pointwise import hard_sign
 
 # Relative difference up to which two values count as the same: rounding differs between machines.
 SAME = 1e-3
 
 
-def binary_value(weight: Tensor, scale: bool = False) -> Tensor:
+def binary_value(weight: Tensor, scale: bool = False, transposed: int = 0) -> Tensor:
     """``sign(w)``; with ``scale``, ``mean|w| · sign(w)`` with the mean over each output channel.
 
-    Same shape as ``weight`` (C_out, ...). The scale is XNOR-Net's (arXiv 1603.05279).
+    Same shape as ``weight``; for its channels and ``transposed`` see :func:`bnew.binary.channel_sizes`. The
+    scale is XNOR-Net's (arXiv 1603.05279).
     """
     binary = hard_sign(weight)
     if scale:
-        binary *= weight.abs().mean(dim=tuple(range(1, weight.dim())), keepdim=True)
+        binary *= channel_sizes(weight, transposed)
     return binary
 
 
@@ -33,10 +35,10 @@ def differs(weight: Tensor, due: Tensor) -> Tensor:
 
 
 def fingerprints(weights: Sequence[Tensor]) -> list[Tensor]:
-    """``W r`` of each weight tensor for a fixed random vector r: one number per output channel.
+    """``W r`` of each weight tensor for a fixed random vector r: one number per row, its first dimension.
 
     Equal weights have equal fingerprints. If a weight changes by more than the rounding of a sum over its
-    channel, the fingerprint changes, except with a probability of about 1e-7. Takes one pass over the weights
+    row, the fingerprint changes, except with a probability of about 1e-7. Takes one pass over the weights
     and no copy of them.
     """
     found = []
@@ -66,7 +68,7 @@ def _joined(fingerprints: Sequence[Tensor], like: Tensor) -> Tensor:
 
 
 def _in_memory_order(weight: Tensor) -> Tensor:
-    """One row per output channel, a view."""
+    """One row per index of the first dimension, a view."""
     weight = weight.detach()
     if weight.dim() == 4 and weight.is_contiguous(memory_format=torch.channels_last):
         weight = weight.permute(0, 2, 3, 1)

@@ -26,6 +26,7 @@ from bnew.packing import (
     rows,
     rules,
     spatial,
+    transposed,
     weights,
 )  # fmt: skip
 from bnew.packing.adaptors import anywhere, as_stored, as_stored_or_padded, joins, per_channel
@@ -49,13 +50,13 @@ OPERATORS: Mapping[str, Operator] = {
             "addmm": products.added,
             "conv2d": parts.conv,
             "conv1d": as_stored_or_padded(weights.conv1d),
-            "conv_transpose2d": as_stored(weights.transposed_conv),
-            "col2im": weights.fold,
+            "conv_transpose2d": as_stored_or_padded(transposed.transposed_conv),
+            "col2im": transposed.fold,
             **dict.fromkeys(
                 ["upsample_bicubic2d", "_upsample_bicubic2d_aa", "_upsample_bilinear2d_aa"],
                 products.resampled,
             ),
-            "convolution": as_stored_or_padded(weights.convolution),
+            "convolution": as_stored_or_padded(transposed.convolution),
         },
         held=rules.conv,
     ),

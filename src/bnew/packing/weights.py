@@ -10,11 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from bnew.packing.arithmetic import shifted
-from bnew.packing.layouts import Layout, standard
-from bnew.packing.reshaping import reshaped
 from bnew.packing.spatial import along, on_images, pair, sides
 from bnew.packing.values import Array, Numbers, Refused, Value
-from bnew.packing.views import canonical, resized, shown, stored, view, with_channels
+from bnew.packing.views import resized, shown, view, with_channels
 
 if TYPE_CHECKING:
     from bnew.packing.operation import Operation
@@ -89,133 +87,6 @@ def conv1d(
     )
 
 
-def convolution(
-    op: Operation,
-    x: Value,
-    weight: Value,
-    bias: Value | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    transposed: bool,
-    output_padding: Sequence[int],
-    groups: int,
-) -> Value:
-    """ATen's general convolution, to which the others may decompose."""
-    if transposed:
-        return transposed_conv(op, x, weight, bias, stride, padding, output_padding, groups, dilation)
-    lower = conv1d if op.input_rank == 3 else conv
-    return lower(op, x, weight, bias, stride, padding, dilation, groups)
-
-
-@on_images
-def transposed_conv(
-    op: Operation,
-    x: Value,
-    weight: Value,
-    bias: Value | None = None,
-    stride: Sequence[int] = (1,),
-    padding: Sequence[int] = (0,),
-    output_padding: Sequence[int] = (0,),
-    groups: int = 1,
-    dilation: Sequence[int] = (1,),
-) -> Value:
-    """A transposed convolution: a convolution with s² times as many channels, shuffled into pixels.
-
-    Along an axis, result s q + r is Σ in[q + (r + p − d k) / s] · w[k] over the taps k for which this is a
-    whole number. For each phase r, these are a convolution at stride 1.
-    """
-    weights = op.weights(weight).astype(np.float64)
-    inputs, each, *kernel = weights.shape
-    steps, before, gaps = pair(stride), pair(padding), pair(dilation)
-    phases = [_phases(*axis) for axis in zip(kernel, steps, before, gaps, strict=True)]
-    (top, rows), (left, columns) = phases
-    # (g · C_in, C_out, kh, kw) → (g · C_out, ry, rx, C_in, taps)
-    grouped = weights.reshape(groups, inputs // groups, each, *kernel)
-    full = np.einsum("gioyx,ray,sbx->gorsiab", grouped, rows, columns)
-    sizes = [-(-n // s) for n, s in zip(op.size[2:], steps, strict=True)]
-    made = full.reshape(groups * each * steps[0] * steps[1], inputs // groups, *full.shape[-2:])
-    _, height, width = x.shape
-    bottom = sizes[0] - height - top + made.shape[2] - 1
-    right = sizes[1] - width - left + made.shape[3] - 1
-    fields = {
-        "channels": [inputs, len(made)],
-        "kernel": list(made.shape[2:]),
-        "stride": [1, 1],
-        "padding": [top, left, max(bottom, 0), max(right, 0)],
-        "dilation": [1, 1],
-        "groups": groups,
-    }
-    shape = (len(made), sizes[0] + max(-bottom, 0), sizes[1] + max(-right, 0))
-    value = op.make("conv", op.real(x), shape=shape, tensors={"weight": made}, fields=fields)
-    if bias is not None:
-        value = op.make("shift", value, numbers=np.repeat(op.array(bias), steps[0] * steps[1]), shape=shape)
-    apart = (op.images, groups * each, *steps, *shape[1:])
-    layout = standard(shape, op.images, 4).reshaped(apart)
-    assert layout is not None
-    dims = layout.permuted((0, 1, 4, 2, 5, 3)).dims
-    whole = Layout((dims[0], dims[1], dims[2] + dims[3], dims[4] + dims[5]))
-    for dim in (2, 3):
-        value, whole = _cut(op, value, whole, dim)
-    return view(op, value, whole)
-
-
-def fold(
-    op: Operation,
-    x: Value,
-    size: Sequence[int],
-    kernel: Sequence[int],
-    dilation: Sequence[int],
-    padding: Sequence[int],
-    stride: Sequence[int],
-) -> Value:
-    """Windows (N, C · kh · kw, places) summed where they overlap: a transposed convolution of ones."""
-    from torch import eye
-
-    if op.input_rank != 3:
-        raise Refused("it is packed only for batches (N, C · kh · kw, places)")
-    rows, columns = kernel
-    apart = eye(rows * columns).reshape(-1, 1, rows, columns)
-    weight = op.make("evaluated", tensor=apart.repeat(op.size[1], 1, 1, 1))
-    places = [
-        (n + 2 * p - d * (k - 1) - 1) // s + 1
-        for n, k, d, p, s in zip(size, kernel, dilation, padding, stride, strict=True)
-    ]
-    source, layout = shown(op, x, op.input_size)
-    windows = view(op, *reshaped(op, source, layout, (*op.input_size[:2], *places)))
-    channels = op.size[1]
-    inner = op.with_input_size((*op.input_size[:2], *places))
-    return transposed_conv(
-        inner, stored(op, windows), weight, None, stride, padding, (0,), channels, dilation
-    )
-
-
-def _cut(op: Operation, value: Value, layout: Layout, dim: int) -> tuple[Value, Layout]:
-    """The first indices of a dimension, as many as the result has."""
-    cut = layout.sliced(dim, 0, 1, op.size[dim])
-    if cut is None:
-        value, layout = canonical(op, value, layout, 1)
-        cut = layout.sliced(dim, 0, 1, op.size[dim])
-        assert cut is not None
-    return value, cut
-
-
-def _phases(taps: int, stride: int, padding: int, dilation: int) -> tuple[int, Array]:
-    """Rows before the image that the convolution reads, and (phases, its taps, taps of the layer): 0 or 1."""
-    found = [
-        (r, (r + padding - dilation * k) // stride, k)
-        for r in range(stride)
-        for k in range(taps)
-        if (r + padding - dilation * k) % stride == 0
-    ]
-    first = min(0, *(place for _, place, _ in found)) if found else 0
-    last = max(0, *(place for _, place, _ in found)) if found else 0
-    table = np.zeros((stride, last - first + 1, taps))
-    for phase, place, k in found:
-        table[phase, place - first, k] = 1
-    return -first, table
-
-
 def _layer(
     op: Operation, x: Value, weight: Value, bias: Value | None, padding: list[int], **fields: Any
 ) -> Value:
@@ -227,7 +98,7 @@ def _layer(
         if x.fields["mode"] == "constant" and x.fields["value"] == 0:
             padding = [a + b for a, b in zip(padding, x.fields["padding"], strict=True)]
             (x,) = x.inputs
-        elif not any(padding) and (sign := _border_of_signs(op, x)) and magnitudes(weights) is not None:
+        elif not any(padding) and (sign := border_of_signs(op, x)) and magnitudes(weights) is not None:
             padding = x.fields["padding"]
             fields["pad_value"] = sign
             (x,) = x.inputs
@@ -235,6 +106,25 @@ def _layer(
             x = op.real(x)
     sizes = {"channels": [x.shape[0], len(weights)], "kernel": list(weights.shape[2:])}
     fields = {**sizes, **fields, "padding": padding}
+    found = signs(op, x, weight, weights)
+    if found:
+        source, magnitude = found
+        words = op.once(("words", weight), lambda: pack_bits(weights))
+        value = op.make("binary_conv", source, tensors={"weight": words}, fields=fields)
+        value = of_magnitude(op, value, magnitude)
+    else:
+        value = op.make("conv", op.real(x), tensors={"weight": weights}, fields=fields)
+    return value if bias is None else shifted(op, value, op.array(bias))
+
+
+def signs(op: Operation, x: Value, weight: Value, weights: Array) -> tuple[Value, Numbers] | None:
+    """The bits that a binary layer sees, and the magnitudes of its products; None if the layer is real.
+
+    ``weights`` are the numbers of ``weight`` with one row per output channel.
+
+    Raises:
+        Refused: the weights of a layer that is meant to be binary are not.
+    """
     meant = op.binary_layer
     bits = op.bits(x)
     magnitude: Numbers | None = None
@@ -247,27 +137,29 @@ def _layer(
             f"(they go from {least:.3g} to {most:.3g}): freeze() the method first, or pack a run's best "
             "weights"
         )
-    if bits is not None and magnitude is not None:
-        zeros = np.count_nonzero(weights == 0)
-        if zeros:
-            raise Refused(f"{zeros} of its binary weights are 0, but a bit is +1 or −1: replace them")
-        source, factor = bits
-        words = op.once(("words", weight), lambda: pack_bits(weights))
-        value = op.make("binary_conv", source, tensors={"weight": words}, fields=fields)
-        if np.any(magnitude * factor != 1):
-            value = op.make("scale", value, numbers=magnitude * factor, notes={"magnitude": True})
-    else:
+    if bits is None or magnitude is None:
         if bits is not None:
             _log.warning(
                 "%s: its input is a sign, but its weights have several magnitudes: a real layer", op.place
             )
         elif meant is not None:
             _log.warning("%s: its input is not a sign: a real layer", op.place)
-        value = op.make("conv", op.real(x), tensors={"weight": weights}, fields=fields)
-    return value if bias is None else shifted(op, value, op.array(bias))
+        return None
+    zeros = np.count_nonzero(weights == 0)
+    if zeros:
+        raise Refused(f"{zeros} of its binary weights are 0, but a bit is +1 or −1: replace them")
+    source, factor = bits
+    return source, magnitude * factor
 
 
-def _border_of_signs(op: Operation, x: Value) -> int:
+def of_magnitude(op: Operation, products: Value, magnitude: Numbers) -> Value:
+    """The products of signs times the magnitude of each output channel."""
+    if np.all(magnitude == 1):
+        return products
+    return op.make("scale", products, numbers=magnitude, notes={"magnitude": True})
+
+
+def border_of_signs(op: Operation, x: Value) -> int:
     """+1 or −1, if the value is a sign with a border of +1 or −1, times a common factor; else 0."""
     bits = op.bits(x.inputs[0])
     if bits is None or x.fields["mode"] != "constant" or abs(x.fields["value"]) != abs(bits[1]):
