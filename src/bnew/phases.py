@@ -99,6 +99,11 @@ class Phases:
         return not all(self.taps(place))
 
     @property
+    def convolutions(self) -> int:
+        """How many runs have taps."""
+        return sum(not self.is_zero(run[0]) for run in self.runs)
+
+    @property
     def starts(self) -> tuple[int, int]:
         """The first q, along both axes, of what the convolutions compute: at most 0."""
         rows, columns = (min([0, *(-phase.first for phase in along)]) for along in (self.rows, self.columns))

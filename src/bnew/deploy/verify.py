@@ -289,11 +289,11 @@ def _compare_sample(
         values = engine.values(arrays(images))
     layers, problems = [], []
     same = np.ones(count, bool)  # images without a flipped sign so far
-    for node, layer in paired(binary, seen):
-        name, stored = node["name"], values[node["input"]]
+    for nodes, layer in paired(binary, seen):
+        name, stored = nodes[0]["name"], values[nodes[0]["input"]]
         with engine_errors():
-            integers = engine.convolve(name, layer.signs.reshape(stored.shape))
-        wrong = int(np.count_nonzero(integers.reshape(layer.integers.shape) != layer.integers))
+            parts = [engine.convolve(node["name"], layer.signs.reshape(stored.shape)) for node in nodes]
+        wrong = int(np.count_nonzero(layer.whole(parts) != layer.integers))
         flipped = (aligned(stored, layer.signs) if layer.tokens else stored) != layer.signs
         if wrong:
             problems.append(f"layer '{name}' gives {wrong:,} other integers than PyTorch for the same signs")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnew.errors import BnewError
-from bnew.layers import BinaryLayer, BinaryLinear, RSign
+from bnew.layers import BinaryConvTranspose2d, BinaryLayer, BinaryLinear, RSign
+from bnew.phases import Phases
 
 Array: TypeAlias = npt.NDArray[np.float32]
 
@@ -25,13 +26,27 @@ class Seen:
     """A binary layer in PyTorch, each (N, C, H, W): the values before its sign, the signs, its integers.
 
     ``tokens``: it is a linear layer of several vectors per image, which are the places of (N, C, 1, T). In a
-    packed file they may lie in another order.
+    packed file they may lie in another order. ``phases``: it is a transposed convolution, which a packed file
+    computes by several binary convolutions.
     """
 
     values: Array
     signs: Array
     integers: Array
     tokens: bool = False
+    phases: Phases | None = None
+
+    @property
+    def nodes(self) -> int:
+        """How many binary convolutions of a packed file compute the layer."""
+        return 1 if self.phases is None else self.phases.convolutions
+
+    def whole(self, parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+        """The layer's integers from those of these convolutions, in the order of the file."""
+        if self.phases is None:
+            return parts[0].reshape(self.integers.shape)
+        height, width = self.integers.shape[2:]
+        return self.phases.interleaved(parts, (height, width))
 
 
 Calls: TypeAlias = list[tuple[str, Seen]]  # of binary layers, by name, in their order
@@ -51,7 +66,8 @@ def watching(model: nn.Module, images: int) -> Iterator[Calls]:
             weight = torch.where(layer.weight >= 0, 1.0, -1.0)
             if not isinstance(layer, BinaryLinear):
                 integers = layer.product(signs, weight)
-                seen.append((name, Seen(_image(values), _image(signs), _image(integers))))
+                phases = layer.phases if isinstance(layer, BinaryConvTranspose2d) else None
+                seen.append((name, Seen(_image(values), _image(signs), _image(integers), phases=phases)))
             else:
                 integers = F.linear(signs, weight)
                 parts = [_tokens(t, images) for t in (values, signs, integers)]
@@ -69,11 +85,13 @@ def watching(model: nn.Module, images: int) -> Iterator[Calls]:
             hook.remove()
 
 
-def paired(nodes: Iterable[Mapping[str, Any]], seen: Calls) -> list[tuple[Mapping[str, Any], Seen]]:
+def paired(
+    nodes: Iterable[Mapping[str, Any]], seen: Calls
+) -> list[tuple[Sequence[Mapping[str, Any]], Seen]]:
     """The binary nodes of a file with what their layers have seen, in the order of the calls.
 
-    The nodes of a layer that is called several times are numbered: ``conv``, ``conv#2`` and so on. If it has
-    fewer of them, calls with the same signs share one.
+    The nodes of a layer that is called several times, or of a transposed convolution, are numbered: ``conv``,
+    ``conv#2`` and so on. If it has fewer of them, calls with the same signs share them.
 
     Raises:
         BnewError: a layer and its nodes do not fit.
@@ -84,18 +102,20 @@ def paired(nodes: Iterable[Mapping[str, Any]], seen: Calls) -> list[tuple[Mappin
         layer, _, number = node["name"].rpartition("#")
         name = layer if layer in calls and number.isdigit() else node["name"]
         of_layer.setdefault(name, []).append(node)
-    pairs: list[tuple[Mapping[str, Any], Seen]] = []
+    each = {name: layer_seen.nodes for name, layer_seen in seen}  # of one call
     known: dict[str, list[Seen]] = {name: [] for name in of_layer}
+    pairs: list[tuple[Sequence[Mapping[str, Any]], Seen]] = []
     for name, layer_seen in seen:
-        before = known[name]
-        if calls[name] > len(of_layer[name]) and any(
-            np.array_equal(each.signs, layer_seen.signs) for each in before
+        before, own = known[name], of_layer[name]
+        if calls[name] * each[name] > len(own) and any(
+            np.array_equal(other.signs, layer_seen.signs) for other in before
         ):
             continue
-        if len(before) < len(of_layer[name]):
-            pairs.append((of_layer[name][len(before)], layer_seen))
+        start = len(before) * each[name]
+        if start < len(own):
+            pairs.append((own[start : start + each[name]], layer_seen))
         before.append(layer_seen)
-    if unfit := [name for name in of_layer if len(known[name]) != len(of_layer[name])]:
+    if unfit := [name for name, own in of_layer.items() if len(known[name]) * each.get(name, 1) != len(own)]:
         raise BnewError(
             f"only one of the file and the network has a binary layer '{min(unfit)}', or one calls it more "
             "often: give the run that the file was packed from"
