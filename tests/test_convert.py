@@ -149,7 +149,7 @@ def test_skip_that_matches_nothing_is_named() -> None:
 @pytest.mark.parametrize(
     ("layer", "reason"),
     [
-        (nn.ConvTranspose2d(8, 8, 1), "there is no binary ConvTranspose2d"),
+        (nn.ConvTranspose1d(8, 8, 1), "there is no binary ConvTranspose1d"),
         (nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 8, 1)), "there is no binary ParametrizedConv2d"),
         (BinaryConv2d(8, 8, 1), "already binary"),
         (nn.Conv2d(8, 8, 3, groups=8), "a depthwise convolution"),

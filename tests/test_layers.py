@@ -14,7 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from bnew import BinaryConv1d, BinaryConv2d, BinaryLinear, BnewError, ChannelScale, RPReLU, RSign, sign
+from bnew import (
+    BinaryConv1d,
+    BinaryConv2d,
+    BinaryConvTranspose2d,
+    BinaryLinear,
+    BnewError,
+    ChannelScale,
+    RPReLU,
+    RSign,
+    sign,
+)
 from bnew.layers import (
     binary_parameters,
     named_binary_parameters,
@@ -255,7 +265,12 @@ def test_binary_and_real_parameters_part_the_model() -> None:
 
 @pytest.mark.parametrize(
     ("binary", "real"),
-    [(BinaryConv1d, nn.Conv1d), (BinaryConv2d, nn.Conv2d), (BinaryLinear, nn.Linear)],
+    [
+        (BinaryConv1d, nn.Conv1d),
+        (BinaryConv2d, nn.Conv2d),
+        (BinaryConvTranspose2d, nn.ConvTranspose2d),
+        (BinaryLinear, nn.Linear),
+    ],
 )
 def test_signatures_are_those_of_torch(binary: type[nn.Module], real: type[nn.Module]) -> None:
     ours, theirs = ([*inspect.signature(layer).parameters.values()] for layer in (binary, real))

@@ -86,9 +86,9 @@ def summary(model: nn.Module, input_size: int | Sequence[int], *, in_chans: int 
     * Binary parameters are the weights of binary layers, whatever their values; all others are real.
       A parameter of two modules counts once.
     * Float bytes: 4 per parameter. Packed bytes: 4 per real parameter; a bit per binary weight, each
-      output channel (of a transposed convolution with a stride, each of its :class:`phases
-      <bnew.phases.Phases>`) filled up to whole 32-bit words. Running statistics of batch norms count in
-      neither: they are folded into the two real numbers per channel that do count.
+      output channel filled up to whole 32-bit words (of a transposed convolution, each output channel of
+      each of its phases). Running statistics of batch norms count in neither: they are folded into the two
+      real numbers per channel that do count.
     * MACs: multiply-accumulates of convolutions, linear layers and products of matrices for one input, by a
       pass over zeros in eval mode. Those of a binary layer are binary.
 
