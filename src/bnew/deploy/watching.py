@@ -85,9 +85,7 @@ def watching(model: nn.Module, images: int) -> Iterator[Calls]:
             hook.remove()
 
 
-def paired(
-    nodes: Iterable[Mapping[str, Any]], seen: Calls
-) -> list[tuple[Sequence[Mapping[str, Any]], Seen]]:
+def paired(nodes: Iterable[Mapping[str, Any]], seen: Calls) -> list[tuple[Sequence[Mapping[str, Any]], Seen]]:
     """The binary nodes of a file with what their layers have seen, in the order of the calls.
 
     The nodes of a layer that is called several times, or of a transposed convolution, are numbered: ``conv``,
