@@ -139,9 +139,33 @@ def test_lines_go_all_the_way(options: dict[str, Any], tmp_path: Path) -> None:
     assert torch.equal(again.eval()(images), pickle.loads(pickle.dumps(model))(images))
 
 
-def test_lines_that_are_no_images_are_named(tmp_path: Path) -> None:
-    with pytest.raises(BnewError, match=r"takes lines \(N, C, L\) as images .* begins with nn.Flatten\(2\)"):
-        bnew.pack(Lines().eval(), torch.zeros(1, 2, 30), tmp_path / "model.bnew")
+def test_lines_without_a_width(tmp_path: Path) -> None:
+    """The file of an example (N, C, L) takes such arrays, and the same as images of L × 1."""
+    torch.manual_seed(0)
+    lines = torch.randn(20, 2, 30)
+    model = trained(binarize(Lines(norm=False), verbose=False)).eval()
+    path = tmp_path / "model.bnew"
+    bnew.pack(model, lines[:1], path)
+    engine = bnew_engine.load(path)
+    assert engine.input_shape == (2, 30, 1)
+    expected = model(lines).detach().numpy()
+    for images in (lines, lines[..., None]):
+        np.testing.assert_allclose(engine(images.numpy()), expected, rtol=1e-4, atol=1e-4)
+    result = bnew.verify(path, model, [(lines, torch.zeros(20, dtype=torch.long))])
+    assert result.ok, result.problems
+    best = engine.predict(lines.numpy()).probabilities
+    for one in (lines[3], lines[3, ..., None]):
+        np.testing.assert_allclose(engine.predict(one.numpy()).probabilities, best[3:4], rtol=1e-5)
+    for shape in [(20, 2, 29), (2, 2, 30, 2), (20, 30, 2), (20, 60), (30,)]:
+        with pytest.raises(bnew_engine.EngineError, match=r"must have \(N, 2, 30, 1\)"):
+            engine(np.zeros(shape, np.float32))
+    other = nn.Sequential(nn.Flatten(2), model.get_submodule("body"))
+    bnew.pack(other.eval(), lines[:1], path)
+    found = bnew_engine.load(path)(lines.numpy())
+    assert found.shape == (20, 12, 7)
+    np.testing.assert_allclose(found, other(lines).detach().numpy(), rtol=1e-4, atol=1e-4)
+    with pytest.raises(BnewError, match="the network takes no images, and only these have other sizes"):
+        bnew.pack(model, lines[:1], path, any_size=True)
 
 
 @pytest.mark.parametrize("name", [name for name, row in METHODS.items() if row.phase == 2])

@@ -249,7 +249,7 @@ REFUSALS: dict[str, tuple[Callable[[], nn.Module], Any, dict[str, Any], str]] = 
     "none": (Siamese, (), {}, "no tensor of floating-point numbers"),
     "another name": (Siamese, {"left": X, "rihgt": X}, {}, "does not take these example inputs: .*'right'"),
     "other shapes": (Siamese, (X, X), {}, r"does not take examples of shapes 'left' \(2, 4, 5, 5\), 'right'"),
-    "a line": (Unused, (X, torch.randn(2, 3, 4)), {}, r"example input 'y' has shape \(2, 3, 4\): .*lines"),
+    "a volume": (Unused, (X, torch.randn(2, 3, 4, 4, 4)), {}, r"input 'y' has shape \(2, 3, .*\), but must"),
     "whole numbers": (Unused, (X, torch.ones(2, 3).int()), {}, "'y' is no tensor of floating-point numbers"),
     "other numbers of images": (Unused, (X, Y[:1]), {}, "'x' is 2 images .*'y' 1 of .*give as many of each"),
     "other types": (Unused, (X, Y.double()), {}, "'y' 2 of torch.float64: give as many of each, of one type"),

@@ -877,11 +877,7 @@ def test_free_forms(what: str, path: Path) -> None:
 ARGUMENTS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "whole numbers": (torch.ones(1, 4, 3, 3, dtype=torch.uint8), {}, "no tensor of floating-point numbers"),
     "array": (np.ones((1, 4, 3, 3)), {}, "no tensor of floating-point numbers"),
-    "no batch": (
-        torch.ones(4, 3, 3),
-        {},
-        r"has shape \(4, 3, 3\): a packed file takes lines",
-    ),
+    "no batch": (torch.ones(4), {}, r"has shape \(4,\), but must be \(N, C, H, W\), \(N, C, L\) for"),
     "empty": (torch.ones(0, 4, 3, 3), {}, "has shape"),
     "mean alone": (torch.ones(1, 4, 3, 3), {"mean": [0] * 4}, "mean and std belong together"),
     "resize": (torch.ones(1, 4, 3, 3), {"resize": (3, 2)}, "resize is .*, but must cover the input"),

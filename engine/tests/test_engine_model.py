@@ -327,6 +327,20 @@ def test_vectors(tmp_path: Path) -> None:
         model(x[:, :19])
 
 
+def test_lines(tmp_path: Path) -> None:
+    """(N, C, L) is as good as (N, C, L, 1); results have their width."""
+    random = np.random.default_rng(0)
+    network = Network((4, 7, 1))
+    network.conv("input", quarters(random, 5, 4, 3, 1))
+    model = load(network.write(tmp_path / "m.bnew"))
+    x = quarters(random, 3, 4, 7)
+    np.testing.assert_array_equal(model(x), model(x[..., None]))
+    assert model(x).shape == (3, 5, 5, 1)
+    for wrong in (x[:, :3], x[:, :, :6], x.transpose(0, 2, 1)):
+        with pytest.raises(EngineError, match=r"float32 \(N, C, H, W\) must have \(N, 4, 7, 1\)"):
+            model(wrong)
+
+
 def test_bytes_are_normalised(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     mean, std = np.array([0.5, 0.4, 0.3, 0.1]), np.array([0.25, 0.2, 0.3, 1.0])

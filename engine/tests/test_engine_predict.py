@@ -75,6 +75,16 @@ def test_vectors(tmp_path: Path) -> None:
     assert model.predict(x[0]).classes.tolist() == model.predict(x).classes[:1].tolist()
 
 
+@pytest.mark.parametrize("count", [1, 5, 9])  # also as many as the line has channels, or places
+def test_lines(count: int, tmp_path: Path) -> None:
+    model = load(classifier((5, 9, 1)).write(tmp_path / "m.bnew"))
+    x = np.random.default_rng(0).standard_normal((count, 5, 9)).astype(np.float32)
+    expected = model.predict(x[..., None])
+    for images, wanted in ((x, expected.probabilities), (x[0], expected.probabilities[:1])):
+        np.testing.assert_array_equal(model.predict(images).probabilities, wanted)
+    np.testing.assert_array_equal(model.predict(x[0, ..., None]).probabilities, expected.probabilities[:1])
+
+
 @pytest.mark.parametrize(
     ("ends", "outputs", "kind"),
     [

@@ -23,7 +23,7 @@ from bnew_engine import _engine
 from bnew_engine._arguments import array, path_bytes, text, two_sizes, unchanged, whole
 from bnew_engine._engine import EngineError
 from bnew_engine._images import are_paths, read_image
-from bnew_engine._inputs import Input, batches, inputs_of
+from bnew_engine._inputs import Input, batches, inputs_of, is_alone
 from bnew_engine._outputs import Predictions, Result, likeliest, output_kind
 
 __all__ = [
@@ -162,9 +162,9 @@ class Model:
         """The network's results for a batch: logits, if it is a classifier.
 
         Args:
-            images: float32 (N, C, H, W), normalised as in training, or (N, C) if the input is a vector; or
-                uint8 images (N, H, W, C), which the model normalises. Of several inputs, one such array each,
-                in the order of :attr:`inputs`, or all in a dict by their names.
+            images: float32 (N, C, H, W), normalised as in training, (N, C, L) if the width is 1, or (N, C)
+                if the input is a vector; or uint8 images (N, H, W, C), which the model normalises. Of several
+                inputs, one such array each, in the order of :attr:`inputs`, or all in a dict by their names.
             named: the same by name: ``model(image=x, metadata=y)``.
 
         Returns:
@@ -203,7 +203,7 @@ class Model:
             EngineError: as :meth:`__call__`; or the output is no probability of classes, the network takes
                 several inputs, a file cannot be read, or Pillow is not installed.
         """
-        count, vector, kind = whole("top", top, 2**31 - 1), self.input_shape[1:] == (1, 1), self._kind
+        count, only, kind = whole("top", top, 2**31 - 1), self._input, self._kind
         if are_paths(images):
             paths = [images] if isinstance(images, str | os.PathLike) else list(images)
             parts = [paths[start : start + _FILES] for start in range(0, len(paths), _FILES)]
@@ -211,8 +211,7 @@ class Model:
             outputs = np.concatenate(results)
         else:
             batch = array("images", images)
-            alone = batch.ndim == 3 or (vector and batch.ndim == 1)
-            outputs = self(batch[None] if alone else batch)
+            outputs = self(batch[None] if is_alone(only, batch) else batch)
         return likeliest(outputs, kind, self.classes, count)
 
     @property

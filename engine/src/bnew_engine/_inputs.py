@@ -18,7 +18,7 @@ class Input(NamedTuple):
     name: str
     """Of several, the parameter of the network's ``forward``; ``input`` if there is only one."""
     shape: tuple[int, int, int]
-    """(C, H, W) of an image; (C, 1, 1) of a vector."""
+    """(C, H, W) of an image; (C, L, 1) of a line; (C, 1, 1) of a vector."""
     mean: tuple[float, ...] | None = None
     """The mean per channel, for pixel values in [0, 1]; None if the file does not have it."""
     std: tuple[float, ...] | None = None
@@ -30,6 +30,15 @@ def inputs_of(graph: Mapping[str, Any], shapes: Sequence[tuple[str, tuple[int, i
     entries = graph["inputs"] if "inputs" in graph else [graph["input"]]
     numbers = ([tuple(each[key]) if key in each else None for key in ("mean", "std")] for each in entries)
     return [Input(name, shape, *rest) for (name, shape), rest in zip(shapes, numbers, strict=True)]
+
+
+def is_alone(one: Input, images: NDArray[Any]) -> bool:
+    """Whether it is one image, line or vector, and no batch."""
+    channels, height, width = one.shape
+    lines = width == 1 < height
+    if images.ndim == 3:
+        return not (lines and images.shape[1:] == (channels, height))
+    return images.ndim == 2 if lines else images.ndim == 1 and (height, width) == (1, 1)
 
 
 def batches(inputs: Sequence[Input], given: Sequence[Any], named: Mapping[str, Any]) -> list[NDArray[Any]]:
@@ -94,8 +103,8 @@ def _checked(one: Input, batch: Any, alone: bool) -> NDArray[Any]:
     c, h, w = shape = one.shape
     bytes_taken = False
     if images.dtype.kind == "f":
-        if images.ndim == 2 and h == w == 1:
-            images = images[:, :, None, None]
+        if (images.ndim == 3 and w == 1) or (images.ndim == 2 and h == w == 1):
+            images = images.reshape(*images.shape, *(1,) * (4 - images.ndim))
     elif images.dtype == np.uint8:
         bytes_taken, shape = True, (h, w, c)
     else:

@@ -78,6 +78,6 @@ def check_images(file: str | Path, engine: Model, images: Images) -> None:
         raise BnewError(f"{file} takes the inputs {', '.join(takes)}, but data has {what}")
     for name, tensor in zip(names, given, strict=True):
         shape, wanted = tuple(tensor.shape[1:]), takes.get(name, engine.inputs[0].shape)
-        if wanted not in (shape, (*shape, 1, 1)):
+        if wanted not in (shape, (*shape, 1), (*shape, 1, 1)):
             of = f" for '{name}'" if len(takes) > 1 else ""
             raise BnewError(f"{file} takes images of {wanted}{of}, but those of data are {shape}")

@@ -108,12 +108,8 @@ def _check(what: str, example: Any) -> None:
     if not isinstance(example, Tensor) or not example.is_floating_point():
         raise BnewError(NO_TENSOR.format(what))
     shape = tuple(example.shape)
-    if len(shape) == 3:
+    if len(shape) not in (2, 3, 4) or 0 in shape:
         raise BnewError(
-            f"{what} has shape {shape}: a packed file takes lines (N, C, L) as images (N, C, L, 1), so pack "
-            "a model that begins with nn.Flatten(2)"
-        )
-    if len(shape) not in (2, 4) or 0 in shape:
-        raise BnewError(
-            f"{what} has shape {shape}, but must be (N, C, H, W), or (N, C) for a network of vectors"
+            f"{what} has shape {shape}, but must be (N, C, H, W), (N, C, L) for a network of lines, or "
+            "(N, C) for one of vectors"
         )

@@ -64,9 +64,9 @@ def pack(
 
     Args:
         model: a trained network, with binary weights at ±1 (or ± one magnitude per output channel).
-        example_input: images as the model takes them, (N, C, H, W), or vectors, (N, C); only the shape
-            counts. For a model of several inputs, one for each: a tuple in the order of the parameters of
-            its ``forward``, or a dict by their names.
+        example_input: images as the model takes them, (N, C, H, W), lines (N, C, L), which the file also
+            takes as images of L × 1, or vectors (N, C); only the shape counts. For a model of several inputs,
+            one for each: a tuple in the order of the parameters of its ``forward``, or a dict by their names.
         path: the file to write.
         mean, std: one number per channel, for pixel values in [0, 1]; with them, the file takes bytes too.
             Of several inputs, dicts by the inputs' names, for those that are images of bytes.
@@ -150,7 +150,7 @@ def _for_any_size(
     """
     (example,) = inputs.tensors
     if example.dim() != 4:
-        raise BnewError("the network takes vectors, and only images have other sizes: pack it for one size")
+        raise BnewError("the network takes no images, and only these have other sizes: pack it for one size")
     graphs = [(description, graph.tensors)]
     for number, size in enumerate(trial_sizes(*example.shape[2:])):
         try:
