@@ -442,6 +442,46 @@ def test_of_a_users_own(border: float | None, options: dict[str, Any], binary: b
     np.testing.assert_allclose(bnew_engine.load(path)(x.numpy()), model(x).detach(), rtol=1e-4, atol=1e-4)
 
 
+class Tied(nn.Module):
+    """One weight in several layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(hard_sign(torch.randn(4, 4, 4, 4)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        def signs(x: Tensor) -> Tensor:
+            return torch.where(x >= 0, 1.0, -1.0)
+
+        x = F.conv2d(signs(x), self.weight, padding=2) - 0.5
+        x = F.conv_transpose2d(signs(x), self.weight, stride=2) + 0.5
+        x = F.conv_transpose2d(signs(x), self.weight, stride=1, padding=1) - 0.5
+        return F.conv_transpose2d(signs(x), self.weight.view(4, 4, 4, 4)[:, :2], stride=2, groups=2)
+
+
+def test_one_weight_in_several_layers(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, x = Tied().eval(), torch.randn(2, 4, 4, 5)
+    bnew.pack(model, x, tmp_path / "model.bnew")
+    assert np.array_equal(bnew_engine.load(tmp_path / "model.bnew")(x.numpy()), model(x).detach())
+    sizes = torch.tensor([0.5, 1.0, 2.0, 4.0])[:, None, None, None]
+    ways: list[Any] = [(F.conv2d, sizes), (F.conv_transpose2d, sizes.transpose(0, 1))]
+    for first, size in ways:  # of one magnitude per output channel as one, and of several as the other
+        weight = model.weight.detach() * size
+
+        class Both(nn.Module):
+            def forward(self, x: Tensor, weight: Tensor = weight, first: Any = first) -> Tensor:
+                x = torch.where(x >= 0, 1.0, -1.0)
+                second = F.conv_transpose2d if first is F.conv2d else F.conv2d
+                return torch.cat([first(x, weight).flatten(1), second(x, weight).flatten(1)], 1)
+
+        bnew.pack(Both(), x, tmp_path / "both.bnew")
+        engine = bnew_engine.load(tmp_path / "both.bnew")
+        ops = [node["op"] for node in engine.graph["nodes"]]
+        assert (ops.count("conv"), ops.count("binary_conv")) == (1, 1)
+        np.testing.assert_allclose(engine(x.numpy()), Both()(x), rtol=1e-5, atol=1e-5)
+
+
 def test_weights_of_zeros_and_ones_of_a_users_own_are_real(tmp_path: Path) -> None:
     """Such as those that repeat pixels."""
     weight = torch.zeros(4, 4, 2, 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -65,16 +66,18 @@ def transposed_conv(
     phases = Phases.of(kernel, steps, before, gaps, groups)
     pad_value, has_bits = 0, not np.any(weights == 0)
     if x.op == "padding":
-        (before_it,), border = x.inputs, x.fields["padding"]
+        (image,), border = x.inputs, x.fields["padding"]
         moved = [p - s * n for p, s, n in zip(before, steps, border[:2], strict=True)]
         inside = Phases.of(kernel, steps, moved, gaps, groups)
         zeros = x.fields["mode"] == "constant" and x.fields["value"] == 0
         sign = border_of_signs(op, x) if has_bits and magnitudes(weights) is not None else 0
-        if zeros or (sign and _stays_within(op, before_it, border, inside)):
-            x, phases, pad_value = before_it, inside, sign
+        if zeros or (sign and _stays_within(op, image, border, inside)):
+            x, phases, pad_value = image, inside, sign
         else:
             x = op.real(x)
-    found = signs(op, x, weight, weights) if has_bits or op.binary_layer else None
+    found = None
+    if has_bits or op.binary_layer:
+        found = signs(op, x, weights, ("magnitude of a transposed one", weight, groups))
     if found is None:
         return _real(op, op.real(x), weights, bias, phases)
     source, magnitude = found
@@ -104,7 +107,7 @@ def _products(
         for axis, (along, start) in enumerate(zip((phases.rows, phases.columns), phases.starts, strict=True))
     ]
     parts = []
-    for number, run in enumerate(phases.runs):
+    for run in phases.runs:
         shape = (outputs * len(run), height, width)
         if phases.is_zero(run[0]):
             parts.append(op.stored_constant(op.filled(0.0), standard(shape, op.images, 4), shape))
@@ -121,7 +124,8 @@ def _products(
             "groups": groups,
             **({"pad_value": pad_value} if pad_value else {}),
         }
-        words = op.once(("words", weight, number), lambda full=full: pack_bits(full))  # type: ignore[misc]
+        key = ("words", weight, groups, tuple(map(phases.taps, run)))
+        words = op.once(key, partial(pack_bits, full))
         parts.append(op.make("binary_conv", source, shape=shape, tensors={"weight": words}, fields=fields))
     steps = len(phases.rows), len(phases.columns)
     shape = (outputs * steps[0] * steps[1], height, width)

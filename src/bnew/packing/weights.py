@@ -106,7 +106,7 @@ def _layer(
             x = op.real(x)
     sizes = {"channels": [x.shape[0], len(weights)], "kernel": list(weights.shape[2:])}
     fields = {**sizes, **fields, "padding": padding}
-    found = signs(op, x, weight, weights)
+    found = signs(op, x, weights, ("magnitude", weight))
     if found:
         source, magnitude = found
         words = op.once(("words", weight), lambda: pack_bits(weights))
@@ -117,10 +117,10 @@ def _layer(
     return value if bias is None else shifted(op, value, op.array(bias))
 
 
-def signs(op: Operation, x: Value, weight: Value, weights: Array) -> tuple[Value, Numbers] | None:
+def signs(op: Operation, x: Value, weights: Array, known_as: tuple[Any, ...]) -> tuple[Value, Numbers] | None:
     """The bits that a binary layer sees, and the magnitudes of its products; None if the layer is real.
 
-    ``weights`` are the numbers of ``weight`` with one row per output channel.
+    ``weights`` have one row per output channel, and ``known_as`` is the key of their magnitudes.
 
     Raises:
         Refused: the weights of a layer that is meant to be binary are not.
@@ -129,7 +129,7 @@ def signs(op: Operation, x: Value, weight: Value, weights: Array) -> tuple[Value
     bits = op.bits(x)
     magnitude: Numbers | None = None
     if meant is not None or bits is not None:
-        magnitude = op.once(("magnitude", weight), lambda: magnitudes(weights))
+        magnitude = op.once(known_as, lambda: magnitudes(weights))
     if meant is not None and magnitude is None:
         least, most = np.abs(weights).min(), np.abs(weights).max()
         raise Refused(
