@@ -503,3 +503,30 @@ def test_weights_that_are_not_binary_are_named(tmp_path: Path) -> None:
     with pytest.raises(BnewError, match="1 of its binary weights are 0, but a bit is"):
         bnew.pack(layer, x, tmp_path / "model.bnew")
     assert not (tmp_path / "model.bnew").exists()
+
+
+def test_verify_of_a_layer_that_is_called_twice(tmp_path: Path) -> None:
+    """Each call has its own binary convolutions; calls with the same signs share them."""
+
+    class Twice(nn.Module):
+        def __init__(self, again: bool) -> None:
+            super().__init__()
+            self.first, self.up = nn.Conv2d(2, 4, 1), signed(BinaryConvTranspose2d(4, 4, 4, 2, 1))
+            self.again = again
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x)
+            y = self.up(x)
+            both: Tensor = y.relu().sum((2, 3)) + self.up(y + 0.5 if self.again else x).tanh().sum((2, 3))
+            return both
+
+    torch.manual_seed(0)
+    x, path = torch.randn(4, 2, 4, 4), tmp_path / "model.bnew"
+    for again in (True, False):
+        model = Twice(again).eval()
+        bnew.pack(model, x, path)
+        found = bnew.verify(path, model, [(x, torch.zeros(4, dtype=torch.long))])
+        assert found.ok, found.problems
+        assert [layer.name for layer in found.layers] == ["up", "up#6"][
+            : 1 + again
+        ]  # up#5 puts parts together
