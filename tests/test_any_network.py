@@ -273,6 +273,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "counted": (lambda y: (y > 0).sum((2, 3)),),
     "larger of two": (lambda y: torch.maximum(y, y.flip(1)) - torch.min(y, y.mean(1, keepdim=True)),),
     "larger half": (lambda y: torch.max(*y.chunk(2, 1)),),
+    "between constants of each place": (lambda y: y.clamp(PLACES.view(8, 6, 6) - 1, PLACES.view(8, 6, 6)),),
     "between values": (lambda y: y.clamp(y.flip(1) - 0.5, y.flip(1).abs() + 0.1),),
     "at most a value": (lambda y: torch.clamp(y, max=y.mean((1, 2, 3), True)),),
     "largest and where": (lambda y: torch.max(y, 1),),
@@ -284,6 +285,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "rows and columns of the best": (
         lambda y: torch.stack([(p := y.flatten(2).argmax(-1)) % 6, p // 6], -1).float() / 5,
     ),
+    "counted on": (lambda y: (y.flatten(1).argmax(1) % 36 // 6 * 2 + 1, y.argmax(1) - y.argmin(1)),),
     "rounded": (lambda y: (y.clamp(-1, 1) * 3).round() / 3,),
     "rounded halves": (lambda y: (torch.floor(y.clamp(-1.2, 1.2) * 4) / 2).round(),),
     "whole parts": (lambda y: torch.ceil(y.clamp(-2, 2.5)) + torch.trunc(y.clamp(-2, 2.5) * 2),),
@@ -306,6 +308,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "triangles": (lambda y: y.tril(1) - y.triu(-2),),
     "diagonal": (lambda y: y.diagonal(1, 2, 3),),
     "einsum of one": (lambda y: torch.einsum("bchw->bhwc", y) + torch.einsum("...chw->...wc", y)[:, None],),
+    "einsum of a constant first": (lambda y: torch.einsum("ij,bcjk->bcik", PLACES[:24].view(4, 6), y),),
     "einsum of three": (lambda y: torch.einsum("bchw,bcii,bdhw->bcd", y, y, y),),
     "product with a vector": (lambda y: y @ PLACES[:6],),
     "bilinear layer": (lambda y, f: f(y.mean((2, 3)), y.amax((2, 3))), nn.Bilinear(8, 8, 5)),
@@ -390,6 +393,25 @@ def test_choices_and_indices(what: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("options", TRANSPOSED, ids=str)
 def test_transposed_convolutions(options: dict[str, Any], tmp_path: Path) -> None:
     agrees(nn.ConvTranspose2d(4, 6, **options), tmp_path / "model.bnew", 4, 5, 6)
+
+
+@pytest.mark.parametrize("side", [5, 7, 10])
+def test_counts_are_exact(side: int, tmp_path: Path) -> None:
+    """k / n · n is not k in float32 for some k and n, but a comparison must find k."""
+    places = side * side
+    x = torch.arange(places) < torch.arange(places + 1)[:, None]
+    x = (x.float() * 2 - 1).view(-1, 1, side, side)
+
+    class Counts(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            found = (x > 0).sum((2, 3))
+            return (found == torch.arange(places + 1)).float() + (x > 0).float().sum((2, 3)).ge(found)
+
+    bnew.pack(Counts(), x[:2], tmp_path / "model.bnew")
+    runners = [Reference(tmp_path / "model.bnew")]
+    runners += [] if bnew_engine is None else [bnew_engine.load(tmp_path / "model.bnew")]
+    for run in runners:
+        assert np.array_equal(run(x.numpy()).reshape(places + 1, -1), Counts()(x).numpy())
 
 
 def test_views_cost_nothing(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def limited(op: Operation, x: Value, min: Operand | None = None, max: Operand | 
     """:func:`clamp` with limits that may be values, for tensors of any layout."""
     size = op.input_size
     for limit, lower in ((min, maximum), (max, minimum)):
-        if isinstance(limit, Value) and not limit.constant:
+        if isinstance(limit, Value):
             is_second = lower is minimum and op.name == "clamp"
             further = [*op.node.args[1:], *op.node.kwargs.values()]
             node = op.node.kwargs.get("max") or further[-1] if is_second else further[0]
@@ -290,7 +290,8 @@ def remainder(op: Operation, x: Value, divisor: Operand) -> Value:
     whole = floor_divide(op, x, divisor)
     assert not isinstance(divisor, Value) or divisor.tensor is not None
     (number,) = op.numbers(divisor)  # type: ignore[misc]
-    return add(op, x, mul(op, whole, -float(number)))
+    result = add(op, x, mul(op, whole, -float(number)))
+    return clamp(op, result, 0, float(number))  # as it is already, which tells later operators
 
 
 def _half_a_sign(op: Operation, x: Value, limit: float, closed: bool) -> Value:

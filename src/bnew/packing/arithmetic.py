@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from functools import partial
@@ -9,10 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bnew.packing.bounds import bounds
 from bnew.packing.values import Lowering, Numbers, Operand, Refused, Value
 
 if TYPE_CHECKING:
     from bnew.packing.operation import Operation
+
+
+_LARGEST_WHOLE = 2**24  # float32 holds all whole numbers up to it
 
 
 def to(op: Operation, x: Value, *_: Any, **__: Any) -> Value:
@@ -42,11 +47,16 @@ def _representable(op: Operation, value: Value) -> Value:
     Raises:
         Refused: PyTorch's result is of bools or whole numbers that cannot hold it, and would wrap around.
     """
-    if op.dtype.is_floating_point:
+    if op.dtype.is_floating_point or value.constant:
         return value
-    if op.dtype.is_complex or value.op != "choice":
+    if op.dtype.is_complex:
         raise Refused(f"its result is of {op.dtype}")
     low, high = op.whole_numbers
+    if value.op != "choice":
+        least, most = bounds(value, op.once(("bounds",), dict)) or (-math.inf, math.inf)
+        if least < max(low, -_LARGEST_WHOLE) or most > min(high, _LARGEST_WHOLE):
+            raise Refused(f"its result is of {op.dtype}")
+        return value
     whole = value.numbers == np.trunc(value.numbers)
     if not np.all(whole & (value.numbers >= low) & (value.numbers <= high)):
         raise Refused(f"its result is of {op.dtype}, which cannot hold it")

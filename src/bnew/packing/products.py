@@ -52,6 +52,8 @@ def einsum(op: Operation, equation: str, operands: Sequence[Value], **_: Any) ->
     whole = "".join([*letters, out])
     if len(letters) != 2 or not out or "." in whole or any(len(set(own)) < len(own) for own in letters):
         raise Refused(f"einsum is packed only for two tensors without repeated letters, not for '{equation}'")
+    if operands[0].constant:  # a constant comes second
+        letters, sizes, operands = letters[::-1], sizes[::-1], operands[::-1]
     first, second = letters
     batch = [a for a in first if a in second and a in out]
     summed = [a for a in first if a in second and a not in out]

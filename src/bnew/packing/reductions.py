@@ -31,7 +31,10 @@ def mean(op: Operation, x: Value, dims: Dims = None, keepdim: bool = False, **_:
 def total(op: Operation, x: Value, dims: Dims = None, keepdim: bool = False, **_: Any) -> Value:
     """The sum over some dimensions."""
     source, layout, order = _with_pixels(op, x, dims)
-    result = scaled(op, _mean(op, source, order), np.array([float(_places(op, dims))]))
+    if np.any(op.held(source).anywhere):  # it may be compared with a number that it is exactly
+        result = _counted(op, source, order)
+    else:
+        result = scaled(op, _mean(op, source, order), np.array([float(_places(op, dims))]))
     return _shown(op, result, layout, order, dims, keepdim)
 
 
@@ -195,6 +198,24 @@ def _mean(op: Operation, source: Value, order: Order) -> Value:
     size = [1 if order is None else source.shape[1], 1]
     shape = (source.shape[0], size[0], 1)
     return op.make("adaptive_avg_pool", source, shape=shape, fields={"size": size})
+
+
+def _counted(op: Operation, source: Value, order: Order) -> Value:
+    """The sum, exact for whole numbers: the mean of as many places as a power of 2, times their number."""
+    channels, height, width = source.shape
+    window = (height if order is None else 1, width)
+    kernel = [1 << (n - 1).bit_length() for n in window]
+    below, right = (k - n for k, n in zip(kernel, window, strict=True))
+    fields = {
+        "kernel": kernel,
+        "stride": kernel,
+        "padding": [0, 0, below, right],
+        "size": [height // window[0], 1],
+        "count_padding": True,
+        "ceil": False,  # for sizes.py
+    }
+    mean = op.make("avg_pool", source, shape=(channels, height // window[0], 1), fields=fields)
+    return scaled(op, mean, np.array([float(math.prod(kernel))]))
 
 
 def _largest(op: Operation, source: Value, order: Order) -> Value:
