@@ -146,7 +146,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
         "does not run for images of other",
     ),
     "number": (lambda n, x: n.a(x) / x.shape[3], "the numbers of 'div.scale'"),
-    "sum": (lambda n, x: n.a(x).sum((2, 3)), "the numbers of 'sum.scale'"),
+    "sum": (lambda n, x: n.a(x).sum((2, 3)), "'sum' has another kernel"),
     "largest": (lambda n, x: n.a(x).amax((2, 3)), "'amax' has another kernel"),
     "factor": (
         lambda n, x: F.interpolate(n.a(x), scale_factor=1.5, mode="bilinear"),
