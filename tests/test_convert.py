@@ -600,6 +600,28 @@ def test_summary_leaves_the_model_as_it_was() -> None:
     assert not any(m._forward_hooks for m in model.modules())
 
 
+class LearnedToken(nn.Module):
+    """Gives a learned token to a module, as vision transformers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token, self.layer = nn.Parameter(torch.randn(1, 1, 4)), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 4) → (N, 1, 2)."""
+        return self.layer(self.token.expand(len(x), -1, -1)) + x.mean()  # type: ignore[no-any-return]
+
+
+def test_summary_of_a_parameter_that_is_the_input_of_a_module() -> None:
+    model = LearnedToken()
+    model.token.requires_grad_(False)
+    assert bnew.summary(model, (4,)).total.real_macs == 8
+    assert [p.requires_grad for p in model.parameters()] == [False, True, True]
+    model.token.requires_grad_(True)
+    assert bnew.summary(model, (4,)).total.real_macs == 8
+    assert all(p.requires_grad for p in model.parameters())
+
+
 def test_summary_of_channels_by_the_name_of_timm() -> None:
     model = bnew.create_model("birealnet8", in_chans=1)
     assert summary(model, 8, in_chans=1) == summary(model, (1, 8, 8))

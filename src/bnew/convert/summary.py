@@ -179,7 +179,7 @@ def _macs(model: nn.Module, sample: tuple[int, ...]) -> Counter[nn.Module]:
     hooks += [module.register_forward_hook(leave) for module in model.modules()]
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(()))
     try:
-        with torch.no_grad(), evaluating(model), _plain_attention(), counter:
+        with torch.no_grad(), evaluating(model), _constant(model), _plain_attention(), counter:
             model(like.new_zeros(1, *sample))
     except Exception as error:  # whatever a model of a user's own raises
         raise BnewError(f"{type(model).__name__} does not take an input of size {sample}: {error}") from error
@@ -187,6 +187,19 @@ def _macs(model: nn.Module, sample: tuple[int, ...]) -> Counter[nn.Module]:
         for hook in hooks:
             hook.remove()
     return macs
+
+
+@contextmanager
+def _constant(model: nn.Module) -> Iterator[None]:
+    """No parameter wants a gradient: the counter looks for the origin of inputs that do, such as tokens."""
+    wanted = [p for p in model.parameters() if p.requires_grad]
+    try:
+        for p in wanted:
+            p.requires_grad_(False)
+        yield
+    finally:
+        for p in wanted:
+            p.requires_grad_(True)
 
 
 @contextmanager
