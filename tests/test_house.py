@@ -24,12 +24,14 @@ ROOMS = (
     "experiments",
     "packing",
     "deploy",
+    "importing",
     "fit",
     "cli",
 )
 # These do not know the rooms that stand before them.
 APART = {
     "convert": (), "models": (), "methods": (), "data": (), "results": ("data",), "packing": (),
+    "importing": ("packing", "deploy"),
 }  # fmt: skip
 # Modules at the root that are public names of others, and ``python -m bnew``.
 DOORS = ("recipes", "report", "train", "__main__")

@@ -24,7 +24,7 @@ from bnew.cli.arguments import constructors, names
 from bnew.cli.config import config_of, read_config, with_recipe
 from bnew.cli.fitting import fit
 from bnew.cli.output import unread
-from bnew.cli.packed import bench, export, info, pack, predict, verify
+from bnew.cli.packed import bench, export, import_, info, pack, predict, verify
 from bnew.cli.runs import evaluate, models, report, reproduce, summary, train
 from bnew.errors import (
     BnewError,
@@ -55,6 +55,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "predict": predict,
     "bench": bench,
     "export": export,
+    "import": import_,
 }
 # Their help texts, with placeholders for names of methods, models and so on.
 HELP = {command: command.__doc__ or "" for command in COMMANDS.values()}

@@ -1,0 +1,146 @@
+"""import_onnx(): the order of reading, comparing and packing a network of another framework."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bnew.errors import BnewError
+from bnew.files import write_atomically
+from bnew.importing.comparing import NodeCheck, PackedCheck, against_engine, against_runtime
+from bnew.importing.graph import Graph, read_graph
+from bnew.importing.network import OnnxNetwork
+from bnew.packing.file import PackedFile
+from bnew.packing.packer import pack
+
+_IMAGES = 8  # random ones, to compare with
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A network of another framework as a packed file, and how it was checked; prints as lines.
+
+    ``nodes`` and ``engine`` are None if ONNX Runtime and bnew-engine are not installed.
+    """
+
+    path: Path
+    packed: PackedFile
+    nodes: NodeCheck | None
+    engine: PackedCheck | None
+
+    @property
+    def binary_layers(self) -> int:
+        """How many convolutions and linear layers have weights of one bit."""
+        return sum(node.op == "binary_conv" for node in self.packed.nodes)
+
+    def __str__(self) -> str:
+        real = sum(node.op == "conv" for node in self.packed.nodes)
+        size = f"{self.packed.file_bytes:,} bytes"
+        lines = [f"{self.path}: {self.binary_layers} binary layers, {real} real ones, {size}"]
+        if self.nodes is None:
+            lines.append("not compared with ONNX Runtime, which is not installed: pip install 'bnew[onnx]'")
+        else:
+            by_hand = f"; {self.nodes.described} are QONNX's" if self.nodes.described else ""
+            lines.append(
+                f"ONNX Runtime: {self.nodes.nodes} nodes differ by {self.nodes.difference:.1g} of the root "
+                f"mean square at most{by_hand}"
+            )
+        if self.engine is None:
+            lines.append("the packed file was not run, as bnew-engine is not installed")
+        else:
+            found = self.engine
+            lines.append(
+                f"bnew-engine: {found.equal} of {found.images} random images differ by rounding only; "
+                f"{found.median:.1g} in the median, {found.largest:.1g} at most"
+            )
+        return "\n".join(lines)
+
+
+def import_onnx(
+    file: str | Path,
+    path: str | Path,
+    *,
+    input_shape: Sequence[int] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    resize: tuple[int, int] | None = None,
+    classes: Sequence[str] | None = None,
+    half: bool = False,
+) -> Imported:
+    """Write the network of an ONNX or QONNX file as a packed file, which ``bnew_engine.load`` runs.
+
+    The graph becomes a module of PyTorch, and :func:`bnew.pack` packs it: a convolution or a matrix product
+    is binary if its input comes from a sign and its weights have one magnitude per output channel.
+
+    Before anything is written, each node is compared with ONNX Runtime on random images, and the packed file
+    with the module.
+
+    Args:
+        file: the ONNX file. Weights may be in other files of its folder.
+        path: the packed file to write.
+        input_shape: the shape of one image, (C, H, W), (C, L) or (C); needed if the file does not say it.
+        mean, std, resize, classes, half: as for :func:`bnew.pack`.
+
+    Returns:
+        The description of the packed file, and what the comparisons found.
+
+    Raises:
+        BnewError: onnx is not installed; the file is missing, broken or has operators that are not imported;
+            ``input_shape`` is missing or not that of the file; a node differs from ONNX Runtime by more than
+            rounding; or see :func:`bnew.pack`. Nothing is written.
+    """
+    graph = read_graph(Path(file))
+    example = torch.zeros(1, *_shape(graph, file, input_shape))
+    network = OnnxNetwork(graph).eval()
+    with torch.no_grad():
+        network(example)  # refuses what is not imported, by name
+    batches = _random(graph, example, mean, std)
+    nodes = against_runtime(network, batches)
+    found: list[PackedCheck | None] = []
+
+    def write(beside: Path) -> None:
+        pack(network, example, beside, mean=mean, std=std, resize=resize, classes=classes, half=half)
+        found.append(against_engine(network, beside, torch.cat(batches), half))
+
+    write_atomically(Path(path), write)
+    return Imported(Path(path), PackedFile.read(path), nodes, found[0])
+
+
+def _shape(graph: Graph, file: str | Path, given: Sequence[int] | None) -> tuple[int, ...]:
+    """The shape of one image in a packed file: lines (C, L) are (C, L, 1)."""
+    own = graph.shape
+    known = "×".join("?" if length is None else str(length) for length in own)
+    if given is None:
+        lengths = [length for length in own if length is not None]
+        if len(lengths) < len(own):
+            raise BnewError(f"{file} takes images of {known} and leaves lengths open: give the input_shape")
+    else:
+        lengths = [int(length) for length in given]
+        fits = len(lengths) == len(own) and all(
+            n > 0 and m in (None, n) for n, m in zip(lengths, own, strict=False)
+        )
+        if not fits:
+            raise BnewError(f"input_shape is {lengths}, but {file} takes images of {known}")
+    return (*lengths, 1) if len(lengths) == 2 else tuple(lengths)
+
+
+def _random(
+    graph: Graph, example: Tensor, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> list[Tensor]:
+    """Random images, in batches that the file takes: normalised bytes, or normal numbers."""
+    generator = torch.Generator().manual_seed(0)
+    size = graph.batch or _IMAGES
+    batches = []
+    for _ in range(-(-_IMAGES // size)):
+        shape = (size, *example.shape[1:])
+        if mean is None or std is None:
+            batches.append(torch.randn(shape, generator=generator))
+        else:
+            around = (-1, *(1,) * (example.dim() - 2))
+            pixels = torch.randint(0, 256, shape, generator=generator) / 255
+            batches.append((pixels - torch.tensor(mean).view(around)) / torch.tensor(std).view(around))
+    return batches
