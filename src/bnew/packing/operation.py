@@ -121,6 +121,13 @@ class Operation:
         other.input_rank = rank
         return other
 
+    def beside(self, name: str, channels: int | None = None) -> Operation:
+        """This operation as a part of its layer, with a result of other channels if they are given."""
+        other = copy(self)
+        other.place = self.place.beside(name)
+        other.shape = self.shape if channels is None else (channels, *self.shape[1:])
+        return other
+
     def derived(self, value: Value | None, change: Callable[[Any], Tensor]) -> Value:
         """A constant made of another one."""
         tensor = None if value is None else value.tensor

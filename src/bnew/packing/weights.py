@@ -106,8 +106,9 @@ def _layer(
             x = op.real(x)
     sizes = {"channels": [x.shape[0], len(weights)], "kernel": list(weights.shape[2:])}
     fields = {**sizes, **fields, "padding": padding}
-    found = signs(op, x, weights, ("magnitude", weight))
-    if found:
+    if apart := _apart(op, x, weights):
+        value = _split(op, x, *apart, fields)
+    elif found := signs(op, x, weights, ("magnitude", weight)):
         source, magnitude = found
         words = op.once(("words", weight), lambda: pack_bits(weights))
         value = op.make("binary_conv", source, tensors={"weight": words}, fields=fields)
@@ -115,6 +116,42 @@ def _layer(
     else:
         value = op.make("conv", op.real(x), tensors={"weight": weights}, fields=fields)
     return value if bias is None else shifted(op, value, op.array(bias))
+
+
+def _apart(op: Operation, x: Value, weights: Array) -> tuple[Array, Numbers] | None:
+    """α · S and β of a layer of signs with weights α · S + β, where S is ±1; both numbers are per output channel.
+
+    None if the weights are ± one magnitude or of more than two values, or the layer is bnew's own.
+    """
+    if op.binary_layer is not None or op.bits(x) is None:
+        return None
+    rows = weights.reshape(len(weights), -1).astype(np.float64)
+    low, high = (limit(rows, axis=1, keepdims=True) for limit in (np.min, np.max))
+    if not np.all((rows == low) | (rows == high)) or np.any(low == high) or not np.any(low + high):
+        return None
+    if np.all(weights) and magnitudes(weights) is not None:
+        return None
+    half = (high - low) / 2
+    return np.where(rows == high, half, -half).reshape(weights.shape), ((high + low) / 2)[:, 0]
+
+
+def _split(op: Operation, x: Value, signs: Array, middle: Numbers, fields: dict[str, Any]) -> Value:
+    """A convolution of bits by α · S + β: one by α · S, and β times the sums of the windows.
+
+    The sums are a binary convolution too, with one output channel per group.
+    """
+    from torch import from_numpy
+
+    def layer(op: Operation, x: Value, weights: Array, **changed: Any) -> Value:
+        weight = op.make("evaluated", tensor=from_numpy(weights.astype(np.float32)))
+        given = {name: fields[name] for name in ("stride", "padding", "dilation", "groups")}
+        return _layer(op, x, weight, None, **{**given, **changed})
+
+    groups = fields["groups"]
+    sums = layer(op.beside("windows", channels=groups), x, np.ones((groups, *signs.shape[1:])))
+    plain = {"stride": [1, 1], "padding": [0] * 4, "dilation": [1, 1]}
+    spread = layer(op.beside("middle"), sums, middle.reshape(-1, 1, 1, 1), **plain)
+    return op.make("add", layer(op, x, signs), spread)
 
 
 def signs(op: Operation, x: Value, weights: Array, known_as: tuple[Any, ...]) -> tuple[Value, Numbers] | None:
