@@ -286,11 +286,13 @@ class Operation:
         """The value as real numbers that are stored; a choice becomes a sign, a scale and a shift.
 
         Raises:
-            Refused: a view has no stored form as a batch of images or vectors.
+            Refused: a view has no stored form as a batch of images or vectors, or a border is infinite.
         """
         if value.op == "view":
             return self.real(stored(self, value))
         if value.op == "padding":
+            if not np.isfinite(value.fields.get("value", 0)):
+                raise Refused("its border is of infinite numbers, which only a max pool may take")
             (before,) = value.inputs
             options: dict[str, Any] = {"shape": value.shape, "fields": value.fields, "place": value.place}
             border: Value = self.once(("pad", value), lambda: self.make("pad", self.real(before), **options))

@@ -61,11 +61,18 @@ def max_pool(
     dilation: Sequence[int] = (1,),
     ceil_mode: bool = False,
 ) -> Value:
-    """The largest number of each window. Refused if a window lies wholly in the padding."""
+    """The largest number of each window. Refused if a window lies wholly in the padding.
+
+    A border of −∞ before it is part of the padding.
+    """
+    around = sides(padding)
+    if x.op == "padding" and x.fields["mode"] == "constant" and x.fields["value"] == -math.inf:
+        around = [a + b for a, b in zip(around, x.fields["padding"], strict=True)]
+        (x,) = x.inputs
     window: dict[str, Any] = {
         "kernel": pair(kernel),
         "stride": pair(stride or kernel),
-        "padding": sides(padding),
+        "padding": around,
         "dilation": pair(dilation),
         "size": list(op.shape[1:]),
         "ceil": bool(ceil_mode),  # for sizes.py

@@ -72,8 +72,8 @@ OPERATORS: Mapping[str, Operator] = {
         fields=["kernel", "stride", "padding", "dilation", "size"],
         shape=rows.sized,
         aten={
-            **dict.fromkeys(["max_pool2d", "max_pool2d_with_indices"], as_stored(spatial.max_pool)),
-            "max_pool1d": as_stored(spatial.max_pool1d),
+            **dict.fromkeys(["max_pool2d", "max_pool2d_with_indices"], as_stored_or_padded(spatial.max_pool)),
+            "max_pool1d": as_stored_or_padded(spatial.max_pool1d),
             "adaptive_max_pool2d": as_stored(spatial.adaptive_max_pool),
             "amax": reductions.largest,
             "amin": reductions.smallest,
