@@ -73,6 +73,7 @@ STEPS = {
     "sqrt": "{}",
     "reciprocal": "{}",
     "abs": "{}",
+    "round": "{}",
 }
 
 
@@ -579,6 +580,6 @@ class Reference:
                 return np.where(v >= 0, v, np.expm1(np.minimum(v, 0)))
             case "softsign":
                 return np.asarray(v / (1 + np.abs(v)))
-            case "tanh" | "exp" | "log" | "sqrt" | "reciprocal" | "abs":
+            case "tanh" | "exp" | "log" | "sqrt" | "reciprocal" | "abs" | "round":
                 return np.asarray(getattr(np, kind)(v))
         raise AssertionError(kind)

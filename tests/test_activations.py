@@ -26,6 +26,7 @@ ANYWHERE: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,
     "exp": lambda x: x.clamp(max=80).exp(),
     "abs": torch.abs,
+    "round": torch.round,
     "elu": F.elu,
     "elu with numbers": lambda x: F.elu(x, 0.5),
     "elu in place": lambda x: F.elu_(x.clone(), 2.0),

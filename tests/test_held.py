@@ -234,6 +234,7 @@ USES: dict[str, Function] = {
     "op hard_sigmoid": lambda m, x: F.hardsigmoid(x) + 1,
     "op silu": lambda m, x: F.silu(m.stem(x)),
     "op hard_swish": lambda m, x: F.hardswish(m.stem(x)) + 1,
+    "op round": lambda m, x: m.stem(x).round() + 0.5,
     "op abs": lambda m, x: m.stem(x).abs() + 1,
     "op sign": lambda m, x: F.max_pool2d(bnew.sign(x), 2),
 }

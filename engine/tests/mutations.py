@@ -83,7 +83,9 @@ def victim() -> Network:
     deep = network.node("layer_norm", deep, eps=1e-5, then=[{"gelu": {}}, {"gelu_tanh": {}}])
     deep = network.node("group_norm", deep, groups=3, eps=1e-5, then=[{"silu": {}}, {"hard_swish": {}}])
     deep = network.node("rms_norm", deep, eps=1e-5, then=[{"mish": {}}, {"softplus": {}}, {"elu": {}}])
-    deep = network.node("l2_norm", deep, eps=1e-5, then=[{"softsign": {}}, {"tanh": {}}, {"exp": {}}])
+    deep = network.node(
+        "l2_norm", deep, eps=1e-5, then=[{"softsign": {}}, {"tanh": {}}, {"round": {}}, {"exp": {}}]
+    )
     deep = network.node(
         "log_softmax", deep, then=[{"abs": {}}, {"log": {}}, {"sqrt": {}}, {"reciprocal": {}}]
     )

@@ -33,6 +33,13 @@ inline f16 reciprocal(f16 v, const Epilogue&) { return div(all(1), v); }
 
 inline f16 softsign(f16 v, const Epilogue&) { return div(v, add(all(1), abs(v))); }
 
+// To the nearest whole number, of two to the even one. From 2^23 on, all floats are whole.
+inline f16 round(f16 v, const Epilogue&) {
+    constexpr float kWhole = 0x1p23f;
+    const f16 size = abs(v), whole = add(add(size, all(kWhole)), all(-kWhole));
+    return choose(size, all(kWhole), v, choose(v, all(0), whole, mul(whole, all(-1))));
+}
+
 template <size_t N>
 inline f16 polynomial(f16 x, const float (&coefficients)[N]) {  // from the highest power to the constant
     f16 sum = all(coefficients[0]);
@@ -194,8 +201,9 @@ constexpr struct {
     {"silu", apply<silu>},
     {"hard_swish", apply<hard_swish>},
     {"softsign", apply<softsign>},
+    {"round", apply<round>},
 };
-static_assert(std::size(kActivations) == 18, "a row more or less: bring docs/format.md and its reader along");
+static_assert(std::size(kActivations) == 19, "a row more or less: bring docs/format.md and its reader along");
 
 const char* activation_name(int activation) {
     return activation < static_cast<int>(std::size(kActivations)) ? kActivations[activation].name : nullptr;

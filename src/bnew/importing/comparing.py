@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,20 +59,25 @@ def against_runtime(network: OnnxNetwork, batches: Sequence[Tensor]) -> NodeChec
     except ImportError:
         return None
     onnxruntime.set_default_logger_severity(3)
-    described = {id(node) for node, _ in network.running if "." in node.kind}
+    described = {node for node in network.nodes if "." in node.kind}
     differences = [0.0]
+
+    def compared(theirs: Theirs, node: Node, _: str, inputs: Sequence[Number | None]) -> Sequence[Number]:
+        ours = evaluated(node, inputs)
+        if node in described:
+            return ours
+        results = theirs(node, inputs, ours)
+        differences.extend(_difference(node, *pair) for pair in zip(ours, results, strict=False))
+        return results
+
+    constant = {*network.nodes}.difference(node for node, _ in network.running)
+    for node in constant:
+        if any(node.inputs):
+            compared(_each_alone, node, "", [network.constants.get(name or "") for name in node.inputs])
     for images in batches:
         theirs = _each_alone if described else _all_at_once(network, images)
-
-        def compute(node: Node, _: str, inputs: Sequence[Number | None], theirs: Theirs = theirs) -> Any:
-            ours = evaluated(node, inputs)
-            results = ours if id(node) in described else theirs(node, inputs, ours)
-            for one, other in zip(ours, results, strict=False):
-                differences.append(_difference(node, one, other))
-            return results
-
-        network.run(images, compute)
-    return NodeCheck(len(network.running) - len(described), len(described), max(differences))
+        network.run(images, partial(compared, theirs))
+    return NodeCheck(len(network.nodes) - len(described), len(described), max(differences))
 
 
 def _difference(node: Node, ours: Number, theirs: Number) -> float:
@@ -195,4 +201,5 @@ def _per_image(ours: Mapping[str, Array], theirs: Mapping[str, Array]) -> Iterat
     """The largest difference of each image, for each result."""
     for name, each in ours.items():
         size = float(np.sqrt(np.mean(np.square(each.astype(np.float64))))) or 1.0
-        yield np.abs(each - theirs[name]).reshape(len(each), -1).max(1) / size
+        one, other = (results.reshape(len(each), -1) for results in (each, theirs[name]))
+        yield np.abs(one - other).max(1) / size

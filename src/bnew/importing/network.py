@@ -68,7 +68,8 @@ class OnnxNetwork(nn.Module):
                 self.constants |= zip(node.outputs, map(_array, results), strict=False)
         for node, _ in self.running:
             for place, name in enumerate(node.inputs):
-                if name in self.constants and place not in OPERATORS[node.kind].numbers:
+                real = name in self.constants and self.constants[name].dtype.kind == "f"
+                if name and real and place not in OPERATORS[node.kind].numbers:
                     self._hold(name)
 
     def _hold(self, constant: str) -> None:
@@ -116,16 +117,16 @@ class OnnxNetwork(nn.Module):
 
 
 def evaluated(node: Node, inputs: Sequence[Number | None]) -> tuple[Number, ...]:
-    """The results of a node; arrays if all its inputs are.
+    """The results of a node; those of whole numbers that do not depend on the image are arrays.
 
     Raises:
         BnewError: it computes something that is not imported; the message names it.
     """
     try:
-        if len(node.protos) == 1 and "." not in node.kind and not any(map(torch.is_tensor, inputs)):
-            return tuple(_by_reference(node, inputs))
         row = OPERATORS.get(node.kind)
-        if row is None or any(torch.is_tensor(inputs[place]) for place in row.numbers if place < len(inputs)):
+        if row is None or not any(map(_is_real, inputs)):
+            return tuple(_by_reference(node, inputs))
+        if any(torch.is_tensor(inputs[place]) for place in row.numbers if place < len(inputs)):
             raise BnewError("what it computes depends on the image's numbers, which is not imported")
         given = [
             each if each is None or place in row.numbers else _tensor(each)
@@ -140,8 +141,12 @@ def evaluated(node: Node, inputs: Sequence[Number | None]) -> tuple[Number, ...]
     return results
 
 
+def _is_real(number: Number | None) -> bool:
+    return isinstance(number, Tensor) or (number is not None and number.dtype.kind == "f")
+
+
 def _by_reference(node: Node, inputs: Sequence[Any]) -> list[Array]:
-    """The results by ONNX's own reference, in the file's opset."""
+    """The results for whole numbers, such as lengths, by ONNX's own reference, in the file's opset."""
     from onnx import helper
     from onnx.reference import ReferenceEvaluator
 

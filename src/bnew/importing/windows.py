@@ -85,13 +85,13 @@ def pad(
     before, after = [0] * x.dim(), [0] * x.dim()
     for place, dim in enumerate(dims):
         before[dim], after[dim] = given[place], given[place + len(dims)]
-    while before and not (before[0] or after[0]):  # PyTorch reflects the last dimensions only
-        before, after = before[1:], after[1:]
-    if not before:
+    if not any(before + after):
         return x
     if mode == "constant":
         return F.pad(x, _around(before, after), value=float(number))
-    return F.pad(x, _around(before, after), _MODES[mode])
+    if any(before[:2] + after[:2]):
+        raise BnewError(f"its mode is '{mode}', and it adds images or channels")
+    return F.pad(x, _around(before[2:], after[2:]), _MODES[mode])
 
 
 def depth_to_space(node: Node, x: Tensor) -> Tensor:

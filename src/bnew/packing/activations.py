@@ -156,6 +156,13 @@ def pointwise(step: str) -> Lowering:
     return lambda op, x: op.make(step, op.real(x), argument={})
 
 
+def rounded(op: Operation, x: Value, *, decimals: int = 0) -> Value:
+    """The nearest whole number, of two the even one."""
+    if decimals:
+        raise Refused("it rounds to decimals")
+    return op.make("round", op.real(x), argument={})
+
+
 def gelu(op: Operation, x: Value, approximate: str = "none") -> Value:
     """x · Φ(x), or its approximation by tanh."""
     return op.make("gelu_tanh" if approximate == "tanh" else "gelu", op.real(x), argument={})

@@ -196,3 +196,8 @@ def anything(value: Value, *_: Held) -> Held:
     """Any number, including 0, where there is no rule."""
     channels = (1, value.shape[0])
     return Held(np.full(channels, ANY), np.zeros(channels), itself(value), unknown=True)
+
+
+def whole(value: Value, *_: Held) -> Held:
+    """Any whole number, including 0."""
+    return pieced(value, [(1.0, 0.0)], {})

@@ -31,12 +31,10 @@ from bnew.packing import (
 )  # fmt: skip
 from bnew.packing.adaptors import anywhere, as_stored, as_stored_or_padded, joins, per_channel
 from bnew.packing.arithmetic import exact
+from bnew.packing.pieces import whole
 from bnew.packing.placing import PLACING
 from bnew.packing.rows import Argument, Operator, Row, Step, Takes
 from bnew.packing.values import Formula, Lowering
-
-# ------------------------------------------------------------------------------------------- vocabulary
-
 
 _CONV = ("channels", "kernel", "stride", "padding", "dilation", "groups")
 
@@ -298,6 +296,7 @@ STEPS: Mapping[str, Step] = {
     "abs": Step(
         argument=Argument.SETTING, aten={"abs": anywhere(activations.pointwise("abs"))}, held=rules.absolute
     ),
+    "round": Step(argument=Argument.SETTING, aten={"round": anywhere(activations.rounded)}, held=whole),
     # A sign that does not become bits.
     "sign": Step(
         argument=Argument.SETTING,

@@ -119,7 +119,7 @@ def _layer(
 
 
 def _apart(op: Operation, x: Value, weights: Array) -> tuple[Array, Numbers] | None:
-    """α · S and β of a layer of signs with weights α · S + β, where S is ±1; both numbers are per output channel.
+    """α · S and β of a layer of signs with weights α · S + β, where S is ±1; α and β are per output channel.
 
     None if the weights are ± one magnitude or of more than two values, or the layer is bnew's own.
     """
