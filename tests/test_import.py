@@ -116,11 +116,11 @@ SIGNS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("sign", SIGNS)
-@pytest.mark.parametrize("dynamo", [True, False])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(("sign", "dynamo"), [*((sign, True) for sign in SIGNS), ("sign", False)])
 def test_exported_by_torch(sign: str, dynamo: bool, source: Path, path: Path) -> None:
     pytest.importorskip("onnxscript")
-    network = trained(Own(SIGNS[sign]))
+    network = trained(Own(SIGNS[sign])).eval()
     x = torch.randn(3, 3, 12, 12, generator=torch.Generator().manual_seed(3))
     if dynamo:  # writes its weights into a file beside it
         shapes = ({0: torch.export.Dim("batch")},)
@@ -138,7 +138,7 @@ def test_exported_by_torch(sign: str, dynamo: bool, source: Path, path: Path) ->
 @pytest.mark.parametrize("name", ["birealnet8", "quicknet_small"])
 def test_what_bnew_exports_comes_back(name: str, source: Path, path: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
-    network = trained(bnew.create_model(name, num_classes=7))
+    network = trained(bnew.create_model(name, num_classes=7)).eval()
     for layer in network.modules():
         if isinstance(layer, bnew.BinaryConv2d):
             layer.weight.data = bnew.sign(layer.weight.data)
@@ -354,6 +354,14 @@ def test_zero(way: str, domain: str, source: Path, path: Path) -> None:
     file = File(("n", 6), domain=domain)
     values = WAYS[way](file, "x")
     model = file.write(source, file.node("MatMul", values, file.number(2 * np.eye(6) - 1)))
+    import_onnx(source, path)
+    np.testing.assert_allclose(by_engine(path, ZEROS), qonnx_reference.run(model, ZEROS), atol=1e-6)
+
+
+def test_a_shifted_sign_among_operators_of_qonnx(source: Path, path: Path) -> None:
+    file = File(("n", 6))
+    x = file.bipolar(file.node("MatMul", WAYS["sign of a shifted sign"](file, "x"), file.normal(6, 6)))
+    model = file.write(source, file.node("MatMul", x, file.bipolar(file.normal(6, 6))))
     import_onnx(source, path)
     np.testing.assert_allclose(by_engine(path, ZEROS), qonnx_reference.run(model, ZEROS), atol=1e-6)
 

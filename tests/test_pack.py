@@ -358,6 +358,38 @@ def test_real_weights_after_a_sign_are_a_real_layer(path: Path, caplog: pytest.L
     assert "its input is a sign, but its weights have several magnitudes" in caplog.text
 
 
+class TwoValues(nn.Module):
+    """A binary network whose weights are α · S + β, as AdaBin's are: one α and one β per output channel."""
+
+    def __init__(self, groups: int, zero: bool = False) -> None:
+        super().__init__()
+        self.groups = groups
+        self.stem = nn.Conv2d(3, 8, 3)
+
+        def weights(*shape: int) -> nn.Parameter:
+            around = (len(torch.zeros(shape)), *(1,) * (len(shape) - 1))
+            scale, middle = torch.rand(around) + 0.5, torch.randn(around)
+            signs = bnew.sign(torch.randn(shape))
+            return nn.Parameter(scale * signs + (scale if zero else middle))
+
+        self.conv, self.linear = weights(12, 8 // groups, 3, 2), weights(5, 12 * 12)
+        self.bias = nn.Parameter(torch.randn(12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = 0.5 * bnew.sign(self.stem(x))
+        x = F.conv2d(x, self.conv, self.bias, stride=(1, 2), padding=(0, 1), groups=self.groups)
+        return F.linear(bnew.sign(x).flatten(1), self.linear)
+
+
+@pytest.mark.parametrize("zero", [False, True])
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_weights_of_two_values_are_split(groups: int, zero: bool, path: Path) -> None:
+    torch.manual_seed(groups)
+    reference = packed(TwoValues(groups, zero).eval(), path, 3, 7, 7)
+    binary = ["binary_conv", "conv", "binary_conv"]  # the sums of the windows, β times these, α · S
+    assert ops(reference) == ["conv", *binary, "flatten", *binary]
+
+
 # ------------------------------------------------------------------------------------------- every operator
 
 
@@ -464,6 +496,9 @@ FUNCTIONS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "identities": lambda m, x: F.dropout(x.clone().contiguous().detach(), training=False).to(x.dtype),
     "max pool": lambda m, x: F.max_pool2d(x, 3, 2, padding=1),
     "max pool, dilated": lambda m, x: F.max_pool2d(x, (2, 3), stride=1, dilation=(2, 1)),
+    "max pool, bordered": lambda m, x: F.max_pool2d(
+        F.pad(x, (0, 2, 1, 0), value=-torch.inf), 3, 2, padding=1
+    ),
     "max pool, ceil": lambda m, x: F.max_pool2d(x, 2, ceil_mode=True),
     "max pool, indices": lambda m, x: F.max_pool2d(x, 2, return_indices=True)[0],
     "avg pool": lambda m, x: F.avg_pool2d(x, (3, 2), padding=1),
@@ -773,6 +808,11 @@ REFUSALS: dict[str, tuple[Callable[[], nn.Module], str]] = {
         "only the negation of a comparison",
     ),
     "wrapped": (lambda: Signs(lambda x: ((x > 0).to(torch.int8) * 100 + 100).float()), "is of torch.int8"),
+    "border of infinite numbers": (
+        lambda: Signs(lambda x: F.pad(x, (0, 1), value=-torch.inf).relu()),
+        "its border is of infinite numbers, which only a max pool may take",
+    ),
+    "rounded to decimals": (lambda: Signs(lambda x: x.round(decimals=1)), "it rounds to decimals"),
     "clamp by NaN": (lambda: Signs(lambda x: x.clamp(min=torch.nan)), "one of its limits is NaN"),
     "clamp to nothing": (lambda: Signs(lambda x: x.clamp(min=torch.inf)), "leave no finite number"),
     "division by zero": (lambda: Signs(lambda x: x / 0), "divides by 0"),

@@ -177,7 +177,7 @@ def check(network: Network, tmp_path: Path, x: Array, exact: bool = True) -> Non
 def steps(draw: st.DrawFn, joined: list[str]) -> list[dict[str, Any]]:
     """Kinds of steps; ``joined`` names values to add and multiply with."""
     kinds: list[st.SearchStrategy[dict[str, Any]]] = [
-        st.sampled_from([{"scale": None}, {"shift": None}, {"prelu": None}, {"sign": {}}]),
+        st.sampled_from([{"scale": None}, {"shift": None}, {"prelu": None}, {"sign": {}}, {"round": {}}]),
         st.tuples(st.sampled_from([None, -1.5, 0]), st.sampled_from([None, 0, 1, 6])).map(
             lambda bounds: {"clamp": list(bounds)}
         ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -184,16 +184,11 @@ def merged(graph: Graph) -> tuple[Node, ...]:
         for value, other in (before.inputs, before.inputs[::-1]):
             first, shift = made.get(value or ""), _number(graph, made, other)
             if first is not None and first.kind == "Sign" and shift is not None and 0 < shift < 1:
-                protos = (*first.protos, *before.protos, *node.protos)
-                return Node(
-                    "SignOfShiftedSign",
-                    node.name,
-                    first.inputs,
-                    node.outputs,
-                    {},
-                    node.opset,
-                    node.batch,
-                    protos,
+                return replace(
+                    node,
+                    kind="SignOfShiftedSign",
+                    inputs=(first.inputs[0], other),
+                    protos=(*first.protos, *before.protos, *node.protos),
                 )
         return node
 

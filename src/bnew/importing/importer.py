@@ -18,6 +18,7 @@ from bnew.packing.file import PackedFile
 from bnew.packing.packer import pack
 
 _IMAGES = 8  # random ones, to compare with
+_BATCH = 2  # of these at once, since every value of the network is kept
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def _random(
 ) -> list[Tensor]:
     """Random images, in batches that the file takes: normalised bytes, or normal numbers."""
     generator = torch.Generator().manual_seed(0)
-    size = graph.batch or _IMAGES
+    size = graph.batch or _BATCH
     batches = []
     for _ in range(-(-_IMAGES // size)):
         shape = (size, *example.shape[1:])

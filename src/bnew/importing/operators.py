@@ -213,7 +213,7 @@ def _argmax(node: Node, x: Tensor) -> Tensor:
 
 OPERATORS: Mapping[str, Row] = {
     "Sign": _plainly(torch.sign),
-    "SignOfShiftedSign": _plainly(_bits),
+    "SignOfShiftedSign": _plainly(lambda x, shift: _bits(x)),
     f"{QONNX[0]}.BipolarQuant": Row(_bipolar),
     **dict.fromkeys([f"{QONNX[0]}.Quant", f"{QONNX[0]}.IntQuant"], Row(_quant, numbers=(2, 3))),
     "Greater": _plainly(torch.gt),

@@ -137,8 +137,13 @@ class _Reader:
 
 
 def _terms(op: Operation, arguments: Sequence[Any], alpha: float = 1, **_: Any) -> dict[Value, float]:
-    """Term → factor of a sum or a difference, without terms that cancel; empty for other operators."""
+    """Term → factor of a sum or a difference, without terms that cancel; empty for other operators.
+
+    A sum with a constant is one term.
+    """
     if op.name not in ("add", "sub") or not all(isinstance(a, Value) for a in arguments):
+        return {}
+    if len({argument.constant for argument in arguments}) > 1:
         return {}
     terms: dict[Value, float] = {}
     for value, factor in zip(arguments, (1, alpha if op.name == "add" else -alpha), strict=True):
