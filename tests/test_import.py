@@ -648,7 +648,7 @@ QUANTIZERS: dict[str, tuple[Callable[[File, str], str], str]] = {
         lambda f, x: f.quant(x, 1.0, 4, rounding_mode="STOCHASTIC"),
         "its rounding_mode is 'STOCHASTIC'",
     ),
-    "up": (lambda f, x: f.quant(x, 1.0, 4, rounding_mode="CEIL"), "ceil in layer .* cannot be packed"),
+    "up": (lambda f, x: f.quant(x, 1.0, 8, rounding_mode="CEIL"), "ceil in layer .* at most 64 apart"),
     "trunc": (lambda f, x: f.node("Trunc", x, domain=f.domain), "qonnx.custom_op.general.Trunc"),
     "bits of the image": (
         lambda f, x: f.node("Quant", x, f.number(1), f.number(0), x, domain=f.domain),

@@ -107,6 +107,7 @@ _STEPS: Mapping[str, Callable[..., Range | None]] = {
     "sqrt": _sqrt,
     "reciprocal": _reciprocal,
     "abs": _magnitude,
+    "round": lambda x: (float(np.rint(x[0])), float(np.rint(x[1]))),
     "softplus": lambda x: (0.0, math.inf),
     "log_softmax": lambda x: (-math.inf, 0.0),
     **dict.fromkeys(["elu", "gelu", "gelu_tanh", "silu", "hard_swish", "mish"], _gate),

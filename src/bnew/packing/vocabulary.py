@@ -314,7 +314,6 @@ STEPS: Mapping[str, Step] = {
             **dict.fromkeys(["logical_xor", "bitwise_xor", "__xor__"], choices.logical(choices.different)),
             "floor": anywhere(activations.floor),
             "ceil": anywhere(activations.in_whole_numbers(lambda k: (k, False))),
-            "round": anywhere(activations.in_whole_numbers(lambda k: (k + 0.5, k % 2 == 1))),
             "trunc": anywhere(activations.in_whole_numbers(lambda k: (k + (k >= 0), k >= 0))),
             "floor_divide": anywhere(activations.floor_divide),
             "remainder": anywhere(activations.remainder),
