@@ -282,7 +282,7 @@ def test_an_operator(shape: tuple[int, ...], case: Case, source: Path) -> None:
     network = OnnxNetwork(read_graph(source)).eval()
     given = torch.from_numpy(images)
     with torch.no_grad():
-        ours = network(given[..., None] if len(shape) == 3 else given)
+        ours = network(given)
     np.testing.assert_allclose(ours, by_runtime(source, images), atol=2e-6, rtol=2e-5)
 
 
@@ -484,7 +484,7 @@ def test_lines(source: Path, path: Path) -> None:
     import_onnx(source, path)
     images = np.random.default_rng(2).normal(size=(4, 4, 20)).astype(np.float32)
     expected = qonnx_reference.run(model, images)
-    np.testing.assert_allclose(by_engine(path, images[..., None]), expected, atol=3e-5)
+    np.testing.assert_allclose(by_engine(path, images), expected, atol=3e-5)
 
 
 def test_several_results_and_an_open_shape(source: Path, path: Path) -> None:

@@ -122,9 +122,8 @@ def _all_at_once(network: OnnxNetwork, images: Tensor) -> Theirs:
     wanted = [name for node, _ in network.running for name in node.outputs if name]
     known = {each.name for each in model.graph.output}
     model.graph.output.extend(ValueInfoProto(name=name) for name in wanted if name not in known)
-    given = images.flatten(2) if len(network.graph.shape) == 2 else images
     values = dict(
-        zip(wanted, _run(_session(model), {network.graph.input: given.numpy()}, wanted), strict=True)
+        zip(wanted, _run(_session(model), {network.graph.input: images.numpy()}, wanted), strict=True)
     )
     return lambda node, inputs, ours: [values.get(name, np.empty(0)) for name in node.outputs]
 

@@ -112,7 +112,7 @@ def import_onnx(
 
 
 def _shape(graph: Graph, file: str | Path, given: Sequence[int] | None) -> tuple[int, ...]:
-    """The shape of one image in a packed file: lines (C, L) are (C, L, 1)."""
+    """The shape of one image, with every length known."""
     own = graph.shape
     known = "×".join("?" if length is None else str(length) for length in own)
     if given is None:
@@ -126,7 +126,7 @@ def _shape(graph: Graph, file: str | Path, given: Sequence[int] | None) -> tuple
         )
         if not fits:
             raise BnewError(f"input_shape is {lengths}, but {file} takes images of {known}")
-    return (*lengths, 1) if len(lengths) == 2 else tuple(lengths)
+    return tuple(lengths)
 
 
 def _random(

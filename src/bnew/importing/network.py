@@ -39,8 +39,7 @@ class Layer(nn.Module):
 class OnnxNetwork(nn.Module):
     """The network of an ONNX file: (N, ...) images → the result, or a dict of several by name.
 
-    Its input is (N, C, H, W) or (N, C). Lines (N, C, L) of the file are (N, C, L, 1) here, as in a packed
-    file. Nodes that do not depend on the image are computed at once.
+    Its input is (N, C, H, W), (N, C, L) or (N, C). What does not depend on the image is computed at once.
 
     Raises:
         BnewError: the graph has operators that are not imported, all of which are named.
@@ -95,8 +94,6 @@ class OnnxNetwork(nn.Module):
 
         It takes the node, its layer's name and its inputs, and returns its results.
         """
-        if len(self.graph.shape) == 2:
-            images = images.flatten(2)
         values: dict[str, Number] = {self.graph.input: images}
         for node, name in self.running:
             row = OPERATORS[node.kind]
