@@ -158,6 +158,17 @@ def test_between_sections_quicknet_blurs() -> None:
         create_model("quicknet", widths=(64, 128), blocks=(1, 1, 1))
 
 
+def test_sections_of_quicknet_halve_the_size_whatever_their_widths() -> None:
+    for widths in ((8, 8, 16), [8, 8, 16]):  # a list, as JSON has it
+        features = create_model("quicknet", widths=widths, blocks=(1, 1, 1)).features
+        assert features(torch.zeros(1, 3, 32, 32)).shape == (1, 16, 2, 2)
+    for wrong in (64, "ab", (8.0, 16), (8, True)):
+        with pytest.raises(BnewError, match=r"widths is .*, but takes values like \(64, 128, 256, 512\)"):
+            create_model("quicknet", widths=wrong, blocks=(1, 1))
+    with pytest.raises(BnewError, match=r"blocks is \(1, 0\), but must be at least 1"):
+        create_model("quicknet", widths=(8, 16), blocks=(1, 0))
+
+
 def test_block_is_its_formula() -> None:
     block = BinaryBlock(3, 3).eval()
     for parameter in block.parameters():

@@ -19,7 +19,7 @@ from bnew.short_runs import FILL, LEAST_PUSH, MOST_RAMP
 # More than the defaults: every kind of value that a recipe can hold.
 FULL = Recipe(
     data="cifar100",
-    model_options={"width": 2, "shift": False},
+    model_options={"width": 2, "shift": False, "widths": (8, 16)},
     method="bnew",
     method_options={"strength": 3.5},
     epochs=10,

@@ -154,8 +154,10 @@ class Recipe:
         if not isinstance(self.method, str | None):
             raise BnewError(f"method is {self.method!r}, but must be a name, or None")
         for name in ("data_options", "model_options", "method_options"):
-            if not isinstance(getattr(self, name), Mapping):
-                raise BnewError(f"{name} is {getattr(self, name)!r}, but must be options by name")
+            options = getattr(self, name)
+            if not isinstance(options, Mapping):
+                raise BnewError(f"{name} is {options!r}, but must be options by name")
+            object.__setattr__(self, name, {option: _from_json(value) for option, value in options.items()})
         if type(self.binarize) not in (bool, type(None)) or type(self.pretrained) is not bool:
             raise BnewError("binarize must be True, False or None, and pretrained True or False")
         if self.data_options and not is_reference(self.data):
@@ -337,3 +339,8 @@ class Recipe:
             k: v for k, v in recipe.method_options.items() if k not in row.by_length or v != row.by_length[k]
         }
         return recipe.replace(method_options=given)
+
+
+def _from_json(value: Any) -> Any:
+    """An option's value as a recipe's file gives it back: tuples are lists."""
+    return [_from_json(each) for each in value] if isinstance(value, list | tuple) else value

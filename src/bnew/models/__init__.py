@@ -68,7 +68,7 @@ def create_model(name: str, **kwargs: Any) -> nn.Module:
     for option, value in kwargs.items():
         if option not in options:
             raise unknown(f"option of model {name}", option, options)
-        _check(name, option, value, options[option])
+        kwargs[option] = _checked(name, option, value, options[option])
     return make(**{**row.options, **kwargs})
 
 
@@ -81,9 +81,13 @@ def _one_name(name: str, options: dict[str, Any]) -> dict[str, Any]:
     return {"in_channels" if key == "in_chans" else key: value for key, value in options.items()}
 
 
-def _check(model: str, option: str, value: object, default: object) -> None:
-    """An option takes what its default is: a switch, a positive whole number or a name."""
-    if type(value) is not type(default):
-        raise BnewError(f"model {model}: {option} is {value!r}, but takes values like {default!r}")
-    if type(value) is int and value < 1:
-        raise BnewError(f"model {model}: {option} is {value}, but must be at least 1")
+def _checked(model: str, option: str, value: Any, default: object) -> object:
+    """An option as its default is: a switch, a positive whole number or several, or a name."""
+    several = isinstance(default, tuple) and isinstance(value, list | tuple)  # a list, from JSON
+    kind = int if several else type(default)
+    for each in value if several else (value,):
+        if type(each) is not kind:
+            raise BnewError(f"model {model}: {option} is {value!r}, but takes values like {default!r}")
+        if kind is int and each < 1:
+            raise BnewError(f"model {model}: {option} is {value}, but must be at least 1")
+    return tuple(value) if several else value

@@ -98,8 +98,8 @@ class QuickNet(nn.Module):
             nn.Conv2d(quarter, width, 1, bias=False),
             nn.BatchNorm2d(width),
         ]
-        for c_out, count in zip(widths, blocks, strict=True):
-            layers += _narrower(width, c_out) if c_out != width else []
+        for section, (c_out, count) in enumerate(zip(widths, blocks, strict=True)):
+            layers += _narrower(width, c_out) if section else []
             layers += [QuickNetBlock(c_out, surrogate) for _ in range(count)]
             width = c_out
         self.features = nn.Sequential(*layers, nn.ReLU())
