@@ -10,12 +10,12 @@ import torch
 from helpers import MACHINE, RECIPE, STEPS, at_step
 from safetensors.torch import load_file
 from test_train_options import resumed_as_unbroken
-from torch import Tensor
+from torch import Tensor, nn
 
 from bnew.errors import BnewError
 from bnew.layers import named_binary_parameters
 from bnew.registry import METHODS
-from bnew.training.averaging import Average
+from bnew.training.averaging import Average, averaged
 from bnew.training.evaluation import evaluate_run
 from bnew.training.loop import Trainer, train
 
@@ -36,6 +36,19 @@ def test_the_average_equals_its_twin() -> None:
         with average.in_place():
             torch.testing.assert_close(w.double(), twin, atol=1e-5, rtol=1e-5)
         assert torch.equal(w, held)
+
+
+def test_a_tensor_that_layers_share_is_averaged_once() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    model[1].weight = model[0].weight
+    average = averaged(RECIPE.replace(method=None, ema=0.5), model)
+    with torch.no_grad():
+        model[0].weight.add_(1)
+    average.update()
+    held = model[0].weight.clone()
+    with average.in_place():
+        assert not torch.equal(model[0].weight, held)
+    assert torch.equal(model[0].weight, held)
 
 
 class Twin:

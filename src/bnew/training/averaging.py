@@ -20,17 +20,17 @@ def averaged(recipe: Recipe, model: nn.Module) -> Average:
     """
     if recipe.ema is None:
         return Average({}, 0.0)
-    binary = {id(w) for w in binary_parameters(model)} if recipe.ends_binary else set()
-    numbers = {
-        name: tensor
-        for name, tensor in model.state_dict(keep_vars=True).items()
-        if tensor.is_floating_point() and id(tensor) not in binary
-    }
-    return Average({name: tensor.detach() for name, tensor in numbers.items()}, recipe.ema)
+    seen = {id(w) for w in binary_parameters(model)} if recipe.ends_binary else set()
+    numbers = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if tensor.is_floating_point() and id(tensor) not in seen:  # layers may share one
+            seen.add(id(tensor))
+            numbers[name] = tensor.detach()
+    return Average(numbers, recipe.ema)
 
 
 class Average:
-    """The exponential moving average of ``tensors`` by name, which others change in place.
+    """The exponential moving average of ``tensors`` by name, each once, which others change in place.
 
     After step t, counted from 1 (as in TensorFlow's and timm's, so that the first values weigh little)::
 
