@@ -82,6 +82,14 @@ def test_trivial_augment_needs_bytes() -> None:
         floats.augmented("trivial")
 
 
+def test_trivial_augment_needs_1_or_3_channels() -> None:
+    data = load_in_memory("digits")
+    two = replace(data, train=Split(data.train.images.repeat(1, 2, 1, 1), data.train.labels))
+    assert two.augmented("flip_crop").image_size[0] == 2
+    with pytest.raises(BnewError, match="1 or 3 channels, but those of digits have 2: take another"):
+        two.augmented("trivial")
+
+
 def test_images_from_files_have_the_same_names() -> None:
     image = torch.randint(256, (3, 40, 60), dtype=torch.uint8)
 

@@ -11,6 +11,7 @@ from helpers import MACHINE, RECIPE
 from PIL import Image
 
 from bnew.data.batches import Dataset
+from bnew.data.holdout import held_out, hold_out
 from bnew.data.sources import load
 from bnew.errors import BnewError
 from bnew.training.evaluation import evaluate_run
@@ -66,6 +67,15 @@ def test_phase_2_holds_out_what_phase_1_did(tmp_path: Path) -> None:
     train(RECIPE.replace(method="clip"), tmp_path / "plain", MACHINE)
     with pytest.raises(BnewError, match=r"another share .* give no --val-split"):
         train(RECIPE.replace(init="../plain", val_split=0.3), tmp_path / "third", replace(MACHINE))
+
+
+@pytest.mark.parametrize(
+    ("share", "count", "wanted"), [(0.3, 10, 3), (0.7, 10, 7), (0.29, 100, 29), (0.9, 2, 1)]
+)
+def test_a_share_is_rounded_down_once(share: float, count: int, wanted: int) -> None:
+    kept, out = hold_out(count, held_out(share)["val"])
+    assert len(out) == wanted
+    assert sorted([*kept.tolist(), *out.tolist()]) == list(range(count))
 
 
 def test_a_share_leaves_some_images() -> None:

@@ -32,7 +32,7 @@ class Dataset(Line, ABC):
     broken: dict[str, str] = field(default_factory=dict)
     """Path → why it cannot be read, of the broken images found so far."""
     held_out: tuple[str, ...] = ()
-    """The splits that were held out of train by image name, see :mod:`bnew.data.holdout`."""
+    """The splits that were held out of train and that a run records, see :mod:`bnew.data.holdout`."""
     val_split: float | None = None
     """Share of the training images that was held out for validation, if it was asked for."""
 

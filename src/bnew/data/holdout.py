@@ -57,7 +57,7 @@ def check_val_split(where: object, val_split: float | None, listed: Collection[s
 
 
 def hold_out(count: int, share: float) -> tuple[Tensor, Tensor]:
-    """The kept and the held-out numbers of 0..count − 1, sorted; ``max(1, count // share)`` are held out.
+    """The kept and the held-out numbers of 0..count − 1, sorted; ⌊count / share⌋, at least 1, are held out.
 
     The choice is random but always the same.
 
@@ -67,7 +67,7 @@ def hold_out(count: int, share: float) -> tuple[Tensor, Tensor]:
     if count < 2:
         raise BnewError("there are too few training images to hold some out for validation: add more")
     order = torch.randperm(count, generator=torch.Generator().manual_seed(SPLIT_SEED))
-    held = max(1, int(count // share))
+    held = min(max(1, int(count / share + 1e-9)), count - 1)  # 3 of 10 for 1 / 0.3, which is rounded up
     return order[held:].sort().values, order[:held].sort().values
 
 

@@ -101,6 +101,11 @@ class MemoryDataset(Dataset):
                 f"TrivialAugment changes bytes, but the images of {self.name} are floats: let your data set "
                 "return torch.uint8, or take another augmentation"
             )
+        if name == "trivial" and self.image_size[0] not in (1, 3):
+            raise BnewError(
+                f"TrivialAugment changes images of 1 or 3 channels, but those of {self.name} have "
+                f"{self.image_size[0]}: take another augmentation"
+            )
         flip = self.augmentation.flip
         named = {
             "none": Augmentation(0, False),
