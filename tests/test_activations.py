@@ -82,11 +82,16 @@ NORMS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "exponent of the input": (lambda x: x**x, "only with a constant exponent or a constant base"),
-    "whole exponents": (lambda x: x ** torch.tensor([[[2.0]], [[0.5]], [[0.5]], [[0.5]]]), "whole numbers"),
-    "high exponent": (lambda x: x**17, "whole numbers, but not one between ±16"),
+    "whole exponents": (
+        lambda x: x ** torch.tensor([[[2.0]], [[0.5]], [[0.5]], [[0.5]]]),
+        "it has whole exponents",
+    ),
+    "high exponent": (lambda x: x**17, "only one from ±1 to ±16"),
+    "exponent 0": (lambda x: x**0 + x, "only one from ±1 to ±16"),
     "power of a number below 0": (lambda x: (-2.0) ** x, "its base is constant and not above 0"),
-    "rounding without limits": (torch.round, "only for numbers between limits"),
-    "rounding to many": (lambda x: (x.clamp(0, 1) * 255).round(), "at most 64 apart"),
+    "rounding down without limits": (torch.floor, "only for numbers between limits"),
+    "rounding to tenths": (lambda x: torch.round(x.clamp(-1, 1), decimals=1), "without decimals"),
+    "rounding down to many": (lambda x: (x.clamp(0, 1) * 255).floor(), "at most 64 apart"),
     "softplus that jumps": (lambda x: F.softplus(x, 1, 2), "it jumps to its input"),
     "maximum of what may be infinite": (lambda x: torch.maximum(x, x.exp()), "may be infinite or NaN"),
 }

@@ -159,7 +159,7 @@ def pointwise(step: str) -> Lowering:
 def rounded(op: Operation, x: Value, *, decimals: int = 0) -> Value:
     """The nearest whole number, of two the even one."""
     if decimals:
-        raise Refused("it rounds to decimals")
+        raise Refused("it is packed only for whole numbers, without decimals")
     return op.make("round", op.real(x), argument={})
 
 
@@ -241,7 +241,9 @@ def power(op: Operation, x: Operand, exponent: Operand) -> Value:
     size = abs(wanted)
     if len(set(numbers)) > 1 or size not in (0.5, *range(1, _LARGEST_EXPONENT + 1)):
         if any(numbers == np.trunc(numbers)):  # whose powers are known for numbers below 0 too
-            raise Refused(f"its exponents are whole numbers, but not one between ±{_LARGEST_EXPONENT}")
+            raise Refused(
+                f"it has whole exponents, of which only one from ±1 to ±{_LARGEST_EXPONENT} is packed"
+            )
         logarithm = op.make("log", real, argument={})
         return op.make("exp", scaled(op, logarithm, numbers), argument={})
     result = op.make("sqrt", real, argument={}) if size == 0.5 else real

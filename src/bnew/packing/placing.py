@@ -37,7 +37,7 @@ PLACING: Mapping[str, Lowering] = {
     "index_put": indexing.index_put,
     **dict.fromkeys(["index_fill", "index_copy", "scatter"], indexing.written),
     "chunk": reshaping.chunk,
-    **dict.fromkeys(["unbind"], reshaping.unbind),
+    "unbind": reshaping.unbind,
     "pixel_shuffle": reshaping.pixel_shuffle,
     "pixel_unshuffle": reshaping.pixel_unshuffle,
     **dict.fromkeys(["channel_shuffle", "native_channel_shuffle"], reshaping.channel_shuffle),
