@@ -21,7 +21,7 @@ def logging_to(
 ) -> Iterator[list[Logger]]:
     """Fabric's loggers of ``run``: those ``given``, and one for the project ``wandb`` of Weights & Biases.
 
-    A run of bnew is one run there, named by its folder; resumed, it goes on.
+    A run of bnew is one run there, named by its folder, which a resumed run continues.
 
     Raises:
         BnewError: Weights & Biases is not installed.
@@ -49,7 +49,7 @@ def logging_to(
     try:
         yield [*given, logger]
         code = 0
-    finally:  # the next run of this process is one of its own there
+    finally:  # so that the next run of this process does not continue this one
         library.finish(exit_code=code)
 
 

@@ -204,7 +204,7 @@ class Trainer:
                     self.freeze()
                 self.train_epoch(epoch)
                 self._end_epoch(epoch, record)
-                if self.state.stopped and is_first_process():
+                if self.state.stopped and epoch + 1 < self.recipe.epochs and is_first_process():
                     logger.info(
                         "%s is stopped after %d of %d epochs, %s",
                         self.run.path, epoch + 1, self.recipe.epochs,
