@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import bnew
 from bnew import BnewError
+from bnew.packing import decompositions
 
 
 class Written(nn.Module):
@@ -388,6 +389,17 @@ def test_any_order_shape_and_part(what: str, tmp_path: Path) -> None:
 def test_choices_and_indices(what: str, tmp_path: Path) -> None:
     forward, *layers = CHOICES[what]
     agrees(Written(forward, *layers), tmp_path / "model.bnew", 3, 6, 6)
+
+
+def test_simpler_operators_are_on_the_device_of_their_input() -> None:
+    x = torch.empty(2, 5, 5, device="meta")
+    found = [
+        *(decompositions.tril(x), decompositions.triu(x, 1), decompositions.cumsum(x, 1)),
+        *decompositions.topk(x, 2),
+        decompositions.one_hot(x.long(), 3),
+        decompositions.neighbours(x[..., None], [3, 1, 1], [1, 1, 1]),
+    ]
+    assert {each.device.type for each in found} == {"meta"}
 
 
 @pytest.mark.parametrize("options", TRANSPOSED, ids=str)

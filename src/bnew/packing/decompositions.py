@@ -62,20 +62,20 @@ def pairwise_distance(x: Tensor, y: Tensor, p: float = 2, eps: float = 1e-6, kee
     return length
 
 
-def _below(rows: int, columns: int, diagonal: int = 0) -> Tensor:
+def _below(rows: int, columns: int, device: torch.device, diagonal: int = 0) -> Tensor:
     """Whether a place of a matrix is on the diagonal or below it."""
-    below: Tensor = torch.arange(rows).unsqueeze(1) + diagonal >= torch.arange(columns)
-    return below
+    row, column = (torch.arange(n, device=device) for n in (rows, columns))
+    return row.unsqueeze(1) + diagonal >= column
 
 
 def tril(x: Tensor, diagonal: int = 0) -> Tensor:
     """The numbers of matrices on the diagonal and below it; 0 elsewhere."""
-    return torch.where(_below(x.shape[-2], x.shape[-1], diagonal), x, 0)
+    return torch.where(_below(x.shape[-2], x.shape[-1], x.device, diagonal), x, 0)
 
 
 def triu(x: Tensor, diagonal: int = 0) -> Tensor:
     """The numbers of matrices on the diagonal and above it; 0 elsewhere."""
-    return torch.where(_below(x.shape[-2], x.shape[-1], diagonal - 1), 0, x)
+    return torch.where(_below(x.shape[-2], x.shape[-1], x.device, diagonal - 1), 0, x)
 
 
 def cdist(x: Tensor, y: Tensor, p: float = 2, mode: int | None = None) -> Tensor:
@@ -88,7 +88,7 @@ def cumsum(x: Tensor, dim: int, *, dtype: torch.dtype | None = None) -> Any:
     """Sums of the first 1, 2, … numbers: a product with a triangle of ones."""
     if not x.is_floating_point() or dtype not in (None, x.dtype) or not x.dim():
         return NotImplemented
-    triangle = _below(x.shape[dim], x.shape[dim]).float().t()
+    triangle = _below(x.shape[dim], x.shape[dim], x.device).float().t()
     return (x.transpose(dim, -1) @ triangle).transpose(dim, -1)
 
 
@@ -105,7 +105,7 @@ def topk(x: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = 
     if not x.dim() or k > _MOST_BEST:
         return NotImplemented
     x = x.transpose(dim, -1) if largest else -x.transpose(dim, -1)
-    places = torch.arange(x.shape[-1])
+    places = torch.arange(x.shape[-1], device=x.device)
     values, found = [], []
     for _ in range(k):
         place = x.argmax(-1, keepdim=True)
@@ -120,7 +120,7 @@ def one_hot(x: Tensor, classes: int = -1) -> Any:
     """1 where the number of a new last dimension is x, else 0."""
     if classes < 0:
         return NotImplemented
-    return (x.unsqueeze(-1) == torch.arange(classes)).long()
+    return (x.unsqueeze(-1) == torch.arange(classes, device=x.device)).long()
 
 
 def einsum(equation: str, operands: Sequence[Tensor], *, path: Any = None) -> Any:
@@ -231,7 +231,7 @@ def neighbours(x: Tensor, kernel: Sequence[int], stride: Sequence[int] = (), *ho
     if others != [1, 1] or list(stride) != [1, 1, 1] or how not in plain:
         return NotImplemented
     length = x.shape[-3]
-    windows = (length, length - width + 1)
+    windows = (length, length - width + 1, x.device)
     near = (_below(*windows).float() - _below(*windows, -width).float()) / width
     return (x.transpose(-3, -1) @ near).transpose(-3, -1)
 
