@@ -298,6 +298,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "sums so far": (lambda y: y.cumsum(1) + y.cumsum(-1),),
     "product": (lambda y: y[:, :3].prod(1),),
     "log of a sum": (lambda y: y.logsumexp((2, 3)),),
+    "beside 0": (lambda y: torch.log1p(y.clamp(min=-0.9)) + y.expm1() * y.sinh().tanh(),),
     "gelu by erf": (lambda y: y * 0.5 * (1 + torch.erf(y / 2**0.5)),),
     "norms of other orders": (lambda y: y.norm(p=1, dim=1) + torch.linalg.norm(y, ord=torch.inf, dim=1),),
     "cosine": (lambda y: F.cosine_similarity(y[:, :4], y[:, 4:], dim=1),),
@@ -405,6 +406,23 @@ def test_simpler_operators_are_on_the_device_of_their_input() -> None:
 @pytest.mark.parametrize("options", TRANSPOSED, ids=str)
 def test_transposed_convolutions(options: dict[str, Any], tmp_path: Path) -> None:
     agrees(nn.ConvTranspose2d(4, 6, **options), tmp_path / "model.bnew", 4, 5, 6)
+
+
+@pytest.mark.parametrize("function", [torch.log1p, torch.expm1, torch.sinh])
+def test_near_0_no_digits_are_lost(function: Callable[[Tensor], Tensor], tmp_path: Path) -> None:
+    sizes = torch.tensor([1e-30, 1e-8, 1e-6, 1e-3, 0.06, 0.0625, 0.063, 0.5, 0.9])
+    x = torch.cat([sizes, -sizes, torch.tensor([0.0, 3.0, 20.0])]).view(1, -1, 1, 1)
+
+    class Alone(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return function(x)
+
+    bnew.pack(Alone(), x, tmp_path / "model.bnew")
+    runners = [Reference(tmp_path / "model.bnew")]
+    runners += [] if bnew_engine is None else [bnew_engine.load(tmp_path / "model.bnew")]
+    for run in runners:
+        found = run(x.numpy()).reshape(-1)
+        np.testing.assert_allclose(found, function(x.double()).numpy().reshape(-1), rtol=2e-6, atol=1e-37)
 
 
 @pytest.mark.parametrize("side", [5, 7, 10])

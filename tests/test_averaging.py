@@ -39,16 +39,17 @@ def test_the_average_equals_its_twin() -> None:
 
 
 def test_a_tensor_that_layers_share_is_averaged_once() -> None:
-    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
-    model[1].weight = model[0].weight
+    layer, other = nn.Linear(3, 3), nn.Linear(3, 3)
+    other.weight = layer.weight
+    model = nn.Sequential(layer, other)
     average = averaged(RECIPE.replace(method=None, ema=0.5), model)
     with torch.no_grad():
-        model[0].weight.add_(1)
+        layer.weight.add_(1)
     average.update()
-    held = model[0].weight.clone()
+    held = layer.weight.clone()
     with average.in_place():
-        assert not torch.equal(model[0].weight, held)
-    assert torch.equal(model[0].weight, held)
+        assert not torch.equal(layer.weight, held)
+    assert torch.equal(layer.weight, held)
 
 
 class Twin:

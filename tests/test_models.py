@@ -160,7 +160,7 @@ def test_between_sections_quicknet_blurs() -> None:
 
 def test_sections_of_quicknet_halve_the_size_whatever_their_widths() -> None:
     for widths in ((8, 8, 16), [8, 8, 16]):  # a list, as JSON has it
-        features = create_model("quicknet", widths=widths, blocks=(1, 1, 1)).features
+        features = create_model("quicknet", widths=widths, blocks=(1, 1, 1)).get_submodule("features")
         assert features(torch.zeros(1, 3, 32, 32)).shape == (1, 16, 2, 2)
     for wrong in (64, "ab", (8.0, 16), (8, True)):
         with pytest.raises(BnewError, match=r"widths is .*, but takes values like \(64, 128, 256, 512\)"):

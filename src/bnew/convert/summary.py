@@ -88,7 +88,8 @@ def summary(model: nn.Module, input_size: int | Sequence[int], *, in_chans: int 
     * Float bytes: 4 per parameter. Packed bytes: 4 per real parameter; a bit per binary weight, each
       output channel filled up to whole 32-bit words (of a transposed convolution, each output channel of
       each of its phases). Running statistics of batch norms count in neither: they are folded into the two
-      real numbers per channel that do count.
+      real numbers per channel that do count. Of a batch norm without weights, two numbers per channel count
+      as packed bytes.
     * MACs: multiply-accumulates of convolutions, linear layers and products of matrices for one input, by a
       pass over zeros in eval mode. Those of a binary layer are binary.
 

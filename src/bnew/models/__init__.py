@@ -81,10 +81,10 @@ def _one_name(name: str, options: dict[str, Any]) -> dict[str, Any]:
     return {"in_channels" if key == "in_chans" else key: value for key, value in options.items()}
 
 
-def _checked(model: str, option: str, value: Any, default: object) -> object:
+def _checked(model: str, option: str, value: Any, default: object) -> Any:
     """An option as its default is: a switch, a positive whole number or several, or a name."""
     several = isinstance(default, tuple) and isinstance(value, list | tuple)  # a list, from JSON
-    kind = int if several else type(default)
+    kind: type = int if several else type(default)
     for each in value if several else (value,):
         if type(each) is not kind:
             raise BnewError(f"model {model}: {option} is {value!r}, but takes values like {default!r}")

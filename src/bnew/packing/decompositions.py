@@ -27,6 +27,7 @@ _KNOWN = {
 _LOWEST = -3e38
 _MOST_BEST = 32  # numbers that are found one by one
 _LARGEST_PRODUCT = 64  # numbers that are multiplied one by one
+_SMALL = 1 / 16  # up to it, seven terms of the series of log(1 + x) have all digits of float32
 
 
 def lerp(start: Tensor, end: Tensor, weight: Tensor | float) -> Tensor:
@@ -41,6 +42,26 @@ def bilinear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None) -
     rows = rows.view(*rows.shape[:-1], outputs, last)
     result = (rows * y.unsqueeze(-2)).sum(-1)
     return result if bias is None else result + bias
+
+
+def expm1(x: Tensor) -> Tensor:
+    """exp(x) − 1 as tanh(x / 2) · (exp(x) + 1), which keeps all digits near 0."""
+    return (x / 2).tanh() * (x.exp() + 1)
+
+
+def sinh(x: Tensor) -> Tensor:
+    """(exp(x) − exp(−x)) / 2 as tanh(x / 2) · (cosh(x) + 1), which keeps all digits near 0."""
+    return (x / 2).tanh() * ((x.exp() + (-x).exp()) / 2 + 1)
+
+
+def log1p(x: Tensor) -> Tensor:
+    """log(1 + x); near 0, where 1 + x loses the digits of x, by x − x² / 2 + x³ / 3 − …"""
+    near = (x.abs() <= _SMALL).to(x.dtype)
+    small = x.clamp(-_SMALL, _SMALL) * near
+    series = small / 7 - 1 / 6
+    for k in (5, 4, 3, 2, 1):
+        series = series * small - (-1) ** k / k
+    return (x * (1 - near) + 1).log() + series * small
 
 
 def logit(x: Tensor, eps: float | None = None) -> Tensor:
@@ -250,11 +271,11 @@ _OWN: Mapping[Any, Callable[..., Any]] = {
     _aten.erf.default: erf,
     _aten.erfc.default: lambda x: 1 - erf(x),
     _aten.exp2.default: lambda x: (x * math.log(2)).exp(),
-    _aten.expm1.default: lambda x: x.exp() - 1,
-    _aten.log1p.default: lambda x: (x + 1).log(),
+    _aten.expm1.default: expm1,
+    _aten.log1p.default: log1p,
     _aten.log2.default: lambda x: x.log() / math.log(2),
     _aten.log10.default: lambda x: x.log() / math.log(10),
-    _aten.sinh.default: lambda x: (x.exp() - (-x).exp()) / 2,
+    _aten.sinh.default: sinh,
     _aten.cosh.default: lambda x: (x.exp() + (-x).exp()) / 2,
     _aten.bilinear.default: bilinear,
     _aten.logit.default: logit,
