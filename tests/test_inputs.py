@@ -442,6 +442,14 @@ def test_onnx_keeps_the_names(what: str, tmp_path: Path) -> None:
     assert_close(found, called(model, one), rtol=1e-3)
 
 
+def test_onnx_is_written_for_one_result(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    inputs = (torch.randn(2, 3, 9, 8), torch.randn(2, 5))
+    with pytest.raises(BnewError, match="returns 2 tensors, and an ONNX graph is written for one"):
+        export_onnx(trained(WithMetadata()), inputs, tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
 @needs_engine
 def test_the_command_line(path: Path, cli: Cli) -> None:
     model = trained(WithMetadata())

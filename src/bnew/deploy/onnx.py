@@ -93,8 +93,9 @@ def export_onnx(model: nn.Module, images: Example, path: str | Path, kind: str =
         The check by ONNX Runtime; None if ONNX Runtime is not installed.
 
     Raises:
-        BnewError: the exporter is not installed or fails; ``images`` are no inputs of the model; the file
-            cannot be written or run; or its results are not those of the network. Then nothing is written.
+        BnewError: the exporter is not installed or fails; ``images`` are no inputs of the model; it returns
+            several tensors; the file cannot be written or run; or its results are not those of the network.
+            Then nothing is written.
     """
     check_module("export_onnx", model)
     try:
@@ -119,6 +120,11 @@ def export_onnx(model: nn.Module, images: Example, path: str | Path, kind: str =
         assert program is not None
     except Exception as error:  # the exporter's errors have no common base
         raise BnewError(f"{type(model).__name__} cannot be exported: {error}") from error
+    if (results := len(program.model.graph.outputs)) != 1:
+        raise BnewError(
+            f"{type(model).__name__} returns {results} tensors, and an ONNX graph is written for one: pack "
+            "it, and run it with bnew-engine"
+        )
     check = None
 
     def write(beside: Path) -> None:
@@ -151,7 +157,8 @@ def _check(model: nn.Module, inputs: Inputs, path: Path, kind: str) -> OnnxCheck
         (logits,) = session.run(["logits"], dict(zip(inputs.names, arrays, strict=True)))
     except Exception as error:  # ONNX Runtime's errors have no common base either
         raise BnewError(f"ONNX Runtime does not run the graph: {error}") from error
-    expected = model(*inputs.args, **inputs.kwargs).numpy()
+    (result,) = pytree.tree_leaves(model(*inputs.args, **inputs.kwargs))
+    expected = result.numpy()
     difference = np.abs(logits - expected)
     return OnnxCheck(
         images=len(expected),
