@@ -88,6 +88,6 @@ def _checked(model: str, option: str, value: Any, default: object) -> Any:
     for each in value if several else (value,):
         if type(each) is not kind:
             raise BnewError(f"model {model}: {option} is {value!r}, but takes values like {default!r}")
-        if kind is int and each < 1:
+        if kind is int and int(each) < 1:
             raise BnewError(f"model {model}: {option} is {value}, but must be at least 1")
     return tuple(value) if several else value
