@@ -38,18 +38,42 @@ def test_the_average_equals_its_twin() -> None:
         assert torch.equal(w, held)
 
 
-def test_a_tensor_that_layers_share_is_averaged_once() -> None:
-    layer, other = nn.Linear(3, 3), nn.Linear(3, 3)
-    other.weight = layer.weight
-    model = nn.Sequential(layer, other)
-    average = averaged(RECIPE.replace(method=None, ema=0.5), model)
-    with torch.no_grad():
-        layer.weight.add_(1)
+class Shared(nn.Module):
+    """Two layers share their weights; a buffer is infinite."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(2, 2), nn.Linear(2, 2)
+        self.second.weight = self.first.weight
+        self.register_buffer("mask", torch.full((2, 2), -torch.inf).triu(1))
+
+
+def test_shared_weights_are_averaged_once_and_masks_of_infinite_numbers_not_at_all() -> None:
+    model = Shared()
+    average = averaged(EMA, model)
+    first = model.first.weight.detach().clone()
+    model.first.weight.data += 1
     average.update()
-    held = layer.weight.clone()
     with average.in_place():
-        assert not torch.equal(layer.weight, held)
-    assert torch.equal(layer.weight, held)
+        torch.testing.assert_close(model.second.weight, first + 9 / 11)
+        assert torch.equal(model.mask, torch.full((2, 2), -torch.inf).triu(1))
+    assert torch.equal(model.second.weight, first + 1)
+    assert not any(tensor.isnan().any() for tensor in model.state_dict().values())
+
+
+def test_a_network_that_shares_weights_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "sharing.py").write_text(
+        "from torch import nn\n\n\n"
+        "def net(num_classes):\n"
+        "    layers = [nn.Flatten(), nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, num_classes)]\n"
+        "    layers[2].weight = layers[1].weight\n"
+        "    return nn.Sequential(*layers)\n"
+    )
+    run = train(EMA.replace(model="sharing:net", method=None), tmp_path / "run", MACHINE)
+    saved = load_file(run.best)
+    assert torch.equal(saved["1.weight"], saved["2.weight"])
+    assert evaluate_run(run, MACHINE).accuracy == pytest.approx(run.summary["test_accuracy"])
 
 
 class Twin:

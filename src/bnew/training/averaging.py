@@ -35,11 +35,13 @@ class Average:
     After step t, counted from 1 (as in TensorFlow's and timm's, so that the first values weigh little)::
 
         a ← d a + (1 − d) w,    d = min(decay, (1 + t) / (10 + t))
+
+    Tensors with infinite numbers, such as masks of attention, are left out: such numbers have no average.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], decay: float) -> None:
         self.decay, self.steps = decay, 0
-        self._tensors = dict(tensors)
+        self._tensors = {name: tensor for name, tensor in tensors.items() if bool(tensor.isfinite().all())}
         self._averages = {name: tensor.clone() for name, tensor in self._tensors.items()}
 
     @torch.no_grad()

@@ -39,7 +39,8 @@ class Saver:
         """Write the current weights as the best ones."""
         trainer = self.trainer
         if trainer.fabric.is_global_zero:
-            weights = {name: t.contiguous() for name, t in trainer.module.state_dict().items()}
+            form = torch.contiguous_format  # copies: the file has no tensors that share memory
+            weights = {name: t.clone(memory_format=form) for name, t in trainer.module.state_dict().items()}
             write_atomically(trainer.run.best, partial(save_file, weights), keep=trainer.run.previous_best)
             trainer.state.best_sha256 = sha256_of(trainer.run.best)
         trainer.state.best_sha256 = trainer.fabric.broadcast(trainer.state.best_sha256)
