@@ -244,6 +244,7 @@ def spread(y: Tensor) -> Tensor:
 
 
 # Conditions, constant indices, and operators that PyTorch or bnew writes in simpler ones.
+NEAR_ZERO = (torch.erf, torch.expm1, torch.log1p, torch.sinh)
 CHOICES: dict[str, tuple[Any, ...]] = {
     "channels by number": (lambda y: y[:, NINE],),
     "columns by number, from behind": (lambda y: y[..., NINE % 6 - 6],),
@@ -300,6 +301,21 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "log of a sum": (lambda y: y.logsumexp((2, 3)),),
     "beside 0": (lambda y: torch.log1p(y.clamp(min=-0.9)) + y.expm1() * y.sinh().tanh(),),
     "gelu by erf": (lambda y: y * 0.5 * (1 + torch.erf(y / 2**0.5)),),
+    "near 0": (lambda y: torch.cat([f(y * 1e-4) / (y.abs() * 1e-4) for f in NEAR_ZERO], 1),),
+    "far from 0": (lambda y: torch.log1p(y.exp() - 1) + torch.expm1(y * 3) + torch.erf(y * 2),),
+    "large and small lengths": (
+        lambda y: (
+            torch.hypot(y * 1e25, y.flip(1) * 1e25) / 1e25 + torch.hypot(y / 1e25, y.flip(1) / 1e25) * 1e25
+        ),
+    ),
+    "results of whole numbers": (
+        lambda y: (
+            (y > 0).prod(1) + torch.heaviside((y > 0).sum(1) - 2, torch.tensor(3)),
+            (y > 0).sum(1).masked_fill(y[:, 0] > 0, -7.9),
+            F.pad((y > 0).sum(1), (1, 2), value=3.7),
+            (y > 0).tril(),
+        ),
+    ),
     "norms of other orders": (lambda y: y.norm(p=1, dim=1) + torch.linalg.norm(y, ord=torch.inf, dim=1),),
     "cosine": (lambda y: F.cosine_similarity(y[:, :4], y[:, 4:], dim=1),),
     "distances": (lambda y: torch.cdist(y.flatten(2).mT, PLACES[:40].view(1, 5, 8)),),
@@ -511,6 +527,12 @@ def test_several_results_keep_their_names(forward: Callable[[Tensor], Any], tmp_
         (lambda y: y / y.shape[0], "number of images .div with 2 for 2 of them, but div with 3 for 3"),
         (lambda y: y / torch.ones(len(y)).sum(), "computes with the number of images"),
         (lambda y: y.half().float(), "its result is of torch.float16"),
+        (lambda y: (y > 0).bfloat16().sum(1).float(), "sum .* its result is of torch.bfloat16"),
+        (lambda y: ((y > 0).half() * 0.1).float(), "mul .* its result is of torch.float16"),
+        (lambda y: (y > 0).flatten(1).sum(1, dtype=torch.uint8), "sum .* its result is of torch.uint8"),
+        (lambda y: (y > 0).sum(1).topk(2)[0], "topk .* no such operator"),
+        (lambda y: y.clamp(-2, 2).round(decimals=1), "with decimals=1, it is not packed: multiply"),
+        (lambda y: torch.where(y > 0, 0, y.clamp(max=80).exp().square()), "clamp what is divided by"),
         (lambda y: F.pad(y, (0, 0, 0, 0, 0, 0, 1, 0))[:-1], "it adds images"),
         (lambda y: y.clamp(min=torch.arange(8.0).view(8, 1, 1) * -1e6), "one is not between ±256"),
         (lambda y: y.clone().fill_(y.amax()), "joins images"),

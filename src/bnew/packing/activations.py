@@ -159,7 +159,7 @@ def pointwise(step: str) -> Lowering:
 def rounded(op: Operation, x: Value, *, decimals: int = 0) -> Value:
     """The nearest whole number, of two the even one."""
     if decimals:
-        raise Refused("it is packed only for whole numbers, without decimals")
+        raise Refused(f"with decimals={decimals}, it is not packed: multiply, round and divide instead")
     return op.make("round", op.real(x), argument={})
 
 

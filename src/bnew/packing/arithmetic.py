@@ -29,16 +29,28 @@ def to(op: Operation, x: Value, *_: Any, **__: Any) -> Value:
     # Not bool and uint8: they would change the numbers, uint8 by wrapping around below 0.
     whole = x.op == "choice" and not dtype.is_complex and str(dtype) not in ("torch.bool", "torch.uint8")
     if dtype.is_floating_point:
-        exact = x.op == "choice" and np.all((x.numbers == np.trunc(x.numbers)) & (np.abs(x.numbers) <= 256))
-        if dtype.itemsize < min(4, op.shared.dtype.itemsize) and not exact:
-            raise Refused(f"its result is of {dtype}, but a packed file computes in float32")
-        return x
+        return check_precision(op, x)
     if not whole:
         if str(op.dtype_of(op.node.args[0])) == "torch.bool" and not dtype.is_complex:
             return x  # 0 and 1
         raise Refused(f"its result is of {dtype}")
     result = op.make("choice", *x.inputs, numbers=np.trunc(x.numbers), shape=x.shape)
     return _representable(op, result)
+
+
+def check_precision(op: Operation, value: Value) -> Value:
+    """The value itself.
+
+    Raises:
+        Refused: PyTorch's result is of a type that rounds more than float32, and than the images' own type.
+    """
+    low = op.dtype.is_floating_point and op.dtype.itemsize < min(4, op.shared.dtype.itemsize)
+    whole = value.op == "choice" and np.all(
+        (value.numbers == np.trunc(value.numbers)) & (np.abs(value.numbers) <= 256)
+    )
+    if low and not whole:
+        raise Refused(f"its result is of {op.dtype}, but a packed file computes in float32")
+    return value
 
 
 def _representable(op: Operation, value: Value) -> Value:

@@ -13,6 +13,7 @@ from bnew.packing.values import Value, ancestors
 
 Range: TypeAlias = tuple[float, float]  # infinite limits: any finite number
 
+_LARGEST = float(np.finfo(np.float32).max)
 _LARGEST_EXPONENT = 88.0  # exp of it is finite in float32
 _LEAST = 2.0**-126  # 1 / of less may be infinite in float32
 _WHOLE: Range = (-math.inf, math.inf)
@@ -21,13 +22,15 @@ _WHOLE: Range = (-math.inf, math.inf)
 def bounds(value: Value, found: dict[Value, Range | None]) -> Range | None:
     """The least and the greatest number that a value can be; None if it may be infinite or NaN.
 
-    A number that is too large for float32 only because the network's numbers grew does not count. ``found``
-    keeps the results.
+    A number that is too large for float32 only because the network's numbers grew does not count, unless it
+    is known how far they grow. ``found`` keeps the results.
     """
     for each in ancestors(value, known=found):
         inputs = [found[v] for v in each.inputs if not v.constant]
         known = [limits for limits in inputs if limits is not None]
-        found[each] = _of(each, known) if len(known) == len(inputs) else None
+        limits = _of(each, known) if len(known) == len(inputs) else None
+        too_large = limits is not None and any(_LARGEST < abs(limit) < math.inf for limit in limits)
+        found[each] = None if too_large else limits
     return found[value]
 
 

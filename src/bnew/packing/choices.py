@@ -162,6 +162,10 @@ def where(op: Operation, condition: Value, yes: Operand, no: Operand) -> Value:
 def filled(op: Operation, x: Value, mask: Value, number: Operand) -> Value:
     """``number`` where the mask is not 0, else x."""
     first, second, third = op.node.args[:3]
+    if isinstance(number, Value) and number.constant:
+        number = op.derived(number, lambda tensor: tensor.to(op.dtype))
+    elif not isinstance(number, Value):
+        number = op.in_type(number)
     sides = ((mask, second), (number, third), (x, first))
     return chosen(op, *((side, op.size_of(node)) for side, node in sides))
 

@@ -91,12 +91,14 @@ def _below(rows: int, columns: int, device: torch.device, diagonal: int = 0) -> 
 
 def tril(x: Tensor, diagonal: int = 0) -> Tensor:
     """The numbers of matrices on the diagonal and below it; 0 elsewhere."""
-    return torch.where(_below(x.shape[-2], x.shape[-1], x.device, diagonal), x, 0)
+    below = _below(x.shape[-2], x.shape[-1], x.device, diagonal)
+    return torch.where(below, x, torch.zeros((), dtype=x.dtype, device=x.device))
 
 
 def triu(x: Tensor, diagonal: int = 0) -> Tensor:
     """The numbers of matrices on the diagonal and above it; 0 elsewhere."""
-    return torch.where(_below(x.shape[-2], x.shape[-1], x.device, diagonal - 1), 0, x)
+    below = _below(x.shape[-2], x.shape[-1], x.device, diagonal - 1)
+    return torch.where(below, torch.zeros((), dtype=x.dtype, device=x.device), x)
 
 
 def cdist(x: Tensor, y: Tensor, p: float = 2, mode: int | None = None) -> Tensor:
@@ -117,13 +119,13 @@ def prod(x: Tensor, dim: int, keepdim: bool = False, *, dtype: torch.dtype | Non
     """The product of a few numbers."""
     if x.shape[dim] > _LARGEST_PRODUCT or dtype not in (None, x.dtype):
         return NotImplemented
-    result = reduce(torch.mul, x.unbind(dim))
+    result = reduce(torch.mul, (x if x.is_floating_point() else x.long()).unbind(dim))
     return result.unsqueeze(dim) if keepdim else result
 
 
 def topk(x: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Any:
     """The k largest numbers and where they are, one after the other: each is then put below all others."""
-    if not x.dim() or k > _MOST_BEST:
+    if not x.dim() or not x.is_floating_point() or k > _MOST_BEST:
         return NotImplemented
     x = x.transpose(dim, -1) if largest else -x.transpose(dim, -1)
     places = torch.arange(x.shape[-1], device=x.device)
@@ -187,13 +189,47 @@ def _reduced(own: str, x: Tensor, wanted: set[str]) -> tuple[str, Tensor]:
 
 
 def erf(x: Tensor) -> Tensor:
-    """To 2 · 10⁻⁷: formula 7.1.26 of Abramowitz and Stegun."""
-    size = x.abs()
+    """To 2 · 10⁻⁷: formula 7.1.26 of Abramowitz and Stegun; near 0, where this is too much, a series."""
+    near, size = x.clamp(-0.5, 0.5), x.abs().clamp(max=9)  # erf(9) is 1
+    small = near * _series(near * near, [2 / math.sqrt(math.pi) / c for c in (1, -3, 10, -42, 216, -1320)])
     t = 1 / (1 + 0.3275911 * size)
-    series = 1.061405429 * t - 1.453152027
-    for factor in (1.421413741, -0.284496736, 0.254829592):
-        series = series * t + factor
-    return torch.where(x >= 0, 1.0, -1.0) * (1 - series * t * (-x * x).exp())
+    by_t = _series(t, (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429))
+    large = torch.where(x >= 0, 1.0, -1.0) * (1 - t * by_t * (-(size * size)).exp())
+    return torch.where(x.abs() < 0.5, small, large)
+
+
+def expm1(x: Tensor) -> Tensor:
+    """exp(x) − 1, which is −(exp(−x) − 1) · exp(x) where x > 0; exact near 0, as an ELU is for x ≤ 0."""
+    x = x if x.is_floating_point() else x.float()
+    return F.elu(x.clamp(max=0)) - F.elu((-x).clamp(max=0)) * x.clamp(min=0).exp()
+
+
+def sinh(x: Tensor) -> Tensor:
+    """(exp(x) − exp(−x)) / 2, exact near 0."""
+    return (expm1(x) - expm1(-x)) / 2
+
+
+def log1p(x: Tensor) -> Tensor:
+    """log(1 + x) = log(1 + y) + log(1 + (x − y) / (1 + y)), with |y| ≤ 1/2; exact near 0, where x = y.
+
+    log(1 + y) = 2 artanh(y / (2 + y)), by its series.
+    """
+    y = x.clamp(-0.5, 0.5)
+    s = y / (2 + y)
+    return s * _series(s * s, [2 / k for k in range(1, 14, 2)]) + (1 + (x - y) / (1 + y)).log()
+
+
+def hypot(x: Tensor, y: Tensor) -> Tensor:
+    """√(x² + y²), of numbers whose squares may be no float32."""
+    size = ((x.abs() + y.abs()) / 2).clamp(1e-30, 3e38)
+    x, y = x / size, y / size
+    return (x * x + y * y).sqrt() * size
+
+
+def _series(x: Tensor, factors: Sequence[float]) -> Tensor:
+    """Σ factors[i] · xⁱ, of at least two factors."""
+    *others, before, last = factors
+    return reduce(lambda total, factor: total * x + factor, reversed(others), x * last + before)
 
 
 def lines_resized(kind: str) -> Callable[..., Tensor]:
@@ -265,9 +301,9 @@ _OWN: Mapping[Any, Callable[..., Any]] = {
     _aten.prod.dim_int: prod,
     _aten.topk.default: topk,
     _aten.one_hot.default: one_hot,
-    _aten.heaviside.default: lambda x, at: torch.where(x > 0, 1.0, torch.where(x == 0, at, 0.0)),
+    _aten.heaviside.default: lambda x, at: torch.where(x > 0, 1, torch.where(x == 0, at, 0)),
     _aten.einsum.default: einsum,
-    _aten.hypot.default: lambda x, y: (x * x + y * y).sqrt(),
+    _aten.hypot.default: hypot,
     _aten.erf.default: erf,
     _aten.erfc.default: lambda x: 1 - erf(x),
     _aten.exp2.default: lambda x: (x * math.log(2)).exp(),

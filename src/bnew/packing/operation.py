@@ -83,8 +83,11 @@ class Operation:
         """The least and the greatest number that a result of whole numbers or bools can hold."""
         if self.dtype == torch.bool:
             return 0, 1
-        limits = torch.iinfo(self.dtype)
-        return limits.min, limits.max
+        return (limits := torch.iinfo(self.dtype)).min, limits.max
+
+    def in_type(self, number: float) -> float:
+        """A number as a result of bools or whole numbers holds it: 7.9 as 7; as it is for other results."""
+        return number if self.dtype.is_floating_point else float(torch.tensor(number).to(self.dtype))
 
     # --------------------------------------------------------------------------------------- layouts
 

@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from bnew.errors import BnewError
+from bnew.packing.arithmetic import check_precision
 from bnew.packing.inputs import Inputs
 from bnew.packing.operation import BATCH, Operation, Shared, has_fixed_size, size_of
+from bnew.packing.placing import PLACING
 from bnew.packing.reshaping import reshaped
 from bnew.packing.tracing import Trace, traced
 from bnew.packing.values import Array, Refused, Value, ancestors
@@ -189,7 +191,9 @@ def _lowered(
         raise Refused("")  # the refused input says why
     if op.name not in ATEN:
         raise Refused("there is no such operator in a packed file")
-    return ATEN[op.name](op, *arguments, **options)
+    result = ATEN[op.name](op, *arguments, **options)
+    several = not isinstance(op.node.meta["val"], Tensor)
+    return result if several or op.name in PLACING else check_precision(op, result)
 
 
 def _is_integer(dtype: torch.dtype) -> bool:

@@ -227,7 +227,7 @@ def pad(op: Operation, x: Value, amounts: Sequence[int], *how: Any, **named: Any
     settings = [*how, *named.values()]  # mode and value
     mode = next((s for s in settings if isinstance(s, str)), "constant")
     value = next((s for s in settings if isinstance(s, int | float)), 0)
-    return padded(op, x, amounts, mode, float(value))
+    return padded(op, x, amounts, mode, op.in_type(float(value)))
 
 
 def reflected(op: Operation, x: Value, amounts: Sequence[int]) -> Value:

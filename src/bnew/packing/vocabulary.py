@@ -99,7 +99,7 @@ OPERATORS: Mapping[str, Operator] = {
             ),
             "adaptive_avg_pool1d": as_stored(spatial.adaptive_avg_pool1d),
             "mean": reductions.mean,
-            "sum": reductions.total,
+            "sum": exact(reductions.total),
             "var": reductions.variance,
             "std": reductions.deviation,
             "var_mean": reductions.variance_and_mean,
