@@ -24,12 +24,14 @@ import bnew
 from bnew.errors import BnewError
 from bnew.files import write_json
 from bnew.fit import stages
+from bnew.fit.folder import look
 from bnew.fit.plan import Clock, Plan, Wanted
 from bnew.fit.planning import Planner
 from bnew.fit.showing import Screen, Watch
 from bnew.fit.stages import fit
 from bnew.results import run as run_files
 from bnew.training.loop import Trainer
+from bnew.training.machine import Machine
 
 
 @pytest.fixture(scope="session")
@@ -215,6 +217,18 @@ def test_a_time_gives_epochs(digits: Path, tmp_path: Path) -> None:
     done = fit(digits, tmp_path / "model.bnew", minutes=0.2, device="cpu", quiet=True)
     assert done.data["epochs"]["phase2"] >= 1
     assert done.data["seconds"] <= time.perf_counter() - began
+
+
+def test_a_person_sees_how_many_images_are_read(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(Screen, "move", lambda screen, done, line: said.append(line))
+    machine, clock = Machine(str(tmp_path / "images"), device="cpu"), Clock(tmp_path / "clock.json")
+    wanted = Wanted(epochs=3, model="birealnet8")
+    Planner(look(digits), tmp_path, wanted, machine, clock, Screen(True)).plan()
+    read = [f"looking at the images: {done} of 120" for done in range(1, 121)]
+    assert said == [*read, "timing a few steps of birealnet8"]
 
 
 def test_phase_2_gets_the_time_that_is_left(whole: Path, tmp_path: Path) -> None:

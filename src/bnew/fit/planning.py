@@ -66,7 +66,11 @@ class Planner:
         began = time.perf_counter()
         side = typical_side(self.found)
         chosen = self._candidate(side)
-        census = bring(self.found, chosen.image_size, self.work / "images", cores())
+        images = len(self.found.paths)
+        census = bring(
+            self.found, chosen.image_size, self.work / "images", cores(),
+            lambda done: self.screen.move(0, f"looking at the images: {done:,} of {images:,}"),
+        )  # fmt: skip
         self.screen.show(census.table())
         for line in (*self.found.notes, *census.remarks()):
             self.screen.say(line)
@@ -135,6 +139,7 @@ class Planner:
         self, recipe: Recipe, classes: int, channels: int, counts: Mapping[str, int]
     ) -> choose.Budget:
         """What a few steps of ``recipe`` say of its length."""
+        self.screen.move(0, f"timing a few steps of {recipe.model}")
         step, size = step_seconds(recipe, classes, channels, make_fabric(self.machine).device)
         batch = recipe.batch_size
         return choose.Budget(step, -(-counts["train"] // batch), counts["val"], batch, size / DISK)
