@@ -45,6 +45,15 @@ def test_an_epoch_is_one_line_where_there_is_no_terminal(capsys: pytest.CaptureF
     assert not re.search(r"[\x00-\x09\x0b-\x1f]", heading + "".join(lines))
 
 
+def test_a_network_without_binary_weights_has_no_columns_for_them(capsys: pytest.CaptureFixture[str]) -> None:
+    with display(200, 10_000, LoopState(step=100, seconds=1.0), 64, quiet=False, binary=False) as show:
+        show.epoch(0, LoopState(step=150, seconds=3.0), ROW)
+    heading, line = capsys.readouterr().out.splitlines()
+    assert heading.split() == ["epoch", "loss", "train", "val", "images/s", "waited"]
+    assert line.split() == ["1/200", "1.5000", "25.00%", "50.00%*", "1,600", "1%"]
+    assert len(line) == len(heading)
+
+
 def test_the_best_before_a_run_was_stopped_counts(capsys: pytest.CaptureFixture[str]) -> None:
     state = LoopState(step=100, best={"epoch": 1, "loss": 0.5, "accuracy": 0.55})
     with display(200, 10_000, state, 64, quiet=False) as show:

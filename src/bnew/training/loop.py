@@ -444,5 +444,5 @@ class Trainer:
     def _display(self) -> AbstractContextManager[Show]:
         """The progress display; only the first process shows one."""
         quiet = self.machine.quiet or not self.fabric.is_global_zero
-        images_per_step = self.batches.count / len(self.batches)
-        return display(self.recipe.epochs, self.total_steps, self.state, images_per_step, quiet)
+        rate, binary = self.batches.count / len(self.batches), bool(self.method.params)
+        return display(self.recipe.epochs, self.total_steps, self.state, rate, quiet, binary)

@@ -24,21 +24,22 @@ COLUMNS: tuple[tuple[str, int, Callable[[Mapping[str, Any]], str]], ...] = (
     ("images/s", 8, lambda row: f"{row['rate']:,.0f}"),
     ("waited", 6, lambda row: f"{row['data_wait']:.0%}"),
 )
+OF_BINARY_WEIGHTS = ("distance", "at ±1", "flips")
 
 
 @contextmanager
 def display(
-    epochs: int, total_steps: int, state: LoopState, images_per_step: float, quiet: bool
+    epochs: int, total_steps: int, state: LoopState, images_per_step: float, quiet: bool, binary: bool = True
 ) -> Iterator[Show]:
     """What a person sees of a run that is at ``state``: a row per epoch, and a bar below them.
 
     There is no bar where each update of it would stay as a line: in a file, and in a dumb terminal. If
-    ``quiet``, nothing is shown.
+    ``quiet``, nothing is shown. A network that has no ``binary`` weights has no columns for them.
     """
     console = Console(highlight=False)
     bar = console.is_terminal and not console.is_dumb_terminal and not quiet
     with Progress(*_columns(console.width, images_per_step), console=console, disable=not bar) as progress:
-        show = Show(progress, epochs, total_steps, state, images_per_step, quiet)
+        show = Show(progress, epochs, total_steps, state, images_per_step, quiet, binary)
         yield show
         show.end()
 
@@ -54,6 +55,7 @@ class Show:
         state: LoopState,
         images_per_step: float,
         quiet: bool,
+        binary: bool = True,
     ) -> None:
         self.progress, self.epochs, self.images_per_step, self.quiet = (
             progress, epochs, images_per_step, quiet,
@@ -62,9 +64,8 @@ class Show:
         self.best = state.best.get("accuracy", -1.0)
         self.last = state.step, state.seconds
         width = progress.console.width if progress.console.is_terminal else 80
-        self.columns = [
-            c for i, c in enumerate(COLUMNS) if sum(w + 1 for _, w, _ in COLUMNS[: i + 1]) <= width
-        ]
+        known = [c for c in COLUMNS if binary or c[0] not in OF_BINARY_WEIGHTS]
+        self.columns = [c for i, c in enumerate(known) if sum(w + 1 for _, w, _ in known[: i + 1]) <= width]
         self.headed = False
         if state.best:
             self._say_best(int(state.best["epoch"]))
