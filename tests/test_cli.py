@@ -262,6 +262,8 @@ def test_a_signal_outside_training(
     [
         ("--data digts", "unknown data set 'digts': did you mean 'digits'?"),
         ("--model birealnet9", "unknown model 'birealnet9': did you mean 'birealnet8'?"),
+        ("--model nets.Net", "package.module:factory, quicknet, "),
+        ("--data nets.digits", "mnist, package.module:factory, photos, svhn"),
         ("--method bnw", "unknown method 'bnw': did you mean 'bnew'?"),
         ("--method ste --method-options gama=1", "unknown option of method ste 'gama': "),
         ("--method bop --method-options gama=1", "did you mean 'gamma'?"),

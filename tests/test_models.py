@@ -231,6 +231,7 @@ def test_compiles_to_one_graph() -> None:
     ("name", "options", "message"),
     [
         ("birealnet21", {}, "unknown model 'birealnet21': did you mean 'birealnet20'"),
+        ("nets.Net", {}, "allowed are .*, package.module:factory, .*, timm:NAME, torchvision:NAME"),
         (
             "birealnet8",
             {"num_clases": 3},

@@ -78,14 +78,14 @@ def unknown(kind: str, name: str, allowed: Iterable[str]) -> BnewError:
     return BnewError(f"unknown {kind} '{name}': {hint}allowed are {', '.join(names)}")
 
 
-def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:
-    """``table[name]``.
+def lookup(kind: str, name: str, table: Mapping[str, T], besides: Iterable[str] = ()) -> T:
+    """``table[name]``. The forms of name that are allowed ``besides`` are only listed in the message.
 
     Raises:
         BnewError: the name is not in ``table``, see :func:`unknown`.
     """
     if name not in table:
-        raise unknown(kind, name, table)
+        raise unknown(kind, name, [*table, *besides])
     return table[name]
 
 

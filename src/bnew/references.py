@@ -20,6 +20,9 @@ from bnew.errors import BnewError, first_line
 # Libraries whose networks have names, as in timm:resnet18.
 TIMM, TORCHVISION = "timm:", "torchvision:"
 LIBRARIES = (TIMM, TORCHVISION)
+# What a data set and a network may be called besides the names of the registries, as messages say it.
+DATASET_FORMS = ("package.module:factory",)
+MODEL_FORMS = (*DATASET_FORMS, f"{TIMM}NAME", f"{TORCHVISION}NAME")
 _NAMED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 

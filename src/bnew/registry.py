@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from bnew.deprecated import warn_of
 from bnew.errors import lookup
 from bnew.facts import FACTS, ModelFacts
-from bnew.references import fetched, is_reference
+from bnew.references import DATASET_FORMS, MODEL_FORMS, fetched, is_reference
 from bnew.short_runs import (
     BETA_END,
     BOP2ND,
@@ -294,7 +294,7 @@ def model_to_build(name: str) -> ModelRow:
     Raises:
         BnewError: the name is unknown.
     """
-    return ModelRow(name) if is_reference(name) else lookup("model", name, MODELS)
+    return ModelRow(name) if is_reference(name) else lookup("model", name, MODELS, MODEL_FORMS)
 
 
 def dataset_to_load(name: str) -> DatasetRow:
@@ -303,7 +303,7 @@ def dataset_to_load(name: str) -> DatasetRow:
     Raises:
         BnewError: the name is unknown.
     """
-    return DatasetRow(name) if is_reference(name) else lookup("data set", name, DATASETS)
+    return DatasetRow(name) if is_reference(name) else lookup("data set", name, DATASETS, DATASET_FORMS)
 
 
 def deciding(row: MethodRow | ModelRow | DatasetRow) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from torch import nn
 
 from bnew.errors import BnewError, lookup, unknown
 from bnew.lazy import fetched
-from bnew.references import is_reference
+from bnew.references import MODEL_FORMS, is_reference
 from bnew.registry import MODELS
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def create_model(name: str, **kwargs: Any) -> nn.Module:
         from bnew.models.own import create_own
 
         return create_own(name, **_one_name(name, kwargs))
-    row = lookup("model", name, MODELS)
+    row = lookup("model", name, MODELS, MODEL_FORMS)
     make = row.load()
     kwargs = _one_name(name, kwargs)
     options = {option: parameter.default for option, parameter in inspect.signature(make).parameters.items()}
