@@ -90,7 +90,10 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "exponent 0": (lambda x: x**0 + x, "only one from ±1 to ±16"),
     "power of a number below 0": (lambda x: (-2.0) ** x, "its base is constant and not above 0"),
     "rounding down without limits": (torch.floor, "only for numbers between limits"),
-    "rounding to tenths": (lambda x: torch.round(x.clamp(-1, 1), decimals=1), "with decimals=1, it is not packed"),
+    "rounding to tenths": (
+        lambda x: torch.round(x.clamp(-1, 1), decimals=1),
+        "with decimals=1, it is not packed",
+    ),
     "rounding down to many": (lambda x: (x.clamp(0, 1) * 255).floor(), "at most 64 apart"),
     "softplus that jumps": (lambda x: F.softplus(x, 1, 2), "it jumps to its input"),
     "maximum of what may be infinite": (lambda x: torch.maximum(x, x.exp()), "may be infinite or NaN"),

@@ -45,6 +45,7 @@ class Shared(nn.Module):
         super().__init__()
         self.first, self.second = nn.Linear(2, 2), nn.Linear(2, 2)
         self.second.weight = self.first.weight
+        self.mask: Tensor
         self.register_buffer("mask", torch.full((2, 2), -torch.inf).triu(1))
 
 

@@ -812,7 +812,10 @@ REFUSALS: dict[str, tuple[Callable[[], nn.Module], str]] = {
         lambda: Signs(lambda x: F.pad(x, (0, 1), value=-torch.inf).relu()),
         "its border is of infinite numbers, which only a max pool may take",
     ),
-    "rounded to decimals": (lambda: Signs(lambda x: x.round(decimals=1)), "with decimals=1, it is not packed"),
+    "rounded to decimals": (
+        lambda: Signs(lambda x: x.round(decimals=1)),
+        "with decimals=1, it is not packed",
+    ),
     "clamp by NaN": (lambda: Signs(lambda x: x.clamp(min=torch.nan)), "one of its limits is NaN"),
     "clamp to nothing": (lambda: Signs(lambda x: x.clamp(min=torch.inf)), "leave no finite number"),
     "division by zero": (lambda: Signs(lambda x: x / 0), "divides by 0"),

@@ -85,9 +85,10 @@ def _checked(model: str, option: str, value: Any, default: object) -> Any:
     """An option as its default is: a switch, a positive whole number or several, or a name."""
     several = isinstance(default, tuple) and isinstance(value, list | tuple)  # a list, from JSON
     kind: type = int if several else type(default)
+    each: Any
     for each in value if several else (value,):
         if type(each) is not kind:
             raise BnewError(f"model {model}: {option} is {value!r}, but takes values like {default!r}")
-        if kind is int and int(each) < 1:
+        if kind is int and each < 1:
             raise BnewError(f"model {model}: {option} is {value}, but must be at least 1")
     return tuple(value) if several else value

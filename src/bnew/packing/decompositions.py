@@ -27,7 +27,6 @@ _KNOWN = {
 _LOWEST = -3e38
 _MOST_BEST = 32  # numbers that are found one by one
 _LARGEST_PRODUCT = 64  # numbers that are multiplied one by one
-_SMALL = 1 / 16  # up to it, seven terms of the series of log(1 + x) have all digits of float32
 
 
 def lerp(start: Tensor, end: Tensor, weight: Tensor | float) -> Tensor:
@@ -42,26 +41,6 @@ def bilinear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None) -
     rows = rows.view(*rows.shape[:-1], outputs, last)
     result = (rows * y.unsqueeze(-2)).sum(-1)
     return result if bias is None else result + bias
-
-
-def expm1(x: Tensor) -> Tensor:
-    """exp(x) − 1 as tanh(x / 2) · (exp(x) + 1), which keeps all digits near 0."""
-    return (x / 2).tanh() * (x.exp() + 1)
-
-
-def sinh(x: Tensor) -> Tensor:
-    """(exp(x) − exp(−x)) / 2 as tanh(x / 2) · (cosh(x) + 1), which keeps all digits near 0."""
-    return (x / 2).tanh() * ((x.exp() + (-x).exp()) / 2 + 1)
-
-
-def log1p(x: Tensor) -> Tensor:
-    """log(1 + x); near 0, where 1 + x loses the digits of x, by x − x² / 2 + x³ / 3 − …"""
-    near = (x.abs() <= _SMALL).to(x.dtype)
-    small = x.clamp(-_SMALL, _SMALL) * near
-    series = small / 7 - 1 / 6
-    for k in (5, 4, 3, 2, 1):
-        series = series * small - (-1) ** k / k
-    return (x * (1 - near) + 1).log() + series * small
 
 
 def logit(x: Tensor, eps: float | None = None) -> Tensor:
