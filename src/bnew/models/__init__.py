@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
@@ -85,8 +86,8 @@ def _checked(model: str, option: str, value: Any, default: object) -> Any:
     """An option as its default is: a switch, a positive whole number or several, or a name."""
     several = isinstance(default, tuple) and isinstance(value, list | tuple)  # a list, from JSON
     kind: type = int if several else type(default)
-    each: Any
-    for each in value if several else (value,):
+    values: Sequence[Any] = value if several else (value,)
+    for each in values:
         if type(each) is not kind:
             raise BnewError(f"model {model}: {option} is {value!r}, but takes values like {default!r}")
         if kind is int and each < 1:
