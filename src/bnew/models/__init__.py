@@ -87,9 +87,8 @@ def _checked(model: str, option: str, value: Any, default: object) -> Any:
     several = isinstance(default, tuple) and isinstance(value, list | tuple)  # a list, from JSON
     kind: type = int if several else type(default)
     values: Sequence[Any] = value if several else (value,)
-    for each in values:
-        if type(each) is not kind:
-            raise BnewError(f"model {model}: {option} is {value!r}, but takes values like {default!r}")
-        if kind is int and each < 1:
-            raise BnewError(f"model {model}: {option} is {value}, but must be at least 1")
+    if any(type(each) is not kind for each in values):
+        raise BnewError(f"model {model}: {option} is {value!r}, but takes values like {default!r}")
+    if kind is int and any(each < 1 for each in values):
+        raise BnewError(f"model {model}: {option} is {value}, but must be at least 1")
     return tuple(value) if several else value
