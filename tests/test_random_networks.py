@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from packed_reference import Reference
 from test_pack import bnew_engine
 from torch import Tensor, nn
 
 import bnew
+from bnew.errors import BnewError
 
 Function: TypeAlias = Callable[[Tensor], Tensor]
 MOST = 20_000  # numbers of an image
@@ -266,7 +267,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("random")
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_random_networks(data: st.DataObject, folder: Path) -> None:
     size = data.draw(st.sampled_from([(4, 6, 5), (3, 4, 4), (6, 1, 8), (8,)]))
@@ -282,7 +283,11 @@ def test_random_networks(data: st.DataObject, folder: Path) -> None:
         functions.append(lambda x: x.flatten(1, 2))
         x = functions[-1](x)
     model = Random(functions)
-    bnew.pack(model, start, folder / "model.bnew")
+    try:
+        bnew.pack(model, start, folder / "model.bnew")
+    except BnewError as error:  # of a choice beside what may be infinite, as the documentation says
+        assume("where it is not chosen" not in str(error))
+        raise
     with torch.no_grad():
         expected = model(start).numpy()
     close = 2e-4 * max(1.0, float(np.abs(expected).max()))

@@ -400,7 +400,7 @@ def test_a_stopped_run_of_before_is_resumed_where_nothing_is_held_out(pictures: 
 
 
 def by_count(
-    names: Sequence[str], labels: Any, classes: Any, copies: Any, parts: Sequence[str]
+    names: Sequence[str], labels: Any, classes: Any, copies: Any, parts: Sequence[str], val_split: None
 ) -> dict[str, npt.NDArray[np.int64]]:
     """What was held out of a user's own images before it was by name."""
     held, kept = {}, torch.arange(len(names))

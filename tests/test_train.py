@@ -636,7 +636,8 @@ def test_the_code_that_decides_is_all_there_is() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     loaded = {name.removeprefix("bnew.") for name in done.stdout.split()}
     bystanders = {
-        "deprecated", "display", "errors", "files", "lazy", "process", "references", "registry", "results",
+        "deprecated", "display", "errors", "facts", "files", "lazy", "process", "references", "registry",
+        "results",
         "results.evaluation", "results.markup", "results.metrics", "results.mistakes", "results.run",
         "results.tables", "text",
         "train",
@@ -792,7 +793,7 @@ def test_a_callback_ends_a_run(tmp_path: Path, caplog: pytest.LogCaptureFixture,
     assert run.done
     assert repr(run).endswith(f", stopped after epoch 1 of {recipe.epochs}>")
     if not killed:
-        assert f"a callback has stopped {tmp_path} after 1 of {recipe.epochs} epochs" in caplog.messages
+        assert f"{tmp_path} is stopped after 1 of {recipe.epochs} epochs, by a callback" in caplog.messages
 
 
 class Patience:

@@ -18,14 +18,11 @@ from torch import Tensor, fx, nn
 from bnew.layers import BinaryLayer
 from bnew.packing.held import held
 from bnew.packing.layouts import Layout, standard
+from bnew.packing.nodes import BATCH, shape_of, size_of
 from bnew.packing.pieces import Held
 from bnew.packing.values import Array, Numbers, Operand, Place, Refused, Shape, Value
 from bnew.packing.views import memory, stored
 from bnew.packing.vocabulary import OPERATORS
-
-# Batch size while the graph is read. Hardly any other size in a network is 11, so the shapes show an operator
-# that mixes images or depends on their number.
-BATCH = 11
 
 
 @dataclass(frozen=True)
@@ -337,23 +334,3 @@ def _is_sign(value: Value) -> bool:
     """Whether every number of a real value is 1 or −1."""
     moves = value.op in OPERATORS and OPERATORS[value.op].moves
     return value.op == "sign" or (moves and all(map(_is_sign, value.inputs)))
-
-
-def size_of(node: fx.Node) -> tuple[int, ...]:
-    """The size of the node's result, or of its first result if there are several; () if it is not fixed."""
-    result = node.meta.get("val")
-    result = result[0] if isinstance(result, tuple | list) and result else result
-    return tuple(result.shape) if isinstance(result, Tensor) and has_fixed_size(result) else ()
-
-
-def has_fixed_size(tensor: Tensor) -> bool:
-    """Whether the size of a tensor of the graph does not depend on numbers."""
-    return all(isinstance(length, int) for length in tensor.shape)
-
-
-def shape_of(size: Sequence[int]) -> Shape:
-    """(C, H, W) of a batch of that size; (C, 1, 1) of vectors; zeros if it is no batch of either."""
-    if not 2 <= len(size) <= 4 or size[0] != BATCH:
-        return 0, 0, 0
-    channels, height, width = (*size[1:], 1, 1)[:3]
-    return channels, height, width

@@ -17,7 +17,8 @@ from torch import Tensor, fx, nn
 from bnew.errors import BnewError
 from bnew.packing.arithmetic import check_precision
 from bnew.packing.inputs import Inputs
-from bnew.packing.operation import BATCH, Operation, Shared, has_fixed_size, size_of
+from bnew.packing.nodes import BATCH, has_fixed_size, size_of
+from bnew.packing.operation import Operation, Shared
 from bnew.packing.placing import PLACING
 from bnew.packing.reshaping import reshaped
 from bnew.packing.tracing import Trace, traced

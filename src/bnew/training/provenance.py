@@ -58,7 +58,9 @@ def environment(fabric: Fabric) -> dict[str, Any]:
 
 
 # The code that decides the outcome of a run: modules and packages, and those of which it uses some modules.
-DECIDING = ("data", "layers", "modes", "pointwise", "recipe", "short_runs", "training")
+DECIDING = (
+    "binary", "data", "layers", "modes", "phases", "pointwise", "recipe", "short_runs", "training",
+)  # fmt: skip
 CHOSEN = ("bnew.methods.", "bnew.models.")
 # What may make a network of a user's own.
 MAKING = ("convert",)
