@@ -85,3 +85,15 @@ def test_without_weights_and_biases_it_says_what_to_install(
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(BnewError, match=r"--wandb needs .*: install bnew\[wandb\]"):
         train(RUN, tmp_path / "run", replace(MACHINE, wandb="project"))
+
+
+def test_without_a_key_nothing_is_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb = pytest.importorskip("wandb")
+
+    def refused(**options: Any) -> None:
+        raise wandb.errors.UsageError("No API key configured. Use `wandb login` to log in.")
+
+    monkeypatch.setattr(wandb, "init", refused)
+    with pytest.raises(BnewError, match=r"cannot be used \(No API key .*WANDB_MODE=offline"):
+        train(RUN, tmp_path / "run", replace(MACHINE, wandb="project"))
+    assert not (tmp_path / "run" / "metrics.csv").exists()

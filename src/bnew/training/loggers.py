@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
-from bnew.errors import BnewError
+from bnew.errors import BnewError, first_line
 from bnew.recipe import Recipe
 from bnew.results.run import Run
 
@@ -24,7 +24,7 @@ def logging_to(
     A run of bnew is one run there, named by its folder, which a resumed run continues.
 
     Raises:
-        BnewError: Weights & Biases is not installed.
+        BnewError: Weights & Biases is not installed, or lets nobody in.
     """
     if wandb is None:
         yield list(given)
@@ -45,6 +45,13 @@ def logging_to(
         save_dir=str(place),
         config=recipe.to_dict(),
     )
+    try:
+        _ = logger.experiment  # begins the run there, before anything is computed here
+    except Exception as error:  # the library's errors have no common base
+        raise BnewError(
+            f"Weights & Biases cannot be used ({first_line(error)}): log in by `wandb login`, set "
+            "WANDB_MODE=offline, or leave out --wandb"
+        ) from error
     code = 1
     try:
         yield [*given, logger]
