@@ -6,7 +6,7 @@ BIN = .venv/bin
 ENGINE = $(shell find engine/CMakeLists.txt engine/pyproject.toml engine/cpp engine/src -type f -not -name '*.pyc')
 
 help:
-	@echo "make demo      digits: every method trained and compared, the best packed and timed (5 minutes)"
+	@echo "make demo      digits: every method trained and compared, the best packed and timed (3 minutes)"
 	@echo "make test      all tests, of bnew and of the engine"
 	@echo "make lint      ruff, mypy and clang-format"
 	@echo "make docs      the documentation as a site, with its links checked"
@@ -15,6 +15,7 @@ help:
 	@echo "make wheels    the wheels of both, in build/wheels"
 	@echo "make clean     remove .venv and what was built"
 
+.NOTPARALLEL:  # two installations must not write into one environment
 .PHONY: help demo test lint docs bench sanitize wheels clean
 
 .venv/ready: pyproject.toml

@@ -138,15 +138,18 @@ def rival_contenders(name: str, folder: Path, narrow: bool) -> list[Contender]:
 
 def quantized_onnx(onnx: Path, image: Tensor) -> Path:
     """ONNX Runtime's static int8, as QuantizeLinear and DequantizeLinear, a scale per channel."""
+    import onnx as library
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    name = library.load(onnx).graph.input[0].name
 
     class Images(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
             self.left = [torch.randn_like(image).numpy() for _ in range(4)]
 
         def get_next(self) -> dict[str, Any] | None:
-            return {"x": self.left.pop()} if self.left else None
+            return {name: self.left.pop()} if self.left else None
 
     prepared, out = onnx.with_suffix(".prepared.onnx"), onnx.with_suffix(".qdq.onnx")
     quant_pre_process(onnx, prepared, skip_symbolic_shape=True)

@@ -168,7 +168,7 @@ def test_mixup_mixes_images_and_shares_of_classes_alike() -> None:
     ("changes", "message"),
     [
         ({"augment": "tivial"}, "unknown augmentation 'tivial': did you mean 'trivial'"),
-        ({"mixup": -1}, "mixup is -1, but must be a number at least 0"),
+        ({"mixup": -1}, "mixup is -1, but must be a number between 0 and 1000"),
     ],
 )
 def test_bad_input_is_explained(changes: dict[str, object], message: str) -> None:

@@ -168,6 +168,8 @@ def test_patience_is_refused_where_weights_become_binary_over_the_run() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"patience": 2, "method": "clip", "epochs": 4, "freeze": 0.5}, "before its weights are frozen"),
+        ({"mixup": 1e-50}, "which mixes nothing"),
         ({"ema": 1}, "ema is 1, but must be between 0 and 1, and neither"),
         ({"ema": 1.5}, "ema is 1.5, but must be a number between 0 and 1"),
         ({"patience": 0, "method": "ste"}, "patience is 0, but must be a whole number at least 1"),

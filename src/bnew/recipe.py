@@ -43,7 +43,7 @@ LIMITS: dict[str, tuple[type, float, float]] = {
     "weight_decay": (float, 0, math.inf),
     "freeze": (float, 0, 1),
     "label_smoothing": (float, 0, 1),
-    "mixup": (float, 0, math.inf),
+    "mixup": (float, 0, 1000),
     "ema": (float, 0, 1),
     "patience": (int, 1, math.inf),
     "val_split": (float, 0, 1),
@@ -187,6 +187,10 @@ class Recipe:
                 raise BnewError(f"{name} is {getattr(self, name)}, but must be between 0 and 1, and neither")
         if self.augment is not None:
             lookup("augmentation", self.augment, dict.fromkeys(AUGMENTATIONS))
+        if 0 < self.mixup < 1e-3:
+            raise BnewError(f"mixup is {self.mixup}, which mixes nothing: give 0 for none, or such as 0.2")
+        if self.patience is not None and self._row.phase == 1 and 0 < self.freeze_epoch < self.epochs:
+            raise BnewError("patience may end a run before its weights are frozen: leave out one of the two")
         if self.patience is not None and self._row.gradual:
             raise BnewError(
                 f"patience may end a run early, but {self.method} takes the whole run to make weights "

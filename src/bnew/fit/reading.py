@@ -98,7 +98,9 @@ class Census:
                 "look at the accuracy of each class, not only at that of all"
             )
         if unreadable := sum(row.unreadable for row in self.classes):
-            said.append(f"{unreadable:,} files cannot be read and are left out, such as {self.broken[0]}")
+            said.append(
+                f"{unreadable:,} files cannot be read and are left out; of the first: {self.broken[0]}"
+            )
         if copies := sum(row.copies for row in self.classes):
             said.append(f"{copies:,} images show the same as another one of their class")
         if self.shared:
