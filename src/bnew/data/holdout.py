@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import logging
 import unicodedata
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 
 import numpy as np
@@ -46,13 +46,13 @@ def held_out(val_split: float | None) -> dict[str, float]:
     return HELD_OUT if val_split is None else {**HELD_OUT, "val": 1 / val_split}
 
 
-def check_val_split(where: object, val_split: float | None, listed: Collection[str]) -> None:
+def check_val_split(where: object, val_split: float | None, has_val: bool) -> None:
     """Check that a share for validation is asked for only where there are no images for it.
 
     Raises:
-        BnewError: ``where`` has val and test, or val, which then is the only one.
+        BnewError: ``where`` has such images.
     """
-    if val_split is not None and "val" in listed and "test" in listed:
+    if val_split is not None and has_val:
         raise BnewError(f"{where} has images for validation of its own: leave out --val-split")
 
 

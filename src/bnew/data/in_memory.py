@@ -106,11 +106,11 @@ class MemoryDataset(Dataset):
                 f"TrivialAugment changes images of 1 or 3 channels, but those of {self.name} have "
                 f"{self.image_size[0]}: take another augmentation"
             )
-        flip = self.augmentation.flip
+        flip, padding = self.augmentation.flip, usual_padding(self.image_size)
         named = {
             "none": Augmentation(0, False),
-            "flip_crop": Augmentation(min(self.image_size[1:]) // 8, flip),
-            "trivial": Augmentation(min(self.image_size[1:]) // 8, flip, trivial=True),
+            "flip_crop": Augmentation(padding, flip),
+            "trivial": Augmentation(padding, flip, trivial=True),
             "resized_crop": Augmentation(0, flip, LEAST_AREA),
         }
         return replace(self, augmentation=lookup("augmentation", name, named))
@@ -173,6 +173,11 @@ class MemoryBatches(Batches):
         area, ratio = least + (1 - least) * area, torch.exp((2 * shape - 1) * math.log(4 / 3))
         height, width = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
         return torch.stack([height, width, (2 * row - 1) * (1 - height), (2 * column - 1) * (1 - width)], 1)
+
+
+def usual_padding(shape: Sequence[int]) -> int:
+    """The padding of crops where nothing else is said: an eighth of the shorter side of (..., H, W)."""
+    return min(shape[-2:]) // 8
 
 
 def crop_and_flip(images: Tensor, offsets: Tensor, flips: Tensor, padding: int) -> Tensor:

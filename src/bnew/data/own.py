@@ -17,7 +17,7 @@ from torchvision.transforms.v2 import functional as transforms
 from bnew.data.holdout import check_val_split, held_out, hold_out
 from bnew.data.image_folder import PARTS
 from bnew.data.images import MODES
-from bnew.data.in_memory import Augmentation, MemoryDataset, Split, mean_std
+from bnew.data.in_memory import Augmentation, MemoryDataset, Split, mean_std, usual_padding
 from bnew.errors import BnewError, first_line, kind_of, unknown
 from bnew.process import is_first_process
 from bnew.references import factory
@@ -69,13 +69,13 @@ def load_own(
     classes = tuple(map(str, classes)) if classes else tuple(map(str, range(most + 1)))
     if most >= len(classes):
         raise BnewError(f"{name} has the label {most}, but only {len(classes)} classes, numbered from 0")
-    check_val_split(name, val_split, splits)
+    check_val_split(name, val_split, "val" in splits)
     if "val" not in splits:
         kept, out = hold_out(len(splits["train"]), held_out(val_split)["val"])
         splits |= {"train": splits["train"][kept], "val": splits["train"][out]}
     train = splits["train"]
     mean, std = _mean_std(name, train.images, extras)
-    padding = extras.get("padding", min(train.images.shape[2:]) // 8)
+    padding = extras.get("padding", usual_padding(train.images.shape))
     if type(padding) is not int or padding < 0 or type(extras.get("flip", True)) is not bool:
         raise BnewError(f"{name}: padding must be a whole number of pixels, and flip True or False")
     if is_first_process():

@@ -43,7 +43,7 @@ from torchvision.transforms.v2 import functional as transforms
 from bnew.data.batches import Dataset
 from bnew.data.holdout import check_val_split, held_out, hold_out, hold_out_by_name
 from bnew.data.image_folder import PARTS, flattened, list_folder, read_folder
-from bnew.data.in_memory import Augmentation, MemoryDataset, Split, mean_std
+from bnew.data.in_memory import Augmentation, MemoryDataset, Split, mean_std, usual_padding
 from bnew.data.streaming import open_folder
 from bnew.errors import BnewError, lookup
 from bnew.process import cores, is_first_process
@@ -234,7 +234,8 @@ def _load(
             parts = Parts(parts.classes, {k: _resize(v, image_size) for k, v in parts.splits.items()})
 
     splits = dict(parts.splits)
-    check_val_split(f"'{folder}'" if from_folder else name, val_split, splits)
+    has_val = {"val", "test"} <= splits.keys()  # without test, val is the test
+    check_val_split(f"'{folder}'" if from_folder else name, val_split, has_val)
     if "test" not in splits and "val" in splits:
         splits["test"] = splits.pop("val")
     missing = [part for part in ("test", "val") if part not in splits]
@@ -255,7 +256,7 @@ def _load(
     mean, std = row.mean, row.std
     if mean is None or std is None:
         mean, std = mean_std(train.images)
-    padding = min(train.images.shape[2:]) // 8 if row.padding is None else row.padding
+    padding = usual_padding(train.images.shape) if row.padding is None else row.padding
     return MemoryDataset(
         name=name,
         classes=parts.classes,

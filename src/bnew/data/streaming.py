@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader
 from bnew.data.batches import Batches, Dataset
 from bnew.data.copies import SameFiles, file_digest, map_files
 from bnew.data.fingerprint import Fingerprint, class_names, digest
-from bnew.data.holdout import hold_out_by_name
+from bnew.data.holdout import check_val_split, hold_out_by_name
 from bnew.data.image_folder import ByClass, flattened, list_folder
 from bnew.data.images import MOST_PIXELS, is_turned, read_image
 from bnew.data.transforms import covered, lighting, training_transform, validation_transform
@@ -160,8 +160,7 @@ def open_folder(
     """
     classes, listed = list_folder(root)
     splits = {part: _files(root, by_class) for part, by_class in listed.items()}
-    if val_split is not None and "val" in splits:
-        raise BnewError(f"'{root}' has a folder val: leave out --val-split")
+    check_val_split(f"'{root}'", val_split, "val" in splits)
     if "val" not in splits:
         train = splits["train"]
         names, labels = flattened(listed["train"])
