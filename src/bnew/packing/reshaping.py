@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bnew.packing.layouts import Axis, Layout, standard
+from bnew.packing.rows import windows
 from bnew.packing.values import Refused, Value
 from bnew.packing.views import (
     Stored,
@@ -180,10 +181,7 @@ def im2col(
         raise Refused("it is packed only for images (N, C, H, W)")
     x = bordered(op, x, [*padding, *padding]) if any(padding) else x
     dims = list(standard(x.shape, op.images, 4).dims)
-    height, width = (
-        (n - d * (k - 1) - 1) // s + 1
-        for n, k, d, s in zip(x.shape[1:], kernel, dilation, stride, strict=True)
-    )
+    height, width = windows(x.shape[1:], kernel, dilation, stride)
     inside: list[Axis] = []
     places: list[Axis] = []
     for (_, step), k, d, s, n in zip(

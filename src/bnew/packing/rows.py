@@ -70,13 +70,21 @@ class Step(Row):
 # ------------------------------------------------- shapes, from the node and the shapes of its inputs
 
 
+def windows(
+    size: Sequence[int], kernel: Sequence[int], dilation: Sequence[int], stride: Sequence[int]
+) -> list[int]:
+    """How many windows there are along each axis of images of this size, whose borders count."""
+    axes = zip(size, kernel, dilation, stride, strict=True)
+    return [(n - d * (k - 1) - 1) // s + 1 for n, k, d, s in axes]
+
+
 def convolved(node: Node, inputs: Sequence[Shape]) -> Shape:
     """The shape after a window that slides over the image."""
     _, height, width = inputs[0]
     top, left, bottom, right = node["padding"]
-    (sy, sx), (dy, dx), (kh, kw) = node["stride"], node["dilation"], node["kernel"]
-    rows = (height + top + bottom - dy * (kh - 1) - 1) // sy + 1
-    return node["channels"][1], rows, (width + left + right - dx * (kw - 1) - 1) // sx + 1
+    whole = height + top + bottom, width + left + right
+    rows, columns = windows(whole, node["kernel"], node["dilation"], node["stride"])
+    return node["channels"][1], rows, columns
 
 
 def sized(node: Node, inputs: Sequence[Shape]) -> Shape:

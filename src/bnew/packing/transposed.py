@@ -11,6 +11,7 @@ import numpy as np
 from bnew.packing.arithmetic import shifted
 from bnew.packing.layouts import Layout, standard
 from bnew.packing.reshaping import reshaped
+from bnew.packing.rows import windows
 from bnew.packing.spatial import on_images, pair
 from bnew.packing.values import Array, Refused, Value
 from bnew.packing.views import canonical, shown, stored, view
@@ -229,11 +230,9 @@ def fold(
         raise Refused("it is packed only for batches (N, C · kh · kw, places)")
     taps = kernel[0] * kernel[1]
     weights = np.tile(np.eye(taps).reshape(1, taps, *kernel), (op.size[1], 1, 1, 1))
-    places = [
-        (n + 2 * p - d * (k - 1) - 1) // s + 1
-        for n, k, d, p, s in zip(size, kernel, dilation, padding, stride, strict=True)
-    ]
+    whole = [n + 2 * p for n, p in zip(size, padding, strict=True)]
+    places = windows(whole, kernel, dilation, stride)
     source, layout = shown(op, x, op.input_size)
-    windows = view(op, *reshaped(op, source, layout, (*op.input_size[:2], *places)))
+    apart = view(op, *reshaped(op, source, layout, (*op.input_size[:2], *places)))
     phases = Phases.of(kernel, stride, padding, dilation, op.size[1])
-    return _real(op, op.real(stored(op, windows)), weights, None, phases)
+    return _real(op, op.real(stored(op, apart)), weights, None, phases)
