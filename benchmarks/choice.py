@@ -43,7 +43,7 @@ from bnew.training.provenance import environment
 from comparing import in_turns, table
 from engine import binary_model, check_agreement, float_model, with_engine, with_onnxruntime, with_openvino
 
-BINARY = ("quicknet_small", "quicknet", "quicknet_large", "reactnet18", "reactnet_a")
+BINARY = ("quicknet_small", "quicknet", "quicknet_large", "reactnet18", "reactnet_a", "bnext_tiny")
 RIVALS = ("mobilenet_v2", "mobilenet_v3_large", "resnet18", "resnet34")
 INT8: dict[str, Any] = {
     "mobilenet_v2": MobileNet_V2_QuantizedWeights.IMAGENET1K_QNNPACK_V1,

@@ -12,12 +12,14 @@ import bnew
 from bnew import BnewError, binary_parameters, create_model, list_models
 from bnew.layers import BinaryConv2d, BinaryLinear, ChannelScale, RPReLU, RSign
 from bnew.models.birealnet import BinaryBlock
+from bnew.models.bnext import Attention, Doubled, FeedForward, Recoupling
 from bnew.models.quicknet import Blur, QuickNetBlock
 from bnew.registry import MODELS
 
 # name → parameters, binary ones; those of the paper's student and of ReActNet-A are published
 COUNTS = {
     "birealnet20": (275_786, 267_264),
+    "bnext_tiny": (30_853_276, 28_253_184),
     "birealnet8": (79_114, 73_728),
     "reactnet_a": (29_343_592, 28_253_184),
     "quicknet": (13_234_056, 12_533_760),
@@ -167,6 +169,79 @@ def test_sections_of_quicknet_halve_the_size_whatever_their_widths() -> None:
             create_model("quicknet", widths=wrong, blocks=(1, 1))
     with pytest.raises(BnewError, match=r"blocks is \(1, 0\), but must be at least 1"):
         create_model("quicknet", widths=(8, 16), blocks=(1, 0))
+
+
+def averaged(x: torch.Tensor, side: int) -> torch.Tensor:
+    n, c, h, w = x.shape
+    return x.reshape(n, c, h // side, side, w // side, side).mean((3, 5))
+
+
+def recoupled(part: Recoupling, x: torch.Tensor, smaller: torch.Tensor) -> torch.Tensor:
+    """arXiv 2211.12933, with every mean and product written out."""
+    shift = part.conv.input_sign.shift
+    assert isinstance(shift, nn.Parameter)
+    signs = torch.where(x + shift[:, None, None] < 0, -1.0, 1.0)
+    conv = nn.functional.conv2d(signs, part.conv.weight, None, part.conv.stride, part.conv.padding)
+    y = part.norm(conv)
+    y = torch.where(y > 0, y, part.activation.weight[:, None, None] * y)
+    pooled = (part.share * smaller + (1 - part.share) * y).flatten(2).mean(2)
+    squeeze, excite = (m for m in part.excite if isinstance(m, nn.Conv2d))
+    assert squeeze.bias is not None and excite.bias is not None
+    hidden = (pooled @ squeeze.weight.flatten(1).T + squeeze.bias).clamp(min=0)
+    weights = 1 / (1 + (-(hidden @ excite.weight.flatten(1).T + excite.bias)).exp())
+    return y * weights[:, :, None, None]
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_the_blocks_of_bnext_are_their_formulas(kernel: int, stride: int) -> None:
+    x = torch.randn(2, 16, 8, 6)
+    for kind in (FeedForward, Attention):
+        block = kind(16, kernel, stride, "clipped_identity").eval()
+        for parameter in block.parameters():
+            nn.init.normal_(parameter)
+        smaller = averaged(x, stride)
+        z = recoupled(block.recoupling, x, smaller)
+        if isinstance(block, Attention):
+            curved = torch.where(x > 0, x, block.activation.weight[:, None, None] * x)
+            real = averaged(curved, stride)
+            wanted = real + block.norm(z * real)
+        else:
+            wanted = smaller + block.norm(z)
+        torch.testing.assert_close(block(x), wanted)
+
+
+def test_bnext_t_has_the_published_outline() -> None:
+    """Of the authors' code: widths, which convolutions stride, and which have element attention."""
+    with torch.device("meta"):
+        model = create_model("bnext_tiny").eval()
+        seen: list[tuple[str, int, int]] = []
+        for module in model.get_submodule("features").children():
+            if isinstance(module, FeedForward | Doubled):
+                module.register_forward_hook(lambda m, x, y: seen.append((type(m).__name__, *y.shape[1:3])))
+        assert model(torch.empty(1, 3, 224, 224)).shape == (1, 1000)
+    widths = [64, 128, 128, 256, 256, *[512] * 6, 1024, 1024]
+    sizes = [112, 56, 56, 28, 28, *[14] * 6, 7, 7]
+    halves = zip([32, *widths], widths, sizes, strict=False)
+    assert seen == [
+        half
+        for number, (c_in, c_out, size) in enumerate(halves)
+        for half in (
+            ("Attention" if number % 2 else "FeedForward", c_in, size),
+            ("FeedForward" if c_in == c_out else "Doubled", c_out, size),
+        )
+    ]
+    with pytest.raises(BnewError, match="BNext's width is 12, but must be a multiple of eight"):
+        create_model("bnext_tiny", width=12)
+
+
+def test_shares_of_bnext_stay_shares() -> None:
+    part = FeedForward(8, 1, 1, "clipped_identity")
+    share = part.recoupling.share
+    with torch.no_grad():
+        share.copy_(torch.linspace(-1, 2, 8).view_as(share))
+    part(torch.randn(2, 8, 3, 3))
+    assert torch.equal(share, torch.linspace(-1, 2, 8).view_as(share).clamp(0, 1))
 
 
 def test_block_is_its_formula() -> None:

@@ -21,6 +21,9 @@ class ModelFacts:
 FACTS = {
     "birealnet8": ModelFacts(32, 10, 30_888, 2_949_120, 508_544),
     "birealnet20": ModelFacts(32, 10, 67_752, 10_027_008, 508_544, "55.1 % CIFAR-100 validation, BNEW"),
+    "bnext_tiny": ModelFacts(
+        224, 1000, 13_932_016, 4_816_896_000, 13_344_512, "72.4 % ImageNet, arXiv:2211.12933"
+    ),
     "quicknet": ModelFacts(224, 1000, 4_368_032, 1_849_688_064, 29_651_712, "63.3 % ImageNet, Larq Zoo"),
     "quicknet_large": ModelFacts(
         224, 1000, 5_660_320, 3_699_376_128, 29_651_712, "66.9 % ImageNet, Larq Zoo"

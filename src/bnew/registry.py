@@ -239,6 +239,7 @@ _QUICKNET = "bnew.models.quicknet:QuickNet"
 MODELS: dict[str, ModelRow] = {
     "birealnet8": ModelRow("bnew.models.birealnet:BiRealNet", {"blocks": 2}, FACTS["birealnet8"]),
     "birealnet20": ModelRow("bnew.models.birealnet:BiRealNet", {"blocks": 6}, FACTS["birealnet20"]),
+    "bnext_tiny": ModelRow("bnew.models.bnext:BNext", facts=FACTS["bnext_tiny"]),
     "quicknet": ModelRow(_QUICKNET, facts=FACTS["quicknet"]),
     "quicknet_large": ModelRow(_QUICKNET, {"blocks": (6, 8, 12, 6)}, FACTS["quicknet_large"]),
     "quicknet_small": ModelRow(_QUICKNET, {"widths": (32, 64, 256, 512)}, FACTS["quicknet_small"]),

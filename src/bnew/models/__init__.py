@@ -16,6 +16,7 @@ from bnew.registry import MODELS
 
 if TYPE_CHECKING:
     from bnew.models.birealnet import BiRealNet as BiRealNet
+    from bnew.models.bnext import BNext as BNext
     from bnew.models.quicknet import QuickNet as QuickNet
     from bnew.models.reactnet import ReActNet18 as ReActNet18
     from bnew.models.reactnet import ReActNetA as ReActNetA
@@ -26,6 +27,7 @@ if not TYPE_CHECKING:  # who would take any name
         __name__,
         {
             "BiRealNet": "bnew.models.birealnet",
+            "BNext": "bnew.models.bnext",
             **dict.fromkeys(("ReActNet18", "ReActNetA"), "bnew.models.reactnet"),
             "QuickNet": "bnew.models.quicknet",
             "WideResNet": "bnew.models.wideresnet",
