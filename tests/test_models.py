@@ -186,7 +186,8 @@ def recoupled(part: Recoupling, x: torch.Tensor, smaller: torch.Tensor) -> torch
     y = torch.where(y > 0, y, part.activation.weight[:, None, None] * y)
     pooled = (part.share * smaller + (1 - part.share) * y).flatten(2).mean(2)
     squeeze, excite = (m for m in part.excite if isinstance(m, nn.Conv2d))
-    assert squeeze.bias is not None and excite.bias is not None
+    assert squeeze.bias is not None
+    assert excite.bias is not None
     hidden = (pooled @ squeeze.weight.flatten(1).T + squeeze.bias).clamp(min=0)
     weights = 1 / (1 + (-(hidden @ excite.weight.flatten(1).T + excite.bias)).exp())
     return y * weights[:, :, None, None]
