@@ -28,9 +28,10 @@ from bnew_engine._outputs import Predictions, Result, likeliest, output_kind
 
 __all__ = [
     "EngineError", "Input", "Model", "Predictions", "StageTime", "cmake_dir", "isa", "isas", "load",
-    "register_peak",
+    "networks", "register_peak",
 ]  # fmt: skip
 __version__ = "0.1.0"
+_NETWORKS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "networks")
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,12 @@ def register_peak(isa: str, seconds: float = 0.2) -> float:
     return _engine.register_peak(isa, seconds)
 
 
+def networks() -> dict[str, str]:
+    """The trained networks that come with the engine, name → file; :func:`load` takes the names."""
+    names = sorted(name for name in os.listdir(_NETWORKS) if name.endswith(".bnew"))
+    return {name.removesuffix(".bnew"): os.path.join(_NETWORKS, name) for name in names}
+
+
 def load(
     file: str | os.PathLike[str] | bytes | bytearray | memoryview,
     threads: SupportsIndex = 1,
@@ -87,6 +94,7 @@ def load(
 
     Args:
         file: the name of a ``.bnew`` file, or its content as bytes. A name is not bytes: ``os.fsdecode`` it.
+            Also one of :func:`networks`, such as ``"digits"``, unless there is a file of this name.
         threads: the number of threads, including the caller's.
         isa: the instruction set to use, one of :func:`isas`. None: see :func:`isa`.
         max_macs: the most work for one image, in real multiply-accumulates. None: a limit that follows from
@@ -114,6 +122,8 @@ def load(
                 "give all of it, or the file's name as a str or an os.PathLike"
             )
         return Model(_engine.Model.from_content(content, *options), lambda: content, options)
+    if isinstance(file, str) and not os.path.exists(file):
+        file = networks().get(file, file)
     path = path_bytes(file)
     engine = _engine.Model(path, *options)
     found = os.path.abspath(path)  # the process may change its folder before the file is read again

@@ -196,9 +196,11 @@ def _export_c(run: Path, folder: Path, name: str | None, flash: int | None, ram:
 
 def predict(
     file: FileArgument,
-    images: ImageArguments,
+    images: ImageArguments = (),
     /,
+    *,
     limits: LimitOptions,
+    pretrained: str | None = None,
     top: int = 5,
     batch: int = 1,
     threads: int = 0,
@@ -212,9 +214,10 @@ def predict(
     read are named at the end, and the exit code is then 2.
 
     Args:
-        file: the packed file.
+        file: the packed file; with --pretrained, the first of the images.
         images: image files, folders of them, or patterns such as 'photos/**/*.jpg'.
         limits: what the file may ask for.
+        pretrained: in place of a packed file, a trained network that bnew comes with, such as digits.
         top: how many classes to print for each image.
         batch: how many images to read and compute at once; more are faster.
         threads: number of threads; 0: one per core.
@@ -225,6 +228,12 @@ def predict(
     from bnew.deploy.inference import predictions
 
     check_format(json, csv)
+    if pretrained is not None:
+        from bnew.pretrained import pretrained_card
+
+        file, images = pretrained_card(pretrained).packed, (file, *images)
+    elif not images:
+        raise BnewError(f"there are no images: give some after {file}, or --pretrained NAME before")
     broken: list[BnewError] = []
     found = predictions(file, images, top, threads or cores(), limits, broken, batch, input_size)
     if csv:

@@ -26,9 +26,11 @@ from bnew.cli.output import as_json, check_format, put, say_broken
 from bnew.display import new_table, short, show
 from bnew.errors import BnewError
 from bnew.experiments.plan import plan
+from bnew.pretrained import list_pretrained, pretrained_card
 from bnew.process import is_first_process
 from bnew.references import TORCHVISION, is_reference
 from bnew.registry import METHODS, MODELS, method_row, model_to_build
+from bnew.results.metrics import percent
 from bnew.text import printable
 
 logger = logging.getLogger("bnew")
@@ -282,6 +284,9 @@ def models() -> int:
         table.add_row(name, f"3×{facts.image_size}×{facts.image_size}", *counts, facts.published or "–")
     show(table)
     print("MACs: multiply-accumulates. For 10 classes at 32×32, for 1,000 at 224×224.")
+    for name in list_pretrained():
+        card = pretrained_card(name)
+        print(f"Trained: {name}, {card.model}, {percent(card.accuracy)} of the test images of {card.data}.")
     return 0
 
 

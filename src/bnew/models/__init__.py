@@ -48,17 +48,20 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def create_model(name: str, **kwargs: Any) -> nn.Module:
-    """A new model with random weights.
+    """A new model, with random weights or those of a trained network.
 
     Args:
         name: one of :func:`list_models`; or ``package.module:factory``, ``timm:NAME`` or
             ``torchvision:NAME``, whose network is returned as it is made: :func:`bnew.binarize` makes it
             binary.
         **kwargs: the architecture's own options, see its class; all have ``num_classes`` and
-            ``in_channels``, for which timm's name ``in_chans`` may stand.
+            ``in_channels``, for which timm's name ``in_chans`` may stand. ``pretrained``, such as
+            ``"digits"``, is one of :func:`bnew.list_pretrained`, whose weights it then has; with another
+            ``num_classes``, all but those of the last layer.
 
     Raises:
-        BnewError: unknown name or option, or a value of the wrong kind.
+        BnewError: unknown name or option, or a value of the wrong kind; trained weights of another
+            architecture.
     """
     if is_reference(name):
         from bnew.models.own import create_own
@@ -67,6 +70,10 @@ def create_model(name: str, **kwargs: Any) -> nn.Module:
     row = lookup("model", name, MODELS, MODEL_FORMS)
     make = row.load()
     kwargs = _one_name(name, kwargs)
+    if "pretrained" in kwargs:
+        from bnew.pretrained import create_trained
+
+        return create_trained(name, kwargs.pop("pretrained"), kwargs)
     options = {option: parameter.default for option, parameter in inspect.signature(make).parameters.items()}
     for option, value in kwargs.items():
         if option not in options:
