@@ -482,8 +482,10 @@ class Both(NamedTuple):
         lambda y: Both(y, y.mean((2, 3))),
         lambda y: {"only": y.mean((2, 3))},
         lambda y: [y, y],
+        lambda y: (y.flatten(2).mT, y.flatten(2).mT[:, 0]),
+        lambda y: y[:, :, 0, 0],
     ],
-    ids=["tuple", "dict", "named tuple", "dict of one", "the same twice"],
+    ids=["tuple", "dict", "named tuple", "dict of one", "the same twice", "first token", "first place"],
 )
 def test_several_results_keep_their_names(forward: Callable[[Tensor], Any], tmp_path: Path) -> None:
     agrees(Written(forward), tmp_path / "model.bnew", 3, 6, 6)

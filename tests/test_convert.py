@@ -661,3 +661,22 @@ def test_tensors_and_arguments_may_have_any_name() -> None:
         True,
         False,
     ]
+
+
+class Takes(nn.Module):
+    """Uses the weight of a layer that it does not call, as torchvision's Swin does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.taken, self.called, self.last = (nn.Linear(8, 8) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.linear(self.first(x), self.taken.weight, self.taken.bias)
+        y: Tensor = self.last(self.called(x))
+        return y
+
+
+def test_a_layer_whose_weight_alone_is_used_stays_real() -> None:
+    """Its input would not be binarized."""
+    assert becomes(Takes()) == {"first": "", "taken": "", "called": "BinaryLinear", "last": ""}
+    assert why(Takes(), "taken") == "the network takes its weight and does not call it"

@@ -60,6 +60,8 @@ class Reading:
         averaged: of the layers with ``floors``, those that see averages of what is never negative, which
             rarely change their sign even behind a PReLU.
         unnormed: layers whose output reaches a sum, another layer or the network's output before a norm.
+        taken: layers whose weight the network takes for a function of its own, which would not binarize the
+            input.
     """
 
     first: set[nn.Module]
@@ -70,6 +72,7 @@ class Reading:
     likes: dict[Relu, nn.Parameter]
     averaged: set[nn.Module]
     unnormed: set[nn.Module]
+    taken: set[nn.Module]
 
 
 def is_layer(module: nn.Module) -> bool:
@@ -134,6 +137,7 @@ def _by_names(model: nn.Module) -> Reading:
         likes=_likes_by_order(model),
         averaged=set(),
         unnormed=set(order),
+        taken=set(),
     )
 
 
@@ -170,6 +174,10 @@ class _GraphReader:
         self.nodes = list(graph.nodes)
         self.module = {n: modules[str(n.target)] for n in self.nodes if n.op == "call_module"}
         self.layers = {n: m for n, m in self.module.items() if is_layer(m)}
+        owners = [str(n.target).rpartition(".") for n in self.nodes if n.op == "get_attr" and n.users]
+        self.taken = {modules[name] for name, _, of in owners if name and of == "weight"} & set(
+            filter(is_layer, modules.values())
+        )
         self.relus: dict[fx.Node, Floor] = {n: m for n, m in self.module.items() if is_relu(m)}
         self.relus |= self._relu_calls()
         self._follow_changes_in_place()
@@ -229,6 +237,7 @@ class _GraphReader:
                 m for n, m in self.layers.items() if floors[m] and self._is_average(n.all_input_nodes[0])
             },
             unnormed={layer for node, layer in self.layers.items() if not self._is_normed(node)},
+            taken=self.taken,
         )
 
     def _reach(self, start: Iterable[fx.Node], forward: bool, stop: Iterable[fx.Node] = ()) -> set[fx.Node]:

@@ -175,6 +175,7 @@ def _results(outputs: Sequence[Output], values: Sequence[str]) -> dict[str, Any]
         return {"output": values[0]}
     entries = []
     for output, value in zip(outputs, values, strict=True):
+        assert math.prod(output.size) == math.prod(output.value.shape), "a result is not stored as it is"
         named = {"name": output.name} if output.name else {}
         integers = {"integers": True} if output.integers else {}
         entries.append({"value": value, **named, "size": list(output.size), **integers})

@@ -31,7 +31,8 @@ def count(shape: Shape) -> int:
 def view(op: Operation, source: Value, layout: Layout) -> Value:
     """``source`` as a tensor of that layout; itself if that is how it is stored."""
     rank = len(layout.dims)
-    if rank <= 4 and layout == standard(source.shape, op.images, rank):
+    is_all = math.prod(source.shape[max(rank - 1, 0) :]) == 1  # the tensor has all dimensions of the value
+    if rank <= 4 and is_all and layout == standard(source.shape, op.images, rank):
         return source
     key = ("view", source, layout)
     result: Value = op.once(
