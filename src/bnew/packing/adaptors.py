@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,11 +18,12 @@ if TYPE_CHECKING:
 
 def as_stored(lower: Lowering) -> Lowering:
     """``lower`` for values that are stored as the tensors (N, C, H, W), (N, C, L) or (N, C) that they are."""
-    return as_stored_or_padded(
-        lambda op, x, *arguments, **options: lower(
-            op, op.real(x) if x.op == "padding" else x, *arguments, **options
-        )
-    )
+
+    @wraps(lower)
+    def lowered(op: Operation, x: Value, *arguments: Any, **options: Any) -> Value:
+        return lower(op, op.real(x) if x.op == "padding" else x, *arguments, **options)
+
+    return as_stored_or_padded(lowered)
 
 
 def as_stored_or_padded(lower: Lowering) -> Lowering:
@@ -30,6 +32,7 @@ def as_stored_or_padded(lower: Lowering) -> Lowering:
     def change(op: Operation, x: Any) -> Any:
         return stored(op, x) if isinstance(x, Value) else x
 
+    @wraps(lower)
     def lowered(op: Operation, *arguments: Any, **options: Any) -> Value:
         named = {name: change(op, x) for name, x in options.items()}
         return lower(op, *(change(op, x) for x in arguments), **named)
@@ -40,6 +43,7 @@ def as_stored_or_padded(lower: Lowering) -> Lowering:
 def anywhere(lower: Lowering) -> Lowering:
     """``lower``, an operator on single numbers, for a first argument of any layout."""
 
+    @wraps(lower)
     def lowered(op: Operation, x: Value, *arguments: Any, **options: Any) -> Value:
         if not isinstance(x, Value) or x.constant or x.op == "refused":
             return lower(op, x, *arguments, **options)
@@ -54,6 +58,7 @@ def anywhere(lower: Lowering) -> Lowering:
 def per_channel(lower: Lowering, dim: int = 1) -> Lowering:
     """``lower``, an operator with numbers for each index of dimension ``dim``, for any layout."""
 
+    @wraps(lower)
     def lowered(op: Operation, x: Value, *arguments: Any, **options: Any) -> Value:
         if x.op != "view":
             return lower(op, x, *arguments, **options)
@@ -66,6 +71,7 @@ def per_channel(lower: Lowering, dim: int = 1) -> Lowering:
 def joins(lower: Callable[..., Value]) -> Lowering:
     """``lower``, an operator on pairs of numbers, for two operands that are broadcast, of any layouts."""
 
+    @wraps(lower)
     def lowered(op: Operation, a: Any, b: Any, *arguments: Any, **options: Any) -> Value:
         first, second = map(op.size_of, op.node.args[:2])
         return together(op, lower, (a, first), (b, second), *arguments, **options)

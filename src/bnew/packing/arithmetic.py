@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
-from functools import partial
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -77,7 +77,12 @@ def _representable(op: Operation, value: Value) -> Value:
 
 def exact(lower: Lowering) -> Lowering:
     """``lower``, but results of bools or whole numbers that cannot hold them are refused."""
-    return lambda op, *arguments, **options: _representable(op, lower(op, *arguments, **options))
+
+    @wraps(lower)
+    def lowered(op: Operation, *arguments: Any, **options: Any) -> Value:
+        return _representable(op, lower(op, *arguments, **options))
+
+    return lowered
 
 
 def add(op: Operation, a: Operand, b: Operand, alpha: float = 1) -> Value:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -237,6 +238,7 @@ def check_finite(op: Operation, x: Operand, why: str) -> None:
 def hiding(lower: Lowering) -> Lowering:
     """``lower``, but a constant's −∞ becomes a number that a softmax makes 0, if one follows."""
 
+    @wraps(lower)
     def lowered(op: Operation, *operands: Any, **options: Any) -> Value:
         def change(x: Any) -> Any:
             tensor = x.tensor if isinstance(x, Value) else None

@@ -6,6 +6,7 @@ evaluated at once. A value that cannot be packed is an error only if the output 
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,12 +23,13 @@ from bnew.packing.operation import Operation, Shared
 from bnew.packing.placing import PLACING
 from bnew.packing.reshaping import reshaped
 from bnew.packing.tracing import Trace, traced
-from bnew.packing.values import Array, Refused, Value, ancestors
+from bnew.packing.values import Array, Lowering, Refused, Value, ancestors
 from bnew.packing.views import shown, view
 from bnew.packing.vocabulary import ATEN, FORMULAS
 
 # Operators that return their argument.
 _SAME = frozenset(["clone", "contiguous", "detach", "alias", "lift_fresh_copy", "dropout"])
+_NAMED = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)
 # Operators whose result is constant, whatever their first argument is.
 _FILLED = frozenset(["ones_like", "zeros_like", "full_like", "new_ones", "new_zeros", "new_full", "fill"])
 
@@ -136,6 +138,9 @@ class _Reader:
                 value = _lowered(op, arguments, options, inputs)
         except Refused as refused:
             value = op.make("refused", *inputs, notes={"why": str(refused)})
+        except (AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+            why = f"bnew did not expect its arguments ({type(error).__name__}: {error}), please report this"
+            value = op.make("refused", *inputs, notes={"why": why, "error": error})
         return replace(value, terms=terms) if terms else value
 
 
@@ -192,9 +197,55 @@ def _lowered(
         raise Refused("")  # the refused input says why
     if op.name not in ATEN:
         raise Refused("there is no such operator in a packed file")
-    result = ATEN[op.name](op, *arguments, **options)
+    if op.name not in PLACING:
+        options = _without_type(op, options)
+    lower = ATEN[op.name]
+    _check_arguments(op, lower, arguments, options)
+    result = lower(op, *arguments, **options)
     several = not isinstance(op.node.meta["val"], Tensor)
     return result if several or op.name in PLACING else check_precision(op, result)
+
+
+def _without_type(op: Operation, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The options without ``dtype``, in which PyTorch computes: float32 or more is as good as float32.
+
+    Raises:
+        Refused: it cuts the input's numbers to whole ones.
+    """
+    dtype = options.get("dtype")
+    before = op.dtype_of(op.node.args[0])
+    if dtype is not None and (dtype.is_complex or (_is_real(before) and not _is_real(dtype))):
+        raise Refused(f"its argument 'dtype' is {dtype}, in which its input is rounded: round it before")
+    return {name: value for name, value in options.items() if name != "dtype"}
+
+
+def _is_real(dtype: torch.dtype | None) -> bool:
+    return dtype is not None and dtype.is_floating_point
+
+
+def _check_arguments(op: Operation, lower: Lowering, arguments: Sequence[Any], options: Any) -> None:
+    """Check that ``lower`` knows all arguments of the operator.
+
+    Raises:
+        Refused: it does not; PyTorch's schema names the one that it does not know.
+    """
+    known = inspect.signature(lower)  # of the function that the adaptors wrap
+    try:
+        known.bind(op, *arguments, **options)
+    except TypeError:
+        pass
+    else:
+        return
+    places = [parameter for parameter in known.parameters.values() if parameter.kind not in _NAMED][1:]
+    schema = getattr(op.node.target, "_schema", None)
+    names = [argument.name for argument in schema.arguments] if schema else []
+    further = [
+        *names[len(places) : len(arguments)],
+        *(name for name in options if name not in known.parameters),
+    ]
+    raise Refused(
+        f"its argument '{further[0]}' is not packed" if further else "it is packed only with other arguments"
+    )
 
 
 def _is_integer(dtype: torch.dtype) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -22,13 +23,13 @@ if TYPE_CHECKING:
 Dims: TypeAlias = int | Sequence[int] | None
 
 
-def mean(op: Operation, x: Value, dims: Dims = None, keepdim: bool = False, **_: Any) -> Value:
+def mean(op: Operation, x: Value, dims: Dims = None, keepdim: bool = False) -> Value:
     """The mean over some dimensions."""
     source, layout, order = _with_pixels(op, x, dims)
     return _shown(op, _mean(op, source, order), layout, order, dims, keepdim)
 
 
-def total(op: Operation, x: Value, dims: Dims = None, keepdim: bool = False, **_: Any) -> Value:
+def total(op: Operation, x: Value, dims: Dims = None, keepdim: bool = False) -> Value:
     """The sum over some dimensions."""
     source, layout, order = _with_pixels(op, x, dims)
     if np.any(op.held(source).anywhere):  # it may be compared with a number that it is exactly
@@ -55,6 +56,7 @@ def smallest(op: Operation, x: Value, dims: Dims = None, keepdim: bool = False) 
 def of_conditions(reduce: Lowering) -> Lowering:
     """``reduce`` for conditions only: whether one holds, or all."""
 
+    @wraps(reduce)
     def lowered(op: Operation, x: Value, *arguments: Any, **options: Any) -> Value:
         if str(op.dtype_of(op.node.args[0])) != "torch.bool":
             raise Refused("it is packed only for comparisons")

@@ -51,6 +51,8 @@ def move(op: Operation, x: Value, before: Sequence[int], after: Sequence[int]) -
 
 def reshape(op: Operation, x: Value, *_: Any, **__: Any) -> Value:
     """The same numbers, in their order, with dimensions of other sizes."""
+    if op.dtype != op.dtype_of(op.node.args[0]):
+        raise Refused(f"it takes the bits of its input for those of {op.dtype}")
     source, layout = shown(op, x, op.input_size)
     return view(op, *reshaped(op, source, layout, op.size))
 

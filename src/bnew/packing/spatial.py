@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import wraps
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 def on_images(lower: Lowering) -> Lowering:
     """``lower`` for inputs (N, C, H, W) only; PyTorch would take (N, C, L) for one image (C, H, W)."""
 
+    @wraps(lower)
     def checked(op: Operation, x: Value, *arguments: Any, **options: Any) -> Value:
         if op.input_rank != 4:
             raise Refused(
@@ -119,6 +121,7 @@ def avg_pool(
 def on_lines(lower: Lowering) -> Lowering:
     """``lower``, which takes images, for (N, C, L), stored as a column of pixels."""
 
+    @wraps(lower)
     def lowered(op: Operation, x: Value, *numbers: Any, **options: Any) -> Value:
         if op.input_rank != 3:
             raise Refused("it is packed only for batches (N, C, L)")

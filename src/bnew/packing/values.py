@@ -102,7 +102,8 @@ def reachable(*outputs: Value) -> list[Value]:
     refused = [value for value in order if value.op == "refused" and value.notes["why"]]
     if refused:
         value = refused[0]
-        raise BnewError(f"{value.place} cannot be packed: {value.notes['why']}")
+        error = BnewError(f"{value.place} cannot be packed: {value.notes['why']}")
+        raise error from value.notes.get("error")
     return order
 
 
