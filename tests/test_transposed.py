@@ -227,6 +227,51 @@ def test_methods_know_its_channels(name: str, scale: bool) -> None:
     torch.testing.assert_close(again.params[0].detach(), layer.weight.detach())
 
 
+def loaded(layer: nn.Module) -> nn.Module:
+    """The layer with the tensors of another one as its parameters."""
+    state = {name: nn.Parameter(value.clone()) for name, value in layer.state_dict().items()}
+    layer.load_state_dict(state, assign=True)
+    return layer
+
+
+def replaced(layer: nn.Module) -> nn.Module:
+    layer.weight = nn.Parameter(torch.randn(4, 3, 3, 3))
+    return layer
+
+
+def converted(layer: nn.Module) -> nn.Module:
+    """Its parameters are new ones, as PyTorch makes them where it cannot change them in place."""
+    torch.__future__.set_overwrite_module_params_on_conversion(True)
+    try:
+        return layer.double().float()
+    finally:
+        torch.__future__.set_overwrite_module_params_on_conversion(False)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda layer: layer,
+        copy.deepcopy,
+        lambda layer: pickle.loads(pickle.dumps(layer)),
+        loaded,
+        replaced,
+        converted,
+        lambda _: binarize(nn.ConvTranspose2d(4, 6, 3, groups=2), first=True, last=True, verbose=False),
+    ],
+    ids=["new", "deepcopy", "pickle", "assign", "replaced", "converted", "binarize"],
+)
+def test_the_weight_alone_knows_its_channels(change: Any) -> None:
+    """Also where no function of bnew's has looked for it."""
+    layer = change(BinaryConvTranspose2d(4, 6, 3, groups=2))
+    assert isinstance(layer, BinaryConvTranspose2d)
+    nn.init.uniform_(layer.weight, -1, 1)
+    sizes = of_outputs(layer.weight.detach(), 2).abs().mean((1, 2, 3))
+    bnew.methods.STE([layer.weight], scale=True).freeze(warn=False)
+    frozen = of_outputs(layer.weight.detach(), 2).abs().flatten(1)
+    torch.testing.assert_close(frozen, sizes[:, None].expand_as(frozen))
+
+
 @pytest.mark.parametrize("groups", [1, 2])
 def test_a_scale_takes_the_size_of_the_weights(groups: int) -> None:
     layer = made({"kernel_size": 3, "stride": 2, "groups": groups})

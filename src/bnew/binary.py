@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +64,23 @@ class BinaryBase(nn.Module):
         self.input_sign = input_sign
         self.register_parameter("output_scale", None)
         self.shortcut = shortcut
+        self._mark_weight()
+
+    def _mark_weight(self) -> None:
+        weight = self._parameters.get("weight")
+        if weight is not None and self.transposed_groups:
+            mark_transposed(weight, self.transposed_groups)
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """See ``torch.nn.Module``; every weight that the layer gets knows its channels."""
+        super().register_parameter(name, param)
+        if name == "weight":
+            self._mark_weight()
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._mark_weight()  # it may be a new one
+        return self
 
     def add_scale(self) -> None:
         """Give the layer a learnable scale s of each output channel, so that its weight may be of any size.
@@ -114,6 +131,7 @@ class BinaryBase(nn.Module):
         state["_parameters"].setdefault("output_scale", None)
         state.setdefault("shortcut", False)
         super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._mark_weight()  # a copy
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         _rename(state_dict, prefix)

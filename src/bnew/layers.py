@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bnew.binary import BinaryBase, checked_sign, mark_transposed
+from bnew.binary import BinaryBase, checked_sign
 from bnew.binary import with_present_names as with_present_names
 from bnew.deprecated import renamed_argument
 from bnew.errors import BnewError, kind_of
@@ -273,13 +273,11 @@ def check_module(function: str, model: object) -> None:
 
 
 def named_binary_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """Layer name and weight of every binary layer, each weight once; the weights know their channels."""
+    """Layer name and weight of every binary layer, each weight once."""
     found: dict[int, tuple[str, nn.Parameter]] = {}
     for name, module in model.named_modules():
         if isinstance(module, BinaryLayer):
             weight = cast(nn.Parameter, module.weight)  # Conv2d's annotation says Tensor
-            if module.transposed_groups:
-                mark_transposed(weight, module.transposed_groups)
             found.setdefault(id(weight), (name, weight))
     return list(found.values())
 
