@@ -148,11 +148,17 @@ def _operands(
     return a, b, left, right
 
 
+def in_float32(numbers: Numbers, dtype: Any) -> Numbers:
+    """The numbers as PyTorch has them, which it may compare with others; as they are in another type."""
+    return numbers.astype(np.float32).astype(np.float64) if str(dtype) == "torch.float32" else numbers
+
+
 def shifted(op: Operation, x: Operand, numbers: Numbers) -> Value:
     """x + numbers."""
     assert isinstance(x, Value)
     if x.op == "choice":
-        return op.make("choice", *x.inputs, numbers=x.numbers + numbers, shape=x.shape)
+        total = in_float32(x.numbers + numbers, op.dtype)
+        return op.make("choice", *x.inputs, numbers=total, shape=x.shape)
     return op.make("shift", x, numbers=numbers, shape=x.shape)
 
 
@@ -161,7 +167,7 @@ def scaled(op: Operation, x: Operand, numbers: Numbers) -> Value:
     assert isinstance(x, Value)
     make = partial(op.make, shape=x.shape)
     if x.op == "choice":
-        return make("choice", *x.inputs, numbers=x.numbers * numbers)
+        return make("choice", *x.inputs, numbers=in_float32(x.numbers * numbers, op.dtype))
     # The magnitude m of binary weights and a scale s after it become one scale:
     # (m v) s = v (m s), and (m v + b) s = (v + b / m) (m s).
     if "magnitude" in x.notes:
@@ -180,7 +186,8 @@ def _joined(op: Operation, step: str, a: Operand, b: Operand, join: Callable[[An
     if a.op == b.op == "choice":
         b = _of_same(op, a, b)
         if a.inputs == b.inputs:
-            return op.make("choice", *a.inputs, numbers=join(a.numbers, b.numbers), shape=a.shape)
+            numbers = in_float32(join(a.numbers, b.numbers), op.dtype)
+            return op.make("choice", *a.inputs, numbers=numbers, shape=a.shape)
     a, b = op.real(a), op.real(b)
     # The file repeats the channels of an operand that has fewer. So a value that is concatenated with itself
     # is replaced by the value.

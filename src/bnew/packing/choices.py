@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import wraps
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from bnew.packing.adaptors import anywhere, joins, together
-from bnew.packing.arithmetic import add, mul, scaled, shifted, sub
+from bnew.packing.arithmetic import add, in_float32, mul, scaled, shifted, sub
 from bnew.packing.bounds import bounds
+from bnew.packing.ties import compared_before
 from bnew.packing.values import Lowering, Operand, Refused, Value
 
 if TYPE_CHECKING:
@@ -50,6 +52,8 @@ def compare(join: Callable[[Any, Any], Any], strict: bool, high: int) -> Lowerin
     """
 
     def lower(op: Operation, x: Operand, y: Operand) -> Value:
+        if (exactly := compared_before(op, x, y, join)) is not None:
+            return exactly
         found = _compared(op, x, y)
         if isinstance(found, tuple):
             choice, numbers = found
@@ -64,6 +68,10 @@ def compare(join: Callable[[Any, Any], Any], strict: bool, high: int) -> Lowerin
 
 def equal(op: Operation, x: Operand, y: Operand) -> Value:
     """1 where x = y, else 0."""
+    least = compared_before(op, x, y, operator.ge)
+    more = compared_before(op, x, y, operator.gt)
+    if least is not None and more is not None:
+        return op.make("multiply", op.real(least), op.real(negated(op, more)))
     found = _compared(op, x, y)
     if isinstance(found, tuple):
         choice, numbers = found
@@ -85,7 +93,7 @@ def _compared(op: Operation, x: Operand, y: Operand) -> Value | tuple[Value, Any
     if numbers is not None and not np.all(np.isfinite(numbers)):
         raise Refused("it compares with NaN or an infinite number")
     if isinstance(x, Value) and x.op == "choice" and numbers is not None:
-        return x, numbers
+        return x, in_float32(numbers, op.dtype_of(op.node.args[0]))
     if numbers is not None and isinstance(x, Value) and not x.constant:
         difference = shifted(op, x, -numbers) if np.any(numbers) else x
         key: Any = ("difference", x, tuple(numbers))
