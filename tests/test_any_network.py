@@ -419,6 +419,33 @@ def test_simpler_operators_are_on_the_device_of_their_input() -> None:
     assert {each.device.type for each in found} == {"meta"}
 
 
+def test_a_graph_of_another_device_is_read_on_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a model on a GPU makes its constants there."""
+    export = torch.export.export
+
+    def elsewhere(*arguments: Any, **options: Any) -> Any:
+        program = export(*arguments, **options)
+        for node in program.graph.nodes:
+            if "device" in node.kwargs:
+                node.kwargs = {**node.kwargs, "device": torch.device("meta")}
+                node.meta["val"] = node.meta["val"].to("meta")
+        return program
+
+    def forward(y: Tensor) -> Tensor:
+        rows = torch.arange(6, device=y.device).unsqueeze(1)
+        return (y * rows).cumsum(1) + torch.full((6,), 2.0, device=y.device)
+
+    monkeypatch.setattr(torch.export, "export", elsewhere)
+    agrees(Written(forward), tmp_path / "model.bnew", 3, 6, 6)
+
+
+def test_a_model_without_numbers_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BnewError, match="Linear is on the device 'meta', without numbers: load its weights"):
+        bnew.pack(nn.Linear(3, 2, device="meta"), torch.randn(1, 3), tmp_path / "model.bnew")
+
+
 @pytest.mark.parametrize("options", TRANSPOSED, ids=str)
 def test_transposed_convolutions(options: dict[str, Any], tmp_path: Path) -> None:
     agrees(nn.ConvTranspose2d(4, 6, **options), tmp_path / "model.bnew", 4, 5, 6)

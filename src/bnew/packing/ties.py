@@ -26,7 +26,7 @@ _LAST = 0x7F7FFFFF  # the bits of the largest float32
 
 
 def compared_before(op: Operation, x: Operand, y: Operand, join: Callable[[Any, Any], Any]) -> Value | None:
-    """The comparison of x = v · s + t with constants as v ≥ the number from which on PyTorch has another result.
+    """The comparison of x = v · s + t with constants as one of v with the number where PyTorch's turns.
 
     None if x is no such value, or is not equal to the constants by construction. Example: the mean of 49
     conditions, times 49, compared with 24.

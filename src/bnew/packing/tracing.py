@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch._dynamo import OptimizedModule
 from torch.export.graph_signature import OutputKind
+from torch.export.passes import move_to_device_pass
 from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -61,6 +62,12 @@ def traced(model: nn.Module, inputs: Inputs, images: int) -> Iterator[Trace]:
                 f"{kind} has a {what} that was never called, so it has no weights yet: call "
                 "the model with a batch, and train it or load its weights"
             )
+        if any(
+            tensor.is_meta for tensor in [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+        ):
+            raise BnewError(
+                f"{kind} is on the device 'meta', without numbers: load its weights on the CPU first"
+            )
     with _evaluating(model) as before, torch.no_grad():
         try:
             _call(model, inputs.changed(torch.clone))  # the model may change its inputs
@@ -72,7 +79,7 @@ def traced(model: nn.Module, inputs: Inputs, images: int) -> Iterator[Trace]:
             with warnings.catch_warnings():  # a recurrent layer assigns its weights, which are then restored
                 warnings.filterwarnings("ignore", "The tensor attributes .* were assigned during export")
                 program = torch.export.export(model, batch.args, dict(batch.kwargs), strict=False)
-            program = program.run_decompositions(dict(table()))
+            program = _on_cpu(program).run_decompositions(dict(table()))
         except Exception as error:
             raise BnewError(
                 f"torch.export cannot read {kind} for {images} images at once, which packing needs (no "
@@ -90,6 +97,15 @@ def traced(model: nn.Module, inputs: Inputs, images: int) -> Iterator[Trace]:
         changed = {name for name in before if name not in after or not torch.equal(before[name], after[name])}
         _check_state(kind, program, [node for _, node in outputs], changed)
         yield Trace(model, program, _inputs(program, inputs), outputs)
+
+
+def _on_cpu(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """The program with its tensors on the CPU, where it is read, and its operators making theirs there."""
+    made = [*program.state_dict.values(), *program.constants.values()]
+    made += [tensor for node in program.graph.nodes for tensor in pytree.tree_leaves(node.meta.get("val"))]
+    if all(tensor.device.type == "cpu" for tensor in made if isinstance(tensor, Tensor)):
+        return program
+    return move_to_device_pass(program, "cpu")
 
 
 def _call(model: nn.Module, inputs: Inputs) -> Any:
