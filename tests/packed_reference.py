@@ -132,7 +132,10 @@ def check(graph: dict[str, Any], tensors: dict[str, Array]) -> None:
     assert set(graph) - {"classes", "input", "inputs", "output", "outputs"} == {"nodes"}
     alone = {"resize", "any_size"} if "input" in graph else set[str]()
     for image in inputs_of(graph):
-        assert set(image) - {"mean", "std"} - alone == {"name", "shape"}
+        assert set(image) - {"mean", "std", "size"} - alone == {"name", "shape"}
+        if "size" in image:
+            assert "any_size" not in image
+            assert [*image["size"], 1, 1][:3] == image["shape"]
         assert image.get("any_size", True) is True
         assert ("mean" in image) == ("std" in image)
         if "resize" in image:

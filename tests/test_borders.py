@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import bnew
 from bnew import BinaryConv1d, BinaryConv2d, BnewError, binarize, plan, summary
+from bnew.deploy.inference import bench
 from bnew.deploy.onnx import export_onnx
 from bnew.methods import METHODS, create_method
 
@@ -137,6 +138,29 @@ def test_lines_go_all_the_way(options: dict[str, Any], tmp_path: Path) -> None:
     again = binarize(Lines(norm=False), **options)
     again.load_state_dict(model.state_dict())
     assert torch.equal(again.eval()(images), pickle.loads(pickle.dumps(model))(images))
+
+
+@pytest.mark.parametrize(
+    ("layer", "size"),
+    [
+        (nn.Conv1d(3, 4, 3), (3, 9)),
+        (nn.Conv1d(3, 4, 1), (3, 1)),
+        (nn.Conv2d(3, 4, 3), (3, 9, 9)),
+        (nn.Conv2d(3, 4, (3, 1)), (3, 9, 1)),
+        (nn.Conv2d(3, 4, 1), (3, 1, 1)),
+        (nn.Linear(3, 4), (3,)),
+    ],
+)
+def test_the_file_knows_what_the_network_takes(
+    layer: nn.Module, size: tuple[int, ...], tmp_path: Path
+) -> None:
+    engine = pytest.importorskip("bnew_engine")
+    path = tmp_path / "model.bnew"
+    bnew.pack(layer, torch.zeros(1, *size), path)
+    (taken,) = engine.load(path).inputs
+    assert taken.size == size
+    assert taken.shape == (*size, 1, 1)[:3]
+    assert len(bench(path, 1, 1, layer, seconds=0.01).rows) == 2
 
 
 def test_lines_without_a_width(tmp_path: Path) -> None:

@@ -111,6 +111,14 @@ void GraphReader::read_inputs(Fields& fields) {
 void GraphReader::read_input(Fields& fields, const Shape& size) {
     budget_.add_input(size.channels, size.height, size.width);
     add_value(fields.string("name"), size, false, fields.where());
+    if (const Json* dimensions = fields.optional("size")) {
+        const size_t count = dimensions->array(fields.what("size")).size();
+        expect(1 <= count && count <= 3, fields.what("size") + " must have 1 to 3 numbers");
+        std::vector<int> whole = fields.integers("size", count, 1);
+        whole.resize(3, 1);
+        expect(!fields.optional("any_size") && whole == std::vector{size.channels, size.height, size.width},
+               fields.what("size") + " does not fit " + to_string(size));
+    }
     Normalisation& input = graph_.inputs.emplace_back();
     const bool mean = fields.optional("mean"), std = fields.optional("std");
     expect(mean == std, fields.where() + " has only one of 'mean' and 'std'");

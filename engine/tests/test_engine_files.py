@@ -313,6 +313,14 @@ def test_names_of_every_alphabet(tmp_path: Path) -> None:
         ),
         (("input",), {"resize": [1, 1]}, "its graph's input has a 'resize' that is smaller than its 'shape'"),
         (("input",), {"resize": [9]}, "its graph's input, 'resize' must have 2 numbers"),
+        (("input",), {"size": [4, 5]}, "its graph's input, 'size' does not fit (4, 5, 6)"),
+        (("input",), {"size": []}, "its graph's input, 'size' must have 1 to 3 numbers"),
+        (("input",), {"size": [4, 5, 6, 1]}, "its graph's input, 'size' must have 1 to 3 numbers"),
+        (
+            ("input",),
+            {"size": [4, 5, 6], "any_size": True},
+            "its graph's input, 'size' does not fit (4, 5, 6)",
+        ),
         (("input",), {"mean": [0] * 4}, "its graph's input has only one of 'mean' and 'std'"),
         (
             ("input",),

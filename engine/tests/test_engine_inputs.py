@@ -72,12 +72,12 @@ def test_bytes_of_one_input() -> None:
 def test_what_a_model_says_of_its_inputs() -> None:
     model = load(several().bytes())
     assert [one.name for one in model.inputs] == ["left", "right", "more"]
-    assert model.inputs[1:] == (Input("right", (8, 5, 6)), Input("more", (2, 1, 1)))
+    assert model.inputs[1:] == (Input("right", (8, 5, 6), (8, 5, 6)), Input("more", (2, 1, 1), (2,)))
     assert "3×5×6 and 8×5×6 and 2×1×1 → 19×5×6 and 19 and 2" in repr(model)
     assert model.profile([x[:1] for x in images(1)], 2)[0].name == "input"
     alone = Network((2, 3, 4))
     alone.node("identity", "input")
-    assert load(alone.bytes()).inputs == (Input("input", (2, 3, 4)),)
+    assert load(alone.bytes()).inputs == (Input("input", (2, 3, 4), (2, 3, 4)),)
 
 
 # What is done to the inputs of a file, and what load() says of it.

@@ -19,6 +19,8 @@ class Input(NamedTuple):
     """Of several, the parameter of the network's ``forward``; ``input`` if there is only one."""
     shape: tuple[int, int, int]
     """(C, H, W) of an image; (C, L, 1) of a line; (C, 1, 1) of a vector."""
+    size: tuple[int, ...]
+    """The same as the network takes it in PyTorch: (C, H, W), (C, L) or (C,)."""
     mean: tuple[float, ...] | None = None
     """The mean per channel, for pixel values in [0, 1]; None if the file does not have it."""
     std: tuple[float, ...] | None = None
@@ -28,8 +30,24 @@ class Input(NamedTuple):
 def inputs_of(graph: Mapping[str, Any], shapes: Sequence[tuple[str, tuple[int, int, int]]]) -> list[Input]:
     """The inputs that the graph (docs/format.md) describes, for images of these shapes, by name."""
     entries = graph["inputs"] if "inputs" in graph else [graph["input"]]
-    numbers = ([tuple(each[key]) if key in each else None for key in ("mean", "std")] for each in entries)
-    return [Input(name, shape, *rest) for (name, shape), rest in zip(shapes, numbers, strict=True)]
+    return [
+        Input(
+            name,
+            shape,
+            _size(entry, shape),
+            *(tuple(entry[key]) if key in entry else None for key in _NUMBERS),
+        )
+        for (name, shape), entry in zip(shapes, entries, strict=True)
+    ]
+
+
+_NUMBERS = ("mean", "std")
+
+
+def _size(entry: Mapping[str, Any], shape: tuple[int, int, int]) -> tuple[int, ...]:
+    if "size" in entry:
+        return tuple(entry["size"])
+    return shape if shape[1:] != (1, 1) or "any_size" in entry else shape[:1]
 
 
 def is_alone(one: Input, images: NDArray[Any]) -> bool:

@@ -296,18 +296,13 @@ def bench(
         packed = load_engine(file, count, limits, input_size)
         for size in sorted({1, batch}):
             random = np.random.default_rng(0)
-            x = [random.standard_normal((size, *_dimensions(one.shape)), np.float32) for one in packed.inputs]
+            x = [random.standard_normal((size, *one.size), np.float32) for one in packed.inputs]
             contenders: dict[str, Callable[[], object]] = {f"bnew-engine, {packed.isa}": partial(packed, *x)}
             if model is not None:
                 contenders["PyTorch"] = in_torch(model, *x, threads=count)
             for name, median in medians(contenders, seconds).items():
                 rows.append(Timing(name, count, size, median))
     return Timings(tuple(rows))
-
-
-def _dimensions(shape: tuple[int, int, int]) -> tuple[int, ...]:
-    """(C, H, W), or (C,) of a vector, as PyTorch takes it."""
-    return shape if shape[1:] != (1, 1) else shape[:1]
 
 
 def in_torch(model: nn.Module, *x: Array, threads: int) -> Callable[[], object]:

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from torch import nn
+from torch import Tensor, nn
 
 from bnew.errors import BnewError, lookup
 from bnew.files import write_atomically
@@ -24,6 +24,7 @@ from bnew.packing.inputs import ONLY, Example, Inputs, inputs_of
 from bnew.packing.reading import Output, read
 from bnew.packing.sizes import CEIL, generalised, trial_sizes
 from bnew.packing.tracing import NotTaken, unwrapped
+from bnew.packing.values import Shape
 
 _log = logging.getLogger(__name__)
 
@@ -93,7 +94,14 @@ def pack(
     normalisation = _normalisation(inputs, mean, std)
     outputs, graph = _read(model, inputs, normalisation)
     entries: list[dict[str, Any]] = [
-        {"name": name, "shape": list(graph.inputs[name]), **normalisation[name]} for name in inputs.names
+        {
+            "name": name,
+            "shape": list(shape),
+            **({} if any_size else _size(example, shape)),
+            **normalisation[name],
+        }
+        for name, example in zip(inputs.names, inputs.tensors, strict=True)
+        for shape in [graph.inputs[name]]
     ]
     (image, *more) = entries
     if more and (resize is not None or any_size):
@@ -164,6 +172,12 @@ def _for_any_size(
         found = {"input": image, "nodes": other.nodes, **_results(outputs, other.outputs)}
         graphs.append((found, other.tensors))
     return generalised(graphs)
+
+
+def _size(example: Tensor, shape: Shape) -> dict[str, list[int]]:
+    """The file's ``size`` of an input, if it is neither an image of several pixels nor a vector."""
+    size = tuple(example.shape[1:])
+    return {} if size == (shape if shape[1:] != (1, 1) else shape[:1]) else {"size": list(size)}
 
 
 def _results(outputs: Sequence[Output], values: Sequence[str]) -> dict[str, Any]:
