@@ -40,6 +40,8 @@ def _spanned(numbers: object) -> Range | None:
 
 
 def _of(value: Value, inputs: Sequence[Range]) -> Range | None:
+    if value.op == "multiply" and value.inputs[0] is value.inputs[1]:
+        return _magnitude(_times(*inputs))
     if value.op in _STEPS:
         return _STEPS[value.op](*inputs)
     if value.op in _PLACES:
@@ -63,9 +65,11 @@ def _of(value: Value, inputs: Sequence[Range]) -> Range | None:
         case "shift":
             numbers = _spanned(value.numbers)
             return None if numbers is None else _plus(inputs[0], numbers)
-        case "multiply" if value.inputs[0] is value.inputs[1]:
-            return _magnitude(_times(*inputs))
-    return _WHOLE
+        case "prelu":
+            numbers = _spanned(value.numbers)
+            below = None if numbers is None else _times((min(inputs[0][0], 0.0), 0.0), numbers)
+            return None if below is None else (min(below), max(*below, inputs[0][1]))
+    return _WHOLE if value.op in _FINITE else None  # also of an operator that is not known here
 
 
 def _plus(x: Range, y: Range) -> Range:
@@ -116,6 +120,10 @@ _STEPS: Mapping[str, Callable[..., Range | None]] = {
     **dict.fromkeys(["elu", "gelu", "gelu_tanh", "silu", "hard_swish", "mish"], _gate),
     **dict.fromkeys(["sigmoid", "hard_sigmoid", "softmax"], lambda x: (0.0, 1.0)),
     **dict.fromkeys(["sign", "tanh", "softsign", "l2_norm"], lambda x: (-1.0, 1.0)),
+}
+# Sums and products of finite numbers, and quotients by what is above 0.
+_FINITE = {
+    *("input", "bits", "conv", "binary_conv", "matmul", "layer_norm", "rms_norm", "group_norm"),
 }
 # Their results are numbers of their inputs, or means of them.
 _PLACES = {
