@@ -63,6 +63,26 @@ def test_what_follows_from_a_share(what: str, tmp_path: Path) -> None:
     equals(SHARES[what], tmp_path / "model.bnew")
 
 
+def test_of_equal_numbers_topk_takes_the_first_places(tmp_path: Path) -> None:
+    """And ``max`` and ``min``, as PyTorch does."""
+
+    class Best(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+            x = x.round()
+            return (*x.topk(3, 1), *x.topk(3, 1, largest=False), *x.max(1), *x.min(1), x.argmin(1))
+
+    torch.manual_seed(0)
+    x = torch.randn(16, 12)
+    bnew.pack(Best(), x, tmp_path / "model.bnew")
+    found = bnew_engine.load(tmp_path / "model.bnew")(x.numpy())
+    expected = Best()(x)
+    for place in (0, 2, *range(4, 9)):
+        np.testing.assert_array_equal(found[place], expected[place].numpy())
+    rounded = x.round()
+    for place, order in ((1, -rounded), (3, rounded)):
+        np.testing.assert_array_equal(found[place], order.argsort(dim=1, stable=True)[:, :3].numpy())
+
+
 @pytest.mark.parametrize(
     "decide",
     [
