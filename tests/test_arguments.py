@@ -37,8 +37,29 @@ REFUSED: list[tuple[Callable[[Tensor], Tensor], str]] = [
         lambda y: y.view(torch.int32).float(),
         "view in .*it takes the bits of its input for those of torch.int32",
     ),
-    (lambda y: torch.div(y, 0.5, rounding_mode="trunc"), "div in .*a division that is rounded"),
+    (lambda y: torch.div(y.argmax(1), 2, rounding_mode="trunc"), "div in .*a division that is rounded"),
 ]
+
+
+TAKEN: dict[str, Callable[[Tensor], Any]] = {
+    "floor": lambda y: torch.div(y.clamp(-4, 4), 0.5, rounding_mode="floor"),
+    "trunc": lambda y: torch.div(y.clamp(-4, 4), -0.5, rounding_mode="trunc"),
+    "of whole numbers": lambda y: torch.div(y.argmax(1), 2, rounding_mode="floor"),
+    "fraction": lambda y: y.clamp(-4, 4).frac(),
+    "grouped queries": lambda y: F.scaled_dot_product_attention(
+        y, y[:, :2], y[:, :2] * 2, is_causal=True, scale=0.2, enable_gqa=True
+    ),
+    "a clip": lambda y: y.clip(max=0.3) + torch.clip(y, -0.2),
+    "other names of a concatenation": lambda y: torch.hstack([torch.concat([y, y], 1), y]),
+    "other names": lambda y: torch.absolute(torch.multiply(y, 2)) - torch.divide(torch.negative(y), 7),
+    "other names of comparisons": lambda y: torch.greater(y, 0.1) | torch.less_equal(y, -0.1),
+}
+
+
+@pytest.mark.parametrize("what", TAKEN)
+def test_these_are_taken(what: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    agrees(Written(TAKEN[what]), tmp_path / "model.bnew", 3, 6, 6)
 
 
 def pack(forward: Callable[[Tensor], Tensor], path: Path) -> None:

@@ -22,7 +22,10 @@ _KNOWN = {
     *("addcdiv", "addcmul", "baddbmm", "broadcast_tensors", "cosine_similarity", "diff", "gru", "gru_cell"),
     *("inner", "linalg_matrix_norm", "linalg_norm", "lstm", "lstm_cell", "mv", "rad2deg", "rnn_relu"),
     *("rnn_relu_cell", "rnn_tanh", "rnn_tanh_cell", "rot90", "std_mean", "take_along_dim", "tensordot"),
-    "tile",
+    *("tile", "absolute", "atleast_1d", "atleast_2d", "atleast_3d", "clip", "column_stack", "concat"),
+    *("concatenate", "divide", "dstack", "fix", "fliplr", "flipud", "float_power", "greater", "hstack"),
+    *("greater_equal", "less", "less_equal", "multiply", "negative", "not_equal", "row_stack", "subtract"),
+    *("true_divide", "vstack"),
 }
 _LOWEST = -3e38
 _MOST_BEST = 32  # numbers that are found one by one
@@ -167,6 +170,21 @@ def _reduced(own: str, x: Tensor, wanted: set[str]) -> tuple[str, Tensor]:
     return "".join(letter for letter in own if letter in wanted), x
 
 
+def attention(query: Tensor, key: Tensor, value: Tensor, *masks: Any, **options: Any) -> Any:
+    """Attention of grouped queries: each key and value for several heads of the queries."""
+    if not options.pop("enable_gqa", False):
+        return NotImplemented
+    key, value = (x.repeat_interleave(query.shape[-3] // x.shape[-3], -3) for x in (key, value))
+    return F.scaled_dot_product_attention(query, key, value, *masks, **options)
+
+
+def divided(x: Tensor, y: Tensor | float, *, rounding_mode: str | None = None) -> Any:
+    """⌊x / y⌋, or x / y without its digits behind the point."""
+    if rounding_mode == "floor":
+        return x // y
+    return (x / y).trunc() if rounding_mode and x.is_floating_point() else NotImplemented
+
+
 def erf(x: Tensor) -> Tensor:
     """To 2 · 10⁻⁷: formula 7.1.26 of Abramowitz and Stegun; near 0, where this is too much, a series."""
     near, size = x.clamp(-0.5, 0.5), x.abs().clamp(max=9)  # erf(9) is 1
@@ -283,6 +301,10 @@ _OWN: Mapping[Any, Callable[..., Any]] = {
     _aten.heaviside.default: lambda x, at: torch.where(x > 0, 1, torch.where(x == 0, at, 0)),
     _aten.einsum.default: einsum,
     _aten.hypot.default: hypot,
+    _aten.scaled_dot_product_attention.default: attention,
+    _aten.div.Tensor_mode: divided,
+    _aten.div.Scalar_mode: divided,
+    _aten.frac.default: lambda x: x - x.trunc(),
     _aten.erf.default: erf,
     _aten.erfc.default: lambda x: 1 - erf(x),
     _aten.exp2.default: lambda x: (x * math.log(2)).exp(),
