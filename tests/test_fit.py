@@ -16,34 +16,22 @@ from typing import Any
 import bnew_engine
 import pytest
 from helpers import Crash, crash
-from PIL import Image
-from sklearn.datasets import load_digits
-from test_fit_folder import make
+from test_fit_folder import make, three_digits
 
 import bnew
 from bnew.errors import BnewError
 from bnew.files import write_json
 from bnew.fit import stages
-from bnew.fit.folder import look
-from bnew.fit.plan import Clock, Plan, Wanted
-from bnew.fit.planning import Planner
-from bnew.fit.showing import Screen, Watch
+from bnew.fit.plan import Plan
+from bnew.fit.showing import Watch
 from bnew.fit.stages import fit
 from bnew.results import run as run_files
 from bnew.training.loop import Trainer
-from bnew.training.machine import Machine
 
 
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three digits, forty images each."""
-    folder, found = tmp_path_factory.mktemp("digits"), load_digits()
-    for name in ("0", "1", "7"):
-        (folder / name).mkdir()
-        for number in (found.target == int(name)).nonzero()[0][:40]:
-            pixels = (found.images[number] * 15.9375).astype("uint8")
-            Image.fromarray(pixels).save(folder / name / f"{number}.png")
-    return folder
+    return three_digits(tmp_path_factory.mktemp("digits"))
 
 
 @pytest.fixture(autouse=True)
@@ -207,56 +195,6 @@ def test_a_damaged_plan_is_named(digits: Path, whole: Path, tmp_path: Path) -> N
     (tmp_path / "copy" / "model.fit" / "plan.json").write_text("{")
     with pytest.raises(BnewError, match=r"plan.json is damaged .* delete the folder"):
         fit(digits, tmp_path / "copy" / "model.bnew", **OPTIONS, quiet=True)
-
-
-# ---------------------------------------------------------------------- time
-
-
-def test_a_time_gives_epochs(digits: Path, tmp_path: Path) -> None:
-    began = time.perf_counter()
-    done = fit(digits, tmp_path / "model.bnew", minutes=0.2, device="cpu", quiet=True)
-    assert done.data["epochs"]["phase2"] >= 1
-    assert done.data["seconds"] <= time.perf_counter() - began
-
-
-def test_a_person_sees_how_many_images_are_read(
-    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(Screen, "move", lambda screen, done, line: said.append(line))
-    machine, clock = Machine(str(tmp_path / "images"), device="cpu"), Clock(tmp_path / "clock.json")
-    wanted = Wanted(epochs=3, model="birealnet8")
-    Planner(look(digits), tmp_path, wanted, machine, clock, Screen(True)).plan()
-    read = [f"looking at the images: {done} of 120" for done in range(1, 121)]
-    assert said == [*read, "timing a few steps of birealnet8"]
-
-
-def test_phase_2_gets_the_time_that_is_left(whole: Path, tmp_path: Path) -> None:
-    """Half of the epochs if phase 1 took twice as long as planned, and no less is planned for the end."""
-    work = whole.with_suffix(".fit")
-    plan = Plan.read(work / "plan.json").with_epochs("phase2", 100)
-    plan = Plan(**{**vars(plan), "seconds": {"phase1": 50.0, "phase2": 100.0, "end": 20.0}, "settled": False})
-    clock = Clock(tmp_path / "clock.json")
-    clock.start(0.0)
-    clock.add("phase1", 100.0)
-    wanted = Wanted(minutes=6.0)
-    planner = Planner(None, work, wanted, None, clock, Screen(True))  # type: ignore[arg-type]
-    settled = planner.settled(plan)
-    left = 0.98 * 360 - 40 - 100
-    assert settled.recipes["phase2"].epochs == int(left / 2.0)
-    assert settled.settled
-    assert settled.seconds["phase2"] == pytest.approx(settled.recipes["phase2"].epochs)
-    assert plan.recipes["phase1"] == settled.recipes["phase1"]
-
-
-def test_the_time_left_is_that_of_the_whole(tmp_path: Path) -> None:
-    clock = Clock(tmp_path / "clock.json")
-    seconds = {"phase1": 100.0, "phase2": 200.0, "end": 20.0}
-    clock.add("phase1", 100.0)
-    watch = Watch("phase1", seconds, clock, Screen(True))
-    assert watch.left(1.0) == pytest.approx(220, rel=0.01)
-    assert watch.left(0.5) == pytest.approx(270 * 110 / 60, rel=0.01)  # twice as slow as planned, nearly
-    assert Clock(tmp_path / "clock.json").total == 100
 
 
 # ---------------------------------------------------------------------- what cannot be had

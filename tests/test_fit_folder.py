@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from bnew.data.images import read_image
 from bnew.display import duration
@@ -25,6 +26,7 @@ from bnew.fit.choose import (
     data_set,
     divided,
     epochs_of_stages,
+    expected_counts,
     learning_rate,
     method_for,
 )
@@ -40,6 +42,17 @@ def make(folder: Path, counts: dict[str, int], side: int = 8, mode: str = "RGB",
         for number in range(count):
             pixels = rng.integers(0, 256, (side, side, 3), np.uint8)
             Image.fromarray(pixels).convert(mode).save(folder / name / f"{number}.png")
+    return folder
+
+
+def three_digits(folder: Path) -> Path:
+    """Three digits, forty images each."""
+    found = load_digits()
+    for name in ("0", "1", "7"):
+        (folder / name).mkdir()
+        for number in (found.target == int(name)).nonzero()[0][:40]:
+            pixels = (found.images[number] * 15.9375).astype("uint8")
+            Image.fromarray(pixels).save(folder / name / f"{number}.png")
     return folder
 
 
@@ -265,8 +278,26 @@ def test_the_epochs_fit_into_the_time() -> None:
         took = sum(cost[stage] * epochs * budget.epoch for stage, epochs in lengths.items())
         assert 0.9 * 300 < took < 1.05 * 300
     assert sum(epochs_of_stages(1e9, budget, False).values()) == MOST_EPOCHS
-    with pytest.raises(BnewError, match="more --minutes"):
-        epochs_of_stages(3, budget, False)
+    assert epochs_of_stages(3, budget, False) == {"phase1": 1, "phase2": 1}
+    assert epochs_of_stages(3, budget, True) == {"float": 1, "phase1": 1, "phase2": 1}
+
+
+def test_images_are_tiny_only_where_there_is_hardly_any_time() -> None:
+    *others, last = candidates(500, in_time=True)
+    assert {each.image_size for each in others} == {128, 96, 64}
+    assert last == Candidate("birealnet8", 32)
+    assert 32 not in {each.image_size for each in candidates(500)}
+    budgets = {each: Budget(0.1, 20, 60, 32).scaled(64, each.image_size) for each in (others[-1], last)}
+    epoch = budgets[others[-1]].epoch
+    assert affordable(budgets, 4.1 * epoch) == others[-1]
+    assert affordable(budgets, 3.9 * epoch) == last
+
+
+def test_images_to_train_on_are_those_that_are_not_held_out() -> None:
+    assert expected_counts({"train": 1000}) == {"train": 720, "val": 80}
+    assert expected_counts({"train": 1000, "test": 10}) == {"train": 900, "val": 100}
+    assert expected_counts({"train": 1000, "val": 50, "test": 10}) == {"train": 1000, "val": 50}
+    assert expected_counts({"train": 1000, "val": 50}) == {"train": 900, "val": 100}  # val is for the test
 
 
 def test_each_stage_has_an_epoch() -> None:

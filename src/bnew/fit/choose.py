@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from bnew.display import duration
-from bnew.errors import BnewError
-
 # Sides in pixels that images are brought to. Smaller images keep their size, and none is enlarged.
 SIZES = (128, 96, 64)
 SMALL = 48
@@ -16,6 +13,8 @@ SMALLEST = 8
 FOR_PHOTOS = {"reactnet18": (8, 150), "birealnet20": (20, 2000), "birealnet8": (0, 0)}
 # A larger image than the smallest of SIZES pays if there is time for so many times as much.
 LARGER = 4
+# Where there is no time for so many epochs at the smallest of SIZES, images of this side are better.
+FEW_EPOCHS, TINY = 4, 32
 FOR_SMALL = {"birealnet20": (20, 3000), "birealnet8": (0, 0)}
 # Below so many steps of phase 2, straight-through estimation is the better method: BNEW's push must be slow.
 STEPS_OF_BNEW = 4000
@@ -26,6 +25,8 @@ SHARES = {"phase1": 1 / 3, "phase2": 2 / 3}
 SHARES_WITH_FLOAT = {"float": 0.2, "phase1": 0.3, "phase2": 0.5}
 TEACHING = 4 / 3  # what a step costs with a teacher of the same size, beside one without
 EVALUATING = 1 / 3  # what an image costs in validation, beside one in training
+# The share of the time that choosing may take by timing steps, and what all of it may be exceeded by.
+TIMING, OVER = 0.1, 0.1
 # Learning rates of Adam for batches of BATCH images.
 RATES = {"reactnet18": 2e-3, "reactnet_a": 2e-3}
 RATE, RATE_OF_OTHERS, RATE_OF_FLOATS = 1e-2, 3e-3, 1e-3
@@ -63,6 +64,11 @@ class Budget:
         """The same at another image size: a step takes as much longer as an image has more pixels."""
         return replace(self, step=self.step * (other / size) ** 2)
 
+    def of(self, counts: Mapping[str, int], batch: int) -> Budget:
+        """The same for other numbers of images, and another batch."""
+        steps = -(-counts["train"] // batch)
+        return Budget(self.step * batch / self.batch, steps, counts["val"], batch, self.saving)
+
     def epochs(self, seconds: float) -> int:
         """How many epochs fit into ``seconds``, at most :data:`MOST_EPOCHS`."""
         return min(int(seconds / self.epoch), MOST_EPOCHS)
@@ -84,10 +90,13 @@ def image_sizes(side: int) -> tuple[int, ...]:
     return tuple(size for size in SIZES if size <= side) or (SMALL,)
 
 
-def candidates(side: int, model: str | None = None, image_size: int | None = None) -> list[Candidate]:
+def candidates(
+    side: int, model: str | None = None, image_size: int | None = None, in_time: bool = False
+) -> list[Candidate]:
     """What to choose from, the best first, as if there were time enough; ``model`` and ``image_size`` fix it.
 
-    Small images need a network that keeps its resolution, large ones one that is wide.
+    Small images need a network that keeps its resolution, large ones one that is wide. If a time is given
+    (``in_time``), the last one is that with the smallest images, for where there is hardly any.
     """
     sizes = (image_size,) if image_size is not None else image_sizes(side)
     known = FOR_SMALL if max(sizes) < SIZES[-1] else FOR_PHOTOS
@@ -95,7 +104,22 @@ def candidates(side: int, model: str | None = None, image_size: int | None = Non
     epochs, steps = known.get(first, FOR_PHOTOS["reactnet18"])
     larger = [Candidate(first, size, (LARGER * epochs, LARGER * steps)) for size in sizes[:-1]]
     smallest = [Candidate(name, sizes[-1], known.get(name, (epochs, steps))) for name in (first, *others)]
+    if in_time and sizes[-1] == SIZES[-1] and image_size is None:
+        last = smallest.pop()
+        least = (max(last.least[0], FEW_EPOCHS), last.least[1])
+        smallest += [replace(last, least=least), Candidate(last.model, TINY)]
     return larger + smallest
+
+
+def expected_counts(parts: Mapping[str, int]) -> dict[str, int]:
+    """The images to train and to validate on, about, by what there are in the parts train, val and test."""
+    train, val = parts["train"], parts.get("val", 0)
+    if not val and "test" not in parts:
+        train -= train // 5
+    if not val or "test" not in parts:
+        val = train // 10
+        train -= val
+    return {"train": train, "val": val}
 
 
 def batch_size(images: int) -> int:
@@ -148,22 +172,37 @@ def divided(epochs: int, with_float: bool) -> dict[str, int]:
     return {stage: max(1, round(share * epochs)) for stage, share in shares.items()}
 
 
-def epochs_of_stages(seconds: float, budget: Budget, with_float: bool) -> dict[str, int]:
-    """:func:`divided` for a time; after a float network, which then teaches, a step costs more.
+def costs(with_float: bool) -> dict[str, float]:
+    """Stage → what an epoch of it costs; after a float network, which then teaches, a step costs more."""
+    stages = SHARES_WITH_FLOAT if with_float else SHARES
+    return {stage: TEACHING if with_float and stage != "float" else 1.0 for stage in stages}
 
-    Raises:
-        BnewError: there is no time for one epoch of each stage.
-    """
+
+def least_seconds(budget: Budget, with_float: bool) -> float:
+    """Seconds for the shortest training: an epoch of each stage."""
+    return sum(costs(with_float).values()) * budget.epoch
+
+
+def epochs_of_stages(seconds: float, budget: Budget, with_float: bool) -> dict[str, int]:
+    """:func:`divided` for a time; where it is too short, an epoch of each stage."""
     shares = SHARES_WITH_FLOAT if with_float else SHARES
-    cost = sum(
-        share * (TEACHING if with_float and stage != "float" else 1) for stage, share in shares.items()
-    )
-    epochs = budget.epochs(seconds / cost)
-    if epochs < len(shares):
-        needed = (len(shares) * cost * budget.epoch - seconds) / 60
-        raise BnewError(
-            f"an epoch takes about {duration(budget.epoch)}, and the time allows {max(epochs, 0)} where "
-            f"{len(shares)} are the least: give about {needed + 1:.0f} more --minutes, or a smaller "
-            "--image-size or --model"
-        )
-    return divided(epochs, with_float)
+    epochs = budget.epochs(seconds / sum(shares[stage] * cost for stage, cost in costs(with_float).items()))
+    return divided(epochs, with_float) if epochs >= len(shares) else dict.fromkeys(shares, 1)
+
+
+def refitted(epochs: Mapping[str, int], factor: float) -> dict[str, int]:
+    """``epochs`` times ``factor``, at least one of each stage, and at most :data:`MOST_EPOCHS` of all."""
+    factor = min(factor, MOST_EPOCHS / sum(epochs.values()))
+    return {stage: max(1, int(each * factor)) for stage, each in epochs.items()}
+
+
+def deadlines(seconds: float, with_float: bool) -> dict[str, float]:
+    """Stage → the share of ``seconds`` for training by which it ends, whatever happens.
+
+    What it should have, and a quarter of what the later ones have.
+    """
+    found, used = {}, 0.0
+    for stage, share in (SHARES_WITH_FLOAT if with_float else SHARES).items():
+        used += share
+        found[stage] = seconds * (used + (1 - used) / 4)
+    return found

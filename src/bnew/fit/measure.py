@@ -52,18 +52,18 @@ def _real(module: nn.Module) -> nn.Module:
     return module
 
 
-def milliseconds(file: Path, twin: nn.Module) -> dict[str, float]:
+def milliseconds(file: Path, twin: nn.Module, in_onnx: bool = True) -> dict[str, float]:
     """Runtime → median milliseconds of CPU time for one image on one thread, measured in turns.
 
     The runtimes are the engine with ``file``, and ONNX Runtime with ``twin``, or PyTorch where ONNX Runtime
-    or the exporter is not installed or fails.
+    or the exporter is not installed or fails, or where it is not wanted (``in_onnx``): exporting takes long.
     """
     threads = torch.get_num_threads()
     packed = load_engine(file)
     x = np.random.default_rng(0).standard_normal((1, *packed.input_shape), np.float32)
     contenders: dict[str, Callable[[], object]] = {"bnew-engine": partial(packed, x)}
     try:
-        contenders |= _in_onnx(twin, x) or {"PyTorch": in_torch(twin, x, threads=1)}
+        contenders |= (in_onnx and _in_onnx(twin, x)) or {"PyTorch": in_torch(twin, x, threads=1)}
         # Time of this process alone: what others do on the same cores would lengthen a long call more than a
         # short one.
         found = medians(contenders, SECONDS, time.process_time)

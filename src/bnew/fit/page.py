@@ -32,7 +32,7 @@ def write_page(fitted: Fitted, found: Evaluation, plan: Plan, last: Run) -> None
         f"torch {made['torch']}, on {made['cpu']}, {made['cores']} cores"
     )
     stages = [
-        (NAMES[stage], recipe.method or "–", f"{recipe.epochs}", percent(data["accuracies"][stage], 1))
+        (NAMES[stage], recipe.method or "–", f"{data['epochs'][stage]}", percent(data["accuracies"][stage], 1))
         for stage, recipe in plan.recipes.items()
     ]
     census = [
@@ -43,7 +43,7 @@ def write_page(fitted: Fitted, found: Evaluation, plan: Plan, last: Run) -> None
         f"<p>{shown(fitted.file)}: a binary network, tested on {found.images:,} images.</p>",
         numbers(head),
         "<h2>How it was made</h2>",
-        *(f"<p>{shown(line)}.</p>" for line in plan.lines),
+        *(f"<p>{shown(line)}.</p>" for line in data["chosen"]),
         table_of("names", ("stage", "method", "epochs", "test accuracy"), stages),
         f"<p>{shown(origin)}. Times for one image are medians of CPU time on one thread, in turns.</p>",
         *details(found),

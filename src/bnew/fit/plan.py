@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from bnew.errors import BnewError
 from bnew.files import write_json
+from bnew.fit import choose
 from bnew.fit.reading import Census
 from bnew.recipe import Recipe
 
-VERSION = 1
+VERSION = 2
 NAMES = {"float": "the float network", "phase1": "phase 1", "phase2": "phase 2"}
 """Stage → what it is called."""
 
@@ -50,6 +52,10 @@ class Plan:
     """Seconds that looking and choosing took."""
     why: tuple[str, ...]
     """What was found and chosen, and by what; one line each."""
+    steps_per_epoch: int
+    """Training steps of an epoch."""
+    measured: bool = False
+    """Whether the lengths follow from the time that the first epoch took."""
     settled: bool = False
     """Whether phase 2 has the length that the time left after phase 1 allows."""
 
@@ -87,14 +93,21 @@ class Plan:
             f"{path} is of another version of bnew: delete the folder {path.parent} to begin anew"
         )
 
-    def with_epochs(self, stage: str, epochs: int) -> Plan:
-        """The same with another length of ``stage``, settled."""
-        recipe = self.recipes[stage]
-        seconds = self.seconds[stage] * epochs / recipe.epochs
-        return replace(
-            self, recipes={**self.recipes, stage: recipe.replace(epochs=epochs)},
-            seconds={**self.seconds, stage: seconds}, settled=True,
-        )  # fmt: skip
+    def with_epochs(self, lengths: Mapping[str, int]) -> Plan:
+        """The same with other lengths of stages, in epochs; the method of phase 2 follows from its own."""
+        recipes, seconds = dict(self.recipes), dict(self.seconds)
+        for stage, epochs in lengths.items():
+            seconds[stage] *= epochs / recipes[stage].epochs
+            recipes[stage] = recipes[stage].replace(epochs=epochs)
+        if "phase2" in lengths and self.wanted.method is None:
+            method = choose.method_for(lengths["phase2"] * self.steps_per_epoch)
+            recipes["phase2"] = recipes["phase2"].replace(method=method)
+        return replace(self, recipes=recipes, seconds=seconds)
+
+    def slower(self, factor: float) -> Plan:
+        """The same where training takes ``factor`` times as long as was thought."""
+        end = {"end": self.seconds["end"]}
+        return replace(self, seconds={stage: factor * each for stage, each in self.seconds.items()} | end)
 
 
 def differences(there: Wanted, here: Wanted) -> list[str]:
@@ -108,10 +121,17 @@ def differences(there: Wanted, here: Wanted) -> list[str]:
 
 
 class Clock:
-    """The seconds that a fit has used, in a file, so that a killed one goes on counting."""
+    """The seconds that a fit has used, in a file, so that a killed one goes on counting.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Args:
+        path: the file.
+        now: seconds of a clock that never goes back.
+    """
+
+    def __init__(self, path: Path, now: Callable[[], float] = time.perf_counter) -> None:
+        self.path, self.now = path, now
+        self.since = now()
+        """Since when seconds are not counted yet."""
         self.stages: dict[str, float] = {}
         """Stage → seconds."""
         if path.is_file():
@@ -120,17 +140,15 @@ class Clock:
             except (ValueError, TypeError, AttributeError):
                 self.stages = {}
 
-    def start(self, seconds: float) -> None:
-        """Begin with ``seconds`` that looking and choosing took."""
-        self.stages = {}
-        self.add("start", seconds)
-
-    def add(self, stage: str, seconds: float) -> None:
-        """Count ``seconds`` of ``stage``."""
+    def count(self, stage: str) -> float:
+        """Count the seconds since the last count for ``stage``, and return them."""
+        now = self.now()
+        seconds, self.since = now - self.since, now
         self.stages[stage] = self.stages.get(stage, 0.0) + seconds
         write_json(self.path, self.stages)
+        return seconds
 
     @property
     def total(self) -> float:
-        """All seconds."""
-        return sum(self.stages.values())
+        """All seconds up to now."""
+        return sum(self.stages.values()) + self.now() - self.since

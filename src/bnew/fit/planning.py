@@ -1,24 +1,31 @@
-"""Decides what a fit does, by its images, the time given and a few timed steps."""
+"""Decides what a fit does, by its images, the time given and a few timed steps.
+
+A time is a promise, also on a busy machine. Choosing has a share of it, so what is not timed by then is not
+chosen. If not even the shortest training fits, that is said before the images are read. Lengths follow from
+the first epoch that was trained, and those of phase 2 from phase 1; what then still is too slow ends early.
+"""
 
 from __future__ import annotations
 
+import math
 import os
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bnew.data.batches import Dataset
 from bnew.display import duration
+from bnew.errors import BnewError
 from bnew.fit import choose
 from bnew.fit.folder import Folder, typical_side
 from bnew.fit.plan import Clock, Plan, Wanted
-from bnew.fit.reading import bring
+from bnew.fit.reading import bring, reading_seconds
 from bnew.fit.showing import Screen
-from bnew.fit.timing import step_seconds
+from bnew.fit.timing import LEAST, WARMING, step_seconds
 from bnew.process import cores
 from bnew.recipe import Recipe
 from bnew.references import TIMM, is_reference
+from bnew.results.run import Run
 from bnew.training.machine import Machine, make_fabric
 from bnew.training.run_data import load_data
 
@@ -28,6 +35,8 @@ END, MOST_END = 20.0, 0.25
 # How much slower than planned the end may be, where training has been.
 SLOWEST = 3.0
 SLACK = 0.02  # share of the time for what is not counted
+ONNX = 15.0  # seconds for exporting the float network and timing it in ONNX Runtime
+WORTH_A_CHANGE = 0.1  # of the time, as timed steps are never quite right
 DISK = 150e6  # bytes of a checkpoint that are written in a second
 
 
@@ -42,6 +51,8 @@ class Planner:
     machine: Machine
     clock: Clock
     screen: Screen
+    timed: float = 0.0
+    """Seconds that timing steps has taken."""
 
     @property
     def seconds(self) -> float:
@@ -63,13 +74,14 @@ class Planner:
         Raises:
             BnewError: too few of them can be read; the network does not fit; or the time is too short.
         """
-        began = time.perf_counter()
         side = typical_side(self.found)
-        chosen = self._candidate(side)
+        chosen, guess = self._candidate(side)
         images = len(self.found.paths)
         census = bring(
             self.found, chosen.image_size, self.work / "images", cores(),
-            lambda done: self.screen.move(0, f"looking at the images: {done:,} of {images:,}"),
+            lambda done: self.screen.move(
+                choose.TIMING * done / images, f"looking at the images: {done:,} of {images:,}"
+            ),
         )  # fmt: skip
         self.screen.show(census.table())
         for line in (*self.found.notes, *census.remarks()):
@@ -80,29 +92,53 @@ class Planner:
         data = load_data(self._recipe(chosen, 1, name), self.machine)
         batch = self.wanted.batch_size or choose.batch_size(data.counts["train"])
         recipe = self._recipe(chosen, batch, name)
-        budget = self._budget(recipe, data.num_classes, data.in_channels, data.counts)
-        with_float = is_reference(chosen.model) and bool(self.wanted.weights or self.wanted.pretrained)
-        used = time.perf_counter() - began
-        if self.wanted.epochs is not None:
-            lengths = choose.divided(self.wanted.epochs, with_float)
+        if guess is None or self._can_time(guess):
+            budget = self._budget(recipe, data.num_classes, data.in_channels, data.counts)
         else:
-            lengths = choose.epochs_of_stages(self.for_training() - used, budget, with_float)
-        recipes = self._recipes(recipe, lengths, lengths["phase2"] * budget.steps_per_epoch, with_float)
-        planned = {
-            stage: each.epochs * budget.epoch * (choose.TEACHING if each.teacher else 1)
-            for stage, each in recipes.items()
-        }
-        self.clock.start(used)
-        why = _why(side, budget, recipes, data)
+            budget = guess.of(data.counts, batch)
+        if self.wanted.epochs is not None:
+            lengths = choose.divided(self.wanted.epochs, self.with_float)
+        else:
+            left = self.for_training() - self.clock.total
+            lengths = choose.epochs_of_stages(left, budget, self.with_float)
+        recipes = self._recipes(recipe, lengths, budget.steps_per_epoch)
+        cost = choose.costs(self.with_float)
+        planned = {stage: each.epochs * budget.epoch * cost[stage] for stage, each in recipes.items()}
         return Plan(
-            self.wanted, self.found.digest(), census, recipes, {**planned, "end": self.end()}, used, why
-        )
+            self.wanted, self.found.digest(), census, recipes, {**planned, "end": self.end()},
+            self.clock.count("start"), _why(side, budget, recipes, data), budget.steps_per_epoch,
+        )  # fmt: skip
+
+    @property
+    def with_float(self) -> bool:
+        """Whether a float network is trained first."""
+        wanted = self.wanted
+        return is_reference(wanted.model or "") and bool(wanted.weights or wanted.pretrained)
+
+    def remeasured(self, plan: Plan) -> Plan:
+        """``plan`` with the lengths that follow from the time of the first epoch that was trained."""
+        first, *_ = plan.recipes
+        planned = plan.seconds[first] / plan.recipes[first].epochs
+        took = self.clock.stages[first]
+        left = self.for_training(took / planned) - self.clock.total + took
+        needed = took / planned * sum(plan.seconds[stage] for stage in plan.recipes)
+        epochs = {stage: recipe.epochs for stage, recipe in plan.recipes.items()}
+        lengths = choose.refitted(epochs, left / needed)
+        if abs(left / needed - 1) < WORTH_A_CHANGE:
+            lengths = epochs
+        if lengths != epochs:
+            self.screen.say(
+                f"{sum(lengths.values())} epochs in all in place of {sum(epochs.values())}: one takes "
+                f"{duration(took)}, not {duration(planned)}"
+            )
+        return replace(plan.with_epochs(lengths).slower(took / planned), measured=True)
 
     def settled(self, plan: Plan) -> Plan:
         """``plan`` with as many epochs of phase 2 as the time allows that is left after phase 1."""
         stage = plan.recipes["phase2"]
-        planned = plan.seconds["phase1"]
-        slower = self.clock.stages.get("phase1", planned) / planned
+        planned = plan.seconds["phase1"] / plan.recipes["phase1"].epochs
+        trained = Run(self.work / "phase1").epochs
+        slower = self.clock.stages.get("phase1", planned * trained) / trained / planned
         epoch = slower * plan.seconds["phase2"] / stage.epochs
         left = self.for_training(slower) - self.clock.total
         epochs = max(1, min(int(left / epoch), choose.MOST_EPOCHS))
@@ -110,37 +146,87 @@ class Planner:
             self.screen.say(
                 f"phase 2 gets {epochs} epochs in place of {stage.epochs}: one takes {duration(epoch)}"
             )
-        return plan.with_epochs("phase2", epochs)
+        return replace(plan.with_epochs({"phase2": epochs}), settled=True)
 
-    def _candidate(self, side: int) -> choose.Candidate:
-        """The network and the size that the time allows."""
-        options = choose.candidates(side, self.wanted.model, self.wanted.image_size)
-        if len(options) == 1:
-            return options[0]
-        parts = {part: sum(map(len, of.values())) for part, of in self.found.files.items()}
-        counts = {"train": parts["train"], "val": parts.get("val", parts["train"] // 10)}
-        budgets: dict[choose.Candidate, choose.Budget] = {}
-        smallest, timed = options[-1].image_size, dict[str, choose.Budget]()
-        for option in options:
-            batch = self.wanted.batch_size or choose.batch_size(counts["train"])
-            if self.wanted.epochs is not None:
-                if choose.enough(self.wanted.epochs, counts["train"] // batch, option.least):
-                    return option
+    def deadline(self, stage: str) -> float | None:
+        """Seconds after which ``stage`` begins no epoch that would not end by then; None without a time."""
+        if not self.seconds:
+            return None
+        return choose.deadlines((1 + choose.OVER / 2) * self.seconds - self.end(), self.with_float)[stage]
+
+    def has_time_for_onnx(self) -> bool:
+        """Whether the float network can be exported and timed in ONNX Runtime in the time that is left."""
+        return not self.seconds or self.clock.total + ONNX < (1 + choose.OVER / 2) * self.seconds
+
+    # ------------------------------------------------------------------ choosing
+
+    def _candidate(self, side: int) -> tuple[choose.Candidate, choose.Budget | None]:
+        """The network and the size that the time allows, and what a few steps of it say if it was timed.
+
+        Raises:
+            BnewError: not even the shortest training can be done in the time.
+        """
+        in_time = bool(self.seconds)
+        options = choose.candidates(side, self.wanted.model, self.wanted.image_size, in_time)
+        counts = choose.expected_counts(
+            {part: sum(map(len, of.values())) for part, of in self.found.files.items()}
+        )
+        batch = self.wanted.batch_size or choose.batch_size(counts["train"])
+        if not in_time:
+            steps, epochs = counts["train"] // batch, self.wanted.epochs or 0
+            return next((o for o in options if choose.enough(epochs, steps, o.least)), options[-1]), None
+        reading = reading_seconds(self.found, options[0].image_size, cores(), self.clock.now)
+        timed: dict[str, choose.Budget] = {}
+        size = options[-1].image_size  # that which takes the least time
+        for option in reversed(options):  # the quickest first
+            if option.model in timed:
                 continue
-            if option.model not in timed:  # only at the smallest size, as that takes the least time
-                trial = self._recipe(replace(option, image_size=smallest), batch, "folder")
-                timed[option.model] = self._budget(trial, len(self.found.classes), 3, counts)
-            budgets[option] = timed[option.model].scaled(smallest, option.image_size)
-            if budgets[option].is_enough(self.for_training(), option.least):
-                break
-        return choose.affordable(budgets, self.for_training()) if budgets else options[-1]
+            left = self.for_training() - self.clock.total - reading
+            quickest = next(iter(timed.values()), None)
+            if quickest and not (self._can_time(quickest) and quickest.is_enough(left, option.least)):
+                continue
+            trial = self._recipe(replace(option, image_size=size), batch, "folder")
+            timed[option.model] = self._budget(trial, len(self.found.classes), 3, counts)
+        self._check_possible(next(iter(timed.values())), reading, options[-1])
+        left = self.for_training() - self.clock.total - reading
+        budgets = {o: timed[o.model].scaled(size, o.image_size) for o in options if o.model in timed}
+        chosen = choose.affordable(budgets, left)
+        return chosen, budgets[chosen]
+
+    def _check_possible(self, least: choose.Budget, reading: float, option: choose.Candidate) -> None:
+        """Check that the shortest plan can be done in the time given.
+
+        Raises:
+            BnewError: it cannot.
+        """
+        before, training = self.clock.total + reading, choose.least_seconds(least, self.with_float)
+        needed = (before + training) / (1 - SLACK)
+        needed += min(END, needed / 3)
+        if before + training > (1 + choose.OVER) * self.seconds - self.end():
+            raise BnewError(
+                f"--minutes {self.wanted.minutes:g} is too short here and now: reading the images takes about "
+                f"{duration(reading)}, and an epoch of {option.model} at {option.image_size}×"
+                f"{option.image_size} pixels {duration(least.epoch)}; give --minutes "
+                f"{math.ceil(needed / 60)} or more"
+            )
+
+    def _left_for_timing(self) -> float:
+        """Seconds that choosing may still take; infinite if epochs are given."""
+        return choose.TIMING * self.seconds - self.timed if self.seconds else math.inf
+
+    def _can_time(self, other: choose.Budget) -> bool:
+        """Whether there is time for as many steps as timing takes, if they are as long as those of ``other``."""
+        return self._left_for_timing() >= (LEAST + WARMING) * other.step
 
     def _budget(
         self, recipe: Recipe, classes: int, channels: int, counts: Mapping[str, int]
     ) -> choose.Budget:
         """What a few steps of ``recipe`` say of its length."""
         self.screen.move(0, f"timing a few steps of {recipe.model}")
-        step, size = step_seconds(recipe, classes, channels, make_fabric(self.machine).device)
+        device, now = make_fabric(self.machine).device, self.clock.now
+        began = now()
+        step, size = step_seconds(recipe, classes, channels, device, self._left_for_timing(), now)
+        self.timed += now() - began
         batch = recipe.batch_size
         return choose.Budget(step, -(-counts["train"] // batch), counts["val"], batch, size / DISK)
 
@@ -151,20 +237,18 @@ class Planner:
             seed=self.wanted.seed,
         )  # fmt: skip
 
-    def _recipes(
-        self, recipe: Recipe, lengths: Mapping[str, int], steps: int, with_float: bool
-    ) -> dict[str, Recipe]:
+    def _recipes(self, recipe: Recipe, lengths: Mapping[str, int], steps_per_epoch: int) -> dict[str, Recipe]:
         """Stage → recipe, in order."""
         weights, found = self.wanted.weights, {}
         if weights is not None:
             recipe = recipe.replace(weights=os.path.relpath(weights, self.work / "run"))
         recipe = recipe.replace(pretrained=self.wanted.pretrained)
-        if with_float:
+        if self.with_float:
             rate = choose.learning_rate(recipe.model, recipe.batch_size, of_floats=True)
             found["float"] = recipe.replace(method=None, lr=rate, epochs=lengths["float"])
             recipe = recipe.replace(teacher="../float", weights="../float/best.safetensors", pretrained=False)
         found["phase1"] = recipe.replace(epochs=lengths["phase1"])
-        method = self.wanted.method or choose.method_for(steps)
+        method = self.wanted.method or choose.method_for(lengths["phase2"] * steps_per_epoch)
         found["phase2"] = recipe.replace(
             method=method, init="../phase1", weights=None, pretrained=False, epochs=lengths["phase2"]
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from bnew.fit.folder import FEWEST, Folder
 from bnew.text import elided, printable
 
 MOST_ROWS = 20  # classes in the table
+SAMPLE = 8  # images by which the time for all is estimated
 
 
 @dataclass(frozen=True)
@@ -172,6 +174,17 @@ def bring(
         int(pictures.near(others, train).sum()) if len(others) else 0,
         tuple(broken[number] for number in sorted(broken)[:5]),
     )
+
+
+def reading_seconds(found: Folder, size: int, workers: int, now: Callable[[], float]) -> float:
+    """How long :func:`bring` will take, about, by a few of the images."""
+    paths = found.paths
+    sample = paths[:: -(-len(paths) // SAMPLE)]
+    began = now()
+    for _, _, path in sample:
+        with suppress(BnewError):
+            _read(found.root / path, size)
+    return (now() - began) / len(sample) * len(paths) / workers
 
 
 def _read(path: Path, size: int) -> tuple[npt.NDArray[np.uint8], Rendition, int]:

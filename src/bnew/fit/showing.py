@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from bnew.display import duration
 from bnew.fit.plan import NAMES, Clock
+from bnew.results.metrics import percent
 from bnew.text import printable
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ class Screen:
         self.quiet, self.console = quiet, Console(stderr=True, highlight=False)
         self._progress: Progress | None = None
         self._task = TaskID(0)
+        self.done = 0.0
+        """The share of the whole that is done; it never gets less."""
 
     def say(self, line: str) -> None:
         """Print a line."""
@@ -47,8 +49,9 @@ class Screen:
 
     def move(self, done: float, line: str) -> None:
         """Show that a share ``done`` of the whole is done."""
+        self.done = max(self.done, done)
         if self._progress is not None:
-            self._progress.update(self._task, completed=done, description=escape(printable(line)))
+            self._progress.update(self._task, completed=self.done, description=escape(printable(line)))
 
     @contextmanager
     def bar(self) -> Iterator[None]:
@@ -63,10 +66,20 @@ class Screen:
                 return
             with Progress(*columns, console=self.console, transient=True) as self._progress:
                 self._task = self._progress.add_task("", total=1.0)
+                self._progress.update(self._task, completed=self.done)
                 yield
         finally:
             self._progress = None
             logger.setLevel(level)
+
+
+def ended_early(stage: str, epochs: int, planned: int) -> str:
+    """What is said of a stage for which there was less time than planned."""
+    return f"{NAMES[stage]} ended after {epochs} of {planned} epochs, as its time was used up"
+
+
+class FirstEpoch(Exception):
+    """The first epoch of a fit is trained and saved, so lengths can follow from its time."""
 
 
 class Watch:
@@ -77,34 +90,58 @@ class Watch:
         seconds: stage → seconds that it takes by the plan, in order.
         clock: the time used.
         screen: what shows it.
+        deadline: the seconds of ``clock`` after which no epoch begins that would not end by then.
+        measures: raise :class:`FirstEpoch` before the second epoch.
     """
 
-    def __init__(self, stage: str, seconds: Mapping[str, float], clock: Clock, screen: Screen) -> None:
+    def __init__(
+        self,
+        stage: str,
+        seconds: Mapping[str, float],
+        clock: Clock,
+        screen: Screen,
+        deadline: float | None = None,
+        measures: bool = False,
+    ) -> None:
         self.stage, self.clock, self.screen = stage, clock, screen
+        self.deadline, self.measures = deadline, measures
         stages = list(seconds)
-        self.planned, self.whole = seconds[stage], sum(seconds.values())
-        self.before = sum(seconds[each] for each in stages[: stages.index(stage)])
+        before = sum(seconds[each] for each in stages[: stages.index(stage)])
+        whole = sum(seconds.values())
+        self.planned, self.left_planned = seconds[stage], whole - before
+        # What is left begins where the bar is, also if there is more of it than was thought.
+        self.begin = max(screen.done, before / whole)
         self.validated = ""
-        self.said = self.since = time.perf_counter()
+        self.said = clock.now()
+
+    def on_train_epoch_start(self, trainer: Trainer, epoch: int) -> None:
+        """Let the fit look at the time of the first epoch."""
+        if self.measures and epoch == 1:
+            raise FirstEpoch
+        self.clock.count("between")
 
     def on_train_batch_end(self, trainer: Trainer, epoch: int, step: int) -> None:
         """Move the bar."""
-        if self.screen.has_bar:
-            share = step / trainer.total_steps
-            done = (self.before + share * self.planned) / self.whole
-            self.screen.move(done, self._line(epoch, trainer.recipe.epochs, share))
+        share = step / trainer.total_steps
+        self.screen.move(self.done(share), self._line(epoch, trainer.recipe.epochs, share))
 
     def on_train_epoch_end(self, trainer: Trainer, epoch: int, row: Mapping[str, Any]) -> None:
-        """Count the epoch's time; say a line now and then where there is no bar."""
-        now = time.perf_counter()
-        self.clock.add(self.stage, now - self.since)
-        self.since = now
-        self.validated = f", validation {row['val_accuracy']:.1%}"
-        last = epoch + 1 == trainer.recipe.epochs
+        """Count the epoch's time, and end the stage if there is none for another; say a line now and then."""
+        took = self.clock.count(self.stage)
+        self.validated = f", validation {percent(row['val_accuracy'], 1)}"
+        last, now = epoch + 1 == trainer.recipe.epochs, self.clock.now()
+        deadline = None if self.measures else self.deadline
+        if not last and deadline is not None and self.clock.total + took > deadline:
+            trainer.should_stop = last = True
+            self.screen.say(ended_early(self.stage, epoch + 1, trainer.recipe.epochs))
         if last or (not self.screen.has_bar and now - self.said > EVERY):
             self.said = now
             share = trainer.state.step / trainer.total_steps
             self.screen.say(self._line(epoch, trainer.recipe.epochs, share))
+
+    def done(self, share: float) -> float:
+        """The share of the whole that is done when ``share`` of this stage is."""
+        return self.begin + (1 - self.begin) * share * self.planned / self.left_planned
 
     def left(self, share: float) -> float:
         """Seconds left for the whole when ``share`` of this stage is done.
@@ -112,9 +149,9 @@ class Watch:
         What is left by the plan, times how much slower than planned this stage has been so far. Until it has
         shown that, the plan counts as a tenth of the stage.
         """
-        used = self.clock.stages.get(self.stage, 0.0) + time.perf_counter() - self.since
+        used = self.clock.stages.get(self.stage, 0.0) + self.clock.now() - self.clock.since
         factor = (used + 0.1 * self.planned) / ((share + 0.1) * self.planned)
-        return (self.whole - self.before - share * self.planned) * factor
+        return (self.left_planned - share * self.planned) * factor
 
     def _line(self, epoch: int, epochs: int, share: float) -> str:
         left = duration(5 * round(self.left(share) / 5))

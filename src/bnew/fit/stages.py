@@ -6,7 +6,6 @@ runs, and the result. So a stopped fit resumes where it was, and a finished one 
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import time
@@ -21,7 +20,7 @@ from filelock import FileLock, Timeout
 from bnew.deploy.evaluation import evaluate
 from bnew.deploy.pack_run import pack_run
 from bnew.deploy.verify import verify_run
-from bnew.errors import BnewError, as_number, is_whole, lookup
+from bnew.errors import BnewError, Interrupted, as_number, is_whole, lookup
 from bnew.files import sha256_of, write_json
 from bnew.fit.folder import Folder, look
 from bnew.fit.measure import float_twin, milliseconds
@@ -29,7 +28,7 @@ from bnew.fit.page import write_page
 from bnew.fit.plan import Clock, Plan, Wanted, differences
 from bnew.fit.planning import Planner
 from bnew.fit.result import Fitted
-from bnew.fit.showing import Screen, Watch
+from bnew.fit.showing import FirstEpoch, Screen, Watch, ended_early
 from bnew.recipe import Recipe
 from bnew.references import check_apart
 from bnew.registry import METHODS, model_to_build
@@ -38,9 +37,9 @@ from bnew.training.loop import train
 from bnew.training.machine import Machine
 from bnew.training.run_data import load_data
 
-logger = logging.getLogger("bnew")
-
 MINUTES = 10.0  # where neither a time nor epochs are given
+ENDING = "packing, verifying and measuring"
+now = time.perf_counter
 
 
 def fit(
@@ -170,7 +169,7 @@ class _Fit:
     ) -> None:
         self.place, self.file, self.work, self.wanted, self.screen = place, file, work, wanted, screen
         self.page, self.result = file.with_suffix(".html"), work / "result.json"
-        self.clock = Clock(work / "clock.json")
+        self.clock = Clock(work / "clock.json", now)
         self.machine = Machine(str(work / "images"), device=device, compile=False, quiet=True)
 
     def run(self) -> Fitted:
@@ -189,22 +188,47 @@ class _Fit:
             found = look(self.place)
             shutil.rmtree(self.work / "images", ignore_errors=True)
             planner = self._planner(found)
+            self.clock.stages = {}
             with self.screen.bar():
                 self.screen.move(0, "looking at the images")
-                plan = planner.plan()
-            plan.write(path)
+                plan = self._written(planner.plan())
         for line in plan.lines:
             self.screen.say(line)
         with self.screen.bar():
             for stage in plan.recipes:
-                if stage == "phase2" and self.wanted.minutes is not None and not plan.settled:
-                    plan = planner.settled(plan)
-                    plan.write(path)
-                watch = Watch(stage, plan.seconds, self.clock, self.screen)
-                train(plan.recipes[stage], self.work / stage, self.machine, callbacks=[watch])
-            share = plan.seconds["end"] / sum(plan.seconds.values())
-            self.screen.move(1 - share, "packing, verifying and measuring")
-            return self._end(plan, planner.found)
+                plan = self._trained(stage, plan, planner)
+            trained = 1 - plan.seconds["end"] / sum(plan.seconds.values())
+            self.screen.move(max(self.screen.done, trained), ENDING)
+            return self._end(plan, planner)
+
+    def _trained(self, stage: str, plan: Plan, planner: Planner) -> Plan:
+        """Train ``stage``; the plan, of which lengths may have followed from the time that training takes.
+
+        Each change of it is written before it is followed, and a run takes its length from it. So a killed
+        fit resumes with the lengths that it had.
+        """
+        run, in_time = Run(self.work / stage), self.wanted.minutes is not None
+        if stage == "phase2" and in_time and not plan.settled:
+            plan = self._written(planner.settled(plan))
+        while True:
+            measures = in_time and not plan.measured and stage == next(iter(plan.recipes))
+            watch = Watch(stage, plan.seconds, self.clock, self.screen, planner.deadline(stage), measures)
+            recipe = plan.recipes[stage]
+            if run.begun and run.recipe != recipe and run.recipe.replace(epochs=recipe.epochs) == recipe:
+                write_json(run.path / "recipe.json", recipe.to_dict())
+            try:
+                train(recipe, run.path, self.machine, callbacks=[watch])
+            except FirstEpoch:
+                plan = self._written(planner.remeasured(plan))
+            except Interrupted:
+                self.clock.count(stage)
+                raise
+            else:
+                return plan
+
+    def _written(self, plan: Plan) -> Plan:
+        plan.write(self.work / "plan.json")
+        return plan
 
     def _planner(self, found: Folder) -> Planner:
         return Planner(found, self.work, self.wanted, self.machine, self.clock, self.screen)
@@ -233,9 +257,8 @@ class _Fit:
         done = Fitted.read(self.result, self.file, self.page, self.work)
         return bool(done.data.get("sha256") == sha256_of(self.file))
 
-    def _end(self, plan: Plan, found: Folder) -> Fitted:
+    def _end(self, plan: Plan, planner: Planner) -> Fitted:
         """Pack, verify, evaluate, time; write the result and the page."""
-        began = time.perf_counter()
         last = Run(self.work / "phase2")
         cpu = replace(self.machine, device="cpu")
         packed = pack_run(last, self.file, cpu)
@@ -245,8 +268,14 @@ class _Fit:
         data = load_data(last.recipe, cpu)
         evaluation = evaluate(self.file, data)
         twin = float_twin(last.recipe, data.num_classes, data.in_channels)
-        times = milliseconds(self.file, twin)
-        self.clock.add("end", time.perf_counter() - began)
+        times = milliseconds(self.file, twin, in_onnx=planner.has_time_for_onnx())
+        self.clock.count("end")
+        runs = {stage: Run(self.work / stage) for stage in plan.recipes}
+        early = [
+            ended_early(stage, run.epochs, run.recipe.epochs)
+            for stage, run in runs.items()
+            if run.epochs < run.recipe.epochs
+        ]
         result = {
             "evaluation": evaluation.to_dict(),
             "sha256": sha256_of(self.file),
@@ -254,10 +283,10 @@ class _Fit:
             "float_bytes": 4 * sum(p.numel() for p in twin.parameters()),
             "milliseconds": times,
             "seconds": round(self.clock.total, 1),
-            "chosen": plan.lines,
-            "remarks": [*found.notes, *plan.census.remarks()],
-            "epochs": {stage: recipe.epochs for stage, recipe in plan.recipes.items()},
-            "accuracies": {s: Run(self.work / s).summary["test_accuracy"] for s in plan.recipes},
+            "chosen": [*plan.lines, *early],
+            "remarks": [*planner.found.notes, *plan.census.remarks()],
+            "epochs": {stage: run.epochs for stage, run in runs.items()},
+            "accuracies": {stage: run.summary["test_accuracy"] for stage, run in runs.items()},
         }
         fitted = Fitted(self.file, self.page, self.work, result)
         write_page(fitted, evaluation, plan, last)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 import time
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +20,18 @@ from bnew.training.optimizers import make_optimizer
 SECONDS, LEAST, WARMING = 1.5, 3, 1
 
 
-def step_seconds(recipe: Recipe, classes: int, channels: int, device: torch.device) -> tuple[float, int]:
+def step_seconds(
+    recipe: Recipe,
+    classes: int,
+    channels: int,
+    device: torch.device,
+    most: float = math.inf,
+    now: Callable[[], float] = time.perf_counter,
+) -> tuple[float, int]:
     """The median of the seconds of some training steps on random images, and the bytes of a checkpoint.
+
+    The first step is slower and does not count, except where it alone takes longer than ``most`` seconds,
+    after which no step begins.
 
     Raises:
         BnewError: the network cannot be built, or does not take such images.
@@ -34,9 +47,8 @@ def step_seconds(recipe: Recipe, classes: int, channels: int, device: torch.devi
         x = torch.randn(batch, channels, side, side, device=device).to(memory_format=torch.channels_last)
         y = torch.arange(batch, device=device) % classes
         times: list[float] = []
-        end = time.perf_counter() + SECONDS
-        while len(times) < LEAST + WARMING or time.perf_counter() < end:
-            begin = time.perf_counter()
+        began = begin = now()
+        while not times or begin - began < (min(SECONDS, most) if len(times) >= LEAST + WARMING else most):
             try:
                 loss = F.cross_entropy(model(x).float(), y)
             except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
@@ -50,7 +62,9 @@ def step_seconds(recipe: Recipe, classes: int, channels: int, device: torch.devi
             optimizer.step()
             optimizer.zero_grad()
             loss.item()  # waits for an accelerator
-            times.append(time.perf_counter() - begin)
+            end = now()
+            times.append(end - begin)
+            begin = end
     method.detach()
     parameters = sum(p.numel() for p in model.parameters())
-    return sorted(times[WARMING:])[(len(times) - WARMING) // 2], 12 * parameters
+    return statistics.median_low(times[WARMING:] or times), 12 * parameters
