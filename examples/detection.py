@@ -69,7 +69,7 @@ def main(options: Options) -> None:
     classes, corners = (torch.from_numpy(packed[name]) for name in ("scores", "corner"))
     print(
         f"{options.out}: {options.out.stat().st_size:,} bytes; results {', '.join(packed)}\n"
-        f"right digit: {(classes.argmax(1) == held_out.classes).float().mean():.1%}; its corner is "
+        f"right digit: {100 * (classes.argmax(1) == held_out.classes).float().mean():.1f} %; its corner is "
         f"{((corners - held_out.corners).abs() * (SIDE - 16)).mean():.1f} pixels off on average\n"
         f"the packed network is PyTorch's: {check.ok}\n\n{check}"
     )

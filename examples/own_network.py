@@ -34,7 +34,7 @@ def main(options: Options) -> None:
     floats = SmallResNet()
     of_floats, phase1, phase2 = options.epochs
     train(floats, batches, of_floats)
-    print(f"as floats: {accuracy(floats, held_out):.1%}")
+    print(f"as floats: {100 * accuracy(floats, held_out):.1f} %")
 
     # The plan says in advance which layers become binary, and why. Given images, `binarize` also sets scales
     # and batch norms, so that training starts from a network that works.
@@ -43,11 +43,11 @@ def main(options: Options) -> None:
 
     # Phase 1 learns with binary activations and real weights, phase 2 with binary weights too.
     train(model, batches, phase1, bnew.methods.Clip)
-    print(f"binary activations: {accuracy(model, held_out):.1%}")
+    print(f"binary activations: {100 * accuracy(model, held_out):.1f} %")
     method = train(model, batches, phase2, bnew.methods.BNEW)
     assert method is not None
     method.freeze()
-    print(f"binary weights too: {accuracy(model, held_out):.1%}")
+    print(f"binary weights too: {100 * accuracy(model, held_out):.1f} %")
     print(bnew.summary(model, SHAPE))
 
     # Bits, and whether they are the same network.
@@ -56,7 +56,7 @@ def main(options: Options) -> None:
     print(check)
     packed = bnew_engine.load(options.out)
     share = accuracy(lambda x: torch.from_numpy(packed(x.numpy())), held_out)
-    print(f"{options.out}: {options.out.stat().st_size:,} bytes, {share:.1%}; verified: {check.ok}")
+    print(f"{options.out}: {options.out.stat().st_size:,} bytes, {100 * share:.1f} %; verified: {check.ok}")
 
 
 if __name__ == "__main__":

@@ -79,8 +79,8 @@ def main(options: Options) -> None:
     strokes = held_out.masks > 0
     print(
         f"{options.out}: {options.out.stat().st_size:,} bytes; {packed.shape[1:]} numbers a picture\n"
-        f"pixels with the right class: {(classes == held_out.masks).float().mean():.1%}, of strokes "
-        f"{(classes == held_out.masks)[strokes].float().mean():.1%}\n"
+        f"pixels with the right class: {100 * (classes == held_out.masks).float().mean():.1f} %, of strokes "
+        f"{100 * (classes == held_out.masks)[strokes].float().mean():.1f} %\n"
         f"the packed network is PyTorch's: {check.ok}\n\n{check}"
     )
 

@@ -23,6 +23,7 @@ from bnew.convert.summary import summary
 from bnew.experiments.published import EXPERIMENTS
 from bnew.models import create_model, list_models
 from bnew.results.run import Run
+from bnew.text import percent
 
 TRAIN = "train --data digits --model birealnet8 --batch-size 256 --epochs 1 --device cpu --quiet --out"
 
@@ -74,7 +75,7 @@ def test_every_option_is_explained(bnew: Cli, command: str, monkeypatch: pytest.
     out = bnew(f"{command} --help")[1]
     assert "--help" in out
     for line in out.splitlines():
-        assert not re.search(r"(^|\s\s)\((default|required)", line.strip("│ ")), line
+        assert not re.search(r"(^|\s\s)\((default|required)", line.strip("│| ")), line
     (usage,) = (line for line in out.splitlines() if line.startswith("usage: "))
     assert not re.search(r"(?<!--out)(?<!\|) PATH", usage), usage
 
@@ -85,6 +86,19 @@ def test_help_fits_the_terminal(bnew: Cli, monkeypatch: pytest.MonkeyPatch, widt
     for command in ("", *COMMANDS):
         lines = bnew(f"{command} --help")[1].splitlines()
         assert [line for line in lines if len(line) > width and not line.startswith("usage: ")] == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("width", [80, 120])
+def test_help_fills_its_lines(bnew: Cli, monkeypatch: pytest.MonkeyPatch, width: int, command: str) -> None:
+    """No line of a text ends where the first word of the next one still fits."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    rows = [row.strip("│") for row in bnew(f"{command} --help")[1].partition("usage: ")[2].splitlines()[1:]]
+    starts = [len(row) - len(row.lstrip()) for row in rows]
+    for row, following, start, below in zip(rows, rows[1:], starts, starts[1:], strict=False):
+        if start == below > 5:
+            word, *_ = following.split()
+            assert len(row.rstrip()) + 1 + len(word) > width - 4, row
 
 
 def test_help_says_what_an_epochs_row_shows(bnew: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +152,7 @@ def test_from_training_to_report(bnew: Cli, tmp_path: Path) -> None:
     run, options = tmp_path / "run", ("--method", "bnew", "--method-options", "strength=3", "scale=True")
     code, out, _ = bnew(TRAIN, run, *options)
     test = Run(run).summary["test_accuracy"]
-    assert (code, out) == (0, f"{run}: test accuracy {test:.2%} (epoch 1)\n")
+    assert (code, out) == (0, f"{run}: test accuracy {percent(test)} (epoch 1)\n")
     assert Run(run).recipe.method_options == {"strength": 3, "scale": True}
 
     code, out, _ = bnew("eval --device cpu", run)
@@ -379,11 +393,23 @@ def test_other_mistakes(
             "train --epoch 1",
             "unrecognized options: --epoch, 1; did you mean --epochs? (see bnew train --help)",
         ),
-        ("train --epochs many", "--epochs: invalid literal for int() with base 10: 'many'"),
+        ("train --epochs many", "--epochs is 'many', but must be a whole number (see bnew train --help)"),
+        ("train --epochs 1.5", "--epochs is '1.5', but must be a whole number"),
+        ("train --lr fast", "--lr is 'fast', but must be a number"),
+        ("train --lr", "--lr needs a value"),
+        ("train --freeze abc", "--freeze is 'abc', but must be a number, or None"),
+        ("train --compile maybe", "--compile is 'maybe', but must be True or False, or None"),
+        ("train --milestones 0.1 b", "--milestones is '0.1 b', but must be one or more numbers"),
+        ("predict file a --input-size 4", "--input-size is '4', but must be 2 whole numbers, or None"),
+        ("reproduce cifar10 --seeds a", "--seeds is 'a', but must be one or more whole numbers, or None"),
+        ("export a b --format cc", "--format is 'cc', but must be one of onnx, c"),
+        ("export a b --format c --data-dir x", "--data-dir is for --format onnx"),
+        ("eval run --epochs 3", "unrecognized options: --epochs, 3"),
+        ("eval run --save-every 3", "unrecognized options: --save-every, 3"),
         ("train --method-options strength", "'strength' is not NAME=VALUE"),
         ("eval /nowhere --split tset", "'tset'"),
-        ("pack run", "missing from bnew pack: FILE the file to write, such as model.bnew (see bnew pack"),
-        ("predict", "missing from bnew predict: FILE the packed file"),
+        ("pack run", "missing from bnew pack: FILE, the file to write, such as model.bnew (see bnew pack"),
+        ("predict", "missing from bnew predict: FILE, the packed file"),
     ],
 )
 def test_words_that_are_no_options(sentence: Callable[..., str], line: str, said: str) -> None:

@@ -263,7 +263,7 @@ def test_what_is_printed_is_short(run: Run, packed: Path, tmp_path: Path) -> Non
         f"<PackedFile '{packed}': 1×8×8 → 10, {nodes} nodes, {total.binary_parameters:,} binary weights, "
         f"{total.real_parameters:,} real numbers, {size:,} bytes>"
     )  # fmt: skip
-    accuracy = f"{run.summary['test_accuracy']:.2%}"
+    accuracy = f"{100 * run.summary['test_accuracy']:.2f} %"
     assert repr(run) == f"<Run '{run.path}': birealnet8 on digits, ste, test accuracy {accuracy}>"
     assert repr(Run(tmp_path)) == f"<Run '{tmp_path}': no run>"
     (tmp_path / "recipe.json").write_text("{")
@@ -305,7 +305,7 @@ WRONG: dict[str, tuple[str, Callable[[Any], Any], str]] = {
     "a bit": ("blocks.3.conv.weight", lambda words: words ^ (np.arange(words.size) == 5), "other integers"),
     "a shift": ("blocks.1.conv.input_sign.shift", lambda b: b + 0.1, "where rounding cannot be the reason"),
     "the end": ("classifier.1.scale", lambda s: s * 1.01, "logits: an image without a flipped sign differs"),
-    "classes": ("classifier.1.scale", lambda s: -s, "images get another class, more than 1%"),
+    "classes": ("classifier.1.scale", lambda s: -s, "images get another class, more than 1 %"),
 }
 
 
@@ -512,7 +512,7 @@ def test_export(cli: Any, run: Run, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     code, out, err = cli("export", run.path, path)
     assert code == 0
-    assert "gives 100.00% of 359 test images PyTorch's class" in out
+    assert "gives 100.00 % of 359 test images PyTorch's class" in out
     assert "neither small nor fast" in out
     assert not err
     assert list(tmp_path.iterdir()) == [path]

@@ -100,3 +100,19 @@ def test_a_file_gets_the_full_width(
 def test_printed_and_shown_are_the_same(tables: dict[str, RenderableType], tmp_path: Path) -> None:
     printed = [line.rstrip() for line in text_of(tables["summary"], WIDTH).rstrip().splitlines()]
     assert str(tables["summary"]).splitlines() == printed
+
+
+@pytest.mark.parametrize("name", ["plan", "summary"])
+def test_print_follows_the_terminal(
+    tables: dict[str, RenderableType], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert max(map(len, str(tables[name]).splitlines())) > 80
+    monkeypatch.setenv("COLUMNS", "80")
+    assert max(map(len, str(tables[name]).splitlines())) <= 80
+
+
+def test_a_model_that_is_one_layer_has_a_name() -> None:
+    model = torch.nn.Linear(3, 2)
+    first = str(summary(model, (3,))).splitlines()[2]
+    assert first.split()[:3] == ["the", "model", "Linear"]
+    assert "the model" in str(bnew.plan(model))

@@ -31,7 +31,7 @@ def test_several_and_dense_results(name: str, tmp_path: Path) -> None:
     words = ["--images", "128", "--epochs", "1", "1", "--out", str(tmp_path / "model.bnew")]
     output = said(name, *words)
     assert "the packed network is PyTorch's: True" in output
-    same = re.search(r"^(?:result|scores) +([0-9.]+)%", output, re.MULTILINE)
+    same = re.search(r"^(?:result|scores) +([0-9.]+) ?%", output, re.MULTILINE)
     assert same is not None
     assert float(same[1]) > 99
 
@@ -40,8 +40,8 @@ def test_several_and_dense_results(name: str, tmp_path: Path) -> None:
 def test_own_network(tmp_path: Path) -> None:
     file = tmp_path / "own.bnew"
     output = said("own_network", "--epochs", "1", "1", "2", "--out", str(file))
-    assert re.search(rf"{file}: [0-9,]+ bytes, [0-9.]+%; verified: True", output), output
-    (accuracy,) = re.findall(r"binary weights too: ([0-9.]+)%", output)
+    assert re.search(rf"{file}: [0-9,]+ bytes, [0-9.]+ %; verified: True", output), output
+    (accuracy,) = re.findall(r"binary weights too: ([0-9.]+) %", output)
     assert float(accuracy) > 50
 
 

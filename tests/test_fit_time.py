@@ -17,6 +17,7 @@ from bnew.fit.choose import OVER, TIMING, deadlines, refitted
 from bnew.fit.folder import look
 from bnew.fit.plan import Clock, Plan, Wanted
 from bnew.fit.planning import Planner
+from bnew.fit.reading import bring
 from bnew.fit.result import Fitted
 from bnew.fit.showing import Screen, Watch
 from bnew.fit.stages import fit
@@ -115,7 +116,9 @@ def test_what_cannot_be_done_is_said_before_the_images_are_read(
 ) -> None:
     monkeypatch.setattr(planning, "bring", crash_with_any)
     busy = Busy(monkeypatch, step=20.0)
-    with pytest.raises(BnewError, match=r"--minutes 1 is too short here and now: .* give --minutes (\d+)") as refused:
+    with pytest.raises(
+        BnewError, match=r"--minutes 1 is too short here and now: .* give --minutes (\d+)"
+    ) as refused:
         planner(photos, tmp_path, 1.0, busy).plan()
     assert "\n" not in str(refused.value)
     wanted = float(str(refused.value).rpartition("--minutes ")[2].partition(" ")[0])
@@ -127,7 +130,6 @@ def test_after_the_images_are_read_nothing_is_refused(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     busy = Busy(monkeypatch, step=0.5)
-    bring = planning.bring
 
     def slowly(*given: Any) -> object:
         busy.time.seconds += 100

@@ -133,6 +133,12 @@ def test_public_names() -> None:
         bnew.trian  # type: ignore[attr-defined]  # noqa: B018
 
 
+def test_per_cent_is_written_in_one_way() -> None:
+    """By :func:`bnew.text.percent`: no other file formats a share with Python's own %, which has no space."""
+    for module, path in KNOWN.items():
+        assert not re.search(r":\.\d%\}", path.read_text("utf-8")), module
+
+
 def test_every_file_is_on_the_map() -> None:
     """docs/architecture.md names each file, below its room."""
     text = (Path(__file__).parents[1] / "docs" / "architecture.md").read_text("utf-8")

@@ -116,7 +116,7 @@ def test_one_output_is_the_probability_of_its_class(red: Path, tmp_path: Path) -
     nn.init.constant_(layer.bias, -1.0)
     model = nn.Sequential(nn.Flatten(), layer)
     (found,) = predict(packed(model, tmp_path / "m.bnew", classes=["cat"]), [red])
-    said = "cat 26.9% (an independent probability: the logistic function of the one output)"  # 1 / (1 + e)
+    said = "cat 26.9 % (an independent probability: the logistic function of the one output)"  # 1 / (1 + e)
     assert str(found) == f"{red}: {said}"
 
 
@@ -268,7 +268,7 @@ def test_names_that_cannot_be_written(red: Path, tmp_path: Path) -> None:
 def test_a_prediction_is_one_line() -> None:
     classes = (("a\x1b[2J\nb", 0.5), ("\u202e<script>|", 0.25))
     text = str(Prediction(Path("x\n.png"), classes))
-    assert text == r"x\n.png: a\x1b[2J\nb 50.0%, \u202e<script>| 25.0%"
+    assert text == r"x\n.png: a\x1b[2J\nb 50.0 %, \u202e<script>| 25.0 %"
 
 
 def test_an_image_that_is_broken_does_not_hold_up_the_others(

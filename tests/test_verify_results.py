@@ -71,7 +71,7 @@ def test_any_results_and_those_of_another_network(what: str, tmp_path: Path) -> 
     with torch.no_grad():
         last.weight.neg_()
     problems = bnew.verify(tmp_path / "model.bnew", model, batches()).problems
-    counted = [problem for problem in problems if "of 27 images get another class, more than 1%" in problem]
+    counted = [problem for problem in problems if "of 27 images get another class, more than 1 %" in problem]
     assert len(counted) == sum(RESULTS[what][2])
 
 

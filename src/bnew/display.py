@@ -53,7 +53,13 @@ def show(shown: RenderableType) -> None:
     if console.is_terminal:
         console.print(shown)
     else:
-        print(as_text(shown, console.width if "COLUMNS" in os.environ else WIDTH))
+        print(as_text(shown, width()))
+
+
+def width() -> int:
+    """That of the terminal; where the output is none, as in a file, COLUMNS, or else :data:`WIDTH`."""
+    console = Console()
+    return console.width if console.is_terminal or "COLUMNS" in os.environ else WIDTH
 
 
 def short(number: int) -> str:
@@ -109,6 +115,6 @@ class Shown(Line):
         raise NotImplementedError
 
     def __repr__(self) -> str:
-        return as_text(self.__rich__())
+        return as_text(self.__rich__(), width())
 
     __str__ = __repr__

@@ -1,4 +1,4 @@
-"""Makes foreign text safe to print: names in files, names of folders, and messages that quote them."""
+"""Texts that people read: shares in per cent, and foreign text made safe to print, such as names of files."""
 
 from __future__ import annotations
 
@@ -27,6 +27,11 @@ def printable(text: object) -> str:
     names that are not UTF-8 can be printed too. Text that is already escaped stays the same.
     """
     return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+
+
+def percent(share: float | None, digits: int = 2) -> str:
+    """A share as per cent, ``94.10 %``; – if there is none."""
+    return "–" if share is None else f"{100 * share:.{digits}f} %"
 
 
 def elided(names: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
-from functools import partial, wraps
+from functools import partial
 from typing import Any
 
 import tyro
@@ -23,6 +23,7 @@ from bnew import __version__
 from bnew.cli.arguments import constructors, names
 from bnew.cli.config import config_of, read_config, with_recipe
 from bnew.cli.fitting import fit
+from bnew.cli.helping import add_groups, with_help
 from bnew.cli.output import unread
 from bnew.cli.packed import bench, export, import_, info, pack, predict, verify
 from bnew.cli.runs import evaluate, models, report, reproduce, summary, train
@@ -57,8 +58,19 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "export": export,
     "import": import_,
 }
-# Their help texts, with placeholders for names of methods, models and so on.
-HELP = {command: command.__doc__ or "" for command in COMMANDS.values()}
+
+
+# What tyro says → what is said.
+PLAIN: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
+    (r"^Error parsing ([^:]+): (?=is '|are ')", r"\1 "),
+    (r"^Error parsing ([^:]+): ", r"\1: "),
+    (
+        r"^[Ii]nvalid choice '?(.*?)'? for argument '(.*?)'\. Expected one of \((.*)\)",
+        lambda found: f"{found[2]} is '{found[1]}', but must be one of " + found[3].replace("'", ""),
+    ),
+    (r"(?<=: |; )([A-Z|]+(?:\.\w+)?) (?=the |one )", r"\1, "),
+    (r"^[Mm]issing value for argument '(.*?)'\..*", r"\1 needs a value"),
+)
 
 
 def _help() -> str:
@@ -81,10 +93,10 @@ def _filled(text: str, indent: int = 0) -> str:
     return textwrap.fill(text, width, subsequent_indent=" " * indent, break_on_hyphens=False)
 
 
-def _described(command: Callable[..., int]) -> str:
-    """The help text of ``command`` without its arguments, in lines that fit, as tyro does not make them."""
-    text = inspect.getdoc(command) or ""
-    return "\n\n".join(map(_filled, text.partition("\n\nArgs:\n")[0].split("\n\n")))
+def _described(docstring: str) -> str:
+    """A command's help text without its arguments, in lines that fit, as tyro does not make them."""
+    text = inspect.cleandoc(docstring).partition("\n\nArgs:\n")[0]
+    return "\n\n".join(map(_filled, text.split("\n\n")))
 
 
 def _run(words: Sequence[str]) -> int:
@@ -97,9 +109,6 @@ def _run(words: Sequence[str]) -> int:
         print(f"bnew {__version__}")
         return 0
     command = lookup("command", words[0], COMMANDS)
-    command.__doc__ = HELP.get(command, "").format(
-        **{kind: ", ".join(known) for kind, known in names().items()}
-    )
     return _parse(command, words)()
 
 
@@ -111,14 +120,19 @@ def _parse(command: Callable[..., int], words: Sequence[str]) -> Callable[[], in
         SystemExit: the help was asked for and has been printed.
     """
 
-    @wraps(command)
+    # With the names of methods, models and so on in the place of their placeholders.
+    docstring = (command.__doc__ or "").format(**{kind: ", ".join(known) for kind, known in names().items()})
+
     def parsed(*args: Any, **kwargs: Any) -> Callable[[], int]:
         return partial(command, *args, **kwargs)
 
+    signature = with_help(command, docstring)
     if command is train and (config := config_of(words)) is not None:
-        parsed.__signature__ = with_recipe(command, read_config(config))  # type: ignore[attr-defined]
+        signature = with_recipe(signature, read_config(config))
+    parsed.__signature__ = signature  # type: ignore[attr-defined]
+    parsed.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
     if not {"-h", "--help"}.isdisjoint(words):
-        print(f"{_described(command)}\n")
+        print(f"{_described(docstring)}\n")
     said = io.StringIO()
     try:
         with redirect_stderr(said):
@@ -127,7 +141,7 @@ def _parse(command: Callable[..., int], words: Sequence[str]) -> Callable[[], in
                 prog=f"bnew {words[0]}",
                 description="",
                 args=words[1:],
-                registry=constructors(),
+                registry=add_groups(constructors()),
                 config=(OmitArgPrefixes,),
             )
     except SystemExit as ended:
@@ -148,8 +162,16 @@ def _out_of_box(text: str) -> str:
     near = " ".join(each for each in others if each.startswith("Perhaps you meant"))
     meant = " or ".join(dict.fromkeys(re.findall(r"--[\w-]+", near)))
     wrong = re.sub(r"\.? \(required\)", ";", wrong).strip(" ;.") or " ".join(text.split())
+    wrong = _in_plain_words(wrong)
     hint = f"; did you mean {meant}?" if meant else ""
     return f"{wrong[0].lower()}{wrong[1:]}{hint}"
+
+
+def _in_plain_words(wrong: str) -> str:
+    """A message of tyro without what only programmers know."""
+    for pattern, plain in PLAIN:
+        wrong = re.sub(pattern, plain, wrong)
+    return wrong
 
 
 def _run_together(words: Sequence[str]) -> int:

@@ -6,13 +6,14 @@ import ast
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from types import NoneType, UnionType
+from typing import Annotated, Any, TypeAlias, Union, get_args, get_origin
 
 import tyro
 from tyro.conf import Positional
-from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from bnew.deploy.limits import Limits
 from bnew.errors import BnewError
@@ -94,14 +95,30 @@ def size_of(option: str, text: str | None) -> int | None:
     return int(found[1]) << {"": 0, "k": 10, "M": 20}[found[2]]
 
 
+def _whole(word: str) -> int:
+    return int(word.replace("_", "x"))  # of Python alone
+
+
+# Type → what a value of it is called, in a help text and in a message, and how it is read.
+KINDS: dict[Any, tuple[str, str, Callable[[str], Any]]] = {
+    int: ("INT", "a whole number", _whole),
+    float: ("FLOAT", "a number", float),
+    str: ("STR", "a text", str),
+    Path: ("PATH", "a path", Path),
+    bool: ("True|False", "True or False", {"True": True, "False": False}.__getitem__),
+}
+
+
 def constructors() -> ConstructorRegistry:
-    """tyro's registry with what it does not parse by itself: mappings, or a name in place of one."""
+    """tyro's registry with what it does not parse by itself: mappings, or a name in place of one.
+
+    And with numbers, texts and paths, several of them, or None in place of them, whose help and messages are
+    easier to read than tyro's own.
+    """
     registry = ConstructorRegistry()
 
     @registry.primitive_rule
-    def _(
-        info: tyro.constructors.PrimitiveTypeInfo,
-    ) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
+    def _(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
         named = info.type == Mapping[str, Any] | str
         if info.type_origin is not Mapping and not named:
             return None
@@ -115,7 +132,54 @@ def constructors() -> ConstructorRegistry:
             ),
         )
 
+    @registry.primitive_rule
+    def _(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+        return _values(info.type)
+
     return registry
+
+
+def _values(kind: Any) -> PrimitiveConstructorSpec[Any] | None:
+    """How one of :data:`KINDS` is read, a tuple of it, or None in place of that; None: it is another type."""
+    without = [part for part in get_args(kind) if part is not NoneType]
+    optional = get_origin(kind) in (Union, UnionType) and len(without) == 1
+    inner = without[0] if optional else kind
+    parts = get_args(inner) if get_origin(inner) is tuple else (inner,)
+    if parts[0] not in KINDS or not set(parts[1:]) <= {parts[0], ...} or kind is bool:  # which is a flag
+        return None
+    metavar, called, read = KINDS[parts[0]]
+    any_number = ... in parts
+    several = any_number or len(parts) > 1
+    if any_number:
+        metavar, called = f"{metavar} ...", called.replace("a ", "one or more ") + "s"
+    elif several:
+        metavar, called = " ".join([metavar] * len(parts)), f"{len(parts)} {called.removeprefix('a ')}s"
+    if optional:
+        called += ", or None"
+
+    def from_words(words: list[str]) -> Any:
+        if optional and words == ["None"]:
+            return None
+        try:
+            if several and not any_number and len(words) != len(parts):
+                raise ValueError
+            values = tuple(map(read, words))
+        except (ValueError, KeyError):
+            raise ValueError(f"is '{' '.join(words)}', but must be {called}") from None
+        return values if several else values[0]
+
+    return PrimitiveConstructorSpec(
+        nargs="*" if several else 1,
+        metavar=f"{metavar}|None" if optional else metavar,
+        instance_from_str=from_words,
+        is_instance=lambda value: (
+            (optional and value is None)
+            or (isinstance(value, tuple) if several else isinstance(value, parts[0]))
+        ),
+        str_from_instance=lambda value: (
+            ["None"] if value is None else list(map(str, value if several else [value]))
+        ),
+    )
 
 
 # What the columns of an epoch's row mean.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +71,8 @@ def _by_length(data: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**data, "method_options": {**row.by_length, **options}}
 
 
-def with_recipe(command: Callable[..., Any], recipe: Recipe) -> inspect.Signature:
-    """The signature of ``command`` with ``recipe`` as the default of its parameter ``recipe``."""
-    signature = inspect.signature(command, eval_str=True)
+def with_recipe(signature: inspect.Signature, recipe: Recipe) -> inspect.Signature:
+    """``signature`` with ``recipe`` as the default of its parameter ``recipe``."""
     named = [p.replace(kind=p.KEYWORD_ONLY) for p in signature.parameters.values()]
     return signature.replace(
         parameters=[p.replace(default=recipe) if p.name == "recipe" else p for p in named]

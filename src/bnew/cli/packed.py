@@ -21,7 +21,7 @@ from bnew.cli.output import as_json, check_format, put, put_rows, say_broken
 from bnew.display import show
 from bnew.errors import BnewError
 from bnew.process import cores
-from bnew.text import printable
+from bnew.text import percent, printable
 from bnew.training.machine import Machine
 
 logger = logging.getLogger("bnew")
@@ -51,7 +51,7 @@ def pack(
     machine = Machine(data_dir=data_dir, device="cpu")
     packed = pack_run(best, file, machine, half=half, any_size=any_size)
     if best.path != run:
-        accuracy = f"{best.summary['val_accuracy']:.2%} validation accuracy"
+        accuracy = f"{percent(best.summary['val_accuracy'])} validation accuracy"
         print(printable(f"best network below {run}: {best.path} ({accuracy})"))
     sizes = f"{packed.file_bytes:,} bytes, {packed.header_bytes:,} of them the header"
     print(printable(f"{file}: {best.path} in {sizes}"))
@@ -156,6 +156,8 @@ def export(
         ram: the same for its RAM.
     """
     if format == "c":
+        if data_dir is not None:
+            raise BnewError("--data-dir is for --format onnx: C is not checked on images")
         _export_c(run, to, name, size_of("--flash", flash), size_of("--ram", ram))
         return 0
     if given := [option for option, value in _only_in_c(name, flash, ram) if value is not None]:

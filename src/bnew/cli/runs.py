@@ -30,8 +30,8 @@ from bnew.pretrained import list_pretrained, pretrained_card
 from bnew.process import is_first_process
 from bnew.references import TORCHVISION, is_reference
 from bnew.registry import METHODS, MODELS, method_row, model_to_build
-from bnew.results.metrics import percent
-from bnew.text import printable
+from bnew.text import percent, printable
+from bnew.training.machine import Machine
 
 logger = logging.getLogger("bnew")
 
@@ -173,18 +173,22 @@ def train(
     run = fit(recipe, out, machine)
     if is_first_process():
         accuracy, epoch = run.summary["test_accuracy"], run.summary["best_epoch"] + 1
-        print(printable(f"{out}: test accuracy {accuracy:.2%} (epoch {epoch})"))
+        print(printable(f"{out}: test accuracy {percent(accuracy)} (epoch {epoch})"))
     return 0
 
 
 def evaluate(
     network: NetworkArgument,
     /,
-    machine: MachineOptions,
     limits: LimitOptions,
     split: Literal["train", "val", "test"] = "test",
+    data_dir: str | None = None,
     data: str | None = None,
     data_options: Mapping[str, Any] = MappingProxyType({}),
+    device: str = "auto",
+    devices: int = 1,
+    decode_threads: int = 0,
+    max_broken: int = 10,
     page: Path | None = None,
     json: bool = False,
     csv: bool = False,
@@ -199,11 +203,15 @@ def evaluate(
     Args:
         network: the run's folder; or a folder above runs, for the run with the best validation accuracy; or a
             packed file.
-        machine: where to compute. The engine computes a packed file on the CPU.
         limits: what a packed file may ask for.
         split: which images.
+        data_dir: folder of the data sets, or of your own images; default: that which the run was trained on.
         data: data set for a packed file: one of {datasets}; or package.module:factory.
         data_options: options of that factory.
+        device: what computes a run: cpu, cuda, mps or auto. The engine computes a packed file on the CPU.
+        devices: number of devices for a run, with one process each; torchrun starts its own.
+        decode_threads: threads (for imagenet, processes) that decode images; 0: one per core.
+        max_broken: how many broken images of imagenet to skip at most.
         page: file to write as an HTML page with the worst mistakes as pictures, such as evaluation.html.
         json: print JSON.
         csv: print a line for each class, as CSV.
@@ -213,6 +221,9 @@ def evaluate(
     from bnew.training.evaluation import evaluate_run
 
     check_format(json, csv)
+    machine = Machine(
+        data_dir, device=device, devices=devices, decode_threads=decode_threads, max_broken=max_broken
+    )
     worst, broken = 24 if page else 0, list[BnewError]()
     if network.is_file():
         result = evaluate_file(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from rich.table import Table
 from rich.text import Text
 
-from bnew.display import Shown, as_text, new_table, some
+from bnew.display import Shown, as_text, new_table, some, width
 from bnew.text import printable
 
 SCALE, SHORTCUT = "scale", "shortcut"
@@ -44,7 +44,7 @@ class Plan(Shown, list[PlannedLayer]):
     def __rich__(self) -> Table:
         table = new_table("layer", "is", "becomes", "why")
         for row in self:
-            cells = (row.name, row.kind, row.outcome, row.reason)
+            cells = (row.name or "the model", row.kind, row.outcome, row.reason)
             table.add_row(*(Text(printable(cell)) for cell in cells), style=None if row.becomes else "dim")
         return table
 
@@ -55,7 +55,7 @@ class Plan(Shown, list[PlannedLayer]):
         for (becomes, reason), rows in self._groups().items():
             cells = (f"  {len(rows)}", becomes or "stays real", f"{reason}:", _names(rows))
             table.add_row(*(Text(printable(cell)) for cell in cells))
-        return as_text(table)
+        return as_text(table, width())
 
     @property
     def why(self) -> str:

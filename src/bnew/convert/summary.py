@@ -74,7 +74,7 @@ class Summary(Shown):
         for row in (*self.rows, self.total):
             if row.name == "total":
                 table.add_section()
-            names = [row.name, row.kind][: 1 + len(titles)]
+            names = [row.name or "the model", row.kind][: 1 + len(titles)]
             values = (number(getattr(row, name)) for name in numbers)
             table.add_row(*(Text(printable(name)) for name in names), *values)
         return table

@@ -22,7 +22,7 @@ from bnew.deploy.limits import BY_SIZE, Limits
 from bnew.display import Shown, new_table
 from bnew.errors import BnewError, is_whole
 from bnew.process import cores
-from bnew.text import printable
+from bnew.text import percent, printable
 
 if TYPE_CHECKING:
     from bnew_engine import Model
@@ -92,7 +92,7 @@ class Prediction:
     kind: str = "softmax"
 
     def __str__(self) -> str:
-        shares = ", ".join(f"{name} {share:.1%}" for name, share in self.classes)
+        shares = ", ".join(f"{name} {percent(share, 1)}" for name, share in self.classes)
         return printable(f"{self.path}: {shares}{_SAID[self.kind]}")
 
     def to_dict(self) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from bnew.files import write_atomically
 from bnew.layers import check_module
 from bnew.packing.inputs import Example, Inputs, bound
 from bnew.results.run import Run
+from bnew.text import percent
 from bnew.training.machine import Machine
 from bnew.training.run_data import load_run_data
 
@@ -50,8 +51,9 @@ class OnnxCheck:
 
     def __str__(self) -> str:
         return (
-            f"ONNX Runtime gives {self.agreement:.2%} of {self.images:,} {self.kind} images PyTorch's class; "
-            f"logits differ by {self.median_difference:.2g} in the median, {self.max_difference:.2g} at most"
+            f"ONNX Runtime gives {percent(self.agreement)} of {self.images:,} {self.kind} images PyTorch's "
+            f"class; logits differ by {self.median_difference:.2g} in the median, "
+            f"{self.max_difference:.2g} at most"
         )
 
 

@@ -38,7 +38,7 @@ from bnew.packing.rows import Takes
 from bnew.packing.vocabulary import OPERATORS
 from bnew.process import cores
 from bnew.results.run import Run
-from bnew.text import printable
+from bnew.text import percent, printable
 from bnew.training.evaluation import load_run
 from bnew.training.machine import Machine
 
@@ -101,7 +101,7 @@ class Verification(Shown):
             "", numbers=columns, title=f"differences of the results of {self.images:,} images"
         )
         for result in self.results:
-            same = "" if result.others is None else f"{1 - result.others / self.images:.2%}"
+            same = "" if result.others is None else percent(1 - result.others / self.images)
             strict = "" if result.strict_difference is None else f"{result.strict_difference:.2g}"
             median, most = f"{result.median_difference:.2g}", f"{result.max_difference:.2g}"
             results.add_row(Text(printable(result.name)), same, median, most, strict)
@@ -110,7 +110,7 @@ class Verification(Shown):
             "root mean square"
         ]
         if self.hits:
-            accuracies = [f"{hits / self.images:.2%}" for hits in self.hits]
+            accuracies = [percent(hits / self.images) for hits in self.hits]
             notes.append(f"accuracy: {accuracies[0]} in PyTorch, {accuracies[1]} packed")
         verdict = [Text(printable(f"wrong: {problem}")) for problem in self.problems] or [
             Text("the file is the network")
@@ -216,8 +216,8 @@ def verify(
     for result in results:
         if result.others is not None and result.others > most_disagreements(share, images):
             problems.append(
-                f"{result.name}: {result.others / images:.2%} of {images:,} images get another class, more "
-                f"than {share:.0%} explains"
+                f"{result.name}: {percent(result.others / images)} of {images:,} images get another class, "
+                f"more than {percent(share, 0)} explains"
             )
     is_classifier = results[0].name == "logits"
     if is_classifier and abs(hits[0] - hits[1]) > 3 * (results[0].others or 0) ** 0.5:

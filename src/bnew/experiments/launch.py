@@ -19,6 +19,7 @@ from bnew.experiments.plan import Stage
 from bnew.process import cores, is_first_process, under_torchrun
 from bnew.registry import dataset_row
 from bnew.results.run import Run
+from bnew.text import percent
 from bnew.training.machine import Machine
 
 logger = logging.getLogger("bnew")
@@ -125,7 +126,7 @@ def say(name: str, out: Path, why: str | None) -> None:
         logger.error("%s: %s", name, why)
     else:
         accuracy = Run(out / name).summary["test_accuracy"]
-        logger.info("%s: done, test accuracy %.2f %%", name, 100 * accuracy)
+        logger.info("%s: done, test accuracy %s", name, percent(accuracy))
 
 
 def train_stage(stage: Stage, out: Path, machine: Machine, threads: int) -> str | None:

@@ -7,9 +7,10 @@ from bnew.fit.plan import NAMES, Plan
 from bnew.fit.result import Fitted, size_of
 from bnew.results.evaluation import Evaluation
 from bnew.results.markup import shown
-from bnew.results.metrics import interval_of, percent
+from bnew.results.metrics import interval_of
 from bnew.results.mistakes import details, numbers, table_of, write_document
 from bnew.results.run import Run
+from bnew.text import percent
 
 
 def write_page(fitted: Fitted, found: Evaluation, plan: Plan, last: Run) -> None:
@@ -32,7 +33,12 @@ def write_page(fitted: Fitted, found: Evaluation, plan: Plan, last: Run) -> None
         f"torch {made['torch']}, on {made['cpu']}, {made['cores']} cores"
     )
     stages = [
-        (NAMES[stage], recipe.method or "–", f"{data['epochs'][stage]}", percent(data["accuracies"][stage], 1))
+        (
+            NAMES[stage],
+            recipe.method or "–",
+            f"{data['epochs'][stage]}",
+            percent(data["accuracies"][stage], 1),
+        )
         for stage, recipe in plan.recipes.items()
     ]
     census = [

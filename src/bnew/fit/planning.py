@@ -204,8 +204,8 @@ class Planner:
         needed += min(END, needed / 3)
         if before + training > (1 + choose.OVER) * self.seconds - self.end():
             raise BnewError(
-                f"--minutes {self.wanted.minutes:g} is too short here and now: reading the images takes about "
-                f"{duration(reading)}, and an epoch of {option.model} at {option.image_size}×"
+                f"--minutes {self.wanted.minutes:g} is too short here and now: reading the images takes "
+                f"about {duration(reading)}, and an epoch of {option.model} at {option.image_size}×"
                 f"{option.image_size} pixels {duration(least.epoch)}; give --minutes "
                 f"{math.ceil(needed / 60)} or more"
             )
@@ -215,7 +215,7 @@ class Planner:
         return choose.TIMING * self.seconds - self.timed if self.seconds else math.inf
 
     def _can_time(self, other: choose.Budget) -> bool:
-        """Whether there is time for as many steps as timing takes, if they are as long as those of ``other``."""
+        """Whether there is time for the steps that timing takes, if they are as long as of ``other``."""
         return self._left_for_timing() >= (LEAST + WARMING) * other.step
 
     def _budget(

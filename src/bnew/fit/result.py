@@ -13,8 +13,8 @@ from rich.text import Text
 
 from bnew.display import Shown, new_table
 from bnew.errors import BnewError
-from bnew.results.metrics import interval_of, percent
-from bnew.text import printable
+from bnew.results.metrics import interval_of
+from bnew.text import percent, printable
 
 MOST_CLASSES = 20
 

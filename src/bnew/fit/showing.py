@@ -13,8 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from bnew.display import duration
 from bnew.fit.plan import NAMES, Clock
-from bnew.results.metrics import percent
-from bnew.text import printable
+from bnew.text import percent, printable
 
 if TYPE_CHECKING:
     from bnew.training.loop import Trainer

@@ -21,7 +21,7 @@ from bnew.packing.checksum import is_whole
 from bnew.packing.rows import Argument, Takes
 from bnew.packing.sizes import settled
 from bnew.packing.vocabulary import OPERATORS, STEPS
-from bnew.text import elided, printable
+from bnew.text import elided, percent, printable
 
 VERSION = "1"
 METADATA = {"format", "version", "graph", "crc32"}
@@ -250,7 +250,7 @@ class PackedFile(Line):
                 "classes", Text(f"{len(self.graph['classes'])}: {printable(elided(self.graph['classes']))}")
             )
         facts.add_row("real numbers", "float16" if self.half else "float32")
-        facts.add_row("binary share", f"{binary / max(binary + real, 1):.1%} of all weights")
+        facts.add_row("binary share", f"{percent(binary / max(binary + real, 1), 1)} of all weights")
         facts.add_row("tensors", f"{self.tensor_bytes:,} bytes")
         facts.add_row("header", f"{self.header_bytes:,} bytes")
         as_float = 4 * (binary + real)

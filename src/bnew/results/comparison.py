@@ -47,7 +47,7 @@ def _cell(key: str, show: Callable[[float], str], spread: bool = True) -> Callab
     return cell
 
 
-def percent(share: float) -> str:
+def points(share: float) -> str:
     """Without the sign: "97.25"."""
     return f"{100 * share:.2f}".replace("-", "−")
 
@@ -66,15 +66,15 @@ COLUMNS = (
     Column("Variant", "variant", lambda group: group.variant or MISSING),
     Column("Data set", "data", lambda group: group.data),
     Column("Model", "model", lambda group: group.recipe.model),
-    Column("Test accuracy, %", "test %", _cell("test_accuracy", percent), "test_accuracy", max),
-    Column("Best validation accuracy, %", "best\nval %", _cell("val_accuracy", percent), "val_accuracy", max),
+    Column("Test accuracy, %", "test %", _cell("test_accuracy", points), "test_accuracy", max),
+    Column("Best validation accuracy, %", "best\nval %", _cell("val_accuracy", points), "val_accuracy", max),
     Column("Epochs", "epochs", _epochs),
     Column("n", "n", lambda group: str(len(group.runs))),
     Column(
         "Distance to ±1 before freezing", "distance\nto ±1",
         _cell("distance_before_freezing", lambda d: f"{d:.2g}", spread=False),
     ),
-    Column("Freezing cost, points", "freezing\ncost", _cell("freezing_cost", percent), "freezing_cost", min),
+    Column("Freezing cost, points", "freezing\ncost", _cell("freezing_cost", points), "freezing_cost", min),
     Column("Training time per run", "time", _cell("train_seconds", duration, spread=False)),
 )  # fmt: skip
 TEXTS = 4  # the first of them

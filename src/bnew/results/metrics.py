@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bnew.errors import BnewError
+from bnew.text import percent
 
 Integers = npt.NDArray[np.int64]
 Picture = npt.NDArray[np.uint8]
@@ -36,14 +37,9 @@ def wilson(hits: int, count: int) -> tuple[float, float]:
     return (0.0 if hits == 0 else low), (1.0 if hits == count else high)  # where rounding would leave them
 
 
-def percent(share: float | None, digits: int = 2) -> str:
-    """A share as per cent; – if there is none."""
-    return "–" if share is None else f"{100 * share:.{digits}f} %"
-
-
 def interval_of(interval: tuple[float, float] | None, digits: int = 2) -> str:
     """An interval of shares as per cent; nothing if there is none."""
-    return "" if interval is None else f"{100 * interval[0]:.{digits}f} to {100 * interval[1]:.{digits}f} %"
+    return "" if interval is None else f"{100 * interval[0]:.{digits}f} to {percent(interval[1], digits)}"
 
 
 def confusion(labels: Integers, predicted: Integers, classes: int) -> Integers:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from bnew.errors import BnewError
-from bnew.results.comparison import COLUMNS, TEXTS, Comparison, percent
+from bnew.results.comparison import COLUMNS, TEXTS, Comparison
 from bnew.results.groups import Group, best_of
 from bnew.results.markup import document, shown
 from bnew.results.packed import packed_of
 from bnew.results.pictures import INK, Picture, label
 from bnew.results.references import MISSING
 from bnew.results.run import Run
+from bnew.text import percent
 
 STYLE = """\
 :root { color-scheme: light dark; --text: #1f2328; --soft: #59636e; --line: #d8dee4; --back: #ffffff;
@@ -143,8 +144,8 @@ def _best(groups: Sequence[Group]) -> list[str]:
     several = f" on {group.data}" if len({each.data for each in groups}) > 1 else ""
     lines = [
         f'<p class="what">Best network{shown(several)}: {shown(name)}, '
-        f"<b>{percent(run.summary['test_accuracy'])} %</b> test accuracy</p>",
-        f"<p>{percent(run.summary['val_accuracy'])} % validation accuracy, by which it was chosen</p>",
+        f"<b>{percent(run.summary['test_accuracy'])}</b> test accuracy</p>",
+        f"<p>{percent(run.summary['val_accuracy'])} validation accuracy, by which it was chosen</p>",
     ]
     packed = packed_of(run)
     if packed:

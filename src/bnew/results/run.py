@@ -37,7 +37,7 @@ from bnew.process import is_first_process
 from bnew.recipe import Recipe
 from bnew.registry import dataset_row
 from bnew.results.tables import TABLES, Tables
-from bnew.text import printable
+from bnew.text import percent, printable
 
 logger = logging.getLogger("bnew")
 
@@ -54,7 +54,9 @@ class Run(Line, Tables):
         """One line: folder, recipe, and how far it is."""
         try:
             recipe = self.recipe
-            state = f"test accuracy {self.summary['test_accuracy']:.2%}" if self.done else self.progress()
+            state = (
+                f"test accuracy {percent(self.summary['test_accuracy'])}" if self.done else self.progress()
+            )
             if self.done and self.epochs < recipe.epochs:
                 state += f", stopped after {self.progress()}"
         except (BnewError, LookupError, TypeError, ValueError, OSError):

@@ -24,8 +24,8 @@ class Machine:
     """Where the data are, and what computes."""
 
     data_dir: str | None = None
-    """Folder of the data sets, or of your own images. Default: data, or, to evaluate a run, the folder that
-    it was trained on."""
+    """Folder of the data sets, or of your own images. Default: data; to evaluate a run, that which it was
+    trained on."""
     device: str = "auto"
     """cpu, cuda, mps or auto."""
     devices: int = 1

@@ -10,19 +10,20 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
+from bnew.text import percent
 from bnew.training.loop_state import LoopState
 
 # What a row of an epoch shows: heading, width, and how; where there is less room, only the first of them.
 COLUMNS: tuple[tuple[str, int, Callable[[Mapping[str, Any]], str]], ...] = (
     ("epoch", 9, lambda row: row["epoch"]),
     ("loss", 7, lambda row: f"{row['train_loss']:.4f}"),
-    ("train", 7, lambda row: f"{row['train_accuracy']:.2%}"),
-    ("val", 8, lambda row: f"{row['val_accuracy']:.2%}{'*' if row['best'] else ' '}"),
+    ("train", 8, lambda row: percent(row["train_accuracy"])),
+    ("val", 9, lambda row: f"{percent(row['val_accuracy'])}{'*' if row['best'] else ' '}"),
     ("distance", 8, lambda row: f"{row['distance']:.4f}"),
-    ("at ±1", 6, lambda row: f"{row['share_at_one']:.1%}"),
+    ("at ±1", 7, lambda row: percent(row["share_at_one"], 1)),
     ("flips", 8, lambda row: f"{row['flips']}"),
     ("images/s", 8, lambda row: f"{row['rate']:,.0f}"),
-    ("waited", 6, lambda row: f"{row['data_wait']:.0%}"),
+    ("waited", 6, lambda row: percent(row["data_wait"], 0)),
 )
 OF_BINARY_WEIGHTS = ("distance", "at ±1", "flips")
 
@@ -107,7 +108,7 @@ class Show:
         self.progress.update(self.task, total=task.completed)
 
     def _say_best(self, epoch: int) -> None:
-        self.progress.update(self.task, best=f"best {self.best:.2%} in {epoch + 1}")
+        self.progress.update(self.task, best=f"best {percent(self.best)} in {epoch + 1}")
 
     def _print(self, cells: list[str]) -> None:
         widths = (width for _, width, _ in self.columns)
@@ -134,7 +135,7 @@ class Share(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         """In percent."""
-        return Text(f"{int(task.percentage):>3}%")
+        return Text(f"{percent(int(task.percentage) / 100, 0):>5}")
 
 
 class Rate(ProgressColumn):
