@@ -113,6 +113,5 @@ def test_print_follows_the_terminal(
 
 def test_a_model_that_is_one_layer_has_a_name() -> None:
     model = torch.nn.Linear(3, 2)
-    first = str(summary(model, (3,))).splitlines()[2]
-    assert first.split()[:3] == ["the", "model", "Linear"]
+    assert re.search(r"^the model +Linear ", str(summary(model, (3,))), re.MULTILINE)
     assert "the model" in str(bnew.plan(model))

@@ -45,6 +45,16 @@ class Net(nn.Sequential):
         )
 
 
+class Two(Net):
+    def forward(self, x, y):
+        return super().forward(x) - super().forward(y)
+
+
+class Several(Net):
+    def forward(self, x):
+        return {"scores": super().forward(x), "corner": x[:, :, 0, 0]}
+
+
 def pair(num_classes=10):
     return 3
 
@@ -118,6 +128,17 @@ def test_what_becomes_binary() -> None:
         assert not binary_parameters(build_model(RECIPE.replace(method=method), 10, 1))
     assert binary_parameters(build_model(RECIPE.replace(method="real", binarize=True), 10, 1))
     assert not binary_parameters(build_model(RECIPE.replace(binarize=False), 10, 1))
+
+
+def test_what_is_no_classifier_of_one_image_is_refused(code: Path) -> None:
+    with pytest.raises(
+        BnewError, match=r"owncode:Two takes 2 inputs \(x, y\), but .*: train it in a loop of"
+    ):
+        train(RECIPE.replace(model="owncode:Two"), code / "run", MACHINE)
+    with pytest.raises(
+        BnewError, match=r"returns a dict for two images, .*; train others in a loop of your own"
+    ):
+        train(RECIPE.replace(model="owncode:Several"), code / "run", MACHINE)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,8 @@ from bnew import BnewError
 from bnew.cli import main
 from bnew.data.images import read_image
 from bnew.deploy.inference import Prediction, load_engine, predict, predictions
+from bnew.deploy.limits import REVISION
+from bnew.packing.vocabulary import OPERATORS
 
 EngineError = pytest.importorskip("bnew_engine").EngineError
 _images = pytest.importorskip("bnew_engine._images")
@@ -430,3 +432,24 @@ def test_another_input_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(SystemExit, match="0"):
         main(["info", str(tmp_path / "any.bnew")])
     assert "3×8×8, or another size, or images of bytes" in capsys.readouterr().out
+
+
+def test_an_older_build_of_the_engine_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has the same version, but not all that packed files need now."""
+    import bnew_engine
+
+    monkeypatch.setattr(bnew_engine, "revision", 0, raising=False)
+    with pytest.raises(BnewError, match=r"older build .*: pip install --force-reinstall") as said:
+        load_engine(file)
+    assert "\n" not in str(said.value)
+    monkeypatch.delattr(bnew_engine, "revision")  # an engine of before there were revisions
+    with pytest.raises(BnewError, match="revision 0"):
+        load_engine(file)
+
+
+def test_the_engine_is_of_the_revision_that_is_needed() -> None:
+    """And an operator more or less raises it."""
+    import bnew_engine
+
+    assert bnew_engine.revision == REVISION
+    assert (len(OPERATORS), REVISION) == (23, 1)

@@ -14,6 +14,10 @@ using namespace nb::literals;
 
 namespace {
 
+// Of what packed files and the Python package bnew may ask; bnew/deploy/inference.py says which one it needs.
+// Raise both with each new operator, argument of one, or function of this module.
+constexpr int kRevision = 1;
+
 template <class T>
 using Images = nb::ndarray<const T, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
 using Floats = nb::ndarray<nb::numpy, float>;
@@ -168,6 +172,7 @@ NB_MODULE(_engine, m) {
             return bnew::checksum(bytes);
         },
         "content"_a);
+    m.attr("revision") = kRevision;
     m.def("instruction_sets", &bnew::instruction_sets);
     m.def("instruction_set", &bnew::instruction_set);
     m.def("register_peak", &bnew::Checks::register_peak, "instruction_set"_a, "seconds"_a,

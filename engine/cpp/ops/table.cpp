@@ -37,7 +37,8 @@ constexpr Operator kOperators[] = {
     {"to_real",           bits, nullptr,                nullptr,                   nullptr,     false, run_to_real},
 };
 // clang-format on
-static_assert(std::size(kOperators) == 24, "a row more or less: bring docs/format.md and its reader along");
+static_assert(std::size(kOperators) == 24,
+              "a row more or less: bring docs/format.md, its reader and kRevision along");
 
 }  // namespace
 

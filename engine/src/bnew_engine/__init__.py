@@ -32,6 +32,8 @@ __all__ = [
 ]  # fmt: skip
 __version__ = "0.1.0"
 _NETWORKS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "networks")
+revision = _engine.revision
+"""Grows with what packed files and bnew may ask of the engine, also within a version."""
 
 
 @dataclass(frozen=True)

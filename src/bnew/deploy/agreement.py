@@ -18,14 +18,14 @@ Array: TypeAlias = npt.NDArray[Any]
 class ResultCheck:
     """The comparison of a result, over all images.
 
-    A result (N, C, ...) of real numbers, C > 1, has a class at each place: the channel of the greatest
-    number. Whole numbers are classes themselves.
+    Of a result (N, C, ...) of real numbers, C > 1, the channel of the greatest number is compared at each
+    place, which is the class of logits. Whole numbers are compared as they are.
     """
 
     name: str
     """``logits`` (N, C), or ``result`` of another shape, if it is the only one and has no name."""
     others: float | None
-    """Images with another class; of several places, an image counts by their share. None: no classes."""
+    """Images with another :attr:`what`; of several places, an image counts by their share. None: neither."""
     median_difference: float
     """The median of the images' median differences."""
     max_difference: float
@@ -34,6 +34,9 @@ class ResultCheck:
 
     It is relative to the result's root mean square. None: there is no such image, or the numbers are whole.
     """
+    what: str = "class"
+    """What is compared: the ``class`` of logits; of another result, which may be no class, the ``channel`` of
+    the greatest number at each place; or the whole ``number`` itself."""
 
 
 class Comparison:
@@ -48,6 +51,7 @@ class Comparison:
     def __init__(self, name: str, ours: Array, theirs: Array, same: Array) -> None:
         alone = "logits" if ours.ndim == 2 else "result"
         self.name = name if name and not name.isdigit() else f"result {name}" if name else alone
+        self._what = "class" if self.name == "logits" else "channel" if _is_real(ours) else "number"
         self.strict_difference: float | None = None
         if _is_real(ours) and same.any():
             most = np.abs(ours - theirs)[same].max()
@@ -70,7 +74,8 @@ class Comparison:
     def result(self) -> ResultCheck:
         """What was found."""
         median = float(np.median(np.concatenate(self._medians)))
-        return ResultCheck(self.name, self._others, median, float(np.max(self._most)), self.strict_difference)
+        most, strict = float(np.max(self._most)), self.strict_difference
+        return ResultCheck(self.name, self._others, median, most, strict, self._what)
 
 
 def _is_real(ours: Array) -> bool:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from rich.table import Table
 
 from bnew.data.images import read_image
-from bnew.deploy.limits import BY_SIZE, Limits
+from bnew.deploy.limits import BY_SIZE, Limits, check_revision
 from bnew.display import Shown, new_table
 from bnew.errors import BnewError, is_whole
 from bnew.process import cores
@@ -53,8 +53,8 @@ def load_engine(
     """The packed network, ready to run for images of ``input_size``, by default that of the file.
 
     Raises:
-        BnewError: the engine is not installed; the file is missing, damaged or of another version, asks for
-            more than the limits, or does not run for images of this size.
+        BnewError: the engine is not installed, or an older build; the file is missing, damaged or of another
+            version, asks for more than the limits, or does not run for images of this size.
     """
     try:
         import bnew_engine
@@ -63,6 +63,7 @@ def load_engine(
             f"packed networks run with bnew-engine, which is not installed ({error}): pip install ./engine "
             "in a checkout of bnew"
         ) from None
+    check_revision(bnew_engine)
     if isinstance(path, str | Path) and Path(path).is_dir():
         raise BnewError(f"{path} is a folder, not a packed file: `bnew pack RUN FILE` makes one from a run's")
     with engine_errors():

@@ -54,6 +54,14 @@ _ROUNDING = {False: 1e-4, True: 5e-2}
 _DISAGREEMENT = {False: 0.01, True: 0.05}
 
 
+# What is said of images that differ in :attr:`ResultCheck.what`.
+DIFFERS = {
+    "class": "get another class",
+    "channel": "have the greatest number in another channel",
+    "number": "get another number",
+}
+
+
 @dataclass(frozen=True)
 class LayerCheck:
     """The comparison of a binary layer.
@@ -96,12 +104,15 @@ class Verification(Shown):
         for layer in self.layers:
             numbers = (layer.integers, layer.wrong, layer.signs, layer.flipped)
             layers.add_row(Text(printable(layer.name)), *(f"{number:,}" for number in numbers))
-        columns = ("same class", "median", "largest", "strictly")
+        classifies = self.results[0].what == "class"
+        columns = ("same class" if classifies else "same", "median", "largest", "strictly")
         results = new_table(
             "", numbers=columns, title=f"differences of the results of {self.images:,} images"
         )
         for result in self.results:
             same = "" if result.others is None else percent(1 - result.others / self.images)
+            if same and not classifies:
+                same += f" of {result.what}s"
             strict = "" if result.strict_difference is None else f"{result.strict_difference:.2g}"
             median, most = f"{result.median_difference:.2g}", f"{result.max_difference:.2g}"
             results.add_row(Text(printable(result.name)), same, median, most, strict)
@@ -109,6 +120,8 @@ class Verification(Shown):
             f"strictly: {self.unflipped} of {self.sample} images without a flipped sign, relative to the "
             "root mean square"
         ]
+        if any(result.what == "channel" and result.others is not None for result in self.results):
+            notes.append("same channels: where the greatest number is in the same channel, at each place")
         if self.hits:
             accuracies = [percent(hits / self.images) for hits in self.hits]
             notes.append(f"accuracy: {accuracies[0]} in PyTorch, {accuracies[1]} packed")
@@ -153,8 +166,9 @@ def verify(
       (0.05 if real numbers are stored as float16).
     * A result of an image without any flipped sign differs by more than that share of the result's root mean
       square.
-    * More than p n + 3 √(p n) of n images get another class, with p = 1 % (5 % with float16). Where a result
-      has a class at each of several places, as in segmentation, an image counts by the share of its places.
+    * More than p n + 3 √(p n) of n images get another class, with p = 1 % (5 % with float16). Of a result
+      that is no classifier's, it is the channel of the greatest number; where there are several places, as in
+      segmentation, an image counts by the share of its places.
     * Of a classifier, which returns (N, classes) alone, d images get another class, and the numbers of
       correct classes differ by more than 3 √d. Both allow three standard deviations.
 
@@ -216,8 +230,8 @@ def verify(
     for result in results:
         if result.others is not None and result.others > most_disagreements(share, images):
             problems.append(
-                f"{result.name}: {percent(result.others / images)} of {images:,} images get another class, "
-                f"more than {percent(share, 0)} explains"
+                f"{result.name}: {percent(result.others / images)} of {images:,} images "
+                f"{DIFFERS[result.what]}, more than {percent(share, 0)} explains"
             )
     is_classifier = results[0].name == "logits"
     if is_classifier and abs(hits[0] - hits[1]) > 3 * (results[0].others or 0) ** 0.5:

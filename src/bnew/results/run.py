@@ -53,11 +53,9 @@ class Run(Line, Tables):
     def __repr__(self) -> str:
         """One line: folder, recipe, and how far it is."""
         try:
-            recipe = self.recipe
-            state = (
-                f"test accuracy {percent(self.summary['test_accuracy'])}" if self.done else self.progress()
-            )
-            if self.done and self.epochs < recipe.epochs:
+            recipe, done = self.recipe, self.done
+            state = f"test accuracy {percent(self.summary['test_accuracy'])}" if done else self.progress()
+            if done and self.epochs < recipe.epochs:
                 state += f", stopped after {self.progress()}"
         except (BnewError, LookupError, TypeError, ValueError, OSError):
             what = "a damaged run" if self.begun else "no run"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import logging
 import os
 from http.client import HTTPException
@@ -136,6 +137,16 @@ def _check_takes(model: nn.Module, name: str, data: Dataset) -> None:
     Raises:
         BnewError: it does not.
     """
+    inputs = [
+        each.name
+        for each in inspect.signature(model.forward).parameters.values()
+        if each.default is each.empty and each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)
+    ]
+    if len(inputs) > 1:
+        raise BnewError(
+            f"{name} takes {len(inputs)} inputs ({', '.join(inputs)}), but `bnew train` trains classifiers "
+            "of one image: train it in a loop of your own (docs/own-loop.md)"
+        )
     trial = copy.deepcopy(model).train()
     shape = (2, *data.image_size)
     try:
@@ -150,7 +161,7 @@ def _check_takes(model: nn.Module, name: str, data: Dataset) -> None:
     if found != (2, data.num_classes):
         raise BnewError(
             f"{name} returns {found} for two images, but must return one tensor (2, {data.num_classes}), a "
-            "number for each class"
+            "number for each class; train others in a loop of your own (docs/own-loop.md)"
         )
 
 
