@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -227,6 +228,8 @@ def test_a_stage_that_becomes_too_slow_ends_early(
     digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     busy = Busy(monkeypatch, 1.0)
+    said: list[str] = []
+    monkeypatch.setattr(Screen, "say", lambda screen, line: said.append(line))
     count = Clock.count
 
     def slower(clock: Clock, stage: str) -> float:
@@ -239,6 +242,7 @@ def test_a_stage_that_becomes_too_slow_ends_early(
     assert Plan.read(done.runs / "plan.json").recipes["phase2"].epochs > done.data["epochs"]["phase2"] >= 1
     assert done.data["seconds"] < 60 * MINUTES * (1 + OVER)
     assert "of 4 epochs" in " ".join(done.data["chosen"])
+    assert re.search(r"^phase 2, epoch \d/4, .*; \d+ s left$", said[-1])  # those of packing
 
 
 # ---------------------------------------------------------------------- what is shown

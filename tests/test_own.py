@@ -131,13 +131,9 @@ def test_what_becomes_binary() -> None:
 
 
 def test_what_is_no_classifier_of_one_image_is_refused(code: Path) -> None:
-    with pytest.raises(
-        BnewError, match=r"Two takes 2 inputs \(x, y\), but .*: train it in a loop of your"
-    ):
+    with pytest.raises(BnewError, match=r"Two takes 2 inputs \(x, y\), but .*: train it in a loop of your"):
         train(RECIPE.replace(model="owncode:Two"), code / "run", MACHINE)
-    with pytest.raises(
-        BnewError, match=r"returns a dict for two images, .*; train others in a loop"
-    ):
+    with pytest.raises(BnewError, match=r"returns a dict for two images, .*; train others in a loop"):
         train(RECIPE.replace(model="owncode:Several"), code / "run", MACHINE)
 
 

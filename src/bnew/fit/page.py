@@ -49,7 +49,7 @@ def write_page(fitted: Fitted, found: Evaluation, plan: Plan, last: Run) -> None
         f"<p>{shown(fitted.file)}: a binary network, tested on {found.images:,} images.</p>",
         numbers(head),
         "<h2>How it was made</h2>",
-        *(f"<p>{shown(line)}.</p>" for line in data["chosen"]),
+        *(f"<p>{shown(line[0].upper() + line[1:])}.</p>" for line in data["chosen"]),
         table_of("names", ("stage", "method", "epochs", "test accuracy"), stages),
         f"<p>{shown(origin)}. Times for one image are medians of CPU time on one thread, in turns.</p>",
         *details(found),

@@ -135,7 +135,7 @@ class Watch:
             self.screen.say(ended_early(self.stage, epoch + 1, trainer.recipe.epochs))
         if last or (not self.screen.has_bar and now - self.said > EVERY):
             self.said = now
-            share = trainer.state.step / trainer.total_steps
+            share = 1.0 if last else trainer.state.step / trainer.total_steps
             self.screen.say(self._line(epoch, trainer.recipe.epochs, share))
 
     def done(self, share: float) -> float:

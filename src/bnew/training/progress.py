@@ -121,7 +121,7 @@ class Show:
 
 def _columns(width: int, images_per_step: float) -> list[ProgressColumn]:
     """The epoch, a bar, and beside it as much as ``width`` has room for."""
-    bar = BarColumn(bar_width=min(30, max(5, width - 73)))
+    bar = BarColumn(bar_width=min(30, max(5, width - 75)))
     columns: list[ProgressColumn] = [TextColumn("{task.description}"), bar, Share(), Clock()]
     if width >= 60:
         columns.insert(3, Rate(images_per_step))
