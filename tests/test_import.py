@@ -18,7 +18,7 @@ import bnew
 from bnew import BnewError
 from bnew.importing.graph import read_graph
 from bnew.importing.importer import import_onnx
-from bnew.importing.network import OnnxNetwork
+from bnew.importing.network import ImportedNetwork
 from bnew.importing.operators import CONSTANT, OPERATORS, Row
 
 onnx = pytest.importorskip("onnx")
@@ -279,7 +279,7 @@ def test_an_operator(shape: tuple[int, ...], case: Case, source: Path) -> None:
     result = file.node("Cast", result, to=FLOAT) if whole_numbers else result
     file.write(source, result)
     images = np.random.default_rng(4).normal(size=shape).astype(np.float32)
-    network = OnnxNetwork(read_graph(source)).eval()
+    network = ImportedNetwork(read_graph(source)).eval()
     given = torch.from_numpy(images)
     with torch.no_grad():
         ours = network(given)
@@ -685,16 +685,16 @@ def test_a_wrong_packed_file_is_found(source: Path, path: Path, monkeypatch: pyt
     write(("Relu", [], {}))(source)
     path.write_text("older")
     monkeypatch.setattr(
-        OnnxNetwork, "forward", lambda self, x: torch.relu(x) + self.wrong * 0.5, raising=True
+        ImportedNetwork, "forward", lambda self, x: torch.relu(x) + self.wrong * 0.5, raising=True
     )
-    monkeypatch.setattr(OnnxNetwork, "wrong", 0, raising=False)
+    monkeypatch.setattr(ImportedNetwork, "wrong", 0, raising=False)
     from bnew.importing import importer
 
     packs = bnew.pack
 
     def pack(model: Any, *args: Any, **options: Any) -> Any:
         packs(model, *args, **options)
-        monkeypatch.setattr(OnnxNetwork, "wrong", 1)
+        monkeypatch.setattr(ImportedNetwork, "wrong", 1)
 
     monkeypatch.setattr(importer, "pack", pack)
     with pytest.raises(BnewError, match=r"the packed file differs by .* nothing is written"):

@@ -21,11 +21,12 @@ from bnew.deploy.agreement import by_name
 from bnew.deploy.inference import engine_errors, load_engine
 from bnew.errors import BnewError, first_line
 from bnew.importing.graph import Array, Node
-from bnew.importing.network import Number, OnnxNetwork, evaluated
+from bnew.importing.network import Number, ImportedNetwork, evaluated
 
 # (node, its inputs, our results) → the results of ONNX Runtime.
 Theirs = Callable[[Node, Sequence[Number | None], Sequence[Number]], Sequence[Number]]
 
+_RUNTIME = "ONNX Runtime"
 # The largest effect of rounding on a node's result, as a share of its root mean square.
 _ROUNDING = 1e-4
 # The same for a packed file with numbers as float16.
@@ -36,7 +37,7 @@ _FLIPPED = 0.1
 
 @dataclass(frozen=True)
 class NodeCheck:
-    """What ONNX Runtime says of a network's nodes: how many it computed, and the largest difference.
+    """What a runtime says of a network's nodes: how many it computed, and the largest difference.
 
     The difference is relative to the root mean square of a node's result. ``described`` nodes are QONNX's,
     which ONNX Runtime does not know.
@@ -45,10 +46,11 @@ class NodeCheck:
     nodes: int
     described: int
     difference: float
+    runtime: str
 
 
 @torch.no_grad()
-def against_runtime(network: OnnxNetwork, batches: Sequence[Tensor]) -> NodeCheck | None:
+def against_runtime(network: ImportedNetwork, batches: Sequence[Tensor]) -> NodeCheck | None:
     """Compare each node with ONNX Runtime, for batches of images; None if it is not installed.
 
     Raises:
@@ -67,7 +69,7 @@ def against_runtime(network: OnnxNetwork, batches: Sequence[Tensor]) -> NodeChec
         if node in described:
             return ours
         results = theirs(node, inputs, ours)
-        differences.extend(_difference(node, *pair) for pair in zip(ours, results, strict=False))
+        differences.extend(difference(node, *pair, _RUNTIME) for pair in zip(ours, results, strict=False))
         return results
 
     constant = {*network.nodes}.difference(node for node, _ in network.running)
@@ -77,13 +79,18 @@ def against_runtime(network: OnnxNetwork, batches: Sequence[Tensor]) -> NodeChec
     for images in batches:
         theirs = _each_alone if described else _all_at_once(network, images)
         network.run(images, partial(compared, theirs))
-    return NodeCheck(len(network.nodes) - len(described), len(described), max(differences))
+    return NodeCheck(len(network.nodes) - len(described), len(described), max(differences), _RUNTIME)
 
 
-def _difference(node: Node, ours: Number, theirs: Number) -> float:
+def difference(node: Node, ours: Number, theirs: Number, runtime: str) -> float:
+    """How far a node's result is from a runtime's, as a share of its root mean square.
+
+    Raises:
+        BnewError: it is more than rounding.
+    """
     a, b = (np.asarray(each, np.float64) for each in (ours, theirs))
     if a.shape != b.shape:
-        raise BnewError(f"{node} returns {a.shape} here and {b.shape} in ONNX Runtime: it is not imported")
+        raise BnewError(f"{node} returns {a.shape} here and {b.shape} in {runtime}: it is not imported")
     with np.errstate(invalid="ignore"):
         differences = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0, np.abs(a - b))
     if not differences.any():
@@ -94,8 +101,8 @@ def _difference(node: Node, ours: Number, theirs: Number) -> float:
     relative = most / size if size else most
     if not relative <= _ROUNDING:  # NaN is more
         raise BnewError(
-            f"{node} is not imported: it differs by {relative:.2g} of its root mean square from ONNX "
-            "Runtime, more than rounding"
+            f"{node} is not imported: it differs by {relative:.2g} of its root mean square from "
+            f"{runtime}, more than rounding"
         )
     return relative
 
@@ -113,7 +120,7 @@ def _session(model: Any) -> Any:
         raise BnewError(f"ONNX Runtime does not run the graph: {first_line(error)}") from error
 
 
-def _all_at_once(network: OnnxNetwork, images: Tensor) -> Theirs:
+def _all_at_once(network: ImportedNetwork, images: Tensor) -> Theirs:
     """The results of ONNX Runtime in one run of the whole file."""
     from onnx import ModelProto, ValueInfoProto
 
@@ -171,7 +178,7 @@ class PackedCheck:
 
 
 @torch.no_grad()
-def against_engine(network: OnnxNetwork, path: Path, images: Tensor, half: bool) -> PackedCheck | None:
+def against_engine(network: ImportedNetwork, path: Path, images: Tensor, half: bool) -> PackedCheck | None:
     """Compare the packed file with the module; None if bnew-engine is not installed.
 
     Raises:

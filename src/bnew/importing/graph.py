@@ -28,7 +28,7 @@ _FLOAT32 = 1
 
 @dataclass(frozen=True, eq=False)
 class Node:
-    """A node of an ONNX graph, or several that are read as one operator.
+    """A node of a graph, or several that are read as one operator.
 
     ``kind`` is the name of the operator; of one that is not ONNX's own, its domain stands before it. An input
     of None is left out. ``opset`` is the version of ONNX's operators in the file. ``batch`` is the number of
@@ -50,9 +50,10 @@ class Node:
 
 @dataclass(frozen=True)
 class Graph:
-    """An ONNX graph with one input.
+    """A graph with one input.
 
-    ``shape`` is that of one image without the batch; None where the file does not say a length.
+    ``shape`` is that of one image without the batch; None where the file does not say a length. ``model`` is
+    the file itself.
     """
 
     nodes: tuple[Node, ...]
@@ -61,7 +62,7 @@ class Graph:
     shape: tuple[int | None, ...]
     batch: int | None
     outputs: tuple[str, ...]
-    model: ModelProto
+    model: Any
 
 
 def read_graph(path: Path) -> Graph:

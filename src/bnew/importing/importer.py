@@ -1,10 +1,11 @@
-"""import_onnx(): the order of reading, comparing and packing a network of another framework."""
+"""import_onnx() and import_tflite(): the order of reading, comparing and packing a network of another framework."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,9 @@ from bnew.errors import BnewError
 from bnew.files import write_atomically
 from bnew.importing.comparing import NodeCheck, PackedCheck, against_engine, against_runtime
 from bnew.importing.graph import Graph, read_graph
-from bnew.importing.network import OnnxNetwork
+from bnew.importing.network import ImportedNetwork
+from bnew.importing.tflite_file import read_tflite
+from bnew.importing.tflite_runtime import against_tflite
 from bnew.packing.file import PackedFile
 from bnew.packing.packer import pack
 
@@ -25,7 +28,7 @@ _BATCH = 2  # of these at once, since every value of the network is kept
 class Imported:
     """A network of another framework as a packed file, and how it was checked; prints as lines.
 
-    ``nodes`` and ``engine`` are None if ONNX Runtime and bnew-engine are not installed.
+    ``nodes`` and ``engine`` are None if the file's runtime and bnew-engine are not installed.
     """
 
     path: Path
@@ -43,11 +46,11 @@ class Imported:
         size = f"{self.packed.file_bytes:,} bytes"
         lines = [f"{self.path}: {self.binary_layers} binary layers, {real} real ones, {size}"]
         if self.nodes is None:
-            lines.append("not compared with ONNX Runtime, which is not installed: pip install 'bnew[onnx]'")
+            lines.append("not compared node by node, as no runtime of such files is installed")
         else:
             by_hand = f"; {self.nodes.described} are QONNX's" if self.nodes.described else ""
             lines.append(
-                f"ONNX Runtime: {self.nodes.nodes} nodes differ by {self.nodes.difference:.1g} of the root "
+                f"{self.nodes.runtime}: {self.nodes.nodes} nodes differ by {self.nodes.difference:.1g} of the root "
                 f"mean square at most{by_hand}"
             )
         if self.engine is None:
@@ -94,18 +97,63 @@ def import_onnx(
             ``input_shape`` is missing or not that of the file; a node differs from ONNX Runtime by more than
             rounding; or see :func:`bnew.pack`. Nothing is written.
     """
-    graph = read_graph(Path(file))
+    options = {"mean": mean, "std": std, "resize": resize, "classes": classes, "half": half}
+    return _imported(file, path, read_graph(Path(file)), against_runtime, input_shape, options)
+
+
+def import_tflite(
+    file: str | Path,
+    path: str | Path,
+    *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    resize: tuple[int, int] | None = None,
+    classes: Sequence[str] | None = None,
+    half: bool = False,
+) -> Imported:
+    """Write the network of a .tflite file, such as Larq Compute Engine's, as a packed file.
+
+    The file takes images as (N, H, W, C), the packed one as (N, C, H, W), as all packed files. What else holds
+    is as for :func:`import_onnx`. Each operator is compared with Larq Compute Engine's interpreter, or with
+    LiteRT's if the file has no operators of Larq.
+
+    Args:
+        file: the .tflite file.
+        path: the packed file to write.
+        mean, std, resize, classes, half: as for :func:`bnew.pack`.
+
+    Returns:
+        The description of the packed file, and what the comparisons found.
+
+    Raises:
+        BnewError: tflite is not installed; the file is missing, broken, quantized or has operators that are not
+            imported; an operator differs from the interpreter by more than rounding; or see :func:`bnew.pack`.
+            Nothing is written.
+    """
+    options = {"mean": mean, "std": std, "resize": resize, "classes": classes, "half": half}
+    return _imported(file, path, read_tflite(Path(file)), against_tflite, None, options)
+
+
+def _imported(
+    file: str | Path,
+    path: str | Path,
+    graph: Graph,
+    against: Callable[[ImportedNetwork, Sequence[Tensor]], NodeCheck | None],
+    input_shape: Sequence[int] | None,
+    options: dict[str, Any],
+) -> Imported:
+    """The graph compared, packed, and compared again."""
     example = torch.zeros(1, *_shape(graph, file, input_shape))
-    network = OnnxNetwork(graph).eval()
+    network = ImportedNetwork(graph).eval()
     with torch.no_grad():
         network(example)  # refuses what is not imported, by name
-    batches = _random(graph, example, mean, std)
-    nodes = against_runtime(network, batches)
+    batches = _random(graph, example, options["mean"], options["std"])
+    nodes = against(network, batches)
     found: list[PackedCheck | None] = []
 
     def write(beside: Path) -> None:
-        pack(network, example, beside, mean=mean, std=std, resize=resize, classes=classes, half=half)
-        found.append(against_engine(network, beside, torch.cat(batches), half))
+        pack(network, example, beside, **options)
+        found.append(against_engine(network, beside, torch.cat(batches), options["half"]))
 
     write_atomically(Path(path), write)
     return Imported(Path(path), PackedFile.read(path), nodes, found[0])

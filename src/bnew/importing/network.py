@@ -1,4 +1,4 @@
-"""An ONNX graph as a module of PyTorch, which packing reads as any other network."""
+"""An imported graph as a module of PyTorch, which packing reads as any other network."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from bnew.errors import BnewError, first_line
+from bnew.importing import operators, tflite_operators
 from bnew.importing.graph import Array, Graph, Node, merged
-from bnew.importing.operators import CONSTANT, OPERATORS, Row
+from bnew.importing.operators import CONSTANT, Row
 from bnew.text import elided
+
+OPERATORS: Mapping[str, Row] = {**operators.OPERATORS, **tflite_operators.OPERATORS}
 
 # A number of the graph is an array if it does not depend on the image's numbers, else a tensor.
 Number: TypeAlias = Tensor | Array
@@ -36,8 +39,8 @@ class Layer(nn.Module):
         return evaluated(self.node, inputs)
 
 
-class OnnxNetwork(nn.Module):
-    """The network of an ONNX file: (N, ...) images → the result, or a dict of several by name.
+class ImportedNetwork(nn.Module):
+    """The network of a file: (N, ...) images → the result, or a dict of several by name.
 
     Its input is (N, C, H, W), (N, C, L) or (N, C). What does not depend on the image is computed at once.
 
@@ -51,7 +54,7 @@ class OnnxNetwork(nn.Module):
         self.nodes = merged(graph)
         unknown = {node.kind: node.name for node in self.nodes if node.kind not in CONSTANT.union(OPERATORS)}
         if unknown:
-            named = elided([f"{kind} (node '{name}')" for kind, name in unknown.items()])
+            named = elided([f"{kind.removeprefix('tflite.')} (node '{name}')" for kind, name in unknown.items()])
             raise BnewError(f"the file has operators that are not imported: {named}")
         self.constants: dict[str, Array] = dict(graph.constants)
         self.running: list[tuple[Node, str]] = []  # nodes that depend on the image, and their layer's name
@@ -121,7 +124,8 @@ def evaluated(node: Node, inputs: Sequence[Number | None]) -> tuple[Number, ...]
     """
     try:
         row = OPERATORS.get(node.kind)
-        if row is None or not any(map(_is_real, inputs)):
+        whole = not any(map(_is_real, inputs))
+        if row is None or (whole and row.reference):
             return tuple(_by_reference(node, inputs))
         if any(torch.is_tensor(inputs[place]) for place in row.numbers if place < len(inputs)):
             raise BnewError("what it computes depends on the image's numbers, which is not imported")
@@ -133,6 +137,7 @@ def evaluated(node: Node, inputs: Sequence[Number | None]) -> tuple[Number, ...]
     except Exception as error:  # PyTorch and the reference may raise anything
         raise BnewError(f"{node} is not imported: {first_line(error)}") from error
     results = results if isinstance(results, tuple) else (results,)
+    results = tuple(map(_array, results)) if whole else results
     if len(results) < len([name for name in node.outputs if name]):
         raise BnewError(f"{node} is not imported: it has {len(node.outputs)} results")
     return results

@@ -23,11 +23,13 @@ class Row:
     """An operator: ``function(node, *inputs)`` returns its result, or several.
 
     The inputs at the places of ``numbers`` are arrays of NumPy, because the shape of the result, or what is
-    computed at all, depends on them. They must not depend on the image.
+    computed at all, depends on them. They must not depend on the image. ``reference``: ONNX's own reference
+    computes whole numbers, such as lengths.
     """
 
     function: Callable[..., Any]
     numbers: tuple[int, ...] = ()
+    reference: bool = True
 
 
 def _plainly(function: Callable[..., Any]) -> Row:
@@ -53,13 +55,14 @@ def _reduced(how: str) -> Row:
 # ------------------------------------------------------------------------------------- signs and quantizers
 
 
-def _bits(x: Tensor) -> Tensor:
+def bits(x: Tensor) -> Tensor:
+    """+1 where x ≥ 0, else −1."""
     return torch.where(x >= 0, 1.0, -1.0)
 
 
 def _bipolar(node: Node, x: Tensor, scale: Tensor) -> Tensor:
     """QONNX's BipolarQuant: ``scale`` where x ≥ 0, else −``scale``."""
-    return _bits(x) * scale
+    return bits(x) * scale
 
 
 # Rounding mode → from which number on one bit without a sign is 1, and whether that number itself is 1.
@@ -88,7 +91,7 @@ def _quant(node: Node, x: Tensor, scale: Tensor, zero_point: Array, bits: Array)
     value = x / scale
     value = value if offset is None else value + offset
     if width == 1 and signed:
-        result = _bits(value)
+        result = bits(value)
     elif width == 1 and not narrow:
         limit, equal = _looked_up(mode, _FROM)
         result = torch.where(value >= limit if equal else value > limit, 1.0, 0.0)
@@ -213,7 +216,7 @@ def _argmax(node: Node, x: Tensor) -> Tensor:
 
 OPERATORS: Mapping[str, Row] = {
     "Sign": _plainly(torch.sign),
-    "SignOfShiftedSign": _plainly(lambda x, shift: _bits(x)),
+    "SignOfShiftedSign": _plainly(lambda x, shift: bits(x)),
     f"{QONNX[0]}.BipolarQuant": Row(_bipolar),
     **dict.fromkeys([f"{QONNX[0]}.Quant", f"{QONNX[0]}.IntQuant"], Row(_quant, numbers=(2, 3))),
     "Greater": _plainly(torch.gt),

@@ -19,20 +19,20 @@ def conv(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
     """A convolution of lines or images, with any border."""
     convolve = {1: F.conv1d, 2: F.conv2d}[_axes(x)]
     strides, dilations = _numbers(node, "strides", x), _numbers(node, "dilations", x)
-    before, after = _sides(node, x, weight.shape[2:], strides, dilations)
+    before, after = sides(node, x, weight.shape[2:], strides, dilations)
     groups = node.attributes.get("group", 1)
     if before == after:
         return convolve(x, weight, bias, strides, before, dilations, groups)
-    return convolve(F.pad(x, _around(before, after)), weight, bias, strides, 0, dilations, groups)
+    return convolve(F.pad(x, around(before, after)), weight, bias, strides, 0, dilations, groups)
 
 
 def max_pool(node: Node, x: Tensor) -> Tensor:
     """The largest number of each window; the border is never the largest."""
     pool = {1: F.max_pool1d, 2: F.max_pool2d}[_axes(x)]
     kernel, strides, dilations = node.attributes["kernel_shape"], *_steps(node, x)
-    before, after = _sides(node, x, kernel, strides, dilations)
+    before, after = sides(node, x, kernel, strides, dilations)
     if before != after or any(2 * side > size for side, size in zip(before, kernel, strict=True)):
-        x, before = F.pad(x, _around(before, after), value=-torch.inf), [0] * len(before)
+        x, before = F.pad(x, around(before, after), value=-torch.inf), [0] * len(before)
     return pool(x, kernel, strides, before, dilations, ceil_mode=bool(node.attributes.get("ceil_mode", 0)))
 
 
@@ -42,18 +42,18 @@ def average_pool(node: Node, x: Tensor) -> Tensor:
     kernel, strides, dilations = node.attributes["kernel_shape"], *_steps(node, x)
     if any(each != 1 for each in dilations):
         raise BnewError("its windows have gaps")
-    before, after = _sides(node, x, kernel, strides, dilations)
+    before, after = sides(node, x, kernel, strides, dilations)
     counted = bool(node.attributes.get("count_include_pad", 0))
     whole = bool(node.attributes.get("ceil_mode", 0))
     if before == after and all(2 * side <= size for side, size in zip(before, kernel, strict=True)):
         return pool(x, kernel, strides, before, whole, counted)
     if whole:
         raise BnewError("it rounds its size up and has a border that differs between two sides")
-    around = _around(before, after)
-    means = pool(F.pad(x, around), kernel, strides)
+    border = around(before, after)
+    means = pool(F.pad(x, border), kernel, strides)
     if counted:
         return means
-    inside = F.pad(torch.ones(1, 1, *x.shape[2:]), around)  # the share of each window that is in the image
+    inside = F.pad(torch.ones(1, 1, *x.shape[2:]), border)  # the share of each window that is in the image
     return means / pool(inside, kernel, strides)
 
 
@@ -88,10 +88,10 @@ def pad(
     if not any(before + after):
         return x
     if mode == "constant":
-        return F.pad(x, _around(before, after), value=float(number))
+        return F.pad(x, around(before, after), value=float(number))
     if any(before[:2] + after[:2]):
         raise BnewError(f"its mode is '{mode}', and it adds images or channels")
-    return F.pad(x, _around(before[2:], after[2:]), _MODES[mode])
+    return F.pad(x, around(before[2:], after[2:]), _MODES[mode])
 
 
 def depth_to_space(node: Node, x: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ def _steps(node: Node, x: Tensor) -> tuple[list[int], list[int]]:
     return _numbers(node, "strides", x), _numbers(node, "dilations", x)
 
 
-def _sides(
+def sides(
     node: Node, x: Tensor, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
 ) -> Sides:
     """How much the border adds before and behind each axis."""
@@ -146,6 +146,6 @@ def _sides(
     return (less, more) if how == "SAME_UPPER" else (more, less)
 
 
-def _around(before: Sequence[int], after: Sequence[int]) -> list[int]:
+def around(before: Sequence[int], after: Sequence[int]) -> list[int]:
     """As ``F.pad`` takes it: the last axis first."""
     return list(chain.from_iterable(zip(reversed(before), reversed(after), strict=True)))

@@ -1,0 +1,341 @@
+"""A .tflite file as the same plain data as an ONNX file, checked: TensorFlow Lite's and Larq's operators.
+
+TensorFlow Lite orders an image as (N, H, W, C). Here every tensor of four dimensions is (N, C, H, W): the
+constants are turned when they are read, and the operators (``tflite_operators``) count axes accordingly.
+
+Larq Compute Engine packs 32 signs of a pixel's channels in an int32: a set bit is −1, the first channel is the
+lowest bit. Here such a tensor holds the signs themselves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bnew.errors import BnewError, first_line
+from bnew.importing.graph import Array, Graph, Node
+from bnew.text import elided
+
+TFLITE = "tflite"  # stands before the names of all operators of such files
+CHANNELS = 32  # in a word of packed signs
+_LCE = ("LceQuantize", "LceDequantize", "LceBconv2d", "LceBMaxPool2d")
+_TYPES = {
+    "FLOAT32": np.float32, "FLOAT16": np.float16, "INT32": np.int32, "INT64": np.int64, "BOOL": np.bool_,
+}  # fmt: skip
+# What runs in them is an image: a damaged length must not ask for all memory.
+_MOST_NUMBERS = 2**30
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """What the file says of a tensor: its type by name, and its shape in TensorFlow's order.
+
+    ``bits`` are those of Larq: the last length counts words of 32 channels.
+    """
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+    bits: bool
+
+
+@dataclass(frozen=True)
+class TfliteFile:
+    """A file's content, the numbers of its tensors by their names, and what it says of them."""
+
+    path: Path
+    content: bytes
+    numbers: Mapping[str, int]
+    tensors: Mapping[str, TensorInfo]
+
+
+def is_tflite(path: Path) -> bool:
+    """Whether a file says at its beginning that it is one of TensorFlow Lite."""
+    if not path.is_file():
+        return path.suffix == ".tflite"
+    with path.open("rb") as file:
+        return file.read(8)[4:] == b"TFL3"
+
+
+def read_tflite(path: Path) -> Graph:
+    """The graph of a .tflite file, of TensorFlow Lite or Larq Compute Engine.
+
+    Raises:
+        BnewError: tflite is not installed; the file is missing, broken, quantized, or has several graphs or
+            inputs, or an input that is no batch of float32 images or vectors.
+    """
+    try:
+        import tflite
+    except ImportError as error:
+        raise BnewError(f"importing needs tflite ({error}): pip install 'bnew[tflite]'") from None
+    if not path.is_file():
+        raise BnewError(f"there is no file {path}")
+    content = path.read_bytes()
+    if content[4:8] != b"TFL3":
+        raise BnewError(f"{path} is no .tflite file: it does not begin as one")
+    try:
+        return _Reader(path, content, tflite).graph()
+    except BnewError:
+        raise
+    except Exception as error:  # a broken file may raise anything
+        raise BnewError(f"{path} is no .tflite file, or is broken: {first_line(error)}") from error
+
+
+class _Reader:
+    def __init__(self, path: Path, content: bytes, tflite: Any) -> None:
+        self.path, self.content, self.tflite = path, content, tflite
+        self.model = tflite.Model.GetRootAs(content, 0)
+        graphs = self._count(self.model.SubgraphsLength())
+        if graphs != 1:
+            raise BnewError(f"{path} has {graphs} graphs, and a file with one is imported")
+        self.main = self.model.Subgraphs(0)
+        self.names = self._names()
+        self.infos: dict[int, TensorInfo] = {}
+        self.constants: dict[str, Array] = {}
+        self.bits: set[int] = set()  # tensors that hold Larq's bits
+        self._operators = [self.main.Operators(i) for i in range(self._count(self.main.OperatorsLength()))]
+
+    def _count(self, number: int) -> int:
+        """A number of things, which a file of this size can hold."""
+        if not 0 <= number <= len(self.content):
+            raise BnewError(f"{self.path} is broken: it counts {number} things in {len(self.content)} bytes")
+        return number
+
+    def _names(self) -> list[str]:
+        """The tensors' names, each once."""
+        seen: set[str] = set()
+        names = []
+        for index in range(self._count(self.main.TensorsLength())):
+            name = (self.main.Tensors(index).Name() or b"").decode("utf-8", "backslashreplace")
+            names.append(name if name and name not in seen else f"{name}#{index}")
+            seen.add(names[-1])
+        if len(seen) < len(names):
+            raise BnewError(f"{self.path} has tensors that are called alike")
+        return names
+
+    def graph(self) -> Graph:
+        kinds = [self._kind(operator) for operator in self._operators]
+        for kind, operator in zip(kinds, self._operators, strict=True):
+            if kind in _LCE:
+                outputs = _whole(operator.OutputsAsNumpy())
+                self.bits |= {index for index in outputs if self._tensor_type(index) == "INT32"}
+        inputs, outputs = _whole(self.main.InputsAsNumpy()), _whole(self.main.OutputsAsNumpy())
+        if len(inputs) != 1:
+            names = elided([self.names[index] for index in inputs])
+            raise BnewError(
+                f"{self.path} has {len(inputs)} inputs ({names}), but a packed file takes one image"
+            )
+        if not outputs:
+            raise BnewError(f"{self.path} has no result")
+        for index in outputs:
+            if self._info(index).type != "FLOAT32":
+                raise BnewError(f"the result '{self.names[index]}' of {self.path} is not float32")
+        image = self._info(inputs[0])
+        if image.type != "FLOAT32" or len(image.shape) not in (2, 4) or 0 in image.shape:
+            raise BnewError(
+                f"the input '{image.name}' of {self.path} is no batch of float32 images (N, H, W, C) or "
+                f"vectors (N, C), but {image.type.lower()} of {len(image.shape)} dimensions"
+            )
+        batch = image.shape[0]
+        nodes = tuple(self._nodes(kinds, batch))
+        infos = {info.name: info for info in self.infos.values()}
+        numbers = {name: index for index, name in enumerate(self.names)}
+        return Graph(
+            nodes=nodes,
+            constants=self.constants,
+            input=image.name,
+            shape=(image.shape[3], *image.shape[1:3]) if len(image.shape) == 4 else image.shape[1:],
+            batch=batch,
+            outputs=tuple(self.names[index] for index in outputs),
+            model=TfliteFile(self.path, self.content, numbers, infos),
+        )
+
+    def _kind(self, operator: Any) -> str:
+        """An operator's name; a custom one says it itself."""
+        index = operator.OpcodeIndex()
+        if not 0 <= index < self._count(self.model.OperatorCodesLength()):
+            raise BnewError(f"{self.path} is broken: it has no operator code {index}")
+        code = self.model.OperatorCodes(index)
+        number = max(code.DeprecatedBuiltinCode(), code.BuiltinCode())
+        if number == self.tflite.BuiltinOperator.CUSTOM:
+            return (code.CustomCode() or b"").decode("utf-8", "backslashreplace") or "CUSTOM"
+        names: dict[int, str] = self.tflite.BUILTIN_OPCODE2NAME
+        return names.get(number, f"operator {number}")
+
+    def _tensor_type(self, index: int) -> str:
+        number = self._tensor(index).Type()
+        names = {value: key for key, value in vars(self.tflite.TensorType).items() if isinstance(value, int)}
+        return names.get(number, f"type {number}")
+
+    def _tensor(self, index: int) -> Any:
+        if not 0 <= index < len(self.names):
+            raise BnewError(f"{self.path} is broken: it has no tensor {index}")
+        return self.main.Tensors(index)
+
+    def _info(self, index: int) -> TensorInfo:
+        if index not in self.infos:
+            tensor = self._tensor(index)
+            name, type_ = self.names[index], self._tensor_type(index)
+            shape = _whole(tensor.ShapeAsNumpy())
+            if any(length < 0 for length in shape) or math.prod(shape) > _MOST_NUMBERS or len(shape) > 6:
+                raise BnewError(f"the tensor '{name}' of {self.path} has the shape {shape}, which is too large")
+            self.infos[index] = TensorInfo(name, type_, tuple(shape), index in self.bits)
+        return self.infos[index]
+
+    def _nodes(self, kinds: Sequence[str], batch: int) -> Iterator[Node]:
+        made = set(_whole(self.main.InputsAsNumpy()))
+        for kind, operator in zip(kinds, self._operators, strict=True):
+            inputs, outputs = _whole(operator.InputsAsNumpy()), _whole(operator.OutputsAsNumpy())
+            first = self.names[outputs[0]] if outputs and 0 <= outputs[0] < len(self.names) else kind
+            where = f"{kind} '{first}'"
+            for index in (*inputs, *outputs):
+                if index != -1:
+                    self._checked(where, index)
+            for index in inputs:
+                if index != -1 and index not in made:
+                    self._hold(where, index)
+                if index in self.bits and kind not in _LCE:
+                    raise BnewError(f"{where} is not imported: it computes with the bits of '{self.names[index]}'")
+            if made.intersection(outputs) or any(self.names[index] in self.constants for index in outputs):
+                raise BnewError(f"{self.path} is broken: two operators compute '{first}'")
+            made.update(outputs)
+            node = Node(
+                kind=f"{TFLITE}.{kind}",
+                name=first,
+                inputs=tuple(None if index == -1 else self.names[index] for index in inputs),
+                outputs=tuple(self.names[index] for index in outputs),
+                attributes=self._attributes(where, kind, operator),
+                opset=operator.OpcodeIndex(),
+                batch=batch,
+                protos=(),
+            )
+            node.attributes["results"] = [self._info(index) for index in outputs]
+            yield self._binary(node, inputs, outputs) if kind == "LceBconv2d" else node
+        for index in _whole(self.main.OutputsAsNumpy()):
+            if index not in made:
+                self._hold("a result", index)
+
+    def _checked(self, where: str, index: int) -> None:
+        """Refuses numbers that are quantized, sparse or kept between images."""
+        info, tensor = self._info(index), self._tensor(index)
+        if info.type not in _TYPES:
+            raise BnewError(
+                f"{where} is not imported: '{info.name}' is {info.type.lower()}, and quantized files are not "
+                "imported: convert the network without quantization"
+            )
+        if tensor.Sparsity() is not None or tensor.IsVariable():
+            raise BnewError(f"{where} is not imported: '{info.name}' is sparse, or is kept between images")
+
+    def _hold(self, where: str, index: int) -> None:
+        """The numbers of a constant, in our order of axes."""
+        info = self._info(index)
+        if info.name in self.constants:
+            return
+        number = self._tensor(index).Buffer()
+        if not 0 < number < self._count(self.model.BuffersLength()):
+            raise BnewError(f"{where} is not imported: nothing computes '{info.name}' before it")
+        buffer = self.model.Buffers(number)
+        start, size = int(buffer.Offset()), int(buffer.Size())
+        if start > 1:  # the numbers of a large file lie behind its tables
+            data = np.frombuffer(self.content[start : start + size], np.uint8)
+        else:
+            found = buffer.DataAsNumpy()
+            data = np.empty(0, np.uint8) if isinstance(found, int) else found
+        dtype = np.dtype(_TYPES[info.type])
+        if data.size != math.prod(info.shape) * dtype.itemsize:
+            raise BnewError(
+                f"{self.path} is broken: the {data.size} bytes of '{info.name}' are not of its shape"
+            )
+        array = np.frombuffer(data.tobytes(), dtype).reshape(info.shape)
+        turned = array.ndim == 4 and array.dtype.kind == "f"
+        self.constants[info.name] = np.ascontiguousarray(array.transpose(0, 3, 1, 2)) if turned else array
+
+    def _attributes(self, where: str, kind: str, operator: Any) -> dict[str, Any]:
+        """All options of an operator, called as in the schema."""
+        if kind in _LCE:
+            return self._flexible(where, operator)
+        number = operator.BuiltinOptionsType()
+        names = {value: key for key, value in vars(self.tflite.BuiltinOptions).items()}
+        table = operator.BuiltinOptions()
+        if number == 0 or table is None:
+            return {}
+        options = getattr(self.tflite, str(names.get(number)), None)
+        if options is None:
+            raise BnewError(f"{where} is not imported: its options are of a kind that is not known")
+        given = options()
+        given.Init(table.Bytes, table.Pos)
+        found = {}
+        for name, method in vars(options).items():
+            if callable(method) and method.__code__.co_argcount == 1:  # has no argument but itself
+                found[name] = getattr(given, name)()
+        return found
+
+    def _flexible(self, where: str, operator: Any) -> dict[str, Any]:
+        """The options of Larq's operators, which lie in a buffer of their own kind."""
+        from flatbuffers import flexbuffers
+
+        found = operator.CustomOptionsAsNumpy()
+        if isinstance(found, int) or not found.size:
+            return {}
+        options = flexbuffers.Loads(found.tobytes())
+        if not isinstance(options, dict) or not all(isinstance(each, int) for each in options.values()):
+            raise BnewError(
+                f"{where} is not imported: its options are not those of Larq Compute Engine 0.5 and later"
+            )
+        return {str(name): value for name, value in options.items()}
+
+    def _binary(self, node: Node, inputs: Sequence[int], outputs: Sequence[int]) -> Node:
+        """A binary convolution, with its weights as signs, and thresholds of its integers."""
+        if len(inputs) != 5 or inputs[0] not in self.bits:
+            raise BnewError(
+                f"LceBconv2d '{node.name}' is not imported: it has {len(inputs)} inputs, or its first is no "
+                "packed signs; Larq Compute Engine 0.5 and later write files that are imported"
+            )
+        words = self.constants.get(node.inputs[1] or "")
+        channels = node.attributes.get("channels_in", 0)
+        if words is None or words.dtype != np.int32 or words.ndim != 4 or not words.size:
+            raise BnewError(f"LceBconv2d '{node.name}' is not imported: its weights are no packed signs")
+        groups, rest = divmod(-(-channels // CHANNELS), words.shape[3])
+        own, more = divmod(channels, max(groups, 1))
+        if channels < 1 or groups < 1 or rest or more or -(-own // CHANNELS) != words.shape[3]:
+            raise BnewError(
+                f"LceBconv2d '{node.name}' is not imported: its {words.shape[3]} words of weights are not for "
+                f"{channels} channels"
+            )
+        signs = f"{node.inputs[1]} of {own} channels"
+        self.constants[signs] = unpacked(words, own).transpose(0, 3, 1, 2).copy()
+        node.attributes["groups"] = groups
+        numbers = node.inputs[2:4]
+        if outputs[0] in self.bits:
+            limits = self.constants.get(node.inputs[4] or "")
+            if limits is None or limits.dtype != np.int32 or limits.shape != words.shape[:1]:
+                raise BnewError(f"LceBconv2d '{node.name}' is not imported: it has no thresholds")
+            # A bit is set, and the sign −1, where more than the threshold of the products are −1.
+            total = own * words.shape[1] * words.shape[2]
+            least = total - 2 * limits.astype(np.int64)
+            numbers = (f"{node.name}: least sums",)
+            self.constants[numbers[0]] = least.astype(np.float32).reshape(-1, 1, 1)
+        elif any(name is None for name in numbers):
+            raise BnewError(f"LceBconv2d '{node.name}' is not imported: it has no multiplier or no bias")
+        return Node(
+            node.kind, node.name, (node.inputs[0], signs, *numbers), node.outputs, node.attributes, node.opset,
+            node.batch, (),
+        )  # fmt: skip
+
+
+def unpacked(words: Array, channels: int) -> Array:
+    """(…, words) of int32 → (…, channels) of signs: a set bit is −1, and the lowest bit comes first."""
+    bits = np.unpackbits(
+        np.ascontiguousarray(words.astype("<i4")).view(np.uint8), axis=-1, bitorder="little", count=channels
+    )
+    return (1 - 2 * bits.astype(np.float32)).astype(np.float32)
+
+
+def _whole(numbers: Any) -> list[int]:
+    """A vector of the file as numbers; flatbuffers says 0 if it is not there."""
+    return [] if isinstance(numbers, int) else [int(number) for number in numbers]
