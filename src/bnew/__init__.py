@@ -38,6 +38,7 @@ _NAMES = {
     "export_c": "bnew.deploy.c99.export",
     "export_onnx": "bnew.deploy.onnx",
     "import_onnx": "bnew.importing.importer",
+    "import_tflite": "bnew.importing.importer",
     "create_model": "bnew.models",
     "list_models": "bnew.models",
     "list_pretrained": "bnew.pretrained",
@@ -73,6 +74,7 @@ if TYPE_CHECKING:  # `as` is how a type checker knows that a name is public
     from bnew.errors import BnewError as BnewError
     from bnew.fit.stages import fit as fit
     from bnew.importing.importer import import_onnx as import_onnx
+    from bnew.importing.importer import import_tflite as import_tflite
     from bnew.layers import BinaryConv1d as BinaryConv1d
     from bnew.layers import BinaryConv2d as BinaryConv2d
     from bnew.layers import BinaryConvTranspose2d as BinaryConvTranspose2d

@@ -29,7 +29,7 @@ logger = logging.getLogger("bnew")
 RunArgument: TypeAlias = Annotated[Positional[Path], tyro.conf.arg(metavar="RUN")]
 NetworkArgument: TypeAlias = Annotated[Positional[Path], tyro.conf.arg(metavar="RUN|FILE")]
 FileArgument: TypeAlias = Annotated[Positional[Path], tyro.conf.arg(metavar="FILE")]
-OnnxArgument: TypeAlias = Annotated[Positional[Path], tyro.conf.arg(metavar="FILE.onnx")]
+OnnxArgument: TypeAlias = Annotated[Positional[Path], tyro.conf.arg(metavar="FILE.onnx|FILE.tflite")]
 ExportArgument: TypeAlias = Annotated[Positional[Path], tyro.conf.arg(metavar="RUN|FILE.bnew")]
 ToArgument: TypeAlias = Annotated[Positional[Path], tyro.conf.arg(metavar="FILE|DIR")]
 FolderArgument: TypeAlias = Annotated[Positional[Path], tyro.conf.arg(metavar="DIR")]

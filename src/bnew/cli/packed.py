@@ -79,23 +79,24 @@ def import_(
     std: tuple[float, ...] = (),
     half: bool = False,
 ) -> int:
-    """Write another framework's binary network, an ONNX or QONNX file, as a packed file.
+    """Write another framework's binary network as a packed file: ONNX, QONNX, or Larq's .tflite.
 
-    Each node is compared with ONNX Runtime on random images, and the packed file with the network. If they
-    differ by more than rounding, or the file has an operator that is not known, nothing is written.
+    Each node is compared with ONNX Runtime or Larq Compute Engine on random images, and the packed file with
+    the network. If they differ by more than rounding, or the file has an operator that is not known, nothing is
+    written.
 
     Args:
-        file: the ONNX file. Weights may be in other files of its folder.
+        file: the ONNX or .tflite file. Weights of ONNX may be in other files of its folder.
         to: the packed file to write, such as model.bnew.
-        input_shape: the shape of one image, such as 3 32 32; needed if the file leaves it open.
+        input_shape: the shape of one image, such as 3 32 32; needed if an ONNX file leaves it open.
         mean: a number per channel, which the network expects to be subtracted from pixels in [0, 1].
         std: the numbers by which it expects the difference to be divided. With both, the packed file takes
             images and bytes.
         half: store real numbers as float16, in half the space; this rounds them.
     """
-    from bnew.importing.importer import import_onnx
+    from bnew.importing.importer import import_network
 
-    given = import_onnx(
+    given = import_network(
         file, to, input_shape=input_shape or None, mean=mean or None, std=std or None, half=half
     )
     for line in str(given).splitlines():

@@ -21,7 +21,7 @@ from bnew.deploy.agreement import by_name
 from bnew.deploy.inference import engine_errors, load_engine
 from bnew.errors import BnewError, first_line
 from bnew.importing.graph import Array, Node
-from bnew.importing.network import Number, ImportedNetwork, evaluated
+from bnew.importing.network import ImportedNetwork, Number, evaluated
 
 # (node, its inputs, our results) → the results of ONNX Runtime.
 Theirs = Callable[[Node, Sequence[Number | None], Sequence[Number]], Sequence[Number]]
@@ -39,14 +39,15 @@ _FLIPPED = 0.1
 class NodeCheck:
     """What a runtime says of a network's nodes: how many it computed, and the largest difference.
 
-    The difference is relative to the root mean square of a node's result. ``described`` nodes are QONNX's,
-    which ONNX Runtime does not know.
+    The difference is relative to the root mean square of a node's result. ``described`` nodes are
+    those that the runtime does not know, or does not compute right: ``kinds`` says which.
     """
 
     nodes: int
     described: int
     difference: float
     runtime: str
+    kinds: str = "QONNX's"
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""import_onnx() and import_tflite(): the order of reading, comparing and packing a network of another framework."""
+"""import_onnx() and import_tflite(): the order of reading, comparing and packing others' networks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bnew.files import write_atomically
 from bnew.importing.comparing import NodeCheck, PackedCheck, against_engine, against_runtime
 from bnew.importing.graph import Graph, read_graph
 from bnew.importing.network import ImportedNetwork
-from bnew.importing.tflite_file import read_tflite
+from bnew.importing.tflite_file import is_tflite, read_tflite
 from bnew.importing.tflite_runtime import against_tflite
 from bnew.packing.file import PackedFile
 from bnew.packing.packer import pack
@@ -48,10 +48,10 @@ class Imported:
         if self.nodes is None:
             lines.append("not compared node by node, as no runtime of such files is installed")
         else:
-            by_hand = f"; {self.nodes.described} are QONNX's" if self.nodes.described else ""
+            by_hand = f"; {self.nodes.described} are {self.nodes.kinds}" if self.nodes.described else ""
             lines.append(
-                f"{self.nodes.runtime}: {self.nodes.nodes} nodes differ by {self.nodes.difference:.1g} of the root "
-                f"mean square at most{by_hand}"
+                f"{self.nodes.runtime}: {self.nodes.nodes} nodes differ by {self.nodes.difference:.1g} of "
+                f"the root mean square at most{by_hand}"
             )
         if self.engine is None:
             lines.append("the packed file was not run, as bnew-engine is not installed")
@@ -113,9 +113,9 @@ def import_tflite(
 ) -> Imported:
     """Write the network of a .tflite file, such as Larq Compute Engine's, as a packed file.
 
-    The file takes images as (N, H, W, C), the packed one as (N, C, H, W), as all packed files. What else holds
-    is as for :func:`import_onnx`. Each operator is compared with Larq Compute Engine's interpreter, or with
-    LiteRT's if the file has no operators of Larq.
+    The file takes images as (N, H, W, C), and the packed one takes them as (N, C, H, W), as all packed files.
+    Each operator is compared with Larq Compute Engine's interpreter, or with LiteRT's if the file has no
+    operators of Larq. For the rest see :func:`import_onnx`.
 
     Args:
         file: the .tflite file.
@@ -126,12 +126,23 @@ def import_tflite(
         The description of the packed file, and what the comparisons found.
 
     Raises:
-        BnewError: tflite is not installed; the file is missing, broken, quantized or has operators that are not
-            imported; an operator differs from the interpreter by more than rounding; or see :func:`bnew.pack`.
-            Nothing is written.
+        BnewError: tflite is not installed; the file is missing, broken, quantized or has operators that are
+            not imported; an operator differs from the interpreter by more than rounding; or see
+            :func:`bnew.pack`. Nothing is written.
     """
     options = {"mean": mean, "std": std, "resize": resize, "classes": classes, "half": half}
     return _imported(file, path, read_tflite(Path(file)), against_tflite, None, options)
+
+
+def import_network(
+    file: str | Path, path: str | Path, *, input_shape: Sequence[int] | None = None, **options: Any
+) -> Imported:
+    """:func:`import_tflite` or :func:`import_onnx`, as the file's first bytes say."""
+    if not is_tflite(Path(file)):
+        return import_onnx(file, path, input_shape=input_shape, **options)
+    if input_shape is not None:
+        raise BnewError("a .tflite file says the shape of its images: leave out the input_shape")
+    return import_tflite(file, path, **options)
 
 
 def _imported(

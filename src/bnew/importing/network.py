@@ -54,7 +54,9 @@ class ImportedNetwork(nn.Module):
         self.nodes = merged(graph)
         unknown = {node.kind: node.name for node in self.nodes if node.kind not in CONSTANT.union(OPERATORS)}
         if unknown:
-            named = elided([f"{kind.removeprefix('tflite.')} (node '{name}')" for kind, name in unknown.items()])
+            named = elided(
+                [f"{kind.removeprefix('tflite.')} (node '{name}')" for kind, name in unknown.items()]
+            )
             raise BnewError(f"the file has operators that are not imported: {named}")
         self.constants: dict[str, Array] = dict(graph.constants)
         self.running: list[tuple[Node, str]] = []  # nodes that depend on the image, and their layer's name

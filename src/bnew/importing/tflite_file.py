@@ -3,15 +3,15 @@
 TensorFlow Lite orders an image as (N, H, W, C). Here every tensor of four dimensions is (N, C, H, W): the
 constants are turned when they are read, and the operators (``tflite_operators``) count axes accordingly.
 
-Larq Compute Engine packs 32 signs of a pixel's channels in an int32: a set bit is −1, the first channel is the
-lowest bit. Here such a tensor holds the signs themselves.
+Larq Compute Engine packs the signs of 32 channels of a pixel in an int32: a set bit is −1, and the first
+channel is the lowest bit. Here such a tensor holds the signs themselves.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +183,9 @@ class _Reader:
             name, type_ = self.names[index], self._tensor_type(index)
             shape = _whole(tensor.ShapeAsNumpy())
             if any(length < 0 for length in shape) or math.prod(shape) > _MOST_NUMBERS or len(shape) > 6:
-                raise BnewError(f"the tensor '{name}' of {self.path} has the shape {shape}, which is too large")
+                raise BnewError(
+                    f"the tensor '{name}' of {self.path} has the shape {shape}, which is too large"
+                )
             self.infos[index] = TensorInfo(name, type_, tuple(shape), index in self.bits)
         return self.infos[index]
 
@@ -200,7 +202,9 @@ class _Reader:
                 if index != -1 and index not in made:
                     self._hold(where, index)
                 if index in self.bits and kind not in _LCE:
-                    raise BnewError(f"{where} is not imported: it computes with the bits of '{self.names[index]}'")
+                    raise BnewError(
+                        f"{where} is not imported: it computes with the bits of '{self.names[index]}'"
+                    )
             if made.intersection(outputs) or any(self.names[index] in self.constants for index in outputs):
                 raise BnewError(f"{self.path} is broken: two operators compute '{first}'")
             made.update(outputs)
@@ -304,8 +308,8 @@ class _Reader:
         own, more = divmod(channels, max(groups, 1))
         if channels < 1 or groups < 1 or rest or more or -(-own // CHANNELS) != words.shape[3]:
             raise BnewError(
-                f"LceBconv2d '{node.name}' is not imported: its {words.shape[3]} words of weights are not for "
-                f"{channels} channels"
+                f"LceBconv2d '{node.name}' is not imported: its {words.shape[3]} words of weights are not "
+                f"for {channels} channels"
             )
         signs = f"{node.inputs[1]} of {own} channels"
         self.constants[signs] = unpacked(words, own).transpose(0, 3, 1, 2).copy()
@@ -322,10 +326,7 @@ class _Reader:
             self.constants[numbers[0]] = least.astype(np.float32).reshape(-1, 1, 1)
         elif any(name is None for name in numbers):
             raise BnewError(f"LceBconv2d '{node.name}' is not imported: it has no multiplier or no bias")
-        return Node(
-            node.kind, node.name, (node.inputs[0], signs, *numbers), node.outputs, node.attributes, node.opset,
-            node.batch, (),
-        )  # fmt: skip
+        return replace(node, inputs=(node.inputs[0], signs, *numbers))
 
 
 def unpacked(words: Array, channels: int) -> Array:
