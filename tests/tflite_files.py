@@ -51,7 +51,12 @@ class File:
         return self.number(packed(self.random.choice([-1.0, 1.0], shape)), np.int32)
 
     def op(
-        self, kind: str, inputs: Sequence[int], *shapes: Sequence[int], dtype: Any = np.float32, **options: Any
+        self,
+        kind: str,
+        inputs: Sequence[int],
+        *shapes: Sequence[int],
+        dtype: Any = np.float32,
+        **options: Any,
     ) -> int:
         """An operator with results of these shapes. ``options`` are the schema's, ``table`` the name of theirs."""
         name = f"{kind}_{len(self.operators)}"
@@ -68,7 +73,13 @@ class File:
         return self.op("LceQuantize", [x], [*shape[:-1], -(-shape[-1] // 32)], dtype=np.int32)
 
     def bconv(
-        self, bits: int, weight: int, numbers: Sequence[int], shape: Sequence[int], channels: int, **options: Any
+        self,
+        bits: int,
+        weight: int,
+        numbers: Sequence[int],
+        shape: Sequence[int],
+        channels: int,
+        **options: Any,
     ) -> int:
         """A binary convolution; ``numbers`` are multiplier and bias, or the thresholds."""
         given = {
@@ -92,7 +103,12 @@ class File:
         lists = [_offsets(b, tensors), _numbers(b, self.inputs), _numbers(b, outputs), _offsets(b, operators)]
         tflite.SubGraphStart(b)
         for add, each in zip(
-            (tflite.SubGraphAddTensors, tflite.SubGraphAddInputs, tflite.SubGraphAddOutputs, tflite.SubGraphAddOperators),
+            (
+                tflite.SubGraphAddTensors,
+                tflite.SubGraphAddInputs,
+                tflite.SubGraphAddOutputs,
+                tflite.SubGraphAddOperators,
+            ),
             lists,
             strict=True,
         ):
@@ -152,7 +168,11 @@ class File:
         if kind not in OPERATORS and options:
             custom = b.CreateByteVector(bytes(flexbuffers.Dumps(options)))
         elif options:
-            fields = {name: value for name, value in options.items() if name != "table"}
+            fields = {
+                name: _numbers(b, value) if isinstance(value, list) else value
+                for name, value in options.items()
+                if name != "table"
+            }
             getattr(tflite, f"{options['table']}Start")(b)
             for name, value in fields.items():
                 getattr(tflite, f"{options['table']}Add{name}")(b, value)
@@ -215,7 +235,9 @@ def bconv_reference(words: Array, weight: Array, channels: int, **options: int) 
     """The number of products that are −1, by XOR and counting bits, and how many products there are: (…, O, 2)."""
     padding, ones = options.get("padding", SAME), options.get("pad_values", 0)
     rows, columns = (
-        _places(length, size, options.get(f"stride_{side}", 1), options.get(f"dilation_{side}_factor", 1), padding)
+        _places(
+            length, size, options.get(f"stride_{side}", 1), options.get(f"dilation_{side}_factor", 1), padding
+        )
         for length, size, side in zip(words.shape[1:3], weight.shape[1:3], ("height", "width"), strict=True)
     )
     groups = words.shape[3] // weight.shape[3]
@@ -235,9 +257,7 @@ def bconv_reference(words: Array, weight: Array, channels: int, **options: int) 
 
 def bmaxpool_reference(words: Array, size: tuple[int, int], stride: tuple[int, int], padding: int) -> Array:
     """The largest sign of each window: a bit is set only where it is in all."""
-    rows, columns = (
-        _places(*each, 1, padding) for each in zip(words.shape[1:3], size, stride, strict=True)
-    )
+    rows, columns = (_places(*each, 1, padding) for each in zip(words.shape[1:3], size, stride, strict=True))
     result = np.zeros((len(words), len(rows), len(columns), words.shape[3]), np.int32)
     for n, i, j in np.ndindex(result.shape[:3]):
         seen = [

@@ -82,8 +82,8 @@ def import_(
     """Write another framework's binary network as a packed file: ONNX, QONNX, or Larq's .tflite.
 
     Each node is compared with ONNX Runtime or Larq Compute Engine on random images, and the packed file with
-    the network. If they differ by more than rounding, or the file has an operator that is not known, nothing is
-    written.
+    the network. If they differ by more than rounding, or the file has an operator that is not known, nothing
+    is written.
 
     Args:
         file: the ONNX or .tflite file. Weights of ONNX may be in other files of its folder.

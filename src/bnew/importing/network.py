@@ -127,8 +127,10 @@ def evaluated(node: Node, inputs: Sequence[Number | None]) -> tuple[Number, ...]
     try:
         row = OPERATORS.get(node.kind)
         whole = not any(map(_is_real, inputs))
-        if row is None or (whole and row.reference):
+        if row is None or (whole and row.whole is None):
             return tuple(_by_reference(node, inputs))
+        if whole and row.whole is not None:
+            return (row.whole(node, *inputs),)
         if any(torch.is_tensor(inputs[place]) for place in row.numbers if place < len(inputs)):
             raise BnewError("what it computes depends on the image's numbers, which is not imported")
         given = [
@@ -139,7 +141,6 @@ def evaluated(node: Node, inputs: Sequence[Number | None]) -> tuple[Number, ...]
     except Exception as error:  # PyTorch and the reference may raise anything
         raise BnewError(f"{node} is not imported: {first_line(error)}") from error
     results = results if isinstance(results, tuple) else (results,)
-    results = tuple(map(_array, results)) if whole else results
     if len(results) < len([name for name in node.outputs if name]):
         raise BnewError(f"{node} is not imported: it has {len(node.outputs)} results")
     return results

@@ -23,13 +23,13 @@ class Row:
     """An operator: ``function(node, *inputs)`` returns its result, or several.
 
     The inputs at the places of ``numbers`` are arrays of NumPy, because the shape of the result, or what is
-    computed at all, depends on them. They must not depend on the image. ``reference``: ONNX's own reference
-    computes whole numbers, such as lengths.
+    computed at all, depends on them. They must not depend on the image. ``whole``
+    computes whole numbers, such as lengths, which are arrays; by default, ONNX's own reference.
     """
 
     function: Callable[..., Any]
     numbers: tuple[int, ...] = ()
-    reference: bool = True
+    whole: Callable[..., Any] | None = None
 
 
 def _plainly(function: Callable[..., Any]) -> Row:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -265,8 +266,6 @@ _ROWS: Mapping[str, Row] = {
     "SUM": Row(shapes.reduced("sum"), numbers=(1,)),
     "REDUCE_MAX": Row(shapes.reduced("amax"), numbers=(1,)),
     "REDUCE_MIN": Row(shapes.reduced("amin"), numbers=(1,)),
-    "REDUCE_PROD": _plainly(lambda lengths, axes: lengths.prod()),
-    "ARG_MAX": Row(shapes.argmax, numbers=(1,)),
     "CONCATENATION": Row(_concat),
     "SPLIT": Row(lambda node, axis, x: shapes.split(node, x, axis), numbers=(0,)),
     "SPLIT_V": Row(lambda node, x, sizes, axis: shapes.split(node, x, axis, sizes.tolist()), numbers=(1, 2)),
@@ -277,14 +276,29 @@ _ROWS: Mapping[str, Row] = {
     "STRIDED_SLICE": Row(shapes.in_their_order(shapes.strided), numbers=(1, 2, 3)),
     "SLICE": Row(shapes.in_their_order(shapes.slice_), numbers=(1, 2)),
     "SHAPE": Row(shapes.shape),
-    "PACK": Row(lambda node, *parts: torch.stack(parts, node.attributes.get("Axis", 0))),
     "CAST": Row(_cast),
     "DEQUANTIZE": _plainly(lambda x: x.float()),
 }
 
 
-def _checked(row: Row) -> Row:
-    """The row, with results of the shape that the file says; whole numbers are computed by it, too."""
+def _refused(node: Node, *inputs: Any) -> Any:
+    raise BnewError("it computes whole numbers, or nothing that depends on the image")
+
+
+# What computes with lengths, as arrays.
+_WHOLE: Mapping[str, Callable[..., Any]] = {
+    "STRIDED_SLICE": shapes.strided,
+    "SLICE": shapes.slice_,
+    "PACK": lambda node, *parts: np.stack(parts, node.attributes.get("Axis", 0)),
+    "CONCATENATION": lambda node, *parts: np.concatenate(parts, node.attributes.get("Axis", 0)),
+    "REDUCE_PROD": lambda node, lengths, axes: np.prod(lengths),
+    "CAST": lambda node, x: x.astype(np.int64),
+}
+
+
+def _checked(name: str) -> Row:
+    """The row, with results of the shape that the file says."""
+    row = _ROWS.get(name, Row(_refused))
 
     def function(node: Node, *inputs: Any) -> Any:
         results = row.function(node, *inputs)
@@ -293,7 +307,7 @@ def _checked(row: Row) -> Row:
                 shapes.has_shape(node, place, list(shapes.last(result).shape))
         return results
 
-    return replace(row, function=function, reference=False)
+    return replace(row, function=function, whole=_WHOLE.get(name, _refused))
 
 
-OPERATORS: Mapping[str, Row] = {f"{TFLITE}.{name}": _checked(row) for name, row in _ROWS.items()}
+OPERATORS: Mapping[str, Row] = {f"{TFLITE}.{name}": _checked(name) for name in {**_ROWS, **_WHOLE}}

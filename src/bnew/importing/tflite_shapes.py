@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,12 +19,12 @@ from bnew.importing.tflite_file import CHANNELS
 
 def last(x: Tensor) -> Tensor:
     """A tensor in the order of the file."""
-    return x.permute(0, 2, 3, 1) if x.dim() == 4 else x
+    return x.permute(0, 2, 3, 1) if x.ndim == 4 else x
 
 
 def first(x: Tensor) -> Tensor:
     """A tensor of the file in ours."""
-    return x.permute(0, 3, 1, 2) if x.dim() == 4 else x
+    return x.permute(0, 3, 1, 2) if x.ndim == 4 else x
 
 
 def axis_of(axis: int, x: Tensor) -> int:
@@ -76,11 +77,6 @@ def reduced(how: str) -> Callable[[Node, Tensor, Array], Tensor]:
         return getattr(x, how)(tuple(dims), keepdim=keep)  # type: ignore[no-any-return]
 
     return over
-
-
-def argmax(node: Node, x: Tensor, axis: Array) -> Tensor:
-    """The place of the largest number along an axis."""
-    return last(x).argmax(int(axis.item()))
 
 
 def has_shape(node: Node, place: int, shape: list[int]) -> None:
@@ -149,7 +145,7 @@ def strided(node: Node, x: Tensor, begin: Array, end: Array, steps: Array) -> Te
             continue
         first = None if masks.get("BeginMask", 0) >> place & 1 else int(start)
         last = None if masks.get("EndMask", 0) >> place & 1 else int(stop)
-        if place == 0 and x.dim() > 1 and (first or 0) == 0 and last in (None, node.batch) and step == 1:
+        if place == 0 and x.ndim > 1 and (first or 0) == 0 and last in (None, node.batch) and step == 1:
             last = None  # all images
         index.append(slice(first, last, int(step)))
     return x[tuple(index)]
@@ -159,11 +155,11 @@ def slice_(node: Node, x: Tensor, begin: Array, size: Array) -> Tensor:
     """So many indices of each axis; −1: all that follow."""
     index = []
     for place, (start, length) in enumerate(zip(begin, size, strict=True)):
-        images = place == 0 and x.dim() > 1 and start == 0 and length == node.batch
+        images = place == 0 and x.ndim > 1 and start == 0 and length == node.batch
         index.append(slice(int(start), None if length == -1 or images else int(start + length)))
     return x[tuple(index)]
 
 
 def shape(node: Node, x: Tensor) -> Array:
     """The lengths of a tensor in the file's order, as numbers that the graph may compute with."""
-    return torch.tensor(list(last(x).shape), dtype=torch.int32).numpy()
+    return np.array(last(x).shape, np.int64)
