@@ -58,7 +58,7 @@ class File:
         dtype: Any = np.float32,
         **options: Any,
     ) -> int:
-        """An operator with results of these shapes. ``options`` are the schema's, ``table`` the name of theirs."""
+        """An operator with results of these shapes. ``options`` are the schema's, of the table ``table``."""
         name = f"{kind}_{len(self.operators)}"
         outputs = [self.tensor(f"{name}.{i}", shape, dtype) for i, shape in enumerate(shapes)]
         self.operators.append((kind, list(inputs), outputs, options))
@@ -84,7 +84,8 @@ class File:
         """A binary convolution; ``numbers`` are multiplier and bias, or the thresholds."""
         given = {
             "channels_in": channels, "dilation_height_factor": 1, "dilation_width_factor": 1,
-            "fused_activation_function": 0, "pad_values": 0, "padding": SAME, "stride_height": 1, "stride_width": 1,
+            "fused_activation_function": 0, "pad_values": 0, "padding": SAME, "stride_height": 1,
+            "stride_width": 1,
         }  # fmt: skip
         inputs = [bits, weight, *numbers, -1] if len(numbers) == 2 else [bits, weight, -1, -1, *numbers]
         dtype = np.float32 if len(numbers) == 2 else np.int32
@@ -204,7 +205,7 @@ def _offsets(b: Any, offsets: Sequence[int]) -> int:
     return int(b.EndVector())
 
 
-# ------------------------------------------------------- Larq's operators, on words, as its pages describe them
+# ------------------------------------------------------------------------ Larq's operators, on words of bits
 
 
 def packed(signs: Array) -> Array:
@@ -232,7 +233,7 @@ def _places(length: int, size: int, stride: int, dilation: int, padding: int) ->
 
 
 def bconv_reference(words: Array, weight: Array, channels: int, **options: int) -> Array:
-    """The number of products that are −1, by XOR and counting bits, and how many products there are: (…, O, 2)."""
+    """How many products are −1, by XOR and counting bits, and how many there are: (…, O, 2)."""
     padding, ones = options.get("padding", SAME), options.get("pad_values", 0)
     rows, columns = (
         _places(

@@ -241,8 +241,8 @@ class _Reader:
         if info.name in self.constants:
             return
         number = self._tensor(index).Buffer()
-        if not 0 < number < self._count(self.model.BuffersLength()):
-            raise BnewError(f"{where} is not imported: nothing computes '{info.name}' before it")
+        if not 0 <= number < self._count(self.model.BuffersLength()):
+            raise BnewError(f"{self.path} is broken: it has no buffer {number}")
         buffer = self.model.Buffers(number)
         start, size = int(buffer.Offset()), int(buffer.Size())
         if start > 1:  # the numbers of a large file lie behind its tables
@@ -251,6 +251,8 @@ class _Reader:
             found = buffer.DataAsNumpy()
             data = np.empty(0, np.uint8) if isinstance(found, int) else found
         dtype = np.dtype(_TYPES[info.type])
+        if not data.size and math.prod(info.shape):
+            raise BnewError(f"{where} is not imported: nothing computes '{info.name}' before it")
         if data.size != math.prod(info.shape) * dtype.itemsize:
             raise BnewError(
                 f"{self.path} is broken: the {data.size} bytes of '{info.name}' are not of its shape"
@@ -306,7 +308,14 @@ class _Reader:
             raise BnewError(f"LceBconv2d '{node.name}' is not imported: its weights are no packed signs")
         groups, rest = divmod(-(-channels // CHANNELS), words.shape[3])
         own, more = divmod(channels, max(groups, 1))
-        if channels < 1 or groups < 1 or rest or more or -(-own // CHANNELS) != words.shape[3]:
+        if (
+            channels < 1
+            or groups < 1
+            or rest
+            or more
+            or (groups > 1 and own % CHANNELS)
+            or -(-own // CHANNELS) != words.shape[3]
+        ):
             raise BnewError(
                 f"LceBconv2d '{node.name}' is not imported: its {words.shape[3]} words of weights are not "
                 f"for {channels} channels"

@@ -142,6 +142,8 @@ def _binary_conv(node: Node, x: Tensor, weight: Tensor, first: Tensor, shift: Te
     """
     node = _of_larq(node)
     padded, ones = _windows(node, x, weight.shape[2:]), node.attributes["pad_values"]
+    if x.shape[1] != weight.shape[1] * node.attributes["groups"]:
+        raise BnewError(f"its weights are for {weight.shape[1]} channels, and it gets {x.shape[1]}")
     if ones not in (0, 1):
         raise BnewError(f"its pad_values is {ones}")
     same = padded.attributes["auto_pad"] != "VALID"
