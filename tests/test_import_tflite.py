@@ -261,6 +261,7 @@ def pool(padding: int, size: int, **options: int) -> Options:
 
 IMAGE = (1, 7, 6, 4)
 DENSE: Options = {"table": "FullyConnectedOptions"}
+MIRROR: Options = {"table": "MirrorPadOptions", "Mode": 0}
 FUSED: Options = {"FusedActivationFunction": RELU}
 X = None  # the image among the inputs
 Input = Callable[[File], int] | None
@@ -301,7 +302,7 @@ NODES: dict[tuple[int, ...], list[Case]] = {
         ("REDUCE_MIN", [X, whole(3)], (1, 7, 6), {"table": "ReducerOptions", "KeepDims": False}),
         ("PAD", [X, whole([0, 0], [1, 2], [0, 3], [0, 2])], (1, 10, 9, 6), {}),
         ("PADV2", [X, whole([0, 0], [1, 2], [0, 3], [0, 0]), lambda f: f.number(-1.5)], (1, 10, 9, 4), {}),
-        ("MIRROR_PAD", [X, whole([0, 0], [1, 2], [0, 3], [0, 0])], (1, 10, 9, 4), {}),
+        ("MIRROR_PAD", [X, whole([0, 0], [1, 2], [0, 3], [0, 0])], (1, 10, 9, 4), MIRROR),
         ("CONCATENATION", [X, made(1, 7, 6, 2)], (1, 7, 6, 6), {"table": "ConcatenationOptions", "Axis": 3}),
         ("CONCATENATION", [X, made(1, 7, 2, 4)], (1, 7, 8, 4), {"table": "ConcatenationOptions", "Axis": -2}),
         ("RESHAPE", [X, whole(1, 168)], (1, 168), {}),
@@ -385,6 +386,8 @@ def test_half_precision_weights_and_computed_shapes(source: Path, path: Path) ->
     weight = file.number(file.random.normal(size=(8, 3, 3, 3)), np.float16)
     weight = file.op("DEQUANTIZE", [weight], (8, 3, 3, 3))
     x = file.conv(0, weight, file.normal(8), (1, 4, 4, 8))
+    rows = file.op("DEQUANTIZE", [file.number([[1], [2], [3], [4]], np.float16)], (4, 1))
+    x = file.op("MUL", [x, rows], (1, 4, 4, 8))  # no image's, though it begins with another axis
     lengths = file.op("SHAPE", [x], (4,), dtype=np.int32, table="ShapeOptions", OutType=2)
     ends = [file.number([each], np.int32) for each in (0, 1, 1)]
     first = file.op(
@@ -414,6 +417,17 @@ def test_every_operator_has_a_test() -> None:
     tested |= {"SHAPE", "PACK", "REDUCE_PROD", "POW", "SQRT", "RSQRT", "LOG"}
     tested |= {"LceQuantize", "LceDequantize", "LceBconv2d", "LceBMaxPool2d"}
     assert {name.removeprefix(f"{TFLITE}.") for name in tflite_operators.OPERATORS} == tested
+
+
+def test_one_number_for_a_channel_of_each_image(source: Path, path: Path) -> None:
+    """A file for one image multiplies (1, H, W, C) by (1, C); here each image has its own."""
+    file = File((1, 3, 5, 4))
+    mean = file.op("MEAN", [0, file.number([1, 2], np.int32)], (1, 4), table="ReducerOptions", KeepDims=False)
+    content = file.write(source, file.op("MUL", [0, file.op("LOGISTIC", [mean], (1, 4))], (1, 3, 5, 4)))
+    import_tflite(source, path)
+    x = images(5, 3, 5, 4)
+    expected = np.concatenate([by_litert(content, x[i : i + 1]) for i in range(5)])
+    np.testing.assert_allclose(by_engine(path, x), expected, atol=1e-6)
 
 
 # -------------------------------------------------------------------------------------------- what is refused
@@ -493,6 +507,9 @@ REFUSALS: dict[str, tuple[Callable[[], bytes], str]] = {
     "no options": (one("MAX_POOL_2D"), "MAX_POOL_2D 'MAX_POOL_2D_0.0' is not imported: "),
     "an unknown activation": (
         one("ADD", (1, 4), made(4), table="AddOptions", FusedActivationFunction=5), "is number 5",
+    ),
+    "a mean of images": (
+        one("MEAN", (1, 4), whole(0), table="ReducerOptions", KeepDims=True), "it reduces over the images",
     ),
     "slopes of pixels": (one("PRELU", (1, 4, 4, 8), made(4, 4, 8)), "its slopes are not one per channel"),
     "an old binary layer": (binary(padding="SAME"), "its options are not those of Larq Compute Engine 0.5"),

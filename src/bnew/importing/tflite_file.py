@@ -27,8 +27,7 @@ _LCE = ("LceQuantize", "LceDequantize", "LceBconv2d", "LceBMaxPool2d")
 _TYPES = {
     "FLOAT32": np.float32, "FLOAT16": np.float16, "INT32": np.int32, "INT64": np.int64, "BOOL": np.bool_,
 }  # fmt: skip
-# What runs in them is an image: a damaged length must not ask for all memory.
-_MOST_NUMBERS = 2**30
+_MOST_NUMBERS = 2**30  # a damaged length must not ask for all memory
 
 
 @dataclass(frozen=True)
@@ -120,10 +119,9 @@ class _Reader:
 
     def graph(self) -> Graph:
         kinds = [self._kind(operator) for operator in self._operators]
-        for kind, operator in zip(kinds, self._operators, strict=True):
-            if kind in _LCE:
-                outputs = _whole(operator.OutputsAsNumpy())
-                self.bits |= {index for index in outputs if self._tensor_type(index) == "INT32"}
+        larq = [operator for kind, operator in zip(kinds, self._operators, strict=True) if kind in _LCE]
+        outputs = [index for operator in larq for index in _whole(operator.OutputsAsNumpy())]
+        self.bits |= {index for index in outputs if self._tensor_type(index) == "INT32"}
         inputs, outputs = _whole(self.main.InputsAsNumpy()), _whole(self.main.OutputsAsNumpy())
         if len(inputs) != 1:
             names = elided([self.names[index] for index in inputs])
@@ -190,7 +188,7 @@ class _Reader:
         return self.infos[index]
 
     def _nodes(self, kinds: Sequence[str], batch: int) -> Iterator[Node]:
-        made = set(_whole(self.main.InputsAsNumpy()))
+        made, fixed = set(_whole(self.main.InputsAsNumpy())), set[str]()
         for kind, operator in zip(kinds, self._operators, strict=True):
             inputs, outputs = _whole(operator.InputsAsNumpy()), _whole(operator.OutputsAsNumpy())
             first = self.names[outputs[0]] if outputs and 0 <= outputs[0] < len(self.names) else kind
@@ -219,6 +217,9 @@ class _Reader:
                 protos=(),
             )
             node.attributes["results"] = [self._info(index) for index in outputs]
+            held = [name in self.constants or name in fixed for name in node.inputs]
+            node.attributes["held"] = held
+            fixed.update(node.outputs if all(held) else ())
             yield self._binary(node, inputs, outputs) if kind == "LceBconv2d" else node
         for index in _whole(self.main.OutputsAsNumpy()):
             if index not in made:
@@ -290,9 +291,8 @@ class _Reader:
             return {}
         options = flexbuffers.Loads(found.tobytes())
         if not isinstance(options, dict) or not all(isinstance(each, int) for each in options.values()):
-            raise BnewError(
-                f"{where} is not imported: its options are not those of Larq Compute Engine 0.5 and later"
-            )
+            what = "its options are not those of Larq Compute Engine 0.5 and later"
+            raise BnewError(f"{where} is not imported: {what}")
         return {str(name): value for name, value in options.items()}
 
     def _binary(self, node: Node, inputs: Sequence[int], outputs: Sequence[int]) -> Node:

@@ -51,7 +51,7 @@ def _plainly(function: Callable[..., Any]) -> Row:
 
 def _together(function: Callable[..., Tensor]) -> Row:
     """A function of tensors that broadcast, and the activation behind it."""
-    return Row(lambda node, *inputs: _activated(node, function(*shapes.aligned(*inputs))))
+    return Row(lambda node, *inputs: _activated(node, function(*shapes.aligned(node, *inputs))))
 
 
 # --------------------------------------------------------------------------------------------- windows

@@ -35,18 +35,25 @@ def axis_of(axis: int, x: Tensor) -> int:
     return (0, 2, 3, 1)[axis % 4] if x.dim() == 4 else axis % x.dim()
 
 
-def aligned(*tensors: Tensor) -> list[Tensor]:
-    """Tensors that broadcast as in the file, where the last axes come together."""
+def aligned(node: Node, *tensors: Tensor) -> list[Tensor]:
+    """Tensors that broadcast as in the file, where the last axes come together.
+
+    In a file for one image, (1, C) of the image broadcasts over pixels; here each image has its own.
+    """
     most = max(x.dim() for x in tensors)
-    if most < 4:
-        return list(tensors)
-    return [x if x.dim() in (0, 4) else _wide(x) for x in tensors]
+    return [_wide(node, place, x, most) for place, x in enumerate(tensors)]
 
 
-def _wide(x: Tensor) -> Tensor:
-    """Fewer than four dimensions of the file as four of ours."""
-    lengths = [1] * (4 - x.dim()) + list(x.shape)
-    if lengths[1] == lengths[2] == 1:
+def _wide(node: Node, place: int, x: Tensor, most: int) -> Tensor:
+    """A tensor of fewer dimensions of the file as one of more of ours."""
+    if x.dim() in (0, most):
+        return x
+    of_images = not node.attributes["held"][place]
+    if of_images and (node.batch != 1 or x.dim() < 2):
+        raise BnewError("the images are not the first axis of all that it computes with")
+    one = [1] * (most - x.dim())
+    lengths = [x.shape[0], *one, *x.shape[1:]] if of_images else [*one, *x.shape]
+    if most == 4 and lengths[1] == lengths[2] == 1:
         return x.reshape(lengths[0], lengths[3], 1, 1)
     return first(x.reshape(lengths))
 
@@ -71,6 +78,8 @@ def reduced(how: str) -> Callable[[Node, Tensor, Array], Tensor]:
     def over(node: Node, x: Tensor, axes: Array) -> Tensor:
         keep = bool(node.attributes.get("KeepDims", False))
         dims = {axis_of(axis, x) for axis in axes.reshape(-1)}
+        if 0 in dims and x.dim() > 1:
+            raise BnewError("it reduces over the images")
         if not keep and x.dim() == 4 and not dims >= {2, 3}:
             theirs = tuple((0, 3, 1, 2)[dim] for dim in dims)
             return getattr(last(x), how)(theirs)  # type: ignore[no-any-return]
@@ -125,6 +134,8 @@ def unsqueeze(node: Node, x: Tensor, axis: Array) -> Tensor:
 def split(node: Node, x: Tensor, axis: Array, sizes: Sequence[int] | None = None) -> tuple[Tensor, ...]:
     """Parts along an axis, of equal or of given sizes."""
     dim = axis_of(axis.item(), x)
+    if dim == 0:
+        raise BnewError("it splits the images")
     if sizes is None:
         size, rest = divmod(x.shape[dim], len(node.outputs))
         if rest:
