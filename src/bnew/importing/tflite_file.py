@@ -47,7 +47,6 @@ class TensorInfo:
 class TfliteFile:
     """A file's content, the numbers of its tensors by their names, and what it says of them."""
 
-    path: Path
     content: bytes
     numbers: Mapping[str, int]
     tensors: Mapping[str, TensorInfo]
@@ -96,7 +95,6 @@ class _Reader:
         self.names = self._names()
         self.infos: dict[int, TensorInfo] = {}
         self.constants: dict[str, Array] = {}
-        self.bits: set[int] = set()  # tensors that hold Larq's bits
         self._operators = [self.main.Operators(i) for i in range(self._count(self.main.OperatorsLength()))]
 
     def _count(self, number: int) -> int:
@@ -120,8 +118,8 @@ class _Reader:
     def graph(self) -> Graph:
         kinds = [self._kind(operator) for operator in self._operators]
         larq = [operator for kind, operator in zip(kinds, self._operators, strict=True) if kind in _LCE]
-        outputs = [index for operator in larq for index in _whole(operator.OutputsAsNumpy())]
-        self.bits |= {index for index in outputs if self._tensor_type(index) == "INT32"}
+        made = {index for operator in larq for index in _whole(operator.OutputsAsNumpy())}
+        self.bits = {index for index in made if self._tensor_type(index) == "INT32"}
         inputs, outputs = _whole(self.main.InputsAsNumpy()), _whole(self.main.OutputsAsNumpy())
         if len(inputs) != 1:
             names = elided([self.names[index] for index in inputs])
@@ -142,7 +140,6 @@ class _Reader:
         batch = image.shape[0]
         nodes = tuple(self._nodes(kinds, batch))
         infos = {info.name: info for info in self.infos.values()}
-        numbers = {name: index for index, name in enumerate(self.names)}
         return Graph(
             nodes=nodes,
             constants=self.constants,
@@ -150,7 +147,7 @@ class _Reader:
             shape=(image.shape[3], *image.shape[1:3]) if len(image.shape) == 4 else image.shape[1:],
             batch=batch,
             outputs=tuple(self.names[index] for index in outputs),
-            model=TfliteFile(self.path, self.content, numbers, infos),
+            model=TfliteFile(self.content, {name: i for i, name in enumerate(self.names)}, infos),
         )
 
     def _kind(self, operator: Any) -> str:
@@ -161,7 +158,8 @@ class _Reader:
         code = self.model.OperatorCodes(index)
         number = max(code.DeprecatedBuiltinCode(), code.BuiltinCode())
         if number == self.tflite.BuiltinOperator.CUSTOM:
-            return (code.CustomCode() or b"").decode("utf-8", "backslashreplace") or "CUSTOM"
+            custom: bytes = code.CustomCode() or b"CUSTOM"
+            return custom.decode("utf-8", "backslashreplace")
         names: dict[int, str] = self.tflite.BUILTIN_OPCODE2NAME
         return names.get(number, f"operator {number}")
 
@@ -206,20 +204,21 @@ class _Reader:
             if made.intersection(outputs) or any(self.names[index] in self.constants for index in outputs):
                 raise BnewError(f"{self.path} is broken: two operators compute '{first}'")
             made.update(outputs)
+            names = tuple(None if index == -1 else self.names[index] for index in inputs)
+            held = [name in self.constants or name in fixed for name in names]
+            fixed.update(self.names[index] for index in outputs if all(held))
+            attributes = self._attributes(where, kind, operator)
+            attributes |= {"results": [self._info(index) for index in outputs], "held": held}
             node = Node(
                 kind=f"{TFLITE}.{kind}",
                 name=first,
-                inputs=tuple(None if index == -1 else self.names[index] for index in inputs),
+                inputs=names,
                 outputs=tuple(self.names[index] for index in outputs),
-                attributes=self._attributes(where, kind, operator),
+                attributes=attributes,
                 opset=operator.OpcodeIndex(),
                 batch=batch,
                 protos=(),
             )
-            node.attributes["results"] = [self._info(index) for index in outputs]
-            held = [name in self.constants or name in fixed for name in node.inputs]
-            node.attributes["held"] = held
-            fixed.update(node.outputs if all(held) else ())
             yield self._binary(node, inputs, outputs) if kind == "LceBconv2d" else node
         for index in _whole(self.main.OutputsAsNumpy()):
             if index not in made:
@@ -245,16 +244,16 @@ class _Reader:
         if not 0 <= number < self._count(self.model.BuffersLength()):
             raise BnewError(f"{self.path} is broken: it has no buffer {number}")
         buffer = self.model.Buffers(number)
-        start, size = int(buffer.Offset()), int(buffer.Size())
+        start = int(buffer.Offset())
         if start > 1:  # the numbers of a large file lie behind its tables
-            data = np.frombuffer(self.content[start : start + size], np.uint8)
+            data = np.frombuffer(self.content[start : start + int(buffer.Size())], np.uint8)
         else:
             found = buffer.DataAsNumpy()
             data = np.empty(0, np.uint8) if isinstance(found, int) else found
-        dtype = np.dtype(_TYPES[info.type])
-        if not data.size and math.prod(info.shape):
+        size, dtype = math.prod(map(int, info.shape)), np.dtype(_TYPES[info.type])
+        if size and not data.size:
             raise BnewError(f"{where} is not imported: nothing computes '{info.name}' before it")
-        if data.size != math.prod(info.shape) * dtype.itemsize:
+        if data.size != size * dtype.itemsize:
             raise BnewError(
                 f"{self.path} is broken: the {data.size} bytes of '{info.name}' are not of its shape"
             )
@@ -322,7 +321,6 @@ class _Reader:
             )
         signs = f"{node.inputs[1]} of {own} channels"
         self.constants[signs] = unpacked(words, own).transpose(0, 3, 1, 2).copy()
-        node.attributes["groups"] = groups
         numbers = node.inputs[2:4]
         if outputs[0] in self.bits:
             limits = self.constants.get(node.inputs[4] or "")
@@ -335,7 +333,8 @@ class _Reader:
             self.constants[numbers[0]] = least.astype(np.float32).reshape(-1, 1, 1)
         elif any(name is None for name in numbers):
             raise BnewError(f"LceBconv2d '{node.name}' is not imported: it has no multiplier or no bias")
-        return replace(node, inputs=(node.inputs[0], signs, *numbers))
+        attributes = {**node.attributes, "groups": groups}
+        return replace(node, inputs=(node.inputs[0], signs, *numbers), attributes=attributes)
 
 
 def unpacked(words: Array, channels: int) -> Array:
