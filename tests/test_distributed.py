@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -38,6 +37,9 @@ from bnew.training.evaluation import evaluate_run
 from bnew.training.loop import train
 from bnew.training.machine import Machine, make_fabric
 
+# Seconds for a run that hangs, on a busy machine; less than the half hour after which Gloo gives up.
+LIMIT = 900
+
 
 def two_processes(
     folder: Path,
@@ -61,7 +63,7 @@ def two_processes(
         [*(launcher or [sys.executable]), str(script), *words.split(), *options.split()],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=LIMIT,
     )
     assert code is None or done.returncode == code, done.stderr
     return done
@@ -80,7 +82,7 @@ def two_forks(
     first.start()
     alive.close()
     try:
-        assert ended.poll(300)  # both have
+        assert ended.poll(LIMIT)  # both have
     finally:
         first.kill()  # one that hangs would keep the tests from ending
         first.join()
@@ -446,10 +448,8 @@ at_step({step}, lambda t: t.fabric.global_rank == {rank} and os.kill(os.getpid()
 def test_one_of_two_is_killed(of_two: Run, tmp_path: Path, rank: int, start: Start) -> None:
     """The other one says so soon, and the run goes on as if nothing had been."""
     out = tmp_path / "run"
-    began = time.monotonic()
     kill = KILL.format(step=STEPS + 3, rank=rank)
     done = start(tmp_path, f"{TWO} {out} --save-every 2", kill, None)
-    assert time.monotonic() - began < 600  # not the half hour after which Gloo gives up
     assert done.returncode != 0
     assert done.stderr.count(f"bnew: another of the 2 processes that train {out} was lost (") == 1
     assert torch.load(out / "last.pt", weights_only=True)["step"] == STEPS + 2
@@ -464,10 +464,10 @@ def test_one_of_two_is_killed(of_two: Run, tmp_path: Path, rank: int, start: Sta
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_one_is_killed_while_the_other_is_busy(tmp_path: Path, rank: int) -> None:
-    """The other one would notice at its next sum over both, in ten minutes."""
+    """The other one would notice at its next sum over both, long after ``LIMIT``."""
     kill = KILL.format(step=2, rank=rank) + (
         "import time, bnew.training.distributed\nbnew.training.distributed.GRACE = 1\n"
-        f"at_step(2, lambda t: t.fabric.global_rank == {rank} or time.sleep(600)).__enter__()\n"
+        f"at_step(2, lambda t: t.fabric.global_rank == {rank} or time.sleep(3600)).__enter__()\n"
     )
     done = two_forks(tmp_path, f"{TWO} {tmp_path / 'run'}", kill, 1 if rank else -9)
     which = "exit code -9" if rank else "the first one"
