@@ -81,7 +81,7 @@ def test_a_type_or_rounding_that_changes_numbers_is_refused(
 
 
 def test_an_argument_that_a_lowering_lacks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(vocabulary.ATEN, "gelu", anywhere(activations.pointwise("gelu")))  # type: ignore[arg-type]
+    monkeypatch.setitem(vocabulary.ATEN, "gelu", anywhere(activations.pointwise("gelu")))
     with pytest.raises(BnewError, match=r"gelu in .* its argument 'approximate' is not packed"):
         pack(lambda y: F.gelu(y, approximate="tanh"), tmp_path / "model.bnew")
 
@@ -89,7 +89,7 @@ def test_an_argument_that_a_lowering_lacks_is_named(tmp_path: Path, monkeypatch:
 def test_a_positional_argument_that_a_lowering_lacks_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(vocabulary.ATEN, "elu", anywhere(activations.pointwise("elu")))  # type: ignore[arg-type]
+    monkeypatch.setitem(vocabulary.ATEN, "elu", anywhere(activations.pointwise("elu")))
     with pytest.raises(BnewError, match=r"elu in .* its argument 'alpha' is not packed"):
         pack(lambda y: F.elu(y, 0.5), tmp_path / "model.bnew")
 
@@ -100,7 +100,7 @@ def test_a_fault_of_a_lowering_is_one_sentence_with_its_cause(
     def wrong(op: Any, x: Any, approximate: Any = 0) -> Any:
         return math.sqrt(approximate)
 
-    monkeypatch.setitem(vocabulary.ATEN, "gelu", wrong)  # type: ignore[arg-type]
+    monkeypatch.setitem(vocabulary.ATEN, "gelu", wrong)
     with pytest.raises(BnewError, match=r"gelu in .*did not expect its arguments \(TypeError: ") as found:
         pack(lambda y: F.gelu(y, approximate="tanh"), tmp_path / "model.bnew")
     assert isinstance(found.value.__cause__, TypeError)

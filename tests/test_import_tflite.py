@@ -345,7 +345,9 @@ def by_litert(content: bytes, given: Array) -> Array:
     from bnew.importing.tflite_runtime import _litert
 
     pytest.importorskip("ai_edge_litert")
-    return _litert(content)(given)[0]
+    run = _litert(content)
+    assert run is not None
+    return run(given)[0]
 
 
 @pytest.mark.parametrize(("shape", "case"), CASES)

@@ -265,10 +265,12 @@ def test_the_weight_alone_knows_its_channels(change: Any) -> None:
     """Also where no function of bnew's has looked for it."""
     layer = change(BinaryConvTranspose2d(4, 6, 3, groups=2))
     assert isinstance(layer, BinaryConvTranspose2d)
-    nn.init.uniform_(layer.weight, -1, 1)
-    sizes = of_outputs(layer.weight.detach(), 2).abs().mean((1, 2, 3))
-    bnew.methods.STE([layer.weight], scale=True).freeze(warn=False)
-    frozen = of_outputs(layer.weight.detach(), 2).abs().flatten(1)
+    weight = layer.weight
+    assert isinstance(weight, nn.Parameter)
+    nn.init.uniform_(weight, -1, 1)
+    sizes = of_outputs(weight.detach(), 2).abs().mean((1, 2, 3))
+    bnew.methods.STE([weight], scale=True).freeze(warn=False)
+    frozen = of_outputs(weight.detach(), 2).abs().flatten(1)
     torch.testing.assert_close(frozen, sizes[:, None].expand_as(frozen))
 
 

@@ -175,9 +175,8 @@ class _GraphReader:
         self.module = {n: modules[str(n.target)] for n in self.nodes if n.op == "call_module"}
         self.layers = {n: m for n, m in self.module.items() if is_layer(m)}
         owners = [str(n.target).rpartition(".") for n in self.nodes if n.op == "get_attr" and n.users]
-        self.taken = {modules[name] for name, _, of in owners if name and of == "weight"} & set(
-            filter(is_layer, modules.values())
-        )
+        taken = [modules[name] for name, _, of in owners if name and of == "weight"]
+        self.taken = {module for module in taken if is_layer(module)}
         self.relus: dict[fx.Node, Floor] = {n: m for n, m in self.module.items() if is_relu(m)}
         self.relus |= self._relu_calls()
         self._follow_changes_in_place()

@@ -165,7 +165,8 @@ class _Reader:
 
     def _tensor_type(self, index: int) -> str:
         number = self._tensor(index).Type()
-        names = {value: key for key, value in vars(self.tflite.TensorType).items() if isinstance(value, int)}
+        types: dict[str, Any] = vars(self.tflite.TensorType)
+        names = {value: key for key, value in types.items() if isinstance(value, int)}
         return names.get(number, f"type {number}")
 
     def _tensor(self, index: int) -> Any:

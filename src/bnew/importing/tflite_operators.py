@@ -41,7 +41,9 @@ def _looked_up(table: Mapping[int, Any], number: int, what: str) -> Any:
 
 
 def _activated(node: Node, x: Tensor) -> Tensor:
-    return _looked_up(_ACTIVATIONS, node.attributes.get("FusedActivationFunction", 0), "activation")(x)
+    activation = _looked_up(_ACTIVATIONS, node.attributes.get("FusedActivationFunction", 0), "activation")
+    activated: Tensor = activation(x)
+    return activated
 
 
 def _plainly(function: Callable[..., Any]) -> Row:
@@ -164,7 +166,8 @@ def _binary_conv(node: Node, x: Tensor, weight: Tensor, first: Tensor, shift: Te
 
 
 def _binary_pool(node: Node, x: Tensor) -> Tensor:
-    return _pool(windows.max_pool).function(_of_larq(node), x)
+    pooled: Tensor = _pool(windows.max_pool).function(_of_larq(node), x)
+    return pooled
 
 
 # ------------------------------------------------------------------------------------ layers and reductions

@@ -137,7 +137,7 @@ def _larq(content: bytes) -> Run | None:
     spec.loader.exec_module(module)
     # Of its kernels, "indirect" is the one that knows groups and every border.
     interpreter = module.LiteInterpreter(content, 1, False, True, False)
-    return lambda images: interpreter.predict([images])  # type: ignore[no-any-return]
+    return lambda images: interpreter.predict([images])
 
 
 def _litert(content: bytes) -> Run | None:

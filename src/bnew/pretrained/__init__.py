@@ -16,7 +16,8 @@ from rich.table import Table
 
 from bnew.display import Shown, new_table
 from bnew.errors import BnewError, lookup
-from bnew.results.metrics import interval_of, percent, wilson
+from bnew.results.metrics import interval_of, wilson
+from bnew.text import percent
 
 if TYPE_CHECKING:
     from torch import nn
