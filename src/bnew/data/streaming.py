@@ -10,6 +10,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -345,6 +346,8 @@ class StreamedBatches(Batches):
                 prefetch_factor=max(1, min(READ_AHEAD, MOST_AHEAD // self.dataset.workers)),
                 persistent_workers=self.train,
                 pin_memory=self.device.type == "cuda",
+                # In a stage of an experiment the default is a fork server, whose children import torch anew.
+                multiprocessing_context="fork" if sys.platform == "linux" else None,
                 worker_init_fn=_end_with_parent,
             )
         with _sigchld_kept():
