@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -32,6 +33,19 @@ def _no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 def _ctrl_c() -> None:
     """A shell that starts a job in the background has it ignore SIGINT, and the tests with it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_torchmetrics(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Processes that tests start are as in an installation without it.
+
+    Fabric asks for its version, and thereby imports it and SciPy: a third of the start of ``bnew``.
+    """
+    folder = tmp_path_factory.mktemp("without")
+    (folder / "torchmetrics.py").write_text("raise ImportError\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
+        yield
 
 
 @pytest.fixture

@@ -135,10 +135,14 @@ def test_exported_by_torch(sign: str, dynamo: bool, source: Path, path: Path) ->
     np.testing.assert_allclose(bnew_engine.load(path)(x.numpy()), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["birealnet8", "quicknet_small"])
-def test_what_bnew_exports_comes_back(name: str, source: Path, path: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "options"), [("birealnet8", {}), ("quicknet", {"widths": (16, 32), "blocks": (2, 1)})]
+)
+def test_what_bnew_exports_comes_back(
+    name: str, options: dict[str, Any], source: Path, path: Path, tmp_path: Path
+) -> None:
     pytest.importorskip("onnxscript")
-    network = trained(bnew.create_model(name, num_classes=7)).eval()
+    network = trained(bnew.create_model(name, num_classes=7, **options)).eval()
     for layer in network.modules():
         if isinstance(layer, bnew.BinaryConv2d):
             layer.weight.data = bnew.sign(layer.weight.data)

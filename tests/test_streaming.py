@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -382,6 +384,20 @@ def test_a_run_that_is_killed_goes_on(folder: Path, tmp_path: Path) -> None:
     assert killed.best.read_bytes() == unbroken.best.read_bytes()
     assert killed.summary | {"train_seconds": 0} == unbroken.summary | {"train_seconds": 0}
     assert all(0 <= float(row["data_wait"]) <= 1 for row in killed.rows())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere they are not forked")
+def test_reading_processes_are_forked_also_in_a_stage(folder: Path) -> None:
+    """The default of a process of the fork server starts another such server, and each imports PyTorch."""
+    default, before = multiprocessing.get_start_method(allow_none=True), multiprocessing.active_children()
+    multiprocessing.set_start_method("forkserver", force=True)
+    try:
+        batches = opened(folder).batches("train", 4, train=True).epoch(0)
+        next(iter(batches))
+        started = [process for process in multiprocessing.active_children() if process not in before]
+    finally:
+        multiprocessing.set_start_method(default, force=True)
+    assert {type(process).__name__ for process in started} == {"ForkProcess"}
 
 
 def test_the_share_of_time_that_training_waits(folder: Path, tmp_path: Path) -> None:
