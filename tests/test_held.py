@@ -390,6 +390,7 @@ def test_images_are_bytes(which: str, path: Path) -> None:
     start = 0
     for what, function, image, value, result in zip(names, functions, images, values, results, strict=True):
         expected = function(image).flatten().numpy()
+        expected[np.abs(expected) < 1e-6] = 0  # on some CPUs, PyTorch's sums miss it by rounding
         assert (expected == 0).any(), what
         zeros = held(value, {})
         assert (zeros.at_zero if which == "unknown" else zeros.known_at_zero).any(), what
