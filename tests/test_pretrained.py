@@ -18,6 +18,7 @@ from bnew import BnewError, create_model, list_pretrained, pretrained_card
 from bnew.data.sources import load
 from bnew.pretrained import Card
 from bnew.recipe import Recipe
+from bnew.text import percent
 
 DATA = Path(__file__).parent.parent / "data"  # where a user's data sets are, if there are any
 
@@ -59,6 +60,13 @@ def test_recipes_of_a_card_can_be_run_again(card: Card) -> None:
     assert [Recipe.from_dict(dict(recipe)).to_dict() for recipe in card.recipes] == list(card.recipes)
     assert card.recipes[0]["data"] == card.data
     assert card.recipes[0]["model"] == card.model
+
+
+def test_documentation_has_the_numbers_of_the_card(card: Card) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "pretrained.md").read_text()
+    (row,) = (line for line in page.splitlines() if line.startswith(f"| {card.name} | {card.model} |"))
+    assert f"| {card.trained} | {percent(card.accuracy)} (" in row
+    assert f"of {card.test_images} images | {card.packed_bytes:,} bytes |" in row
 
 
 def test_a_card_as_a_table() -> None:

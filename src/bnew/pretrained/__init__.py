@@ -87,8 +87,7 @@ class Card(Shown):
         steps = [(recipe.get("method") or "floats", recipe["epochs"]) for recipe in reversed(self.recipes)]
         return ", ".join(f"{method} {epochs} epochs" for method, epochs in steps)
 
-    def table(self) -> Table:
-        """As a table of two columns."""
+    def __rich__(self) -> Table:
         interval = interval_of(wilson(self.test_right, self.test_images))
         table = new_table("network", self.name)
         for what, value in (
