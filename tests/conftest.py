@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -13,6 +14,15 @@ if TYPE_CHECKING:  # it loads torch, which reads the number of threads below
 # As many threads everywhere, so that runs can be compared bit for bit. With a test process on each core, more
 # would only wait for each other. NumPy, and the processes that tests start, take the number from here.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def pytest_collection_finish() -> None:
+    """Have the garbage collector skip what all tests share: modules, and thousands of tests.
+
+    ``torch.export`` collects garbage often, and half a second each time otherwise.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")
