@@ -18,6 +18,7 @@ import bnew
 from bnew import BnewError
 from bnew.importing.graph import read_graph
 from bnew.importing.importer import import_onnx
+from bnew.importing.network import OPERATORS as ROWS
 from bnew.importing.network import ImportedNetwork
 from bnew.importing.operators import CONSTANT, OPERATORS, Row
 
@@ -673,7 +674,7 @@ def test_quantizers_that_are_refused(case: str, source: Path, path: Path) -> Non
 
 def test_a_wrong_operator_is_found(source: Path, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """ONNX Runtime sees it, in a file of ONNX's operators and in one of QONNX's."""
-    monkeypatch.setitem(OPERATORS, "Relu", Row(lambda node, x: x.clamp(1e-3)))
+    monkeypatch.setitem(ROWS, "Relu", Row(lambda node, x: x.clamp(1e-3)))
     for quantized in (False, True):
         file = File(("n", 6))
         x = file.node("Relu", file.node("MatMul", "x", file.normal(6, 40)))

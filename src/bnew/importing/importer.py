@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,14 @@ _BATCH = 2  # of these at once, since every value of the network is kept
 class Imported:
     """A network of another framework as a packed file, and how it was checked; prints as lines.
 
-    ``nodes`` and ``engine`` are None if the file's runtime and bnew-engine are not installed.
+    ``nodes`` and ``engine`` are None if the file's ``runtime`` and bnew-engine are not installed.
     """
 
     path: Path
     packed: PackedFile
     nodes: NodeCheck | None
     engine: PackedCheck | None
+    runtime: str = "ONNX Runtime"
 
     @property
     def binary_layers(self) -> int:
@@ -46,7 +47,7 @@ class Imported:
         size = f"{self.packed.file_bytes:,} bytes"
         lines = [f"{self.path}: {self.binary_layers} binary layers, {real} real ones, {size}"]
         if self.nodes is None:
-            lines.append("not compared node by node, as no runtime of such files is installed")
+            lines.append(f"not compared with {self.runtime}, which is not installed")
         else:
             by_hand = f"; {self.nodes.described} are {self.nodes.kinds}" if self.nodes.described else ""
             lines.append(
@@ -131,7 +132,8 @@ def import_tflite(
             :func:`bnew.pack`. Nothing is written.
     """
     options = {"mean": mean, "std": std, "resize": resize, "classes": classes, "half": half}
-    return _imported(file, path, read_tflite(Path(file)), against_tflite, None, options)
+    found = _imported(file, path, read_tflite(Path(file)), against_tflite, None, options)
+    return replace(found, runtime="Larq Compute Engine (for NumPy 1) or LiteRT")
 
 
 def import_network(

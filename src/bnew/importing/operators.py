@@ -55,14 +55,14 @@ def _reduced(how: str) -> Row:
 # ------------------------------------------------------------------------------------- signs and quantizers
 
 
-def bits(x: Tensor) -> Tensor:
+def signs(x: Tensor) -> Tensor:
     """+1 where x ≥ 0, else −1."""
     return torch.where(x >= 0, 1.0, -1.0)
 
 
 def _bipolar(node: Node, x: Tensor, scale: Tensor) -> Tensor:
     """QONNX's BipolarQuant: ``scale`` where x ≥ 0, else −``scale``."""
-    return bits(x) * scale
+    return signs(x) * scale
 
 
 # Rounding mode → from which number on one bit without a sign is 1, and whether that number itself is 1.
@@ -91,7 +91,7 @@ def _quant(node: Node, x: Tensor, scale: Tensor, zero_point: Array, bit_width: A
     value = x / scale
     value = value if offset is None else value + offset
     if width == 1 and signed:
-        result = bits(value)
+        result = signs(value)
     elif width == 1 and not narrow:
         limit, equal = _looked_up(mode, _FROM)
         result = torch.where(value >= limit if equal else value > limit, 1.0, 0.0)
@@ -216,7 +216,7 @@ def _argmax(node: Node, x: Tensor) -> Tensor:
 
 OPERATORS: Mapping[str, Row] = {
     "Sign": _plainly(torch.sign),
-    "SignOfShiftedSign": _plainly(lambda x, shift: bits(x)),
+    "SignOfShiftedSign": _plainly(lambda x, shift: signs(x)),
     f"{QONNX[0]}.BipolarQuant": Row(_bipolar),
     **dict.fromkeys([f"{QONNX[0]}.Quant", f"{QONNX[0]}.IntQuant"], Row(_quant, numbers=(2, 3))),
     "Greater": _plainly(torch.gt),

@@ -164,10 +164,9 @@ class _Reader:
         return names.get(number, f"operator {number}")
 
     def _tensor_type(self, index: int) -> str:
-        number = self._tensor(index).Type()
-        types: dict[str, Any] = vars(self.tflite.TensorType)
-        names = {value: key for key, value in types.items() if isinstance(value, int)}
-        return names.get(number, f"type {number}")
+        number: int = self._tensor(index).Type()
+        known = vars(self.tflite.TensorType).items()
+        return next((name for name, value in known if value == number), f"type {number}")
 
     def _tensor(self, index: int) -> Any:
         if not 0 <= index < len(self.names):

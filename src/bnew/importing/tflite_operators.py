@@ -19,7 +19,7 @@ from bnew.errors import BnewError
 from bnew.importing import tflite_shapes as shapes
 from bnew.importing import windows
 from bnew.importing.graph import Array, Node
-from bnew.importing.operators import Row, bits
+from bnew.importing.operators import Row, signs
 from bnew.importing.tflite_file import TFLITE
 
 _PADDING = {0: "SAME_UPPER", 1: "VALID"}
@@ -219,7 +219,7 @@ def _gelu(node: Node, x: Tensor) -> Tensor:
 
 
 _ROWS: Mapping[str, Row] = {
-    "LceQuantize": _plainly(bits),
+    "LceQuantize": _plainly(signs),
     "LceDequantize": _plainly(lambda x: x),
     "LceBconv2d": Row(_binary_conv),
     "LceBMaxPool2d": Row(_binary_pool),
