@@ -13,7 +13,7 @@ import torch
 
 import bnew
 from bnew import BnewError
-from bnew.importing import tflite_operators
+from bnew.importing import tflite_operators, tflite_runtime
 from bnew.importing.importer import import_tflite
 from bnew.importing.network import OPERATORS as ROWS
 from bnew.importing.network import ImportedNetwork
@@ -345,9 +345,7 @@ def by_litert(content: bytes, given: Array) -> Array:
     from bnew.importing.tflite_runtime import _litert
 
     pytest.importorskip("ai_edge_litert")
-    run = _litert(content)
-    assert run is not None
-    return run(given)[0]
+    return _litert(content)(given)[0]
 
 
 @pytest.mark.parametrize(("shape", "case"), CASES)
@@ -589,3 +587,12 @@ def test_without_the_library(source: Path, path: Path, monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "tflite", None)
     with pytest.raises(BnewError, match=r"importing needs tflite .*pip install 'bnew\[tflite\]'"):
         import_tflite(source, path)
+
+
+def test_without_an_interpreter(source: Path, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source.write_bytes(one("RELU")())
+    monkeypatch.setattr(tflite_runtime, "_larq", lambda content: None)
+    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
+    found = import_tflite(source, path)
+    assert found.nodes is None
+    assert "not compared with Larq Compute Engine (for NumPy 1) or LiteRT, which is not" in str(found)

@@ -26,7 +26,7 @@ from bnew.cli.output import as_json, check_format, put, say_broken
 from bnew.display import new_table, short, show
 from bnew.errors import BnewError
 from bnew.experiments.plan import plan
-from bnew.pretrained import list_pretrained, pretrained_card
+from bnew.pretrained.cards import list_pretrained, pretrained_card
 from bnew.process import is_first_process
 from bnew.references import TORCHVISION, is_reference
 from bnew.registry import METHODS, MODELS, method_row, model_to_build

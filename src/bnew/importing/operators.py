@@ -23,8 +23,8 @@ class Row:
     """An operator: ``function(node, *inputs)`` returns its result, or several.
 
     The inputs at the places of ``numbers`` are arrays of NumPy, because the shape of the result, or what is
-    computed at all, depends on them. They must not depend on the image. ``whole`` computes whole numbers,
-    such as lengths, which are arrays; by default, ONNX's own reference.
+    computed at all, depends on them. They must not depend on the image. ``whole``
+    computes whole numbers, such as lengths, which are arrays; by default, ONNX's own reference.
     """
 
     function: Callable[..., Any]
@@ -76,12 +76,12 @@ _ROUNDED = {
 }  # fmt: skip
 
 
-def _quant(node: Node, x: Tensor, scale: Tensor, zero_point: Array, bit_width: Array) -> Tensor:
+def _quant(node: Node, x: Tensor, scale: Tensor, zero_point: Array, bits: Array) -> Tensor:
     """QONNX's Quant or IntQuant: ``(q − zero_point) · scale`` with q = round(clamp(x / scale + zero_point)).
 
     One bit with a sign is +1 where x / scale + zero_point ≥ 0, else −1, as QONNX itself computes it.
     """
-    width = float(bit_width.item())
+    width = float(bits.item())
     if not (width.is_integer() and 1 <= width <= _LARGEST_BITS):
         raise BnewError(f"it has {width:g} bits, and whole numbers from 1 to {_LARGEST_BITS} are imported")
     mode = str(node.attributes.get("rounding_mode", "ROUND")).upper()

@@ -41,9 +41,9 @@ def _looked_up(table: Mapping[int, Any], number: int, what: str) -> Any:
 
 
 def _activated(node: Node, x: Tensor) -> Tensor:
-    activation = _looked_up(_ACTIVATIONS, node.attributes.get("FusedActivationFunction", 0), "activation")
-    activated: Tensor = activation(x)
-    return activated
+    number = node.attributes.get("FusedActivationFunction", 0)
+    result: Tensor = _looked_up(_ACTIVATIONS, number, "activation")(x)
+    return result
 
 
 def _plainly(function: Callable[..., Any]) -> Row:
@@ -166,8 +166,8 @@ def _binary_conv(node: Node, x: Tensor, weight: Tensor, first: Tensor, shift: Te
 
 
 def _binary_pool(node: Node, x: Tensor) -> Tensor:
-    pooled: Tensor = _pool(windows.max_pool).function(_of_larq(node), x)
-    return pooled
+    result: Tensor = _pool(windows.max_pool).function(_of_larq(node), x)
+    return result
 
 
 # ------------------------------------------------------------------------------------ layers and reductions

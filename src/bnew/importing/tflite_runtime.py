@@ -127,8 +127,8 @@ def _interpreter(content: bytes, larq: bool) -> tuple[str, Run | None]:
 def _larq(content: bytes) -> Run | None:
     """Larq's interpreter, loaded by its file: its package needs all of TensorFlow for its converter."""
     found = util.find_spec("larq_compute_engine")
-    if found is None or found.origin is None:
-        return None
+    if found is None or found.origin is None or np.lib.NumpyVersion(np.__version__) >= "2.0.0":
+        return None  # Larq Compute Engine 0.16 is built for NumPy 1, and gets no numbers from later arrays
     path = Path(found.origin).parent / "tflite" / "python" / "interpreter_wrapper_lite.so"
     spec = util.spec_from_file_location("interpreter_wrapper_lite", path)
     if spec is None or spec.loader is None or not path.is_file():
@@ -140,7 +140,7 @@ def _larq(content: bytes) -> Run | None:
     return lambda images: interpreter.predict([images])
 
 
-def _litert(content: bytes) -> Run | None:
+def _litert(content: bytes) -> Run:
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     # As the other, the kernels of TensorFlow Lite and no faster ones.

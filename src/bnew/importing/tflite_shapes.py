@@ -78,7 +78,7 @@ def reduced(how: str) -> Callable[[Node, Tensor, Array], Tensor]:
     def over(node: Node, x: Tensor, axes: Array) -> Tensor:
         keep = bool(node.attributes.get("KeepDims", False))
         dims = {axis_of(axis, x) for axis in axes.reshape(-1)}
-        if 0 in dims and x.dim() > 1:
+        if 0 in dims and x.dim() > 1 and not node.attributes["held"][0]:
             raise BnewError("it reduces over the images")
         if not keep and x.dim() == 4 and not dims >= {2, 3}:
             theirs = tuple((0, 3, 1, 2)[dim] for dim in dims)
