@@ -123,6 +123,16 @@ def shifted_windows(x: Tensor, linear: nn.Module) -> Tensor:
 
 PLACES = torch.linspace(-1, 1, 36 * 8)
 SHAPES: dict[str, tuple[Any, ...]] = {
+    "border of channels last": (
+        lambda y, f: f(F.pad(y.permute(0, 2, 3, 1), (0, 0, 1, 2, 3, 1), value=2.0).permute(0, 3, 1, 2)),
+        nn.Conv2d(8, 4, 3),
+    ),
+    "border of channels last, used as it is": (
+        lambda y: F.pad(y.permute(0, 2, 3, 1), (1, 0, 1, 2), value=-1.0).relu().sum(3),
+    ),
+    "reflection of channels last": (
+        lambda y: F.pad(y.transpose(2, 3), (1, 2, 3, 1), mode="reflect").flatten(2).mT,
+    ),
     "tokens": (lambda y, f: f(y.flatten(2).transpose(1, 2)).mean(1), nn.Linear(8, 5)),
     "tokens kept": (lambda y, f: f(y.flatten(2).transpose(1, 2)), nn.Linear(8, 5)),
     "channels last": (lambda y, f: f(y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), nn.LayerNorm(8)),

@@ -259,3 +259,26 @@ def test_exported_as_products_of_signs(
     assert check.max_difference < 1e-5
     (found,) = onnxruntime.InferenceSession(tmp_path / "model.onnx").run(None, {"images": x.numpy()})
     assert np.allclose(found, twin(layer, x, before, size).detach(), atol=1e-5)
+
+
+class AsKeras(nn.Module):
+    """Signs with a border of ones put around them where channels are the last dimension."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.conv = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 3)
+        with torch.no_grad():
+            self.conv.weight.sign_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        signs = bnew.sign(self.first(x).permute(0, 2, 3, 1))
+        padded = nn.functional.pad(signs, (0, 0, 1, 1, 1, 1), value=1.0)
+        y: Tensor = self.conv(padded.permute(0, 3, 1, 2))
+        return y
+
+
+def test_signs_get_their_border_with_channels_last_too(tmp_path: Path) -> None:
+    """As converters write networks of Larq."""
+    reference = packed(AsKeras().eval(), tmp_path / "model.bnew", 3, 6, 6)
+    assert [node["op"] for node in reference.file.graph["nodes"]] == ["conv", "binary_conv"]
+    assert reference.file.graph["nodes"][1]["pad_value"] == 1

@@ -83,6 +83,17 @@ class Layout:
         """The dimensions in another order."""
         return Layout(tuple(self.dims[dim] for dim in order), self.offset)
 
+    def order_of(self, other: Layout) -> list[int] | None:
+        """The order in which this is ``other.permuted(order)``; None if there is none."""
+        rest, order = list(range(len(other.dims))), list[int]()
+        for axes in self.dims:
+            found = next((dim for dim in rest if other.dims[dim] == axes), None)
+            if found is None:
+                return None
+            rest.remove(found)
+            order.append(found)
+        return order if not rest and self.offset == other.offset else None
+
     def expanded(self, size: Sequence[int]) -> Layout:
         """Dimensions of size 1 repeated, and new ones in front."""
         dims = ((),) * (len(size) - len(self.dims)) + self.dims

@@ -13,6 +13,7 @@ from bnew.packing.views import (
     arranged,
     canonical,
     placed,
+    seen,
     shown,
     stored,
     view,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 def permute(op: Operation, x: Value, dims: Sequence[int]) -> Value:
     """Another order of the dimensions."""
-    source, layout = shown(op, x, op.input_size)
+    source, layout = seen(op, x, op.input_size)
     return view(op, source, layout.permuted([dim % op.rank for dim in dims]))
 
 

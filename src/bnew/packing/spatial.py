@@ -13,11 +13,11 @@ import numpy as np
 from bnew.packing.arithmetic import scaled
 from bnew.packing.indexing import taken
 from bnew.packing.joining import joined
-from bnew.packing.layouts import IMAGE
+from bnew.packing.layouts import IMAGE, standard
 from bnew.packing.reductions import largest
 from bnew.packing.reshaping import bordered, part
 from bnew.packing.values import Lowering, Refused, Value
-from bnew.packing.views import shown, view
+from bnew.packing.views import seen, shown, view
 
 if TYPE_CHECKING:
     from bnew.packing.operation import Operation
@@ -254,7 +254,14 @@ def padded(op: Operation, x: Value, amounts: Sequence[int], mode: str, value: fl
             x = view(op, *part(op, x, size, dim, first, 1, last - first))
             size[dim] = last - first
     grown = [(max(a, 0), max(b, 0)) for a, b in ends] + [(0, 0)] * (rank - len(ends))
-    _, layout = shown(op, x, size)
+    source, layout = shown(op, x, size)
+    order = layout.order_of(standard(source.shape, op.images, 4)) if rank == 4 else None
+    if order is not None and order != sorted(order):  # (N, H, W, C), say: the image itself gets the border
+        sides = [(size[dim], grown[::-1][dim]) for dim in map(order.index, range(4))]
+        inside = op.with_input_size([n for n, _ in sides])
+        image = padded(inside, source, [n for _, ends in sides[::-1] for n in ends], mode, value)
+        source, layout = seen(op, image, [n + sum(ends) for n, ends in sides])
+        return view(op, source, layout.permuted(order))
     if any(grown[-1]) and any(stride == IMAGE for _, stride in layout.dims[0]):
         raise Refused("it adds images")
     spatial = rank - 2 if rank in (3, 4) and layout.dims[0] == ((op.images, IMAGE),) else 0

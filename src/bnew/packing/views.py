@@ -43,9 +43,14 @@ def view(op: Operation, source: Value, layout: Layout) -> Value:
 
 def shown(op: Operation, x: Value, size: Sequence[int]) -> Stored:
     """The stored value behind ``x``, which is a tensor of ``size``, and its layout; it may not fill it."""
+    source, layout = seen(op, x, size)
+    return op.real(source) if source.op == "padding" else source, layout
+
+
+def seen(op: Operation, x: Value, size: Sequence[int]) -> Stored:
+    """:func:`shown`, but the value may be one with a border that is not stored yet."""
     if x.op == "view":
         return x.inputs[0], x.notes["layout"]
-    x = op.real(x) if x.op == "padding" else x
     return x, standard(x.shape, op.images, len(size)).expanded(size)
 
 
