@@ -23,7 +23,6 @@ import tyro
 
 from comparing import in_turns, spread, table
 
-
 Array: TypeAlias = npt.NDArray[np.float32]
 
 
