@@ -76,7 +76,8 @@ def two_forks(
     output = [folder / "stdout", folder / "stderr"]
     for path in output:
         path.write_text("")
-    words += f" --device cpu --compile {compile} --quiet --devices 2"
+    training = "" if words.startswith("eval ") else f" --compile {compile} --quiet"
+    words += f" --device cpu{training} --devices 2"
     ended, alive = PROCESSES.Pipe(duplex=False)
     first = PROCESSES.Process(target=begin, args=(words, before, output, alive))
     first.start()

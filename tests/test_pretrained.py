@@ -131,9 +131,6 @@ def test_predict_by_a_trained_network(tmp_path: Path, cli: Cli) -> None:
     code, _, errors = cli("predict", "--pretrained", "digit", paths[0])
     assert code == 2
     assert "did you mean 'digits'" in errors
-    code, _, errors = cli("predict", "x.bnew")
-    assert code == 2
-    assert "there are no images: give some after x.bnew" in errors
 
 
 def test_models_lists_what_is_trained(cli: Cli) -> None:

@@ -66,7 +66,7 @@ def test_a_row_that_nobody_counted_does_not_compile(
 ) -> None:
     """The assertion that refuses it names the other places of an operator: the format page and its reader."""
     folder = changed(tmp_path, table, rf"{array}\[\] = {{", r"\g<0> {},")
-    assert "bring docs/format.md and its reader along" in check(folder, file)
+    assert "a row more or less: bring docs/format.md" in check(folder, file)
 
 
 @pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")

@@ -235,8 +235,6 @@ def predict(
         from bnew.pretrained.cards import pretrained_card
 
         file, images = pretrained_card(pretrained).packed, (file, *images)
-    elif not images:
-        raise BnewError(f"there are no images: give some after {file}, or --pretrained NAME before")
     broken: list[BnewError] = []
     found = predictions(file, images, top, threads or cores(), limits, broken, batch, input_size)
     if csv:
