@@ -118,7 +118,10 @@ def leaves(value: Any) -> Iterator[tuple[Any, Any]]:
 
 def field_mutations(random: np.random.Generator) -> Iterator[bytes]:
     """Each field of the header and of the graph: several other values; left out; another beside it."""
-    for network in (victim(), several()):
+    with_sizes = several()
+    for one in with_sizes.graph["inputs"]:
+        one["size"] = list(one["shape"])
+    for network in (victim(), with_sizes):
         yield from fields_of(network, random)
 
 
