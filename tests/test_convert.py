@@ -680,3 +680,24 @@ def test_a_layer_whose_weight_alone_is_used_stays_real() -> None:
     """Its input would not be binarized."""
     assert becomes(Takes()) == {"first": "", "taken": "", "called": "BinaryLinear", "last": ""}
     assert why(Takes(), "taken") == "the network takes its weight and does not call it"
+
+
+class Biased(nn.Module):
+    """Adds what two layers make of a constant, as Swin V2 its biases of positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.inner, self.last, self.one, self.two = (nn.Linear(8, 8) for _ in range(5))
+        self.register_buffer("places", torch.randn(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = self.two(self.one(self.places).relu())
+        y: Tensor = self.last(self.inner(self.first(x)) + bias)
+        return y
+
+
+def test_layers_of_constants_stay_real() -> None:
+    """They are computed while packing, so bits would save nothing."""
+    expected = {"first": "", "inner": "BinaryLinear", "last": "", "one": "", "two": ""}
+    assert becomes(Biased()) == expected
+    assert why(Biased(), "one") == why(Biased(), "two") == "computes from constants alone"

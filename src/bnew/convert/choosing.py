@@ -107,6 +107,8 @@ def choose(model: nn.Module, reading: Reading, skip: Skip, relu: str, asked: Ask
             return False, "skipped"
         if layer in reading.taken:
             return False, "the network takes its weight and does not call it"
+        if layer in reading.fixed:
+            return False, "computes from constants alone"
         special = _special(model, layer, reading)
         for option, reason in special.items():
             if not getattr(asked, option):

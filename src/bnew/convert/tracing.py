@@ -62,6 +62,7 @@ class Reading:
         unnormed: layers whose output reaches a sum, another layer or the network's output before a norm.
         taken: layers whose weight the network takes for a function of its own, which would not binarize the
             input.
+        fixed: layers that compute from constants alone, never from the network's input.
     """
 
     first: set[nn.Module]
@@ -73,6 +74,7 @@ class Reading:
     averaged: set[nn.Module]
     unnormed: set[nn.Module]
     taken: set[nn.Module]
+    fixed: set[nn.Module]
 
 
 def is_layer(module: nn.Module) -> bool:
@@ -138,6 +140,7 @@ def _by_names(model: nn.Module) -> Reading:
         averaged=set(),
         unnormed=set(order),
         taken=set(),
+        fixed=set(),
     )
 
 
@@ -214,6 +217,7 @@ class _GraphReader:
     def reading(self) -> Reading:
         behind = self._reach(self.layers, forward=True)
         before = self._reach(self.layers, forward=False)
+        given = self._reach([n for n in self.nodes if n.op == "placeholder"], forward=True)
         floors: defaultdict[nn.Module, set[Floor]] = defaultdict(set)
         for node, layer in self.layers.items():
             floors[layer] |= self._floor(node.all_input_nodes[0])
@@ -237,6 +241,7 @@ class _GraphReader:
             },
             unnormed={layer for node, layer in self.layers.items() if not self._is_normed(node)},
             taken=self.taken,
+            fixed=set(self.layers.values()) - {m for n, m in self.layers.items() if n in given},
         )
 
     def _reach(self, start: Iterable[fx.Node], forward: bool, stop: Iterable[fx.Node] = ()) -> set[fx.Node]:
