@@ -19,7 +19,7 @@ from bnew.deploy.evaluation import evaluate
 from bnew.deploy.inference import bench, load_engine
 from bnew.deploy.pack_run import pack_run
 from bnew.files import sha256_of, write_atomically
-from bnew.pretrained.cards import FOLDER, Card
+from bnew.models.trained import FOLDER, Card
 from bnew.results.groups import best_run
 from bnew.results.run import Run
 from bnew.training.machine import Machine

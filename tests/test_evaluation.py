@@ -25,8 +25,9 @@ import bnew
 from bnew import BnewError
 from bnew.deploy.pack_run import pack_run
 from bnew.results.evaluation import Evaluation
-from bnew.results.metrics import Tally, wilson
+from bnew.results.metrics import Tally
 from bnew.results.run import Run
+from bnew.shares import wilson
 from bnew.training.evaluation import evaluate_run, load_run
 from bnew.training.loop import train
 

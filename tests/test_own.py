@@ -24,7 +24,7 @@ from bnew.training.loop import train
 from bnew.training.networks import build_model, load_model
 from bnew.training.provenance import conditions
 from bnew.training.run_data import load_data
-from bnew.training.weights import put_weights, read_weights
+from bnew.weights import put_weights, read_weights
 
 CODE = """
 import torch

@@ -16,7 +16,7 @@ from PIL import Image
 import bnew
 from bnew import BnewError, create_model, list_pretrained, pretrained_card
 from bnew.data.sources import load
-from bnew.pretrained.cards import Card
+from bnew.models.trained import Card
 from bnew.recipe import Recipe
 from bnew.text import percent
 
@@ -106,7 +106,7 @@ def test_what_does_not_fit_is_refused(name: str, options: dict[str, object], mes
 def test_damaged_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for file in (pretrained_card("digits").weights, pretrained_card("digits").weights.with_suffix(".json")):
         shutil.copy(file, tmp_path)
-    monkeypatch.setattr("bnew.pretrained.cards.FOLDER", tmp_path)
+    monkeypatch.setattr("bnew.models.trained.FOLDER", tmp_path)
     content = bytearray((tmp_path / "digits.safetensors").read_bytes())
     content[-1] ^= 1
     (tmp_path / "digits.safetensors").write_bytes(content)

@@ -639,7 +639,7 @@ def test_the_code_that_decides_is_all_there_is() -> None:
         "deprecated", "display", "errors", "facts", "files", "lazy", "process", "references", "registry",
         "results",
         "results.evaluation", "results.markup", "results.metrics", "results.mistakes", "results.run",
-        "results.tables", "text",
+        "results.tables", "shares", "text",
         "train",
     } | {"data", "methods", "models", "training"}  # fmt: skip
     used = set().union(

@@ -41,8 +41,8 @@ _NAMES = {
     "import_tflite": "bnew.importing.importer",
     "create_model": "bnew.models",
     "list_models": "bnew.models",
-    "list_pretrained": "bnew.pretrained.cards",
-    "pretrained_card": "bnew.pretrained.cards",
+    "list_pretrained": "bnew.models.trained",
+    "pretrained_card": "bnew.models.trained",
     "register_dataset": "bnew.register",
     "register_method": "bnew.register",
     "register_model": "bnew.register",
@@ -88,9 +88,9 @@ if TYPE_CHECKING:  # `as` is how a type checker knows that a name is public
     from bnew.layers import sign as sign
     from bnew.models import create_model as create_model
     from bnew.models import list_models as list_models
+    from bnew.models.trained import list_pretrained as list_pretrained
+    from bnew.models.trained import pretrained_card as pretrained_card
     from bnew.packing import pack as pack
-    from bnew.pretrained.cards import list_pretrained as list_pretrained
-    from bnew.pretrained.cards import pretrained_card as pretrained_card
     from bnew.register import register_dataset as register_dataset
     from bnew.register import register_method as register_method
     from bnew.register import register_model as register_model

@@ -232,7 +232,7 @@ def predict(
 
     check_format(json, csv)
     if pretrained is not None:
-        from bnew.pretrained.cards import pretrained_card
+        from bnew.models.trained import pretrained_card
 
         file, images = pretrained_card(pretrained).packed, (file, *images)
     broken: list[BnewError] = []

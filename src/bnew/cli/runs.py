@@ -26,7 +26,6 @@ from bnew.cli.output import as_json, check_format, put, say_broken
 from bnew.display import new_table, short, show
 from bnew.errors import BnewError
 from bnew.experiments.plan import plan
-from bnew.pretrained.cards import list_pretrained, pretrained_card
 from bnew.process import is_first_process
 from bnew.references import TORCHVISION, is_reference
 from bnew.registry import METHODS, MODELS, method_row, model_to_build
@@ -283,6 +282,8 @@ def models() -> int:
     Besides, wherever a model is named: timm:NAME and torchvision:NAME are networks of these libraries, and
     package.module:factory is a function of your own.
     """
+    from bnew.models.trained import list_pretrained, pretrained_card
+
     numbers = ("input", "packed\nbytes", "binary\nMACs", "real\nMACs")
     table = new_table("network", numbers=numbers)
     table.add_column("published top-1")

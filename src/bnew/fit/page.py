@@ -7,9 +7,9 @@ from bnew.fit.plan import NAMES, Plan
 from bnew.fit.result import Fitted, size_of
 from bnew.results.evaluation import Evaluation
 from bnew.results.markup import shown
-from bnew.results.metrics import interval_of
 from bnew.results.mistakes import details, numbers, table_of, write_document
 from bnew.results.run import Run
+from bnew.shares import interval_of
 from bnew.text import percent
 
 

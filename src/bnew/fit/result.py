@@ -13,7 +13,7 @@ from rich.text import Text
 
 from bnew.display import Shown, new_table
 from bnew.errors import BnewError
-from bnew.results.metrics import interval_of
+from bnew.shares import interval_of
 from bnew.text import percent, printable
 
 MOST_CLASSES = 20

@@ -71,7 +71,7 @@ def create_model(name: str, **kwargs: Any) -> nn.Module:
     make = row.load()
     kwargs = _one_name(name, kwargs)
     if "pretrained" in kwargs:
-        from bnew.pretrained.cards import create_trained
+        from bnew.models.trained import create_trained
 
         return create_trained(name, kwargs.pop("pretrained"), kwargs)
     options = {option: parameter.default for option, parameter in inspect.signature(make).parameters.items()}

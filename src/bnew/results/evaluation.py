@@ -18,8 +18,9 @@ from rich.text import Text
 
 from bnew.display import Shown, new_table
 from bnew.errors import BnewError
-from bnew.results.metrics import Integers, Mistake, Tally, interval_of, wilson
+from bnew.results.metrics import Integers, Mistake, Tally
 from bnew.results.mistakes import write_page
+from bnew.shares import interval_of, wilson
 from bnew.text import percent, printable
 
 MOST_CLASSES = 20  # that are all shown; of more, those with the lowest recall

@@ -12,7 +12,8 @@ from PIL import Image
 
 from bnew.files import write_atomically
 from bnew.results.markup import document, shown
-from bnew.results.metrics import Mistake, Picture, interval_of
+from bnew.results.metrics import Mistake, Picture
+from bnew.shares import interval_of
 from bnew.text import percent
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from bnew.recipe import Recipe
 from bnew.references import TORCHVISION, check_apart, is_reference
 from bnew.results.run import Run
 from bnew.training.checkpoint import Unusable, check_is_file
-from bnew.training.weights import put_weights, read_weights
+from bnew.weights import put_weights, read_weights
 
 logger = logging.getLogger("bnew")
 

@@ -60,6 +60,7 @@ def environment(fabric: Fabric) -> dict[str, Any]:
 # The code that decides the outcome of a run: modules and packages, and those of which it uses some modules.
 DECIDING = (
     "binary", "data", "layers", "modes", "phases", "pointwise", "recipe", "short_runs", "training",
+    "weights",
 )  # fmt: skip
 CHOSEN = ("bnew.methods.", "bnew.models.")
 # What may make a network of a user's own.

@@ -13,13 +13,13 @@ from rich.table import Table
 
 from bnew.display import Shown, new_table
 from bnew.errors import BnewError, lookup
-from bnew.results.metrics import interval_of, wilson
+from bnew.shares import interval_of, wilson
 from bnew.text import percent
 
 if TYPE_CHECKING:
     from torch import nn
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parent / "files"
 
 
 @dataclass(frozen=True, repr=False)
@@ -127,7 +127,7 @@ def create_trained(model: str, pretrained: object, options: Mapping[str, Any]) -
     """
     from bnew.files import sha256_of
     from bnew.models import create_model
-    from bnew.training.weights import put_weights, read_weights
+    from bnew.weights import put_weights, read_weights
 
     if not isinstance(pretrained, str):
         names = " or ".join(f"pretrained={each!r}" for each in list_pretrained())
