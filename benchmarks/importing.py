@@ -4,7 +4,7 @@ bnew import network.tflite network.bnew
 python benchmarks/importing.py network.tflite network.bnew
 
 Larq Compute Engine 0.16 is built for NumPy 1, so its files need an environment of their own:
-``pip install larq-compute-engine bnew-engine tyro 'numpy<2'``.
+``pip install larq-compute-engine ./engine tyro 'numpy<2'``, and bnew by ``PYTHONPATH=src``, without PyTorch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from importlib import util
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -21,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import tyro
 
+from bnew.importing.larq_engine import larq_interpreter
 from comparing import in_turns, spread, table
 
 Array: TypeAlias = npt.NDArray[np.float32]
@@ -54,18 +54,10 @@ def in_onnxruntime(file: Path) -> dict[str, Callable[[Array], Any]]:
 
 def in_larq(file: Path) -> dict[str, Callable[[Array], Any]]:
     """Larq Compute Engine with each of its two kernels of binary convolution, and XNNPACK for the rest."""
-    found = util.find_spec("larq_compute_engine")
-    assert found is not None
-    assert found.origin is not None
-    path = Path(found.origin).parent / "tflite" / "python" / "interpreter_wrapper_lite.so"
-    spec = util.spec_from_file_location("interpreter_wrapper_lite", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = util.module_from_spec(spec)
-    spec.loader.exec_module(module)
 
     def made(indirect: bool) -> Callable[[Array], Any]:
-        interpreter = module.LiteInterpreter(file.read_bytes(), 1, False, indirect, True)
+        interpreter = larq_interpreter(file.read_bytes(), indirect=indirect, xnnpack=True)
+        assert interpreter is not None, "larq-compute-engine is not installed, or NumPy is not below 2"
         return lambda x: interpreter.predict([x])[0]
 
     return {f"Larq Compute Engine, {name}": made(name == "indirect") for name in ("optimised", "indirect")}

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Sequence
-from importlib import util
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +17,7 @@ from torch import Tensor
 from bnew.errors import BnewError, first_line
 from bnew.importing.comparing import NodeCheck, difference
 from bnew.importing.graph import Array, Node
+from bnew.importing.larq_engine import larq_interpreter
 from bnew.importing.network import ImportedNetwork, Number, evaluated
 from bnew.importing.tflite_file import TfliteFile, unpacked
 
@@ -125,19 +124,8 @@ def _interpreter(content: bytes, larq: bool) -> tuple[str, Run | None]:
 
 
 def _larq(content: bytes) -> Run | None:
-    """Larq's interpreter, loaded by its file: its package needs all of TensorFlow for its converter."""
-    found = util.find_spec("larq_compute_engine")
-    if found is None or found.origin is None or np.lib.NumpyVersion(np.__version__) >= "2.0.0":
-        return None  # Larq Compute Engine 0.16 is built for NumPy 1, and gets no numbers from later arrays
-    path = Path(found.origin).parent / "tflite" / "python" / "interpreter_wrapper_lite.so"
-    spec = util.spec_from_file_location("interpreter_wrapper_lite", path)
-    if spec is None or spec.loader is None or not path.is_file():
-        return None
-    module = util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    # Of its kernels, "indirect" is the one that knows groups and every border.
-    interpreter = module.LiteInterpreter(content, 1, False, True, False)
-    return lambda images: interpreter.predict([images])
+    interpreter = larq_interpreter(content)
+    return interpreter and (lambda images: interpreter.predict([images]))
 
 
 def _litert(content: bytes) -> Run:
