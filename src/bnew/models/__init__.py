@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
 from bnew.errors import BnewError, lookup, unknown
 from bnew.lazy import fetched
 from bnew.references import MODEL_FORMS, is_reference
 from bnew.registry import MODELS
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from bnew.models.birealnet import BiRealNet as BiRealNet
     from bnew.models.bnext import BNext as BNext
     from bnew.models.quicknet import QuickNet as QuickNet
