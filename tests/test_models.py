@@ -180,7 +180,7 @@ def recoupled(part: Recoupling, x: torch.Tensor, smaller: torch.Tensor) -> torch
     """arXiv 2211.12933, with every mean and product written out."""
     shift = part.conv.input_sign.shift
     assert isinstance(shift, nn.Parameter)
-    signs = torch.where(x + shift[:, None, None] < 0, -1.0, 1.0)
+    signs = torch.where(x + shift[:, None, None] < 0, -1.0, 1.0).to(x.dtype)
     conv = nn.functional.conv2d(signs, part.conv.weight, None, part.conv.stride, part.conv.padding)
     y = part.norm(conv)
     y = torch.where(y > 0, y, part.activation.weight[:, None, None] * y)
@@ -196,9 +196,9 @@ def recoupled(part: Recoupling, x: torch.Tensor, smaller: torch.Tensor) -> torch
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("kernel", [1, 3])
 def test_the_blocks_of_bnext_are_their_formulas(kernel: int, stride: int) -> None:
-    x = torch.randn(2, 16, 8, 6)
+    x = torch.randn(2, 16, 8, 6, dtype=torch.float64)  # whose rounding no sum here makes visible
     for kind in (FeedForward, Attention):
-        block = kind(16, kernel, stride, "clipped_identity").eval()
+        block = kind(16, kernel, stride, "clipped_identity").double().eval()
         for parameter in block.parameters():
             nn.init.normal_(parameter)
         smaller = averaged(x, stride)
