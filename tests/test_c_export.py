@@ -6,90 +6,55 @@ import ctypes
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from c_code import (
+    BARE,
+    BOARDS,
+    SANITIZERS,
+    STRICT,
+    WAYS,
+    Array,
+    Random,
+    compiled,
+    computed,
+    installed,
+    on_board,
+    residual,
+    run_tool,
+    section_sizes,
+    some_images,
+)
 from helpers import MACHINE, RECIPE
-from tiny import Network, powers, signs, words_of
+from PIL import Image
+from tiny import Network, powers, signs
 
 from bnew.deploy.c99.export import CODE, Exported, export_c
-from bnew.deploy.c99.folding import STEPS
-from bnew.deploy.c99.writing import kernels, real, text
+from bnew.deploy.c99.fixed import Fixed, affine, applied, thresholds, whole_weights
+from bnew.deploy.c99.interpreting import Interpreter
+from bnew.deploy.c99.network import FixedNetwork
+from bnew.deploy.c99.reading import read_stages
+from bnew.deploy.c99.sample import validation_images
+from bnew.deploy.c99.stages import Epilogue, FixedEpilogue, Stage
+from bnew.deploy.c99.writing import kernels, literal, text
 from bnew.deploy.pack_run import pack_run
+from bnew.deploy.verify import verify_run
 from bnew.errors import BnewError
+from bnew.models.trained import pretrained_card
 from bnew.results.run import Run
+from bnew.text import percent
 from bnew.training.loop import train
 from bnew.training.run_data import load_run_data
 
 bnew_engine = pytest.importorskip("bnew_engine")
 
-STRICT = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror")
-SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g")
-BOARDS = {
-    "cortex-m3": "arm",
-    "cortex-m4": "arm",
-    "cortex-m7": "arm",
-    "rv32imac": "riscv32",
-    "rv32imafc": "riscv32",
-}
-BARE = {"arm": "arm-none-eabi-gcc", "riscv32": "riscv64-unknown-elf-gcc"}
-EXAMPLE = Path(__file__).parent.parent / "examples" / "microcontroller"
-# Contraction where the compiler may do it, and where the target has a fused multiply-add.
-WAYS = {
-    "gcc -O2": ("gcc", *STRICT, "-O2"),
-    "gcc -Os": ("gcc", *STRICT, "-Os"),
-    "gcc -O3 with FMA": ("gcc", "-std=gnu99", "-O3", "-march=x86-64-v3", "-ffp-contract=fast"),
-    "clang -O2": ("clang", *STRICT, "-O2"),
-    "clang -O3 with FMA": ("clang", "-std=gnu99", "-O3", "-march=x86-64-v3", "-ffp-contract=fast"),
-}
-Array = np.typing.NDArray[Any]
-
-
-def installed(*tools: str) -> pytest.MarkDecorator:
-    missing = [tool for tool in tools if not shutil.which(tool)]
-    return pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}")
-
-
-def run_tool(*command: object, timeout: float | None = None) -> str:
-    done = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, timeout=timeout, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def compiled(exported: Exported, *compiler: str) -> ctypes.CDLL:
-    library = exported.source.with_suffix(".so")
-    library.unlink(missing_ok=True)
-    run_tool(*compiler, "-shared", "-fPIC", exported.source, "-o", library)
-    fresh = library.with_name(f"{library.stem}{len(list(library.parent.iterdir()))}.so")
-    library.rename(fresh)  # a name that was loaded before would be the old library
-    return ctypes.CDLL(str(fresh))
-
-
-def computed(library: ctypes.CDLL, name: str, images: Array, size: int) -> tuple[Array, list[int]]:
-    """Results (N, size) and classes, of images (N, H, W, C)."""
-    out = np.full((len(images), size), np.nan, np.float32)
-    run, predict = (getattr(library, f"{name}_{function}", None) for function in ("run", "predict"))
-    assert run is not None
-    classes = []
-    for image, to in zip(images, out, strict=True):
-        data = np.ascontiguousarray(image)
-        assert run(data.ctypes.data_as(ctypes.c_void_p), to.ctypes.data_as(ctypes.c_void_p)) == 0
-        classes += [predict(data.ctypes.data_as(ctypes.c_void_p))] if predict else []
-    assert run(None, None) == -1
-    return out, classes
-
 
 def assert_same_bits(found: Array, expected: Array) -> None:
     np.testing.assert_array_equal(found.view(np.uint32), expected.reshape(found.shape).view(np.uint32))
-
-
-def some_images(shape: tuple[int, int, int], count: int = 3) -> Array:
-    channels, height, width = shape
-    return np.random.default_rng(1).integers(0, 256, (count, height, width, channels), dtype=np.uint8)
 
 
 def check(path: Path, tmp_path: Path, *compiler: str) -> Exported:
@@ -103,114 +68,6 @@ def check(path: Path, tmp_path: Path, *compiler: str) -> Exported:
     return exported
 
 
-# ------------------------------------------------------------------------------------------ networks
-
-
-class Random:
-    """A network of a dozen nodes, drawn from the operators and steps that there are in C."""
-
-    def __init__(self, seed: int) -> None:
-        self.random = random = np.random.default_rng(seed)
-        shape = random.integers((1, 5, 5), (5, 14, 14)).tolist()
-        mean, std = random.random((2, shape[0]))
-        self.net = Network(shape, mean=mean.tolist(), std=(std + 0.1).tolist())
-        self.real = {"input": tuple(shape)}
-        self.bits: dict[str, tuple[int, ...]] = {}
-        for op in random.choice(
-            ["conv", "binary", "binary", "max_pool", "avg_pool", "adaptive", "identity"], 12
-        ):
-            getattr(self, f"add_{op}")(*self.pick(self.bits if op == "binary" and self.bits else self.real))
-        if random.random() < 0.5:
-            source, shape = self.pick(self.real)
-            self.add("flatten", source, (int(np.prod(shape)), 1, 1))
-
-    def pick(self, values: dict[str, tuple[int, ...]]) -> tuple[str, tuple[int, ...]]:
-        """One of the last values, so that most are used."""
-        items = list(values.items())[-4:]
-        return items[self.random.integers(len(items))]
-
-    def floats(self, *shape: int) -> Array:
-        return self.random.standard_normal(shape).astype(np.float32)
-
-    def numbers(self, channels: int) -> str:
-        dtype = (np.float32, np.float16)[self.random.integers(2)]
-        return self.net.tensor(self.floats(channels if self.random.random() < 0.8 else 1), dtype)
-
-    def step(self, kind: str, shape: tuple[int, ...]) -> dict[str, Any] | None:
-        if kind in ("scale", "shift", "prelu"):
-            return {kind: self.numbers(shape[0])}
-        if kind == "clamp":
-            return {kind: [(-0.5, None)[self.random.integers(2)], (1.5, None)[self.random.integers(2)]]}
-        if kind not in ("add", "multiply"):
-            return {kind: {}}
-        other, of = self.pick(self.real)
-        fits = shape[0] % of[0] == 0 and of[1:] in (shape[1:], (1, 1))
-        return {kind: other} if fits else None
-
-    def add(self, op: str, source: str, shape: tuple[int, ...], **fields: Any) -> None:
-        steps = [self.step(str(kind), shape) for kind in self.random.choice(STEPS, self.random.integers(5))]
-        sign = None
-        if self.random.random() < 0.7:
-            sign = {key: self.numbers(shape[0]) for key in ("scale", "shift") if self.random.random() < 0.5}
-        name = self.net.node(op, source, then=[step for step in steps if step], sign=sign, **fields)
-        self.real[name] = shape
-        if sign is not None:
-            self.bits[f"{name}.bits"] = shape
-
-    def window(self, shape: tuple[int, ...], most_padding: int) -> tuple[dict[str, Any], tuple[int, ...]]:
-        """Fields of a window that fits, and the size of the result."""
-        kernel, dilation = self.random.integers(1, 4, 2), self.random.integers(1, 3, 2)
-        dilation[kernel == 1] = 1
-        room = np.array(shape[1:])
-        dilation[dilation * (kernel - 1) >= room] = 1
-        kernel = np.minimum(kernel, room)
-        stride = self.random.integers(1, 4, 2)
-        padding = self.random.integers(0, np.minimum(np.tile(kernel, 2), most_padding + 1))
-        size = (room + padding[:2] + padding[2:] - dilation * (kernel - 1) - 1) // stride + 1
-        fields = {"kernel": kernel, "stride": stride, "padding": padding, "dilation": dilation}
-        return {key: value.tolist() for key, value in fields.items()}, tuple(size.tolist())
-
-    def add_conv(self, source: str, shape: tuple[int, ...]) -> None:
-        window, size = self.window(shape, 2)
-        groups = int(self.random.choice([1, shape[0]]))
-        out = groups * int(self.random.integers(1, 40 if groups == 1 else 3))
-        weight = self.net.tensor(self.floats(out, shape[0] // groups, *window["kernel"]))
-        channels = [shape[0], out]
-        self.add("conv", source, (out, *size), weight=weight, channels=channels, groups=groups, **window)
-
-    def add_binary(self, source: str, shape: tuple[int, ...]) -> None:
-        if source in self.real:  # no bits yet
-            return self.add_conv(source, shape)
-        window, size = self.window(shape, 2)
-        out = int(self.random.choice([1, 7, 16, 32, 33, 64, 70]))
-        words = words_of(signs(self.random, out, shape[0], *window["kernel"]))
-        fields: dict[str, Any] = {"weight": self.net.tensor(words, np.uint32), "channels": [shape[0], out]}
-        if self.random.random() < 0.4:
-            fields["pad_value"] = int(self.random.choice([-1, 1]))
-        self.add("binary_conv", source, (out, *size), groups=1, **fields, **window)
-
-    def add_max_pool(self, source: str, shape: tuple[int, ...]) -> None:
-        window, size = self.window(shape, 0)
-        self.add("max_pool", source, (shape[0], *size), size=list(size), **window)
-
-    def add_avg_pool(self, source: str, shape: tuple[int, ...]) -> None:
-        kernel = np.minimum(self.random.integers(1, 4, 2), shape[1:])
-        padding = np.tile(kernel // 2, 2)
-        size = [int(n) for n in (np.array(shape[1:]) + 2 * (kernel // 2) - kernel) // kernel + 1]
-        fields = {"kernel": kernel, "stride": kernel, "padding": padding}
-        self.add(
-            "avg_pool", source, (shape[0], *size), size=size, count_padding=bool(self.random.integers(2)),
-            **{key: value.tolist() for key, value in fields.items()},
-        )  # fmt: skip
-
-    def add_adaptive(self, source: str, shape: tuple[int, ...]) -> None:
-        size = self.random.integers(1, np.array(shape[1:]) + 1).tolist()
-        self.add("adaptive_avg_pool", source, (shape[0], *size), size=size)
-
-    def add_identity(self, source: str, shape: tuple[int, ...]) -> None:
-        self.add("identity", source, shape)
-
-
 @pytest.mark.parametrize("seed", range(24))
 def test_random_networks_give_the_engines_bits(seed: int, tmp_path: Path) -> None:
     way = [way for way in WAYS.values() if shutil.which(way[0])]
@@ -221,13 +78,23 @@ def test_random_networks_give_the_engines_bits(seed: int, tmp_path: Path) -> Non
 
 @installed("gcc")
 def test_sanitizers_find_nothing(tmp_path: Path) -> None:
-    (tmp_path / "main.c").write_text(
+    for seed in range(100, 106):
+        path = Random(seed).net.write(tmp_path / "m.bnew")
+        exported = export_c(path, tmp_path, name="net")
+        images = some_images(exported.stages[0].shape)
+        expected = bnew_engine.load(path, isa="scalar")(images).reshape(len(images), -1)
+        assert_same_bits(sanitized(exported, images, np.float32, tmp_path), expected)
+
+
+def sanitized(exported: Exported, images: Array, dtype: Any, folder: Path) -> Array:
+    """Results (N, size) of a program that is watched by sanitizers."""
+    (folder / "main.c").write_text(
         """
         #include <stdio.h>
         #include "net.h"
         int main(void) {
             static uint8_t image[NET_HEIGHT * NET_WIDTH * NET_CHANNELS];
-            static float out[NET_OUTPUTS];
+            static net_number out[NET_OUTPUTS];
             while (fread(image, sizeof image, 1, stdin)) {
                 net_run(image, out);
                 fwrite(out, sizeof out, 1, stdout);
@@ -236,18 +103,13 @@ def test_sanitizers_find_nothing(tmp_path: Path) -> None:
         }
         """
     )
-    for seed in range(100, 106):
-        path = Random(seed).net.write(tmp_path / "m.bnew")
-        exported = export_c(path, tmp_path, name="net")
-        program = tmp_path / "program"
-        run_tool("gcc", *STRICT, *SANITIZERS, tmp_path / "main.c", exported.source, "-o", program)
-        images = some_images(exported.stages[0].shape)
-        done = subprocess.run(
-            [program], input=images.tobytes(), capture_output=True, check=False, env={"LD_PRELOAD": ""}
-        )
-        assert done.returncode == 0, done.stderr.decode()
-        expected = bnew_engine.load(path, isa="scalar")(images).reshape(len(images), -1)
-        assert_same_bits(np.frombuffer(done.stdout, np.float32).reshape(len(images), -1), expected)
+    program = folder / "program"
+    run_tool("gcc", *STRICT, *SANITIZERS, folder / "main.c", exported.source, "-o", program)
+    done = subprocess.run(
+        [program], input=images.tobytes(), capture_output=True, check=False, env={"LD_PRELOAD": ""}
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    return np.frombuffer(done.stdout, dtype).reshape(len(images), -1)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -260,28 +122,6 @@ def test_residual_network(way: str, tmp_path: Path) -> None:
     whole = 4 * 20 * 12 * 12  # of a shortcut; the first layer alone has four times that
     assert whole < exported.ram < 2 * whole
     assert exported.ram >= max(exported.memory.live)
-
-
-def residual() -> Network:
-    random = np.random.default_rng(3)
-    net = Network((3, 24, 24), mean=[0.5, 0.4, 0.3], std=[0.2, 0.2, 0.3])
-    three: dict[str, Any] = {"padding": [1] * 4}
-    net.conv("input", powers(random, 20, 3, 3, 3), **three)
-    pool: dict[str, Any] = {
-        "kernel": [3, 3],
-        "stride": [2, 2],
-        "padding": [1] * 4,
-        "dilation": [1, 1],
-        "size": [12, 12],
-    }
-    x = net.node("max_pool", "n0", **pool, sign={})
-    for _ in range(3):
-        scale = net.tensor(random.standard_normal(20))
-        then = [{"scale": scale}, {"add": x}, {"prelu": scale}]
-        x = net.conv(f"{x}.bits", signs(random, 20, 20, 3, 3), binary=True, **three, then=then, sign={})
-    mean = net.node("adaptive_avg_pool", x, size=[1, 1])
-    net.conv(mean, powers(random, 10, 20, 1, 1))
-    return net
 
 
 @installed("gcc")
@@ -345,26 +185,14 @@ def test_all_digits_give_the_engines_bits(
 
 @pytest.mark.parametrize("board", BOARDS)
 def test_boards_give_the_same_bits(board: str, digits: tuple[Path, Array, Array], tmp_path: Path) -> None:
-    tools = (BARE[BOARDS[board]], f"qemu-system-{BOARDS[board]}", "make")
-    if missing := [tool for tool in tools if not shutil.which(tool)]:
-        pytest.skip(f"not installed: {', '.join(missing)}")
     path, images, expected = digits
     exported = export_c(path, tmp_path, name="network", flash=256 << 10, ram=64 << 10)
-    (tmp_path / "images").write_bytes(images[:4].tobytes())
-    printed = run_tool("make", "-C", EXAMPLE, board, f"BUILD={tmp_path}", "CFLAGS=-DPRINT_BITS", timeout=300)
-    lines = re.findall(r"^image \d+: class (\d) (.*)$", printed, re.MULTILINE)
-    found = np.array([[int(each, 16) for each in row.split()] for _, row in lines], np.uint32)
+    found, classes = on_board(board, tmp_path, images[:4])
     assert_same_bits(found.view(np.float32), expected[:4])
-    assert [int(number) for number, _ in lines] == expected[:4].argmax(1).tolist()
-    assert int(re.findall(r"^(\d+) instructions", printed, re.MULTILINE)[0]) > exported.macs / 10
+    assert classes == expected[:4].argmax(1).tolist()
     sizes = section_sizes(BARE[BOARDS[board]], tmp_path / board / "network.elf")
     assert sizes[".text"] < exported.flash + 2 * CODE  # with a library of floats where the chip has none
     assert exported.ram <= sizes[".bss"] < exported.ram + 300  # an image, its result
-
-
-def section_sizes(compiler: str, file: Path) -> dict[str, int]:
-    rows = run_tool(compiler.removesuffix("gcc") + "size", "-A", file).splitlines()
-    return {row.split()[0]: int(row.split()[1]) for row in rows if row.startswith(".")}
 
 
 @installed("arm-none-eabi-gcc")
@@ -378,6 +206,184 @@ def test_flash_is_what_the_compiler_says(tmp_path: Path) -> None:
         assert constants - 64 * len(exported.stages) < sizes[".rodata"] <= constants
         assert sizes[".text"] < CODE
         assert sizes[".bss"] == exported.ram
+
+
+# --------------------------------------------------------------------------------------- fixed point
+
+
+def twin(path: Path, exported: Exported, images: Array) -> Array:
+    """What the exported stages of whole numbers give in NumPy, (N, size)."""
+    output = read_stages(path)[1]
+    values = Interpreter(exported.stages, Fixed(exported.stages))(images)
+    return values[output].transpose(0, 3, 1, 2).reshape(len(images), -1)
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_random_networks_in_fixed_point(seed: int, tmp_path: Path) -> None:
+    """C is the twin in NumPy, bit by bit, and both are near the engine."""
+    way = [way for way in WAYS.values() if shutil.which(way[0])]
+    if not way:
+        pytest.skip("no compiler of C is installed")
+    path = Random(seed).net.write(tmp_path / "m.bnew")
+    images = some_images(bnew_engine.load(path).input_shape, 12)
+    exported = export_c(path, tmp_path / "c", name="net", fixed=images[:8])
+    assert exported.exponent is not None
+    assert exported.ram <= export_c(path, tmp_path / "f", name="net").ram + 4 * 80  # a pixel's sums are words
+    expected = twin(path, exported, images)
+    library = compiled(exported, *way[seed % len(way)])
+    found, classes = computed(library, "net", images, expected.shape[1], np.int16)
+    np.testing.assert_array_equal(found, expected)
+    assert not classes or classes == expected.argmax(1).tolist()
+    floats = bnew_engine.load(path, isa="scalar")(images).reshape(len(images), -1)
+    differences = np.abs(found * 2.0**-exported.exponent - floats)
+    # A bit may be another one in a network of bits, where a number is 0 but for rounding.
+    assert np.median(differences) <= 0.002 * np.abs(floats).max()
+
+
+@installed("gcc")
+def test_whole_numbers_saturate(tmp_path: Path) -> None:
+    """Numbers that are larger than on the sample become the largest, in C as in NumPy."""
+    net = Network((1, 4, 4), mean=[0.0], std=[1.0])
+    net.conv("input", np.full((2, 1, 3, 3), 7.0, np.float32))
+    path = net.write(tmp_path / "m.bnew")
+    bright = np.full((2, 4, 4, 1), 255, np.uint8)
+    spot = np.zeros_like(bright)
+    spot[:, 1, 1] = 255
+    exported = export_c(path, tmp_path / "c", name="net", fixed=spot)
+    found, _ = computed(compiled(exported, *WAYS["gcc -O2"]), "net", bright, 8, np.int16)
+    assert (found == 32767).all()
+    np.testing.assert_array_equal(found, twin(path, exported, bright))
+
+
+def test_sums_of_whole_numbers_cannot_overflow() -> None:
+    """The largest numbers of 16 bits times all weights stay below 2³¹, and weights use their bits."""
+    random = np.random.default_rng(0)
+    for shape in ((4, 3, 3, 3), (2, 1, 1, 1), (3, 3, 3, 512), (2, 1, 1, 9000)):
+        small = 1e-9 * random.random(shape)
+        for weights in (random.standard_normal(shape), np.ones(shape), np.zeros(shape), small):
+            stage = Stage("conv", "conv", (shape[0], 1, 1), weights=weights.astype(np.float32))
+            whole, bits = whole_weights(stage)
+            each = np.abs(whole.reshape(shape[0], -1).astype(np.int64))
+            assert (each.sum(1) * 32768 < 2**31).all()
+            if weights.any():
+                assert (np.maximum(each.sum(1) / 2, each.max(1)) > 0.4 * 32768).all()
+            unit = 2.0 ** -bits.reshape(-1, 1, 1, 1).astype(float)
+            assert (np.abs(whole * unit - stage.weights) <= 0.5 * unit).all()
+
+
+def test_affine_numbers() -> None:
+    """v scale + shift, rounded once for the product and once for the sum; large and small factors."""
+    random = np.random.default_rng(1)
+    scale = np.array([0.0, 1.0, -1.0, 1e-9, 300.0, -0.33, 2.0**-14, 32767.0])
+    shift = random.standard_normal(len(scale))
+    for exponent_in, exponent in ((0, 12), (12, 3), (7, 7)):
+        made = affine(scale, shift, len(scale), exponent_in, exponent)
+        v = random.integers(-32768, 32768, (1000, len(scale)))
+        exact = np.clip(
+            v * 2.0**-exponent_in * scale + shift, -(2.0 ** (15 - exponent)), 32767 * 2.0**-exponent
+        )
+        found = applied(made, v) * 2.0**-exponent
+        relative = np.abs(v * 2.0**-exponent_in * scale) * 2.0**-14  # a factor has 15 bits
+        assert (np.abs(found - exact) <= relative + 1.01 * 2.0**-exponent).all()
+        assert np.abs(made["times"].astype(int)).max() <= 32767
+        assert made["by"].max() <= 30
+
+
+def test_thresholds_are_exact() -> None:
+    """A bit is set for the same whole numbers as for the reals that they stand for."""
+    scale = np.array([1.0, -2.0, 0.0, 0.0, 0.5], np.float32)
+    shift = np.array([0.25, 0.5, 0.0, -1.0, -3.0], np.float32)
+    end = Epilogue(sign_scale=scale, sign_shift=shift)
+    made = FixedEpilogue(3, **thresholds(end, 3))
+    v = np.arange(-40, 41)[:, None] * np.ones(5, int)
+    stage = Stage("s", "pointwise", (5, 1, 1), end=made)
+    np.testing.assert_array_equal(Fixed([stage]).is_set(0, v), v / 8 * scale + shift >= 0)
+    made = FixedEpilogue(3, **thresholds(Epilogue(sign_shift=shift), 3))
+    np.testing.assert_array_equal(Fixed([replace(stage, end=made)]).is_set(0, v), v / 8 >= shift)
+
+
+@installed("gcc")
+def test_sanitizers_find_nothing_in_fixed_point(tmp_path: Path) -> None:
+    """Also where numbers are far from those of the sample."""
+    for seed in range(200, 206):
+        path = Random(seed).net.write(tmp_path / "m.bnew")
+        images = some_images(bnew_engine.load(path).input_shape, 4)
+        exported = export_c(path, tmp_path, name="net", fixed=images[:1] // 64)
+        results = sanitized(exported, images, np.int16, tmp_path)
+        np.testing.assert_array_equal(results, twin(path, exported, images))
+
+
+def test_verify_says_what_fixed_point_changes(run: Run, digits: tuple[Path, Array, Array]) -> None:
+    path, images, expected = digits
+    found = FixedNetwork(path, validation_images(run, MACHINE))(images)
+    checked = verify_run(path, run, MACHINE, fixed=True)
+    assert checked.ok
+    assert checked.fixed is not None
+    assert checked.fixed.images == len(images)
+    assert checked.fixed.same == (found.argmax(1) == expected.argmax(1)).sum()
+    assert checked.fixed.largest == pytest.approx(np.abs(found - expected).max(), rel=1e-4)
+    assert f"16-bit fixed point: accuracy {percent((checked.fixed.hits or 0) / len(images))}" in str(checked)
+    assert "fixed point" not in str(verify_run(path, run, MACHINE))
+
+
+def test_a_trained_network_in_fixed_point(digits: tuple[Path, Array, Array]) -> None:
+    """The digits that come with bnew: all classes but a few in a thousand are those of floats."""
+    _, images, _ = digits
+    path = pretrained_card("digits").packed
+    floats = bnew_engine.load(path)(images)
+    fixed = FixedNetwork(path, images[:100])(images)
+    assert (fixed.argmax(1) == floats.argmax(1)).mean() > 0.99
+    assert np.median(np.abs(fixed - floats)) < 0.005 * np.abs(floats).max()
+
+
+@pytest.mark.parametrize("board", BOARDS)
+def test_boards_in_fixed_point(
+    board: str, run: Run, digits: tuple[Path, Array, Array], tmp_path: Path
+) -> None:
+    path, images, _ = digits
+    exported = export_c(path, tmp_path, name="network", fixed=validation_images(run, MACHINE))
+    expected = twin(path, exported, images[:4])
+    found, classes = on_board(board, tmp_path, images[:4])
+    np.testing.assert_array_equal(found.astype(np.uint16).view(np.int16), expected)
+    assert classes == expected.argmax(1).tolist()
+    if board == "cortex-m3":  # no library of floats
+        names = run_tool("arm-none-eabi-nm", tmp_path / board / "network.elf")
+        assert not re.findall(r"__aeabi_[fd]\w+", names)
+
+
+def test_fixed_point_needs_images(
+    cli: Any, run: Run, digits: tuple[Path, Array, Array], tmp_path: Path
+) -> None:
+    path, images, _ = digits
+    code, _, err = cli("export", path, tmp_path / "c", "--format", "c", "--fixed")
+    assert (code, "give some dozens like those of the task by --images" in err) == (2, True)
+    for words, message in (
+        (("--images", "x.png"), "--images is for --fixed"),
+        (("--fixed", "--images", tmp_path / "x.png"), "x.png"),
+    ):
+        code, _, err = cli("export", path, tmp_path / "c", "--format", "c", *words)
+        assert (code, message in err, len(err.splitlines())) == (2, True, 1)
+    code, _, err = cli("export", run.path, tmp_path / "x.onnx", "--fixed")
+    assert (code, "--fixed is for --format c" in err) == (2, True)
+    wrong: Any
+    for wrong in (images[:0], images[:4].astype(np.float32), images[:4].transpose(0, 3, 1, 2), images[0]):
+        with pytest.raises(BnewError, match=r"must be uint8 \(N, 8, 8, 1\)"):
+            export_c(path, tmp_path / "c", fixed=wrong)
+    for i, image in enumerate(images[:20]):
+        Image.fromarray(image[..., 0]).save(tmp_path / f"{i}.png")
+    for source, words in ((path, ("--images", tmp_path / "*.png")), (run.path, ())):
+        code, _, err = cli("export", source, tmp_path / "d", "--format", "c", "--fixed", *words)
+        assert (code, err) == (0, "")
+        assert "#define DIGITS_EXPONENT" in (tmp_path / "d" / "digits.h").read_text()
+
+
+def test_numbers_that_16_bits_cannot_hold(tmp_path: Path) -> None:
+    net = Network((1, 4, 4), mean=[0.0], std=[1.0])
+    net.node("identity", "input", name="huge", then=[{"scale": net.tensor([1e6])}])
+    images = some_images((1, 4, 4))
+    with pytest.raises(BnewError, match=r"layer 'huge' has numbers up to .*, more than 16 bits hold"):
+        export_c(net.write(tmp_path / "m.bnew"), tmp_path / "c", fixed=images)
+    assert not (tmp_path / "c").exists()
 
 
 # --------------------------------------------------------------------------------------- command, refusals
@@ -462,7 +468,7 @@ def test_refusals_name_what_is_missing(tmp_path: Path) -> None:
 
 
 def test_parts_of_the_kernels() -> None:
-    every = kernels({"CONV", "BINARY_CONV", "POOL", "POINTWISE", "FLATTEN"})
+    every = kernels({"CONV", "BINARY_CONV", "POOL", "POINTWISE", "FLATTEN", "FLOAT", "FIXED"})
     assert not re.findall("^#.*NEEDS_", every + kernels(set()), re.MULTILINE)
     assert all(f"static void {kind}_row" in every for kind in ("conv", "binary_conv", "pool", "flatten"))
     assert "binary_conv" not in kernels({"CONV"})
@@ -496,7 +502,7 @@ static uint32_t drawn(void) {
     return (uint32_t)(state >> 20);
 }
 /* Few bits and exponents close together: halves, cancellation, numbers below normal ones, and all others. */
-static float number(int kind) {
+static float some(int kind) {
     uint32_t word = drawn();
     const uint32_t exponents[] = {word >> 23 & 255, 127 - word % 30, word % 70, 110 + word % 40};
     float value;
@@ -510,10 +516,10 @@ int main(void) {
     for (i = 0; i < 2000000; ++i) {
         /* At times a b is a little less than half of the smallest float, and c is an odd number of those. */
         const int small = i % 16 == 15;
-        const float a = small ? 0x1.000002p-75f : number(i % 4);
-        const float b = small ? 0x1.fffffcp-76f : number(i / 4 % 4);
+        const float a = small ? 0x1.000002p-75f : some(i % 4);
+        const float b = small ? 0x1.fffffcp-76f : some(i / 4 % 4);
         const float c = small    ? (float)(drawn() >> 9 | 1) * 0x1p-149f
-                        : i & 32 ? number(i / 64 % 4)
+                        : i & 32 ? some(i / 64 % 4)
                         : i & 16 ? -(a * b)
                                  : 0 * a;
         const float found = fused(a, b, c), expected = fmaf(a, b, c);
@@ -531,7 +537,7 @@ int main(void) {
 @pytest.mark.parametrize("flags", [(), ("-D__SOFTFP__",), ("-mfma",)])
 def test_products_and_sums_are_rounded_once(flags: tuple[str, ...], tmp_path: Path) -> None:
     """Against the C library's: in double precision, by whole numbers, and by an instruction."""
-    (tmp_path / "main.c").write_text(kernels(set()) + FUSED)
+    (tmp_path / "main.c").write_text(kernels({"FLOAT"}) + FUSED)
     run_tool(
         "gcc", *STRICT, "-Wno-unused-function", "-O2", "-ffp-contract=off", *flags,
         tmp_path / "main.c", "-o", tmp_path / "main", "-lm",
@@ -543,6 +549,6 @@ def test_numbers_are_written_as_they_are() -> None:
     random = np.random.default_rng(0)
     numbers = random.integers(0, 2**32, 2000, dtype=np.uint64).astype(np.uint32).view(np.float32)
     numbers = numbers[np.isfinite(numbers)]
-    assert (np.array([real(each).removesuffix("f") for each in numbers], np.float32) == numbers).all()
-    assert real(-0.0) == "-0.0f"
+    assert (np.array([literal(each).removesuffix("f") for each in numbers], np.float32) == numbers).all()
+    assert literal(np.float32(-0.0)) == "-0.0f"
     assert text("a?b") == '"a\\077b"'

@@ -8,7 +8,7 @@
 static uint8_t image[NETWORK_HEIGHT * NETWORK_WIDTH * NETWORK_CHANNELS];
 
 int main(void) {
-    static float out[NETWORK_OUTPUTS];
+    static network_number out[NETWORK_OUTPUTS]; /* floats, or with --fixed whole numbers */
     const int file = open_file("images");
     unsigned count = 0, most = 0;
     if (file < 0) {
@@ -30,8 +30,8 @@ int main(void) {
         print_number((unsigned)best);
 #ifdef PRINT_BITS
         for (i = 0; i < NETWORK_OUTPUTS; ++i) {
-            uint32_t word;
-            memcpy(&word, &out[i], sizeof word);
+            uint32_t word = 0;
+            memcpy(&word, &out[i], sizeof out[i]);
             print(" ");
             print_word(word);
         }

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from bnew.cli.arguments import (
     ExportArgument,
@@ -110,6 +109,7 @@ def verify(
     /,
     limits: LimitOptions,
     data_dir: str | None = None,
+    fixed: bool = False,
 ) -> int:
     """Check a packed file against its run in PyTorch; exit code 1 if it is not the same network.
 
@@ -123,11 +123,12 @@ def verify(
         run: the folder of the run that it was packed from, named as for `bnew pack`.
         limits: what the file may ask for.
         data_dir: folder of the images, named as for `bnew eval`; by default, the run's own.
+        fixed: also measure what 16-bit fixed point changes, as `bnew export --fixed` writes it.
     """
     from bnew.deploy.verify import verify_run
     from bnew.results.groups import best_run
 
-    found = verify_run(file, best_run(run), Machine(data_dir=data_dir, device="cpu"), limits)
+    found = verify_run(file, best_run(run), Machine(data_dir=data_dir, device="cpu"), limits, fixed)
     show(found)
     return 0 if found.ok else 1
 
@@ -141,6 +142,8 @@ def export(
     name: str | None = None,
     flash: str | None = None,
     ram: str | None = None,
+    fixed: bool = False,
+    images: tuple[Path, ...] = (),
 ) -> int:
     """Write a network for where bnew-engine does not run: as ONNX, or as C for a microcontroller.
 
@@ -150,18 +153,35 @@ def export(
         to: the file to write, such as model.onnx; as C, the folder for a C99 file and its header.
         format: onnx is an ordinary ONNX graph, for other runtimes, which is not fast. c has the weights as
             bits, no heap and no library, and computes the numbers of bnew-engine to the last bit.
-        data_dir: folder of images to check an ONNX graph on, named as for `bnew eval`; by default, the run's
-            own, or generated images if those are missing.
+        data_dir: folder of the run's images, named as for `bnew eval`, to check an ONNX graph or for --fixed;
+            by default, the run's own. ONNX is checked on generated images if those are missing.
         name: how the functions in C begin; by default, as the packed file or the run's folder is named.
         flash: the chip's bytes of flash, such as 256k: a network in C that does not fit is refused.
         ram: the same for its RAM.
+        fixed: numbers in C are 16-bit fixed point in place of floats, for a chip without a floating-point
+            unit, with ranges measured on the run's validation images; `bnew verify --fixed` says what it
+            costs.
+        images: images to measure these ranges on: files, folders or patterns; needed with a packed file.
     """
     if format == "c":
-        if data_dir is not None:
-            raise BnewError("--data-dir is for --format onnx: C is not checked on images")
-        _export_c(run, to, name, size_of("--flash", flash), size_of("--ram", ram))
+        from tempfile import TemporaryDirectory
+
+        from bnew.deploy.c99.export import export_c
+
+        if data_dir is not None and not fixed:
+            raise BnewError("--data-dir is for --format onnx or --fixed: other C is not checked on images")
+        if images and not fixed:
+            raise BnewError("--images is for --fixed")
+        there = size_of("--flash", flash), size_of("--ram", ram)
+        machine = Machine(data_dir=data_dir, device="cpu")
+        with TemporaryDirectory() as temporary:
+            path, sample = _packed(run, Path(temporary), machine, fixed, images)
+            exported = export_c(path, to, name=name, flash=there[0], ram=there[1], fixed=sample)
+        show(exported)
+        print(printable(f"{exported.source} and {exported.header.name}"))
         return 0
-    if given := [option for option, value in _only_in_c(name, flash, ram) if value is not None]:
+    only_in_c = {"--name": name, "--flash": flash, "--ram": ram, "--fixed": fixed, "--images": images}
+    if given := [option for option, value in only_in_c.items() if value]:
         raise BnewError(f"{given[0]} is for --format c")
     from bnew.deploy.onnx import export_run
     from bnew.results.groups import best_run
@@ -173,28 +193,28 @@ def export(
     return 0
 
 
-def _only_in_c(*values: str | None) -> Iterable[tuple[str, str | None]]:
-    return zip(("--name", "--flash", "--ram"), values, strict=True)
+def _packed(
+    run: Path, folder: Path, machine: Machine, fixed: bool, images: tuple[Path, ...]
+) -> tuple[Path, Any]:
+    """A packed file, or the best run packed in ``folder``; and, for fixed point, images to measure it on."""
+    from bnew.deploy.c99.sample import images_of_files, validation_images
 
+    if run.is_file():
+        if fixed and not images:
+            raise BnewError(
+                "--fixed measures the ranges of numbers on images: give some dozens like those of the task "
+                "by --images, or the run in place of the packed file"
+            )
+        return run, images_of_files(run, images) if fixed else None
+    from bnew.deploy.pack_run import pack_run
+    from bnew.results.groups import best_run
 
-def _export_c(run: Path, folder: Path, name: str | None, flash: int | None, ram: int | None) -> None:
-    """Write a packed file, or the best run packed, as C; print what it takes."""
-    from tempfile import TemporaryDirectory
-
-    from bnew.deploy.c99.export import export_c
-
-    with TemporaryDirectory() as temporary:
-        path = run
-        if not run.is_file():
-            from bnew.deploy.pack_run import pack_run
-            from bnew.results.groups import best_run
-
-            best = best_run(run)
-            path = Path(temporary) / f"{best.path.resolve().name}.bnew"
-            pack_run(best, path, Machine(device="cpu"))
-        exported = export_c(path, folder, name=name, flash=flash, ram=ram)
-    show(exported)
-    print(printable(f"{exported.source} and {exported.header.name}"))
+    best = best_run(run)
+    path = folder / f"{best.path.resolve().name}.bnew"
+    pack_run(best, path, machine)
+    if not fixed:
+        return path, None
+    return path, images_of_files(path, images) if images else validation_images(best, machine)
 
 
 def predict(

@@ -159,7 +159,7 @@ def predictions(
     input_size: tuple[int, int] | None = None,
 ) -> Iterator[Prediction]:
     """:func:`predict` as a generator: each prediction comes as soon as its batch is computed."""
-    paths = _files([images] if isinstance(images, str | Path) else images)
+    paths = image_files([images] if isinstance(images, str | Path) else images)
     for name, value in (("top", top), ("batch", batch)):
         if not is_whole(value) or value < 1:
             raise BnewError(f"{name} is {value!r}: give a whole number of at least 1")
@@ -215,7 +215,7 @@ def read_files(
                 raise failed
 
 
-def _files(images: Iterable[str | Path]) -> list[Path]:
+def image_files(images: Iterable[str | Path]) -> list[Path]:
     """The image files, with each folder replaced by the images in it, and each pattern by what fits.
 
     Raises:

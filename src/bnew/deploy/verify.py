@@ -27,6 +27,8 @@ from bnew.deploy.batches import (
     run_model,
     tensors,
 )
+from bnew.deploy.c99.network import FixedCheck, FixedNetwork
+from bnew.deploy.c99.sample import validation_images
 from bnew.deploy.inference import engine_errors, load_engine
 from bnew.deploy.limits import BY_SIZE, Limits
 from bnew.deploy.trained import as_run, load
@@ -89,6 +91,8 @@ class Verification(Shown):
     results: tuple[ResultCheck, ...]
     problems: tuple[str, ...]
     """What is wrong, one sentence per problem; empty if the file is the network."""
+    fixed: FixedCheck | None = None
+    """What 16-bit fixed point changes, if that was asked for."""
 
     def __bool__(self) -> bool:
         return self.ok
@@ -125,19 +129,26 @@ class Verification(Shown):
         if self.hits:
             accuracies = [percent(hits / self.images) for hits in self.hits]
             notes.append(f"accuracy: {accuracies[0]} in PyTorch, {accuracies[1]} packed")
+        if self.fixed:
+            notes.append(str(self.fixed))
         verdict = [Text(printable(f"wrong: {problem}")) for problem in self.problems] or [
             Text("the file is the network")
         ]
         return Group(layers, results, *map(Text, notes), *verdict)
 
 
-def verify_run(file: str | Path, run: Run, machine: Machine, limits: Limits = BY_SIZE) -> Verification:
+def verify_run(
+    file: str | Path, run: Run, machine: Machine, limits: Limits = BY_SIZE, fixed: bool = False
+) -> Verification:
     """:func:`verify` a packed file against the best weights of the run that it was packed from.
+
+    With ``fixed``, 16-bit fixed point is measured too, with ranges of the run's validation images.
 
     Raises:
         BnewError: there is no such run; see :func:`verify`.
     """
-    return verify(file, *load_run(run, machine), limits=limits)
+    sample = validation_images(run, machine) if fixed else None
+    return verify(file, *load_run(run, machine), limits=limits, fixed=sample)
 
 
 def most_disagreements(share: float, images: int) -> float:
@@ -153,6 +164,7 @@ def verify(
     data: Dataset | Iterable[tuple[Images, Tensor]] | None = None,
     sample: int = 16,
     limits: Limits = BY_SIZE,
+    fixed: npt.NDArray[np.uint8] | None = None,
 ) -> Verification:
     """Compare a packed file with the network that it was packed from.
 
@@ -182,6 +194,8 @@ def verify(
             images of the run.
         sample: how many images of the first batch are compared layer by layer.
         limits: the most that the file may ask for.
+        fixed: images (N, H, W, C) of bytes, as :func:`bnew.export_c` takes them: the network is computed in
+            16-bit fixed point too, and what that changes is part of the comparison.
 
     Returns:
         The comparison and its problems. If there is a problem, the result and its ``ok`` are false.
@@ -204,6 +218,7 @@ def verify(
         _check_data(file, packed, engine, data)
         data = data.batches("test", train=False)
     tolerance = _ROUNDING[packed.half]
+    changed = None if fixed is None else FixedCheck(FixedNetwork(file, fixed))
     compared: dict[str, Comparison] = {}
     images, hits = 0, (0, 0)
     for batch in data:
@@ -223,6 +238,8 @@ def verify(
             _, labels = pair(batch, several=True)
             right = [_count_right(each[""], labels) for each in (ours, theirs)]
             hits = hits[0] + right[0], hits[1] + right[1]
+        if changed:
+            changed.add(x.numpy(), theirs[""], batch[1])
     if not compared:
         raise BnewError("verify needs images, but data has no batch")
     results = tuple(comparison.result() for comparison in compared.values())
@@ -246,6 +263,7 @@ def verify(
         hits=hits if is_classifier else None,
         results=results,
         problems=tuple(problems),
+        fixed=changed,
     )
 
 

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from rich.table import Table
-from safetensors.numpy import load_file
 
 from bnew.deploy.c99 import writing
+from bnew.deploy.c99.fixed import in_fixed_point
 from bnew.deploy.c99.memory import Memory, plan
-from bnew.deploy.c99.reading import Stages
+from bnew.deploy.c99.ranges import checked_images
+from bnew.deploy.c99.reading import read_stages
 from bnew.deploy.c99.stages import Stage
-from bnew.deploy.inference import load_engine
 from bnew.deploy.limits import BY_SIZE, Limits
 from bnew.display import Line, new_table
 from bnew.errors import BnewError
@@ -35,6 +36,8 @@ class Exported(Line):
     header: Path
     stages: tuple[Stage, ...]
     memory: Memory
+    exponent: int | None = None
+    """Of the result in fixed point; None for floats."""
 
     @property
     def flash(self) -> int:
@@ -82,6 +85,7 @@ def export_c(
     name: str | None = None,
     flash: int | None = None,
     ram: int | None = None,
+    fixed: npt.NDArray[np.uint8] | None = None,
     limits: Limits = BY_SIZE,
 ) -> Exported:
     """Write a packed file as ``name.c`` and ``name.h`` into ``folder``, which is made if it is missing.
@@ -91,27 +95,29 @@ def export_c(
         folder: where the two files are written.
         name: a C identifier, by which the functions begin; by default, from the packed file's name.
         flash, ram: the bytes that the chip has; None for any number.
+        fixed: images (N, H, W, C) of bytes, some dozens that are like those of the task. Then all numbers are
+            16-bit fixed point, for a chip without a floating-point unit, with ranges as these images have
+            them. None: numbers are floats.
         limits: what the file may ask for.
 
     Raises:
         BnewError: the file is damaged, has an operator without a kernel in C, or does not fit; or the files
             cannot be written. Then nothing is written.
     """
-    packed = PackedFile.read(path)
-    load_engine(path, limits=limits)  # checks every field
-    tensors = load_file(path)
-    if not all(np.isfinite(tensor).all() for tensor in tensors.values()):
-        raise BnewError(f"{path} has weights that are not finite, which C code cannot hold")
-    stages = Stages(packed.graph, tensors)
-    made = tuple(stages)
+    made, output = read_stages(path, limits)
+    exponent, number_bytes = None, 4
+    if fixed is not None:
+        made, exponents = in_fixed_point(made, checked_images(fixed, made))
+        exponent, number_bytes = exponents[output], 2
     folder, name = Path(folder), identifier(name or Path(path).stem)
-    exported = Exported(folder / f"{name}.c", folder / f"{name}.h", made, plan(made, stages.output))
+    memory = plan(made, output, number_bytes)
+    exported = Exported(folder / f"{name}.c", folder / f"{name}.h", made, memory, exponent)
     _check(exported, flash, ram)
-    classes: Sequence[str] = packed.graph.get("classes", ())
+    classes: Sequence[str] = PackedFile.read(path).graph.get("classes", ())
     image = made[0].real
     assert image is not None
-    header = writing.header(name, stages.output, image, exported.ram, classes)
-    source = writing.source(name, made, stages.output, exported.memory, classes)
+    header = writing.header(name, output, image, exported.ram, classes, exponent)
+    source = writing.source(name, made, output, exported.memory, classes)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

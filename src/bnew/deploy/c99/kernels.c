@@ -1,15 +1,26 @@
 /* The kernels of a network that bnew exports as C99, for chips without SIMD. `bnew export --format c` writes
  * the parts that a network needs into its file: a part stands between `#ifdef NEEDS_...` and its `#endif`.
  *
- * They compute what the scalar kernels of bnew's engine compute, to the last bit: every product that is added
- * to something is a fused multiply-add, and sums have the same order. Each function computes one row of a
- * result. Values lie as rows, columns, channels; the bits of a pixel fill whole words, from bit 0 on. A value
- * whose `rows` are fewer than its height is a ring: row y lies where row y - rows was. */
+ * A number is a float or, with --fixed, 16-bit fixed point: NEEDS_FLOAT and NEEDS_FIXED are the two
+ * arithmetics, of which a file has one. Floats are what the scalar kernels of bnew's engine compute, to the last bit: every
+ * product that is added to something is a fused multiply-add, and sums have the same order.
+ *
+ * Each function computes one row of a result. Values lie as rows, columns, channels; the bits of a pixel fill
+ * whole words, from bit 0 on. A value whose `rows` are fewer than its height is a ring: row y lies where row
+ * y - rows was. */
 
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
+struct real;
+struct bits;
+
+enum activation { NONE, PRELU, CLAMP, SIGN, HARD_SIGMOID, HARD_SWISH, ABS };
+
+/* --------------------------------------------------------------------------------------------------- floats */
+
+#ifdef NEEDS_FLOAT
 #ifdef __FAST_MATH__
 #error "compile without -ffast-math: it changes the results"
 #endif
@@ -20,35 +31,7 @@
 #pragma GCC optimize("fp-contract=off")
 #endif
 
-struct real {
-    float* data;
-    int rows, width, channels;
-};
-
-struct bits {
-    uint32_t* data;
-    int rows, width, channels;
-};
-
-enum activation { NONE, PRELU, CLAMP, SIGN, HARD_SIGMOID, HARD_SWISH, ABS };
-
-/* What happens to the numbers v of a pixel, in this order. What is NULL or NONE is left out. */
-struct epilogue {
-    const float *scale, *shift; /* v = v scale + shift */
-    const struct real* other;   /* v = v + other, or v other; channel c meets channel c mod other->channels */
-    int multiply;               /* by other, instead of adding it */
-    enum activation activation;
-    const float* slope;                 /* of PRELU */
-    float low, high;                    /* of CLAMP */
-    const float *scale_out, *shift_out; /* v = v scale_out + shift_out, or v + shift_out */
-    const struct real* result;
-    const float *sign_scale, *sign_shift; /* bit = v sign_scale + sign_shift >= 0, or v >= sign_shift */
-    const struct bits* signs;
-    float* scratch;      /* the numbers of a pixel */
-    int channels, width; /* of the result */
-};
-
-/* ---------------------------------------------------------------------------------------- arithmetic */
+typedef float number, weight, accumulator, count;
 
 #if defined(__FP_FAST_FMAF) || defined(__FMA__) || defined(__ARM_FEATURE_FMA) || defined(__riscv_flen)
 /* a b + c, rounded once: an instruction. */
@@ -129,7 +112,192 @@ static inline float fused(float a, float b, float c) { return fused_in_double(a,
 #endif
 #endif
 
-static inline float* pixel(const struct real* v, int y, int x) {
+/* What happens to the numbers v of a pixel, in this order. What is NULL or NONE is left out. */
+struct epilogue {
+    const float *scale, *shift; /* v = v scale + shift */
+    const struct real* other;   /* v = v + other, or v other; channel c meets channel c mod other->channels */
+    int multiply;               /* by other, instead of adding it */
+    enum activation activation;
+    const float* slope;                 /* of PRELU */
+    float low, high;                    /* of CLAMP */
+    const float *scale_out, *shift_out; /* v = v scale_out + shift_out, or v + shift_out */
+    const struct real* result;
+    const float *sign_scale, *sign_shift; /* bit = v sign_scale + sign_shift >= 0, or v >= sign_shift */
+    const struct bits* signs;
+    float* scratch;      /* the numbers of a pixel */
+    int channels, width; /* of the result */
+};
+
+/* An image of bytes, normalised: the number of byte b is b scale + shift. */
+struct image {
+    const float *scale, *shift;
+    const struct real* result;
+};
+
+static inline float normalised(const struct image* s, int c, uint8_t byte) {
+    return fused(byte, s->scale[c], s->shift[c]);
+}
+
+static inline float scaled(const struct epilogue* e, int c, float v) {
+    return fused(v, e->scale[c], e->shift[c]);
+}
+
+static inline float added(const struct epilogue* e, float v, float other) {
+    (void)e;
+    return v + other;
+}
+
+static inline float multiplied(const struct epilogue* e, float v, float other) {
+    (void)e;
+    return v * other;
+}
+
+static inline float sloped(const struct epilogue* e, int c, float v) { return v * e->slope[c]; }
+
+static inline float hard_sigmoid(const struct epilogue* e, float v) {
+    (void)e;
+    v = fused(v, 1.0f / 6, 0.5f);
+    v = v > 0 ? v : 0;
+    return v < 1 ? v : 1;
+}
+
+static inline float activated(const struct epilogue* e, float v) {
+    switch (e->activation) {
+        case NONE:
+        case PRELU: break;
+        case CLAMP: v = v > e->low ? v : e->low; return v < e->high ? v : e->high;
+        case SIGN: return v >= 0 ? 1.0f : -1.0f;
+        case HARD_SIGMOID: return hard_sigmoid(e, v);
+        case HARD_SWISH: return v * hard_sigmoid(e, v);
+        case ABS: return (-v > v ? -v : v) + 0.0f;
+    }
+    return v;
+}
+
+static void scale_out(const struct epilogue* e) {
+    float* const v = e->scratch;
+    int c;
+    if (e->scale_out) {
+        for (c = 0; c < e->channels; ++c) v[c] = fused(v[c], e->scale_out[c], e->shift_out[c]);
+    } else if (e->shift_out) {
+        for (c = 0; c < e->channels; ++c) v[c] += e->shift_out[c];
+    }
+}
+
+static inline int is_set(const struct epilogue* e, int c, float v) {
+    return e->sign_scale ? fused(v, e->sign_scale[c], e->sign_shift[c]) >= 0 : v >= e->sign_shift[c];
+}
+#endif /* NEEDS_FLOAT */
+
+/* ---------------------------------------------------------------------------------------------- fixed point */
+
+#ifdef NEEDS_FIXED
+/* A value has an exponent e, and its number q of 16 bits stands for q 2^-e. What is larger than such a number
+ * can be becomes the largest. Right shifts of negative numbers are arithmetic, as in all compilers. */
+typedef int16_t number, weight;
+typedef int32_t accumulator, count;
+
+static inline int32_t held(int32_t v) { return v > 32767 ? 32767 : v < -32768 ? -32768 : v; }
+
+/* v / 2^by, rounded to the nearest number, and up where two are. */
+static inline int32_t rounded(int32_t v, int by) { return (v + ((1 << by) >> 1)) >> by; }
+
+/* v times / 2^by + add. |times| is below 2^15, and by is at most 30. */
+struct affine {
+    int32_t add;
+    int16_t times;
+    uint8_t by;
+};
+
+static inline int32_t applied(const struct affine* a, int32_t v) {
+    return held(rounded(v * a->times, a->by) + a->add);
+}
+
+/* As with floats; what is NULL or NONE is left out. All numbers v have the exponent of the result. */
+struct epilogue {
+    const struct affine* sums;  /* of a convolution of numbers: what its sums become */
+    const struct affine* scale; /* of other operators */
+    const struct real* other;   /* v = v + other other_times / 2^other_by, or v other / 2^other_by */
+    int multiply;
+    int32_t other_times;
+    int other_by;
+    enum activation activation;
+    const struct affine* slope;
+    int32_t low, high;
+    struct affine sixth; /* v / 6 + 1/2 */
+    int exponent;        /* 2^exponent is 1 */
+    const struct affine* scale_out;
+    const struct real* result;
+    const int8_t* sign_scale;  /* bit = v sign_scale >= sign_shift, or v >= sign_shift */
+    const int32_t* sign_shift;
+    const struct bits* signs;
+    int32_t* scratch;
+    int channels, width;
+};
+
+struct image {
+    const struct affine* scale;
+    const struct real* result;
+};
+
+static inline int32_t normalised(const struct image* s, int c, uint8_t byte) {
+    return applied(&s->scale[c], byte);
+}
+
+static inline int32_t scaled(const struct epilogue* e, int c, int32_t v) { return applied(&e->scale[c], v); }
+
+static inline int32_t added(const struct epilogue* e, int32_t v, int32_t other) {
+    return held(v + rounded(other * e->other_times, e->other_by));
+}
+
+static inline int32_t multiplied(const struct epilogue* e, int32_t v, int32_t other) {
+    return held(rounded(v * other, e->other_by));
+}
+
+static inline int32_t sloped(const struct epilogue* e, int c, int32_t v) { return applied(&e->slope[c], v); }
+
+static inline int32_t activated(const struct epilogue* e, int32_t v) {
+    const int32_t one = (int32_t)1 << e->exponent;
+    int32_t s;
+    switch (e->activation) {
+        case NONE:
+        case PRELU: break;
+        case CLAMP: v = v > e->low ? v : e->low; return v < e->high ? v : e->high;
+        case SIGN: return v >= 0 ? one : -one;
+        case HARD_SIGMOID:
+        case HARD_SWISH:
+            s = applied(&e->sixth, v);
+            s = s < 0 ? 0 : s < one ? s : one;
+            return e->activation == HARD_SIGMOID ? s : rounded(v * s, e->exponent);
+        case ABS: return held(v < 0 ? -v : v);
+    }
+    return v;
+}
+
+static void scale_out(const struct epilogue* e) {
+    int c;
+    if (!e->scale_out) return;
+    for (c = 0; c < e->channels; ++c) e->scratch[c] = applied(&e->scale_out[c], e->scratch[c]);
+}
+
+static inline int is_set(const struct epilogue* e, int c, int32_t v) {
+    return (e->sign_scale ? e->sign_scale[c] * v : v) >= e->sign_shift[c];
+}
+#endif /* NEEDS_FIXED */
+
+/* --------------------------------------------------------------------------------------------------- values */
+
+struct real {
+    number* data;
+    int rows, width, channels;
+};
+
+struct bits {
+    uint32_t* data;
+    int rows, width, channels;
+};
+
+static inline number* pixel(const struct real* v, int y, int x) {
     if (y >= v->rows) y %= v->rows;
     return v->data + ((ptrdiff_t)y * v->width + x) * v->channels;
 }
@@ -139,58 +307,37 @@ static inline uint32_t* pixel_bits(const struct bits* v, int y, int x) {
     return v->data + ((ptrdiff_t)y * v->width + x) * ((v->channels + 31) / 32);
 }
 
-static float activated(const struct epilogue* e, float v) {
-    switch (e->activation) {
-        case NONE:
-        case PRELU: break;
-        case CLAMP: v = v > e->low ? v : e->low; return v < e->high ? v : e->high;
-        case SIGN: return v >= 0 ? 1.0f : -1.0f;
-        case HARD_SIGMOID:
-        case HARD_SWISH: {
-            float s = fused(v, 1.0f / 6, 0.5f);
-            s = s > 0 ? s : 0;
-            s = s < 1 ? s : 1;
-            return e->activation == HARD_SIGMOID ? s : v * s;
-        }
-        case ABS: return (-v > v ? -v : v) + 0.0f;
-    }
-    return v;
-}
-
 /* Takes the numbers in e->scratch to the result's pixel (y, x). */
 static void finish(const struct epilogue* e, int y, int x) {
     const int n = e->channels;
-    float* const v = e->scratch;
+    accumulator* const v = e->scratch;
     int c;
     if (e->scale)
-        for (c = 0; c < n; ++c) v[c] = fused(v[c], e->scale[c], e->shift[c]);
+        for (c = 0; c < n; ++c) v[c] = scaled(e, c, v[c]);
     if (e->other) {
         const struct real* o = e->other;
-        const float* from = pixel(o, y, o->width == 1 ? 0 : x); /* of a 1 x 1 value: always the same */
+        const number* from = pixel(o, y, o->width == 1 ? 0 : x); /* of a 1 x 1 value: always the same */
         int k = 0;
         for (c = 0; c < n; ++c) {
-            v[c] = e->multiply ? v[c] * from[k] : v[c] + from[k];
+            v[c] = e->multiply ? multiplied(e, v[c], from[k]) : added(e, v[c], from[k]);
             if (++k == o->channels) k = 0;
         }
     }
     if (e->activation == PRELU) {
-        for (c = 0; c < n; ++c) v[c] = v[c] >= 0 ? v[c] : v[c] * e->slope[c];
+        for (c = 0; c < n; ++c) v[c] = v[c] >= 0 ? v[c] : sloped(e, c, v[c]);
     } else if (e->activation != NONE) {
         for (c = 0; c < n; ++c) v[c] = activated(e, v[c]);
     }
-    if (e->scale_out) {
-        for (c = 0; c < n; ++c) v[c] = fused(v[c], e->scale_out[c], e->shift_out[c]);
-    } else if (e->shift_out) {
-        for (c = 0; c < n; ++c) v[c] += e->shift_out[c];
+    scale_out(e);
+    if (e->result) {
+        number* const to = pixel(e->result, y, x);
+        for (c = 0; c < n; ++c) to[c] = (number)v[c];
     }
-    if (e->result) memcpy(pixel(e->result, y, x), v, (size_t)n * sizeof *v);
     if (e->signs) {
         uint32_t* to = pixel_bits(e->signs, y, x);
         uint32_t word = 0;
         for (c = 0; c < n; ++c) {
-            const int set = e->sign_scale ? fused(v[c], e->sign_scale[c], e->sign_shift[c]) >= 0
-                                          : v[c] >= e->sign_shift[c];
-            word |= (uint32_t)set << c % 32;
+            word |= (uint32_t)is_set(e, c, v[c]) << c % 32;
             if (c % 32 == 31 || c == n - 1) {
                 *to++ = word;
                 word = 0;
@@ -201,19 +348,13 @@ static void finish(const struct epilogue* e, int y, int x) {
 
 /* ----------------------------------------------------------------------------------------- operators */
 
-/* An image of bytes, normalised: the number of byte b is b scale + shift. */
-struct image {
-    const float *scale, *shift;
-    const struct real* result;
-};
-
 static void image_row(const struct image* s, const uint8_t* image, int y) {
     const int channels = s->result->channels, count = s->result->width * channels;
     const uint8_t* from = image + (ptrdiff_t)y * count;
-    float* to = pixel(s->result, y, 0);
+    number* to = pixel(s->result, y, 0);
     int i, c = 0;
     for (i = 0; i < count; ++i) {
-        to[i] = fused(from[i], s->scale[c], s->shift[c]);
+        to[i] = (number)normalised(s, c, from[i]);
         if (++c == channels) c = 0;
     }
 }
@@ -225,18 +366,38 @@ struct window {
 };
 
 #ifdef NEEDS_CONV
+#ifdef NEEDS_FLOAT
+static inline float add_product(float x, float w, float to) { return fused(x, w, to); }
+
+static inline float from_sum(const struct epilogue* e, int c, float sum) {
+    (void)e, (void)c;
+    return sum;
+}
+#endif /* NEEDS_FLOAT */
+
+#ifdef NEEDS_FIXED
+static inline int32_t add_product(int32_t x, int32_t w, int32_t to) { return to + x * w; }
+
+/* As `applied`, of 32 bits. */
+static inline int32_t from_sum(const struct epilogue* e, int c, int32_t sum) {
+    const struct affine* a = &e->sums[c];
+    const int64_t v = (((int64_t)sum * a->times + (((int64_t)1 << a->by) >> 1)) >> a->by) + a->add;
+    return v > 32767 ? 32767 : v < -32768 ? -32768 : (int32_t)v;
+}
+#endif /* NEEDS_FIXED */
+
 /* Weights: output channels, rows, columns, input channels of the group. */
 struct conv {
     struct window window;
     int groups;
     const struct real* in;
-    const float* weights;
+    const weight* weights;
     struct epilogue end;
 };
 
-static inline float dot(const float* x, const float* weights, int n, float sum) {
+static inline accumulator dot(const number* x, const weight* weights, int n, accumulator sum) {
     int i;
-    for (i = 0; i < n; ++i) sum = fused(x[i], weights[i], sum);
+    for (i = 0; i < n; ++i) sum = add_product(x[i], weights[i], sum);
     return sum;
 }
 
@@ -253,9 +414,9 @@ static void conv_row(const struct conv* s, int y) {
         while (begin < end && first_x + begin * w->dilation_x < 0) ++begin;
         while (begin < end && first_x + (end - 1) * w->dilation_x >= s->in->width) --end;
         for (o = 0; o < s->end.channels; ++o) {
-            const float* weights = s->weights + (ptrdiff_t)o * w->kernel_y * w->kernel_x * channels;
+            const weight* weights = s->weights + (ptrdiff_t)o * w->kernel_y * w->kernel_x * channels;
             const int offset = o / per_group * channels;
-            float sum = 0;
+            accumulator sum = 0;
             for (ky = 0; ky < w->kernel_y; ++ky, weights += w->kernel_x * channels) {
                 const int in_y = first_y + ky * w->dilation_y;
                 if (in_y < 0 || in_y >= w->height || begin == end) continue;
@@ -268,7 +429,7 @@ static void conv_row(const struct conv* s, int y) {
                                   weights + kx * channels, channels, sum);
                 }
             }
-            s->end.scratch[o] = sum;
+            s->end.scratch[o] = from_sum(&s->end, o, sum);
         }
         finish(&s->end, y, x);
     }
@@ -404,17 +565,29 @@ static void binary_conv_row(const struct binary_conv* s, int y) {
         if (!whole) mark_inside(s, first_y, first_x);
         for (o = 0; o < s->end.channels; ++o, weights += s->words)
             s->end.scratch[o] =
-                (float)(bits - 2 * differing(s->bits, weights, whole ? NULL : s->inside, s->words));
+                (accumulator)(bits - 2 * differing(s->bits, weights, whole ? NULL : s->inside, s->words));
         finish(&s->end, y, x);
     }
 }
 #endif /* NEEDS_BINARY_CONV */
 
 #ifdef NEEDS_POOL
+#ifdef NEEDS_FLOAT
+static inline float quotient(float v, float by) { return v / by; }
+#endif /* NEEDS_FLOAT */
+
+#ifdef NEEDS_FIXED
+/* v / by, rounded as `rounded`; |v| is below 2^30. */
+static inline int32_t quotient(int32_t v, int32_t by) {
+    const int32_t doubled = 2 * v + by;
+    return doubled / (2 * by) - (doubled % (2 * by) < 0);
+}
+#endif /* NEEDS_FIXED */
+
 /* The places first to last - 1 of a window along an axis, and its factor of the divisor of a mean. */
 struct span {
     int16_t first, last;
-    float places;
+    count places;
 };
 
 /* The largest number or the mean of each window. */
@@ -428,24 +601,21 @@ struct pool {
 
 static void pool_row(const struct pool* s, int y) {
     const struct span* rows = s->rows + y;
-    float* const v = s->end.scratch;
+    accumulator* const v = s->end.scratch;
     int x, in_y, in_x, c;
     for (x = 0; x < s->end.width; ++x) {
         const struct span* columns = s->columns + x;
-        if (s->mean) {
-            for (c = 0; c < s->end.channels; ++c) v[c] = 0;
-        } else {
-            memcpy(v, pixel(s->in, rows->first, columns->first), (size_t)s->end.channels * sizeof *v);
-        }
+        const number* first = pixel(s->in, rows->first, columns->first);
+        for (c = 0; c < s->end.channels; ++c) v[c] = s->mean ? 0 : first[c];
         for (in_y = rows->first; in_y < rows->last; in_y += s->dilation_y) {
             for (in_x = columns->first; in_x < columns->last; in_x += s->dilation_x) {
-                const float* from = pixel(s->in, in_y, in_x);
+                const number* from = pixel(s->in, in_y, in_x);
                 for (c = 0; c < s->end.channels; ++c)
                     v[c] = s->mean ? v[c] + from[c] : v[c] > from[c] ? v[c] : from[c];
             }
         }
         if (s->mean)
-            for (c = 0; c < s->end.channels; ++c) v[c] /= rows->places * columns->places;
+            for (c = 0; c < s->end.channels; ++c) v[c] = quotient(v[c], rows->places * columns->places);
         finish(&s->end, y, x);
     }
 }
@@ -459,9 +629,10 @@ struct pointwise {
 };
 
 static void pointwise_row(const struct pointwise* s, int y) {
-    int x;
+    int x, c;
     for (x = 0; x < s->end.width; ++x) {
-        memcpy(s->end.scratch, pixel(s->in, y, x), (size_t)s->end.channels * sizeof(float));
+        const number* from = pixel(s->in, y, x);
+        for (c = 0; c < s->end.channels; ++c) s->end.scratch[c] = from[c];
         finish(&s->end, y, x);
     }
 }
@@ -475,7 +646,7 @@ struct flatten {
 };
 
 static void flatten_row(const struct flatten* s, int y) {
-    float* to = s->result->data;
+    number* to = s->result->data;
     int c, in_y, x;
     (void)y; /* a vector is one row */
     for (c = 0; c < s->in->channels; ++c)

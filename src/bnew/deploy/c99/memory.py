@@ -19,7 +19,7 @@ Item = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Memory:
-    """A plan of the arena: reals and words of bits lie apart, each counted in units of four bytes."""
+    """A plan of the arena: numbers and words of four bytes lie apart, each counted by itself."""
 
     feeds: dict[int, int]
     """Stages that are computed row by row, for the one stage that reads them."""
@@ -27,16 +27,22 @@ class Memory:
     """The rows that are there of each value."""
     offsets: dict[Value, int]
     scratch: tuple[tuple[int, int], ...]
-    """Of each stage: where its scratch reals and its scratch words begin."""
+    """Of each stage: where its scratch numbers and its scratch words begin."""
     live: tuple[int, ...]
     """The bytes that are in use while each stage runs."""
     reals: int
     words: int
+    number_bytes: int
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether numbers are fixed point, else floats."""
+        return self.number_bytes == 2
 
     @property
     def bytes(self) -> int:
         """The size of the arena."""
-        return 4 * (self.reals + self.words)
+        return 4 * (-(-self.reals * self.number_bytes // 4) + self.words)
 
 
 def words_of(bits: int) -> int:
@@ -44,9 +50,12 @@ def words_of(bits: int) -> int:
     return -(-bits // 32)
 
 
-def plan(stages: Sequence[Stage], output: Value) -> Memory:
-    """The smallest arena that was found, by trying for one stage after the other whether a ring helps."""
-    graph = _Graph(stages, output)
+def plan(stages: Sequence[Stage], output: Value, number_bytes: int = 4) -> Memory:
+    """The smallest arena that was found, by trying for one stage after the other whether a ring helps.
+
+    Numbers are floats of 4 bytes, or 2 bytes long; scratch for the latter is words.
+    """
+    graph = _Graph(stages, output, number_bytes)
     best = graph.place(frozenset())
     chosen = frozenset[int]()
     improved = True
@@ -67,8 +76,8 @@ def _cost(memory: Memory) -> tuple[int, int]:
 class _Graph:
     """Which stage makes and reads each value."""
 
-    def __init__(self, stages: Sequence[Stage], output: Value) -> None:
-        self.stages, self.output = stages, output
+    def __init__(self, stages: Sequence[Stage], output: Value, number_bytes: int) -> None:
+        self.stages, self.output, self.number_bytes = stages, output, number_bytes
         self.makers = {value: s for s, stage in enumerate(stages) for value in stage.results}
         self.readers: dict[Value, list[int]] = {value: [] for value in self.makers}
         for s, stage in enumerate(stages):
@@ -118,18 +127,27 @@ class _Graph:
                 items[value.is_bits][value] = (rows[value] * width * pixel, first, last)
         for time in set(times):
             for kind in (0, 1):
-                size = max(scratch_of(self.stages[s])[kind] for s, at in enumerate(times) if at == time)
+                size = max(
+                    scratch_of(self.stages[s], self.number_bytes)[kind]
+                    for s, at in enumerate(times)
+                    if at == time
+                )
                 items[kind][time] = (size, time, time)
         (reals, real_size), (words, word_size) = map(_offsets, items)
-        every = [item for kind in items for item in kind.values()]
+        every = [
+            (size * unit, first, last)
+            for kind, unit in zip(items, (self.number_bytes, 4), strict=True)
+            for size, first, last in kind.values()
+        ]
         return Memory(
             feeds,
             rows,
             {v: (words if v.is_bits else reals)[same.get(v, v)] for v in self.makers},
             tuple((reals[time], words[time]) for time in times),
-            tuple(4 * sum(size for size, first, last in every if first <= time <= last) for time in times),
+            tuple(sum(size for size, first, last in every if first <= time <= last) for time in times),
             real_size,
             word_size,
+            self.number_bytes,
         )
 
     def _span(self, value: Value, times: Sequence[int]) -> tuple[int, int]:
@@ -154,14 +172,20 @@ class _Graph:
         return same
 
 
-def scratch_of(stage: Stage) -> tuple[int, int]:
-    """The reals and the words that a stage needs besides its values."""
-    reals = 0 if stage.kind in ("image", "flatten") else stage.shape[0]
+def scratch_of(stage: Stage, number_bytes: int) -> tuple[int, int]:
+    """The numbers and the words that a stage needs besides its values; words for a pixel's sums come last."""
+    sums = stage.shape[0] if stage.has_epilogue else 0
+    words = 2 * window_words(stage)
+    return (sums, words) if number_bytes == 4 else (0, words + sums)
+
+
+def window_words(stage: Stage) -> int:
+    """The words of a binary convolution's window."""
     if stage.kind != "binary_conv":
-        return reals, 0
+        return 0
     assert stage.source is not None
     assert stage.window is not None
-    return reals, 2 * words_of(stage.source.shape[0] * math.prod(stage.window.kernel))
+    return words_of(stage.source.shape[0] * math.prod(stage.window.kernel))
 
 
 def _offsets(items: dict[object, Item]) -> tuple[dict[object, int], int]:

@@ -6,17 +6,37 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from safetensors.numpy import load_file
 
 from bnew.deploy.c99.folding import STEPS, Chain
 from bnew.deploy.c99.stages import Epilogue, Floats, Shape, Span, Stage, Value, Window
+from bnew.deploy.inference import load_engine
+from bnew.deploy.limits import BY_SIZE, Limits
 from bnew.errors import BnewError
+from bnew.packing.file import PackedFile
 from bnew.packing.sizes import settled
 
 Tensors: TypeAlias = Mapping[str, npt.NDArray[Any]]
+
+
+def read_stages(path: str | Path, limits: Limits = BY_SIZE) -> tuple[tuple[Stage, ...], Value]:
+    """The stages of a packed file, and the value that is its result.
+
+    Raises:
+        BnewError: the file is damaged, or has what C has no kernel for, see :class:`Stages`.
+    """
+    packed = PackedFile.read(path)
+    load_engine(path, limits=limits)  # checks every field
+    tensors = load_file(path)
+    if not all(np.isfinite(tensor).all() for tensor in tensors.values()):
+        raise BnewError(f"{path} has weights that are not finite, which C code cannot hold")
+    stages = Stages(packed.graph, tensors)
+    return tuple(stages), stages.output
 
 
 class Stages:
@@ -96,6 +116,7 @@ class Stages:
         channels = stage.shape[0]
         shift = self._numbers(sign["shift"], channels) if "shift" in sign else np.zeros(channels, np.float32)
         scale = self._numbers(sign["scale"], channels) if "scale" in sign else None
+        assert isinstance(stage.end, Epilogue)
         end = replace(stage.end, sign_scale=scale, sign_shift=-shift if scale is None else shift)
         return replace(stage, end=end, signs=self._value(sign["output"], stage.shape, is_bits=True))
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 Floats: TypeAlias = npt.NDArray[np.float32]
-Words: TypeAlias = npt.NDArray[np.uint32]
+Array: TypeAlias = npt.NDArray[Any]
 Shape: TypeAlias = tuple[int, int, int]
 Rows: TypeAlias = tuple[int, int]
 """The first row, and the one after the last."""
@@ -41,6 +41,60 @@ class Epilogue:
     sign_scale: Floats | None = None
     sign_shift: Floats | None = None
 
+    BYTES: ClassVar = 68
+    """Of the struct, on a chip of 32 bits."""
+    ARRAYS: ClassVar = ("scale", "shift", "slope", "scale_out", "shift_out", "sign_scale", "sign_shift")
+
+    def fields(self) -> Iterator[tuple[str, object]]:
+        """Its fields in C, but for those that are addresses."""
+        if self.other is not None:
+            yield "multiply", int(self.multiply)
+        yield "activation", self.activation.upper()
+        if self.activation == "clamp":
+            yield "low", np.float32(self.bounds[0])
+            yield "high", np.float32(self.bounds[1])
+
+
+AFFINE = np.dtype([("add", np.int32), ("times", np.int16), ("by", np.uint8)], align=True)
+"""``struct affine`` of kernels.c."""
+
+
+@dataclass(frozen=True)
+class FixedEpilogue:
+    """The same in 16-bit fixed point; arrays are of :data:`AFFINE`, but for those of the sign."""
+
+    exponent: int
+    sums: Array | None = None
+    scale: Array | None = None
+    other: Value | None = None
+    multiply: bool = False
+    other_times: int = 1
+    other_by: int = 0
+    activation: str = "none"
+    slope: Array | None = None
+    bounds: tuple[int, int] = (0, 0)
+    sixth: Array | None = None
+    scale_out: Array | None = None
+    sign_scale: npt.NDArray[np.int8] | None = None
+    sign_shift: npt.NDArray[np.int32] | None = None
+
+    BYTES: ClassVar = 84
+    ARRAYS: ClassVar = ("sums", "scale", "slope", "scale_out", "sign_scale", "sign_shift")
+
+    def fields(self) -> Iterator[tuple[str, object]]:
+        """Its fields in C, but for those that are addresses."""
+        yield "exponent", self.exponent
+        if self.other is not None:
+            yield "multiply", int(self.multiply)
+            yield "other_times", self.other_times
+            yield "other_by", self.other_by
+        yield "activation", self.activation.upper()
+        if self.activation == "clamp":
+            yield "low", self.bounds[0]
+            yield "high", self.bounds[1]
+        if self.sixth is not None:
+            yield "sixth", self.sixth[0]
+
 
 @dataclass(frozen=True)
 class Window:
@@ -66,8 +120,8 @@ class Span:
     places: int
 
 
-STRUCTS = {"image": 12, "conv": 116, "binary_conv": 128, "pool": 92, "pointwise": 72, "flatten": 12}
-"""The kernels, and the bytes of their structs in kernels.c."""
+STRUCTS = {"image": 4, "conv": 48, "binary_conv": 60, "pool": 24, "pointwise": 4, "flatten": 12}
+"""The kernels, and the bytes of their structs in kernels.c without epilogues; of images, without scales."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +133,11 @@ class Stage:
     """One of :data:`STRUCTS`."""
     shape: Shape
     source: Value | None = None
-    end: Epilogue = field(default_factory=Epilogue)
+    end: Epilogue | FixedEpilogue = field(default_factory=Epilogue)
     real: Value | None = None
     signs: Value | None = None
     macs: int = 0
-    weights: Floats | Words | None = None
+    weights: Array | None = None
     window: Window | None = None
     groups: int = 1
     pad_value: int = 0
@@ -112,9 +166,14 @@ class Stage:
             return self.spans[0][y].first, self.spans[0][y].last
         return (0, height) if self.kind == "flatten" else (y, y + 1)
 
-    def arrays(self) -> Iterator[tuple[str, Floats | Words]]:
+    @property
+    def has_epilogue(self) -> bool:
+        """Whether its kernel ends with steps."""
+        return self.kind not in ("image", "flatten")
+
+    def arrays(self) -> Iterator[tuple[str, Array]]:
         """Its constants by name."""
-        for name in ("scale", "shift", "slope", "scale_out", "shift_out", "sign_scale", "sign_shift"):
+        for name in self.end.ARRAYS:
             if (numbers := getattr(self.end, name)) is not None:
                 yield name, numbers
         if self.weights is not None:
@@ -123,5 +182,7 @@ class Stage:
     @property
     def constants(self) -> int:
         """The bytes of its constants in flash, on a chip of 32 bits."""
-        arrays = sum(array.nbytes for _, array in self.arrays()) + 8 * sum(map(len, self.spans))
-        return arrays + STRUCTS[self.kind] + 16 * len(self.results)
+        arrays = [array for _, array in self.arrays()]
+        bytes_ = sum(array.nbytes for array in arrays) + 8 * sum(map(len, self.spans))
+        ends = self.end.BYTES if self.has_epilogue else 4 * len(arrays)
+        return bytes_ + STRUCTS[self.kind] + ends + 16 * len(self.results)

@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from bnew.deploy.c99.memory import Memory, scratch_of
-from bnew.deploy.c99.stages import Span, Stage, Value
+from bnew.deploy.c99.memory import Memory, window_words
+from bnew.deploy.c99.stages import AFFINE, Span, Stage, Value
 
 
-def header(name: str, output: Value, image: Value, arena: int, classes: Sequence[str]) -> str:
-    """The header: sizes as macros, and the functions."""
+def header(
+    name: str, output: Value, image: Value, arena: int, classes: Sequence[str], exponent: int | None
+) -> str:
+    """The header: sizes as macros, and the functions; with an ``exponent``, those of fixed point."""
     big, (channels, height, width) = name.upper(), image.shape
     lines = [
         f"/* {name}: a network, written by `bnew export --format c`. */",
@@ -35,10 +37,11 @@ def header(name: str, output: Value, image: Value, arena: int, classes: Sequence
         f"#define {big}_WIDTH {width}",
         f"#define {big}_OUTPUTS {math.prod(output.shape)}",
         f"#define {big}_ARENA {arena} /* bytes of static memory, shared: one call at a time */",
+        *_number(name, exponent),
         "",
         "/* Computes the network for an image: HEIGHT rows of WIDTH pixels of CHANNELS bytes. Writes OUTPUTS",
         "   numbers. Returns 0, or -1 if a pointer is NULL. */",
-        f"int {name}_run(const uint8_t* image, float* out);",
+        f"int {name}_run(const uint8_t* image, {name}_number* out);",
         "",
     ]
     if output.shape[1:] == (1, 1):
@@ -52,14 +55,21 @@ def header(name: str, output: Value, image: Value, arena: int, classes: Sequence
     return "\n".join([*lines, "#ifdef __cplusplus", "}", "#endif", "", "#endif", ""])
 
 
+def _number(name: str, exponent: int | None) -> Iterator[str]:
+    if exponent is not None:
+        yield f"#define {name.upper()}_EXPONENT {exponent} /* a number q of the result is q / 2^EXPONENT */"
+    yield ""
+    yield f"typedef {'float' if exponent is None else 'int16_t'} {name}_number;"
+
+
 def source(name: str, stages: Sequence[Stage], output: Value, memory: Memory, classes: Sequence[str]) -> str:
     """The C file: the kernels that the stages need, their constants, and the calls."""
     writer = _Writer(stages, memory)
-    needs = {stage.kind.upper() for stage in stages}
+    needs = {stage.kind.upper() for stage in stages} | {"FIXED" if memory.is_fixed else "FLOAT"}
     arena = [
-        "/* Reals and bits of all values that are needed at the same time. */",
+        "/* Numbers and bits of all values that are needed at the same time. */",
         "static struct {",
-        f"    float reals[{max(memory.reals, 1)}];",
+        f"    number reals[{max(memory.reals, 1)}];",
         f"    uint32_t bits[{max(memory.words, 1)}];",
         "} arena;",
     ]
@@ -79,10 +89,13 @@ def source(name: str, stages: Sequence[Stage], output: Value, memory: Memory, cl
 
 
 def kernels(needs: set[str]) -> str:
-    """The text of kernels.c without the parts that are not needed."""
-    every = files(__package__).joinpath("kernels.c").read_text("utf-8")
-    part = re.compile(r"#ifdef NEEDS_(\w+)\n(.*?)#endif /\* NEEDS_\1 \*/\n\n?", re.DOTALL)
-    return part.sub(lambda found: f"{found[2]}\n" if found[1] in needs else "", every)
+    """The text of kernels.c without the parts that are not needed, which may lie within others."""
+    part = re.compile(r"#ifdef NEEDS_(\w+)\n(.*?)#endif /\* NEEDS_\1 \*/\n(\n?)", re.DOTALL)
+
+    def kept(code: str) -> str:
+        return part.sub(lambda found: kept(found[2]) + found[3] if found[1] in needs else "", code)
+
+    return kept(files(__package__).joinpath("kernels.c").read_text("utf-8"))
 
 
 def text(value: str) -> str:
@@ -110,14 +123,11 @@ class _Writer:
         stage = self._stages[s]
         yield f"/* {stage.name} */"
         for kind, array in stage.arrays():
-            words = array.dtype == np.uint32
-            of = "uint32_t" if words else "float"
-            yield from _array(
-                f"static const {of} {stage.name}__{kind}", map(word if words else real, array.flat)
-            )
+            of = TYPES[array.dtype]
+            yield from _array(f"static const {of} {stage.name}__{kind}", map(literal, array.flat))
         for axis, spans in zip(("rows", "columns"), stage.spans, strict=True):
             if spans:
-                yield from _array(f"static const struct span {stage.name}__{axis}", map(_span, spans))
+                yield from _array(f"static const struct span {stage.name}__{axis}", map(self._span, spans))
         for value in stage.results:
             kind, part = ("bits", "bits") if value.is_bits else ("real", "reals")
             place = f"arena.{part} + {self._memory.offsets[value]}, {self._memory.rows[value]}"
@@ -131,9 +141,7 @@ class _Writer:
         stage = self._stages[s]
         if stage.kind in ("image", "flatten"):
             assert stage.real is not None
-            if stage.kind == "image":
-                yield "scale", f"{stage.name}__scale"
-                yield "shift", f"{stage.name}__shift"
+            yield from self._addresses(stage)
             yield "result", f"&{self.value(stage.real)}"
         if stage.source is not None:
             yield "in", f"&{self.value(stage.source)}"
@@ -159,28 +167,36 @@ class _Writer:
             yield "dilation_x", stage.dilation[1]
             yield "rows", f"{stage.name}__rows"
             yield "columns", f"{stage.name}__columns"
-        if scratch_of(stage)[0]:
+        if stage.has_epilogue:
             end = ", ".join(f".{field} = {value}" for field, value in self._end(s))
             yield "end", "\n".join(textwrap.wrap(f"{{{end}}}", 100, subsequent_indent=" " * 12))
 
     def _end(self, s: int) -> Iterator[tuple[str, object]]:
-        stage, end = self._stages[s], self._stages[s].end
-        for kind, _ in stage.arrays():
-            if kind != "weights":
-                yield kind, f"{stage.name}__{kind}"
-        if end.other is not None:
-            yield "other", f"&{self.value(end.other)}"
-            yield "multiply", int(end.multiply)
-        yield "activation", end.activation.upper()
-        if end.activation == "clamp":
-            yield "low", real(end.bounds[0])
-            yield "high", real(end.bounds[1])
+        stage = self._stages[s]
+        yield from self._addresses(stage)
+        if stage.end.other is not None:
+            yield "other", f"&{self.value(stage.end.other)}"
+        yield from ((name, literal(value)) for name, value in stage.end.fields())
         for field, value in (("result", stage.real), ("signs", stage.signs)):
             if value is not None:
                 yield field, f"&{self.value(value)}"
-        yield "scratch", f"arena.reals + {self._memory.scratch[s][0]}"
+        reals, words = self._memory.scratch[s]
+        if not self._memory.is_fixed:
+            yield "scratch", f"arena.reals + {reals}"
+        else:
+            yield "scratch", f"(accumulator*)(arena.bits + {words + 2 * window_words(stage)})"
         yield "channels", stage.shape[0]
         yield "width", stage.shape[2]
+
+    @staticmethod
+    def _addresses(stage: Stage) -> Iterator[tuple[str, str]]:
+        for kind, _ in stage.arrays():
+            if kind != "weights":
+                yield kind, f"{stage.name}__{kind}"
+
+    def _span(self, span: Span) -> str:
+        places = span.places if self._memory.is_fixed else literal(np.float32(span.places))
+        return f"{{{span.first}, {span.last}, {places}}}"
 
     def compute(self) -> Iterator[str]:
         """The function that calls all stages. One that feeds another is called when that needs its rows."""
@@ -219,7 +235,7 @@ class _Writer:
 
 def _functions(name: str, value: str, output: Value) -> Iterator[str]:
     channels, height, width = output.shape
-    yield f"int {name}_run(const uint8_t* image, float* out) {{"
+    yield f"int {name}_run(const uint8_t* image, {name}_number* out) {{"
     yield "    int c, y, x;"
     yield "    if (!image || !out) return -1;"
     yield "    compute(image);"
@@ -231,7 +247,7 @@ def _functions(name: str, value: str, output: Value) -> Iterator[str]:
     if (height, width) == (1, 1):
         yield ""
         yield f"int {name}_predict(const uint8_t* image) {{"
-        yield f"    const float* v = {value}.data;"
+        yield f"    const number* v = {value}.data;"
         yield "    int c, best = 0;"
         yield "    if (!image) return -1;"
         yield "    compute(image);"
@@ -249,17 +265,25 @@ def _array(declaration: str, elements: Iterable[str]) -> Iterator[str]:
     yield "};"
 
 
-def _span(span: Span) -> str:
-    return f"{{{span.first}, {span.last}, {real(span.places)}}}"
+TYPES = {
+    np.dtype(np.float32): "float",
+    np.dtype(np.uint32): "uint32_t",
+    np.dtype(np.int32): "int32_t",
+    np.dtype(np.int16): "int16_t",
+    np.dtype(np.int8): "int8_t",
+    AFFINE: "struct affine",
+}
+"""The types of constants in C."""
 
 
-def real(number: Any) -> str:
-    """The shortest literal of a float32 that reads as the same number."""
+def literal(number: Any) -> str:
+    """A constant in C; a float32 by its shortest literal, which reads as the same number."""
+    if isinstance(number, np.void):
+        return f"{{{', '.join(map(str, number.item()))}}}"
+    if isinstance(number, np.uint32):
+        return f"0x{int(number):08x}"
+    if not isinstance(number, np.float32):
+        return str(number)
     if math.isinf(number):
         return "1.0f / 0.0f" if number > 0 else "-1.0f / 0.0f"
-    return f"{np.float32(number)!s}f"
-
-
-def word(number: Any) -> str:
-    """A literal of 32 bits."""
-    return f"0x{int(number):08x}"
+    return f"{number!s}f"
