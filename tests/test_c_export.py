@@ -148,6 +148,34 @@ def test_sizes_that_are_rules(tmp_path: Path) -> None:
     check(net.write(tmp_path / "m.bnew"), tmp_path, *WAYS["gcc -O2"])
 
 
+def rounding() -> Network:
+    """Whole-number sums in halves, quarters and more, near 0 and where floats begin to be whole."""
+    random = np.random.default_rng(4)
+    net = Network((1, 9, 9), mean=[0.5], std=[0.2])
+    x = net.conv("input", powers(random, 15, 1, 3, 3), padding=[1] * 4)
+    factors = net.tensor([1, -1, 0.5, -0.5, 0.25, 1.5, 0.001, 0.5, -0.5, 0.5, 0.5, -0.5, 1, 1e6, 2.0**23, -1e9])
+    shifts = net.tensor([0, 0, 0, 0, 0, 0.5, 0, *(n * 2.0**22 for n in (1, -1, 1.5, 2, -2, 4, 0, 0, 0))])
+    then = [{"scale": factors}, {"shift": shifts}, {"round": {}}]
+    net.conv(net.bits(x), signs(random, 16, 15, 3, 3), binary=True, padding=[1] * 4, then=then)
+    return net
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_rounding_is_to_the_even_one_of_two(way: str, tmp_path: Path) -> None:
+    if not shutil.which(WAYS[way][0]):
+        pytest.skip(f"not installed: {WAYS[way][0]}")
+    net = rounding()
+    check(net.write(tmp_path / "m.bnew"), tmp_path, *WAYS[way])
+    images = some_images((1, 9, 9))
+    found = bnew_engine.load(tmp_path / "m.bnew", isa="scalar")(images)
+    assert net.graph["nodes"][-1]["then"].pop() == {"round": {}}
+    before = bnew_engine.load(net.write(tmp_path / "m.bnew"), isa="scalar")(images)
+    np.testing.assert_array_equal(found, np.rint(before))
+    halves = np.abs(before % 1) == 0.5
+    assert np.any(halves & (before > 2**22))
+    assert np.any(halves & (np.abs(before) < 1) & (before < 0))
+
+
 # --------------------------------------------------------------------------------------- digits, boards
 
 
@@ -218,7 +246,7 @@ def twin(path: Path, exported: Exported, images: Array) -> Array:
     return values[output].transpose(0, 3, 1, 2).reshape(len(images), -1)
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", range(30, 42))
 def test_random_networks_in_fixed_point(seed: int, tmp_path: Path) -> None:
     """C is the twin in NumPy, bit by bit, and both are near the engine."""
     way = [way for way in WAYS.values() if shutil.which(way[0])]

@@ -79,7 +79,7 @@ def _fixed(stage: Stage, largest: float, exponents: Mapping[Value, int]) -> Stag
     if stage.kind == "flatten":
         return replace(stage, end=FixedEpilogue(source))
     _check_sizes(stage, largest)
-    if end.activation in ("sign", "hard_sigmoid", "hard_swish"):
+    if end.activation in ("sign", "hard_sigmoid", "hard_swish", "round"):
         largest = max(largest, 1.0)
     exponent = (
         MOST_EXPONENT if largest == 0 else min(math.floor(math.log2(LARGEST / 2 / largest)), MOST_EXPONENT)
@@ -213,6 +213,8 @@ class Fixed:
             return np.where(v >= 0, one, -one)
         if end.activation == "abs":
             return _held(np.abs(v))
+        if end.activation == "round":
+            return _held(np.rint(v / one).astype(np.int64) * one)
         if end.activation == "none":
             return v
         hard = np.clip(applied(end.sixth, v), 0, one)

@@ -12,7 +12,7 @@ import numpy as np
 
 from bnew.deploy.c99.stages import Epilogue, Floats
 
-ACTIVATIONS = ("prelu", "clamp", "sign", "hard_sigmoid", "hard_swish", "abs")
+ACTIVATIONS = ("prelu", "clamp", "sign", "hard_sigmoid", "hard_swish", "abs", "round")
 """Steps that act on one number, in ``enum activation`` of kernels.c."""
 STEPS = ("scale", "shift", "add", "multiply", *ACTIVATIONS)
 

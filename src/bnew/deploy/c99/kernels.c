@@ -16,7 +16,7 @@
 struct real;
 struct bits;
 
-enum activation { NONE, PRELU, CLAMP, SIGN, HARD_SIGMOID, HARD_SWISH, ABS };
+enum activation { NONE, PRELU, CLAMP, SIGN, HARD_SIGMOID, HARD_SWISH, ABS, ROUND };
 
 /* --------------------------------------------------------------------------------------------------- floats */
 
@@ -170,6 +170,10 @@ static inline float activated(const struct epilogue* e, float v) {
         case HARD_SIGMOID: return hard_sigmoid(e, v);
         case HARD_SWISH: return v * hard_sigmoid(e, v);
         case ABS: return (-v > v ? -v : v) + 0.0f;
+        case ROUND: { /* of two whole numbers to the even one; from 2^23 on, all floats are whole */
+            const float size = v < 0 ? -v : v, whole = size + 8388608.0f - 8388608.0f;
+            return size >= 8388608.0f ? v : v >= 0 ? whole : -whole;
+        }
     }
     return v;
 }
@@ -270,6 +274,9 @@ static inline int32_t activated(const struct epilogue* e, int32_t v) {
             s = s < 0 ? 0 : s < one ? s : one;
             return e->activation == HARD_SIGMOID ? s : rounded(v * s, e->exponent);
         case ABS: return held(v < 0 ? -v : v);
+        case ROUND: /* up from a half on, but from an even number beyond it */
+            s = v >> e->exponent;
+            return held((s + (2 * (v - s * one) + (s & 1) > one)) * one);
     }
     return v;
 }

@@ -73,6 +73,7 @@ def _activated(end: Epilogue, v: Numbers) -> Numbers:
         "hard_sigmoid": lambda: hard,
         "hard_swish": lambda: v * hard,
         "abs": lambda: np.abs(v),
+        "round": lambda: np.rint(v),
     }
     return activations[end.activation]()
 
