@@ -153,7 +153,9 @@ def rounding() -> Network:
     random = np.random.default_rng(4)
     net = Network((1, 9, 9), mean=[0.5], std=[0.2])
     x = net.conv("input", powers(random, 15, 1, 3, 3), padding=[1] * 4)
-    factors = net.tensor([1, -1, 0.5, -0.5, 0.25, 1.5, 0.001, 0.5, -0.5, 0.5, 0.5, -0.5, 1, 1e6, 2.0**23, -1e9])
+    factors = net.tensor(
+        [1, -1, 0.5, -0.5, 0.25, 1.5, 0.001, 0.5, -0.5, 0.5, 0.5, -0.5, 1, 1e6, 2.0**23, -1e9]
+    )
     shifts = net.tensor([0, 0, 0, 0, 0, 0.5, 0, *(n * 2.0**22 for n in (1, -1, 1.5, 2, -2, 4, 0, 0, 0))])
     then = [{"scale": factors}, {"shift": shifts}, {"round": {}}]
     net.conv(net.bits(x), signs(random, 16, 15, 3, 3), binary=True, padding=[1] * 4, then=then)
@@ -284,7 +286,7 @@ def test_whole_numbers_saturate(tmp_path: Path) -> None:
 
 
 def test_sums_of_whole_numbers_cannot_overflow() -> None:
-    """The largest numbers of 16 bits times all weights stay below 2³¹, and weights use their bits."""
+    """The largest numbers of 16 bits times 128 weights stay below 2³¹, and weights use their bits."""
     random = np.random.default_rng(0)
     for shape in ((4, 3, 3, 3), (2, 1, 1, 1), (3, 3, 3, 512), (2, 1, 1, 9000)):
         small = 1e-9 * random.random(shape)
@@ -292,11 +294,28 @@ def test_sums_of_whole_numbers_cannot_overflow() -> None:
             stage = Stage("conv", "conv", (shape[0], 1, 1), weights=weights.astype(np.float32))
             whole, bits = whole_weights(stage)
             each = np.abs(whole.reshape(shape[0], -1).astype(np.int64))
-            assert (each.sum(1) * 32768 < 2**31).all()
+            sums = np.array([np.convolve(row, np.ones(128, int)) for row in each])
+            assert (sums * 32768 < 2**31).all()
             if weights.any():
-                assert (np.maximum(each.sum(1) / 2, each.max(1)) > 0.4 * 32768).all()
+                assert (np.maximum(sums.max(1) / 2, each.max(1)) > 0.4 * 32768).all()
             unit = 2.0 ** -bits.reshape(-1, 1, 1, 1).astype(float)
             assert (np.abs(whole * unit - stage.weights) <= 0.5 * unit).all()
+
+
+def test_layers_of_many_products_in_fixed_point(tmp_path: Path) -> None:
+    """2,048 products of the largest numbers, of one sign, are summed as they are."""
+    if not shutil.which("gcc"):
+        pytest.skip("not installed: gcc")
+    net = Network((8, 16, 16), mean=[0.0] * 8, std=[1.0] * 8)
+    x = net.node("flatten", "input")
+    net.conv(x, np.full((3, 2048, 1, 1), 0.25, np.float32))
+    path = net.write(tmp_path / "m.bnew")
+    images = np.stack([np.full((16, 16, 8), value, np.uint8) for value in (255, 200, 0)])
+    exported = export_c(path, tmp_path / "c", name="net", fixed=images)
+    found, _ = computed(compiled(exported, *WAYS["gcc -O2"]), "net", images, 3, np.int16)
+    np.testing.assert_array_equal(found, twin(path, exported, images))
+    exact = bnew_engine.load(path)(images)
+    np.testing.assert_allclose(found * 2.0 ** -(exported.exponent or 0), exact, atol=0.1)
 
 
 def test_affine_numbers() -> None:

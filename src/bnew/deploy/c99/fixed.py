@@ -23,6 +23,8 @@ from bnew.text import printable
 
 LARGEST = 32767
 MOST_EXPONENT = 20
+CHUNK = 128
+"""The products that kernels.c adds in 32 bits."""
 
 
 def affine(
@@ -54,7 +56,7 @@ def in_fixed_point(
     """Stages of whole numbers, and the exponent of each value, with ranges as on ``images`` (N, H, W, C).
 
     Raises:
-        BnewError: numbers are larger than 16 bits hold, or a sum than 32.
+        BnewError: numbers are larger than 16 bits hold.
     """
     exponents: dict[Value, int] = {}
     made = []
@@ -127,16 +129,14 @@ def _check_sizes(stage: Stage, largest: float) -> None:
 
 
 def whole_weights(stage: Stage) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.int64]]:
-    """Weights of 16 bits, and the exponent of each output channel: sums of 32 bits cannot overflow."""
+    """Weights of 16 bits, and the exponent of each output channel: 128 products in a row fit 32 bits."""
     weights = np.asarray(stage.weights, np.float64)
     each = np.abs(weights.reshape(len(weights), -1))
-    room = 65535 - each.shape[1] / 2  # rounding adds at most half to each
-    if room < each.shape[1]:
-        raise BnewError(
-            printable(f"layer '{stage.name}' has sums of {each.shape[1]:,} products, more than 32 bits hold")
-        )
+    so_far = np.pad(np.cumsum(each, 1), ((0, 0), (1, 0)))
+    in_a_row = so_far[:, min(CHUNK, each.shape[1]) :] - so_far[:, : max(each.shape[1] - CHUNK, 0) + 1]
+    room = 65535 - CHUNK / 2  # rounding adds at most half to each
     with np.errstate(divide="ignore"):
-        bits = np.floor(np.log2(np.minimum(LARGEST / each.max(1), room / each.sum(1))))
+        bits = np.floor(np.log2(np.minimum(LARGEST / each.max(1), room / in_a_row.max(1))))
     bits = np.where(np.isfinite(bits), bits, 0)
     whole = np.rint(weights * 2.0 ** bits.reshape(-1, 1, 1, 1))
     return whole.astype(np.int16), bits.astype(np.int64)

@@ -374,7 +374,13 @@ struct window {
 
 #ifdef NEEDS_CONV
 #ifdef NEEDS_FLOAT
-static inline float add_product(float x, float w, float to) { return fused(x, w, to); }
+typedef float total_sum;
+
+static inline float dot(const float* x, const float* weights, int n, float sum) {
+    int i;
+    for (i = 0; i < n; ++i) sum = fused(x[i], weights[i], sum);
+    return sum;
+}
 
 static inline float from_sum(const struct epilogue* e, int c, float sum) {
     (void)e, (void)c;
@@ -383,12 +389,23 @@ static inline float from_sum(const struct epilogue* e, int c, float sum) {
 #endif /* NEEDS_FLOAT */
 
 #ifdef NEEDS_FIXED
-static inline int32_t add_product(int32_t x, int32_t w, int32_t to) { return to + x * w; }
+typedef int64_t total_sum;
 
-/* As `applied`, of 32 bits. */
-static inline int32_t from_sum(const struct epilogue* e, int c, int32_t sum) {
+/* Weights are such that 128 products in a row fit 32 bits. */
+static inline int64_t dot(const int16_t* x, const int16_t* weights, int n, int64_t sum) {
+    for (; n > 0; n -= 128) {
+        const int16_t* const last = x + (n < 128 ? n : 128);
+        int32_t part = 0;
+        for (; x < last; ++x, ++weights) part += *x * *weights;
+        sum += part;
+    }
+    return sum;
+}
+
+/* As `applied`, of large sums. */
+static inline int32_t from_sum(const struct epilogue* e, int c, int64_t sum) {
     const struct affine* a = &e->sums[c];
-    const int64_t v = (((int64_t)sum * a->times + (((int64_t)1 << a->by) >> 1)) >> a->by) + a->add;
+    const int64_t v = ((sum * a->times + (((int64_t)1 << a->by) >> 1)) >> a->by) + a->add;
     return v > 32767 ? 32767 : v < -32768 ? -32768 : (int32_t)v;
 }
 #endif /* NEEDS_FIXED */
@@ -401,12 +418,6 @@ struct conv {
     const weight* weights;
     struct epilogue end;
 };
-
-static inline accumulator dot(const number* x, const weight* weights, int n, accumulator sum) {
-    int i;
-    for (i = 0; i < n; ++i) sum = add_product(x[i], weights[i], sum);
-    return sum;
-}
 
 static void conv_row(const struct conv* s, int y) {
     const struct window* w = &s->window;
@@ -423,7 +434,7 @@ static void conv_row(const struct conv* s, int y) {
         for (o = 0; o < s->end.channels; ++o) {
             const weight* weights = s->weights + (ptrdiff_t)o * w->kernel_y * w->kernel_x * channels;
             const int offset = o / per_group * channels;
-            accumulator sum = 0;
+            total_sum sum = 0;
             for (ky = 0; ky < w->kernel_y; ++ky, weights += w->kernel_x * channels) {
                 const int in_y = first_y + ky * w->dilation_y;
                 if (in_y < 0 || in_y >= w->height || begin == end) continue;
