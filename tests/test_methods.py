@@ -179,7 +179,7 @@ def test_twin_of_the_unbiased_version() -> None:
 
 @every_optimizer
 def test_twin_whose_push_yields(optimizer: str) -> None:
-    training = Training("bnew", optimizer, reopen=True)
+    training = Training("bnew", optimizer, reopen=True, fall=1)
     make = oracles.OPTIMIZERS[optimizer]
     twins = [oracles.BNEWReopen(w, make(0.05, 0.0), STEPS) for w in flat(training.start)]
     for step in range(STEPS):
@@ -194,7 +194,7 @@ def test_twin_whose_push_yields(optimizer: str) -> None:
 def test_push_yields_to_the_gradient_where_there_is_no_average() -> None:
     w = nn.Parameter(torch.tensor([[0.5, 0.5, -0.5, -0.5, 0.5]]))
     optimizer = torch.optim.SGD([w], 0.0)
-    BNEW([w], 2, reg=0.1, reopen=True).attach(optimizer)  # λ is 0.05, then 0.1
+    BNEW([w], 2, reg=0.1, reopen=True, fall=1).attach(optimizer)  # λ is 0.05, then 0.1
     w.grad = torch.tensor([[1.0, -1.0, 1.0, -1.0, 0.0]])
     optimizer.step()
     torch.testing.assert_close(w.detach(), torch.tensor([[0.5, 0.55, -0.55, -0.5, 0.55]]))
@@ -215,6 +215,57 @@ def test_a_push_that_yields_refuses_averages_of_weight_decay() -> None:
             BNEW(weights, 10, reopen=True).attach(optimizer)
         BNEW(weights, 10).attach(optimizer)
     BNEW(weights, 10, reopen=True).attach(torch.optim.AdamW(weights, weight_decay=0.1))
+
+
+@pytest.mark.parametrize("closure", [False, True])
+@every_optimizer
+def test_the_rate_of_binary_weights_falls_slower(optimizer: str, closure: bool) -> None:
+    """As if a loop gave the groups of binary weights the rate lr (1 − t/T) (1 − t/T)^(fall − 1)."""
+    runs = []
+    for by_hand in (False, True):
+        w, real = nn.Parameter(torch.linspace(-0.5, 0.5, 12).view(3, 4)), nn.Parameter(torch.ones(2))
+        made = make_optimizer(optimizer, [w])
+        made.add_param_group({"params": [real]})
+        method = BNEW([w], 20, reg=0.02, fall=1 if by_hand else 0.5).attach(made)
+        rates = [group["lr"] for group in made.param_groups]
+        for step in range(20):
+            left = 1 - step / 20
+            factors = (left * left**-0.5 if by_hand else left, left)
+            for group, rate, factor in zip(made.param_groups, rates, factors, strict=True):
+                group["lr"] = rate * factor
+            before = [group["lr"] for group in made.param_groups]
+
+            def gradients(step: int = step, w: nn.Parameter = w, real: nn.Parameter = real) -> Tensor:
+                generator = torch.Generator().manual_seed(step)
+                w.grad, real.grad = (torch.randn(p.shape, generator=generator) for p in (w, real))
+                return torch.zeros(())
+
+            if closure:
+                made.step(gradients)
+            else:
+                gradients()
+                made.step()
+            assert [group["lr"] for group in made.param_groups] == before
+        runs.append((w.detach(), real.detach()))
+        assert ("fall" in method.settings) is not by_hand
+    torch.testing.assert_close(runs[0], runs[1], rtol=1e-5, atol=1e-6)
+
+
+def test_fall_needs_a_group_of_its_own() -> None:
+    real = nn.Parameter(torch.ones(2))
+    with pytest.raises(BnewError, match=r"give them a group of their own, as method\.param_groups"):
+        BNEW(weights, 10, fall=0.5).attach(torch.optim.Adam([*weights, real]))
+    BNEW(weights, 10, fall=0.5).attach(torch.optim.Adam([{"params": weights}, {"params": [real]}]))
+    with pytest.raises(BnewError, match="BNEW's fall"):
+        BNEW(weights, 10, fall=0.0)
+
+
+def test_reopen_has_its_own_defaults() -> None:
+    """Its push is half of the other on average, so it is twice as strong."""
+    plain, yielding = BNEW(weights, 4000), BNEW(weights, 4000, reopen=True)
+    assert yielding.strength == pytest.approx(2 * plain.strength)
+    assert (yielding.binary_lr, yielding.fall, plain.fall) == (2 * plain.binary_lr, 0.5, 1)
+    assert BNEW(weights, 4000, reopen=True, strength=12).strength == pytest.approx(12)
 
 
 def test_reopen_is_a_switch() -> None:

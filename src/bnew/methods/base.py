@@ -126,6 +126,11 @@ class Binarizer(Outside):
         """Factor for the learning rate of the binary weights; 1 for most methods."""
         return 1.0
 
+    @property
+    def lr_factor(self) -> float:
+        """Factor for their learning rate in the next step alone; 1 for most methods."""
+        return 1.0
+
     # ------------------------------------------------------------------ riding on the optimizer
 
     def param_groups(self, model: nn.Module, lr: float) -> list[dict[str, Any]]:

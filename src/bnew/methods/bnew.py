@@ -82,8 +82,11 @@ class BNEW(Binarizer):
             clipped. Batch norm after the layer undoes the scaling, though not the clipping. None: no scaling.
         reopen: push only the weights that the optimizer's average m of their gradient does not draw inwards:
             ``w ← clip((1 + 2 λ_t [m w ≤ 0]) w, −1, 1)``. A weight at ±1 is then free to turn for as long as
-            the loss insists. On average the push is half of what it was, so give it about twice the strength.
-            Not in the paper; see docs/log.md.
+            the loss insists. Not in the paper; see docs/short-runs.md. On average the push is half of what
+            it was: by default, strength and :attr:`binary_lr` are twice what they are without it, and
+            ``fall`` is 1/2.
+        fall: where the learning rate falls linearly, that of the binary weights falls with this power of the
+            share of the run that is left: it is the group's times (1 − t / T)^(fall − 1). 1 leaves it alone.
         freeze_at: share of the run after which :meth:`freeze` is called. A short run's push is strong enough
             for the weights to be at ±1 by then.
         scale: binary values are ± mean|w| (in ImageNet's fine-tuning).
@@ -105,6 +108,7 @@ class BNEW(Binarizer):
         ramp: float | None = None,
         fill: float | Literal["by length"] | None = "by length",
         reopen: bool = False,
+        fall: float | None = None,
         freeze_at: float = 1.0,
         scale: bool = False,
     ) -> None:
@@ -123,24 +127,33 @@ class BNEW(Binarizer):
         shares = torch.arange(1, self.total_steps + 1, dtype=torch.float64) / self.total_steps
         pushes = 2 * (shares**ramp).sum().item()
         if reg is None:
-            strength = published.scale_strength(factor, ramp, freeze_at) if strength is None else strength
+            if strength is None:
+                strength = (1 + reopen) * published.scale_strength(factor, ramp, freeze_at)
             reg = as_number("BNEW's strength", strength, above=0) / pushes
         self.reg = as_number("BNEW's reg", reg, above=0)
         self.ramp = ramp
         self.fill = None if fill is None else as_number("BNEW's fill", fill, above=0, most=1)
         self.strength = self.reg * pushes
-        self._binary_lr = published.scale_binary_lr(factor)
+        self._binary_lr = (1 + reopen) * published.scale_binary_lr(factor)
+        self.fall = as_number("BNEW's fall", (0.5 if reopen else 1.0) if fall is None else fall, above=0)
 
     @property
     def settings(self) -> dict[str, float | None]:
-        """``strength``, ``reg``, ``ramp``, ``fill`` and ``binary_lr``; ``reopen`` if it is on."""
-        names = ("strength", "reg", "ramp", "fill", "binary_lr", *("reopen",) * self.reopen)
+        """``strength``, ``reg``, ``ramp``, ``fill`` and ``binary_lr``; ``reopen`` and ``fall`` if on."""
+        changed = (*("reopen",) * self.reopen, *("fall",) * (self.fall != 1))
+        names = ("strength", "reg", "ramp", "fill", "binary_lr", *changed)
         return {name: getattr(self, name) for name in names}
 
     @property
     def binary_lr(self) -> float:
-        """``min(f^−0.4, 8)`` for a run f < 1 times as long as the published one; else 1."""
+        """``min(f^−0.4, 8)`` for a run f < 1 times as long as the published one, else 1; twice for reopen."""
         return self._binary_lr
+
+    @property
+    def lr_factor(self) -> float:
+        """``(1 − t / T)^(fall − 1)``; 1 from T on."""
+        left = 1 - self.progress
+        return float(left ** (self.fall - 1)) if left else 1.0
 
     def schedule(self) -> dict[str, float]:
         """``reg``: λ_t."""
@@ -150,9 +163,16 @@ class BNEW(Binarizer):
         """See :meth:`Binarizer.attach`; with ``reopen``, averages must be of the loss's gradient alone.
 
         Raises:
-            BnewError: see there; or ``reopen`` with an optimizer that adds weight decay to the gradient.
+            BnewError: see there; or ``reopen`` with an optimizer that adds weight decay to the gradient; or
+                ``fall``, where a group of the optimizer holds other parameters too.
         """
         own = {id(p) for p in self.params}
+        kinds = [{id(p) in own for p in group["params"]} for group in optimizer.param_groups]
+        if self.fall != 1 and {True, False} in kinds:
+            raise BnewError(
+                "fall changes the learning rate of the binary weights alone: give them a group of their own, "
+                "as method.param_groups(model, lr) does, or pass fall=1"
+            )
         decays = [
             group["weight_decay"]
             for group in optimizer.param_groups

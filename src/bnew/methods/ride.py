@@ -40,6 +40,7 @@ class Ride:
         self.method, self.optimizer = method, optimizer
         self.closure: _Closure | None = None
         self.stepping = False
+        self.rates: list[tuple[dict[str, Any], Any]] = []  # groups whose rate is another one in this step
         self.within = 0  # nested steps: a step may call the step of its base class, which calls the hooks too
         self.hooks = (
             optimizer.register_step_pre_hook(self._before),
@@ -63,13 +64,14 @@ class Ride:
             self.within += 1
             return None
         if self.stepping:  # the last step raised an error
+            self._reset_rates()
             self.method.undo_step()
         self.closure, self.stepping, self.within = None, True, 0
         given = kwargs.get("closure", args[1] if len(args) > 1 else None)
         if not callable(given):
-            self.method.before_step(optimizer)
+            self.begin()
             return None
-        self.closure = _Closure(given, self.method, optimizer)
+        self.closure = _Closure(given, self)
         if "closure" in kwargs:
             return args, {**kwargs, "closure": self.closure}
         return (args[0], self.closure, *args[2:]), kwargs
@@ -85,7 +87,23 @@ class Ride:
                 "the weights changed: call backward(), then step() without a closure"
             )
         self.closure = None
+        self._reset_rates()
         self.method.after_step()
+
+    def begin(self) -> None:
+        """The method's turn before the step, when the gradients exist; then its rate for this step."""
+        self.method.before_step(self.optimizer)
+        if (factor := self.method.lr_factor) != 1:
+            own = {id(p) for p in self.method.params}
+            groups = [g for g in self.optimizer.param_groups if own & {id(p) for p in g["params"]}]
+            self.rates = [(group, group["lr"]) for group in groups]
+            for group, rate in self.rates:
+                group["lr"] = rate * factor
+
+    def _reset_rates(self) -> None:
+        for group, rate in self.rates:
+            group["lr"] = rate
+        self.rates = []
 
     def _add_state(self, _: torch.optim.Optimizer, state: dict[str, Any]) -> None:
         state[STATE] = self.method.state_dict()
@@ -101,28 +119,27 @@ class Ride:
 
 
 class _Closure:
-    """A step's closure, followed by the method's ``before_step``."""
+    """A step's closure, followed by the method's turn."""
 
-    def __init__(
-        self, closure: Callable[..., Any], method: Binarizer, optimizer: torch.optim.Optimizer
-    ) -> None:
-        self.closure, self.method, self.optimizer = closure, method, optimizer
+    def __init__(self, closure: Callable[..., Any], ride: Ride) -> None:
+        self.closure, self.ride = closure, ride
         self.called = False
-        self.left = fingerprints(method.params)
+        self.left = fingerprints(ride.method.params)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.called:
-            raise _several_times(self.optimizer)
+            raise _several_times(self.ride.optimizer)
         self.called = True
-        found = fingerprints(self.method.params)
+        found = fingerprints(self.ride.method.params)
         loss = self.closure(*args, **kwargs)
         # Compared only after the closure, since this synchronizes with an accelerator.
         if changed(self.left, found):
             raise BnewError(
-                f"{type(self.optimizer).__name__} changes the weights before it calls its closure, which no "
-                "method can follow: attach to the optimizer that this one steps (base_optimizer, in SAM)"
+                f"{type(self.ride.optimizer).__name__} changes the weights before it calls its closure, "
+                "which no method can follow: attach to the optimizer that this one steps (base_optimizer, "
+                "in SAM)"
             )
-        self.method.before_step(self.optimizer)
+        self.ride.begin()
         return loss
 
 
