@@ -1,10 +1,14 @@
-"""What bnew's networks as C take on chips without SIMD, beside the same convolutions in int8.
+"""What bnew's networks as C take on microcontrollers, beside the same convolutions in int8.
 
-python benchmarks/microcontroller.py
+python benchmarks/microcontroller.py --cmsis-nn FOLDER
 
 Instructions per image, counted by QEMU (-icount shift=0), for random weights of the networks and a random
 image: they do not depend on these but for a few branches. The programs that it needs are named in
-examples/microcontroller/Makefile.
+examples/microcontroller/Makefile. FOLDER is CMSIS-NN, which a wheel on PyPI carries:
+
+    pip download --no-deps aidge-export-arm-cortexm==0.2.1
+    python -m zipfile -e aidge_export_arm_cortexm-0.2.1-py3-none-any.whl build/wheel
+    python benchmarks/microcontroller.py --cmsis-nn build/wheel/aidge_export_arm_cortexm/_CMSIS-NN/CMSIS-NN
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import tyro
 
@@ -28,7 +33,8 @@ from bnew.training.provenance import environment
 from comparing import table
 from engine import binary_model
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "microcontroller"
+HERE = Path(__file__).parent
+EXAMPLE = HERE.parent / "examples" / "microcontroller"
 BOARDS = {
     "cortex-m3": "Cortex-M3, no FPU",
     "cortex-m4": "Cortex-M4F",
@@ -36,6 +42,11 @@ BOARDS = {
     "rv32imac": "RISC-V, rv32imac, no FPU",
     "rv32imafc": "RISC-V, rv32imafc",
 }
+ZERO_POINT = -128
+"""Of all activations, as in int8.c."""
+CMSIS_NN = "CMSIS-NN"
+INT8 = ("int8", CMSIS_NN)
+"""The contenders in int8: all of them must give the same numbers."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +55,42 @@ class Options:
 
     models: tuple[str, ...] = ("birealnet8", "birealnet20")
     """Networks for images of 3×32×32 and ten classes."""
+    cmsis_nn: Path | None = None
+    """CMSIS-NN's folder, with Include and Source. Without it, it is not measured."""
     out: Path = Path("docs/results/microcontroller.md")
     """The report."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """``network.c`` and ``network.h`` in a folder, and the compiler's flags."""
+
+    folder: Path
+    flags: str = ""
+
+    def run(self, board: str, *flags: str) -> str:
+        """What the example prints for an image."""
+        image = np.random.default_rng(0).integers(0, 256, 3 * 32 * 32, dtype=np.uint8)
+        (self.folder / "images").write_bytes(image.tobytes())
+        command = ["make", "--silent", "-C", str(EXAMPLE), board, f"BUILD={self.folder}"]
+        command += ["FLASH=1M", "RAM=256K", f"CFLAGS={' '.join((self.flags, *flags))}"]
+        return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+    def instructions(self, board: str) -> int:
+        """Instructions for an image."""
+        (count,) = re.findall(r"(\d+) instructions", self.run(board))
+        return int(count)
+
+    def numbers(self, board: str) -> list[str]:
+        """The bits of the results."""
+        return re.findall(r" ([0-9a-f]{8})\b", self.run(board, "-DPRINT_BITS"))
+
+    def flash(self, board: str) -> int:
+        """The bytes of flash of what was run last."""
+        tool = "arm-none-eabi-size" if board.startswith("cortex") else "riscv64-unknown-elf-size"
+        command = [tool, str(self.folder / board / "network.elf")]
+        sized = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+        return int(sized.splitlines()[1].split()[0])
 
 
 def main(options: Options) -> None:
@@ -53,78 +98,116 @@ def main(options: Options) -> None:
     counts, sizes = [], []
     for name in options.models:
         with tempfile.TemporaryDirectory() as temporary:
-            folder = Path(temporary)
-            model, example = binary_model(name, 32, 10)
-            bnew.pack(model, example, folder / "m.bnew", mean=(0.49, 0.48, 0.45), std=(0.25, 0.24, 0.26))
-            exported = export_c(folder / "m.bnew", folder / "binary", name="network")
-            write_int8(exported, folder / "int8")
+            exported, contenders = written(name, Path(temporary), options.cmsis_nn)
+            bnew_alone, *rivals = contenders
             for board, chip in BOARDS.items():
-                (binary, text), (rival, rival_text) = (
-                    run(folder / kind, board) for kind in ("binary", "int8")
-                )
-                counts.append(
-                    (name, chip, f"{binary / 1e6:.1f}", f"{rival / 1e6:.1f}", f"{rival / binary:.1f}")
-                )
+                check(exported, contenders, board)
+                took = {kind: contender.instructions(board) for kind, contender in contenders.items()}
+                millions = [f"{count / 1e6:.1f}" for count in took.values()]
+                ratios = [f"{took[rival] / took[bnew_alone]:.2f}" for rival in rivals]
+                counts.append((name, chip, *millions, *ratios))
                 if board == "cortex-m4":
-                    kib = [f"{size / 1024:.1f}" for size in (text, exported.flash, exported.ram, rival_text)]
+                    flash = [contender.flash(board) for contender in contenders.values()]
+                    kib = [f"{size / 1024:.1f}" for size in (exported.ram, exported.flash, *flash)]
                     sizes.append((name, f"{exported.macs / 1e6:.1f}", *kib))
+    flash_of = [f"{kind}: flash, linked" for kind in contenders]
+    ratios_to = [f"{rival} / {bnew_alone}" for rival in rivals]
     report = f"""# Networks as C on microcontrollers
 
-Written by `python benchmarks/microcontroller.py`; commit {machine["commit"]}.
+Written by `python benchmarks/microcontroller.py{" --cmsis-nn FOLDER" if options.cmsis_nn else ""}`; \
+commit {machine["commit"]}.
 
 Images of 3×32×32, ten classes, random weights. arm-none-eabi-gcc and riscv64-unknown-elf-gcc with `-O2`.
+
+int8 is the convolutions alone, without pools and shortcuts (benchmarks/int8.c), one after the other, with
+biases, zero points and TensorFlow Lite's rescaling: per channel a multiplier and a shift, rounded twice and
+clamped. The column int8 is plain C. {about_cmsis_nn(options.cmsis_nn)}
 
 ## Memory
 
 KiB on the Cortex-M4F. "Linked" is code, constants and the example's own code; "reckoned" is what
 `bnew export` prints: constants, and {CODE >> 10} KiB for code. RAM is the arena; the stack is below 1 KiB.
-The last column is the flash of the same convolutions with int8 weights.
 
-{table(("", "million MACs", "flash, linked", "flash, reckoned", "RAM", "int8: flash, linked"), sizes)}
+{table(("", "million MACs", "bnew: RAM", "bnew: flash, reckoned", *flash_of), sizes)}
 
 ## Instructions
 
-Million instructions per image, as QEMU counts them with `-icount shift=0`. They are not cycles: a load or a
-product may take several. int8 is plain C of the convolutions alone (benchmarks/int8.c), without pools and
-shortcuts. CMSIS-NN is not measured. Its kernels use the DSP instructions of the Cortex-M4 and M7, which make
-two products in one: expect less there than this int8 needs.
+Million instructions per image, as QEMU counts them with `-icount shift=0`; a loop of two million must come
+out right before anything is counted. They are not cycles: a load or a product may take several, and a
+Cortex-M7 runs two instructions at once where it can.
 
-{table(("", "chip", "bnew", "int8", "ratio"), counts)}
+{table(("", "chip", *contenders, *ratios_to), counts)}
 
-Without an FPU, most instructions go into the real numbers: the first layer, scales and shortcuts, whose
-multiply-adds are computed by whole numbers. There int8 needs fewer instructions, and a binary network saves
-flash alone.
+Without an FPU, most instructions of bnew go into the real numbers: the first layer, scales and shortcuts,
+whose multiply-adds are computed by whole numbers. Where a ratio is below one, int8 needs fewer instructions,
+and a binary network saves flash alone.
 """
     options.out.write_text(report, "utf-8")
     print(report)
 
 
-def run(folder: Path, board: str) -> tuple[int, int]:
-    """Instructions for an image, and the bytes of flash, of ``network.c`` in a folder."""
-    image = np.random.default_rng(0).integers(0, 256, 3 * 32 * 32, dtype=np.uint8)
-    (folder / "images").write_bytes(image.tobytes())
-    command = ["make", "--silent", "-C", str(EXAMPLE), board, f"BUILD={folder}", "FLASH=1M", "RAM=256K"]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    tool = "arm-none-eabi-size" if board.startswith("cortex") else "riscv64-unknown-elf-size"
-    sized = subprocess.run([tool, folder / board / "network.elf"], capture_output=True, text=True, check=True)
-    (count,) = re.findall(r"(\d+) instructions", printed)
-    return int(count), int(sized.stdout.splitlines()[1].split()[0])
+def about_cmsis_nn(folder: Path | None) -> str:
+    """What the report says of it."""
+    if folder is None:
+        return "CMSIS-NN was not measured."
+    header = (folder / "Include" / "arm_nnfunctions.h").read_text("utf-8")
+    date, revision = re.findall(r"\$(?:Date|Revision):\s*(.+)", header)
+    return f"""CMSIS-NN is Arm's kernels for the
+same layers (`arm_convolve_wrapper_s8`; arm_nnfunctions.h {revision} of {date}). On the Cortex-M4
+and M7 they use the DSP instructions, which make two products in one; on the other chips they are C too. Both
+columns gave the same numbers in all layers on all chips."""
 
 
-def write_int8(exported: Exported, folder: Path) -> None:
-    """The convolutions of a network in int8, one after the other, with random weights."""
+def written(name: str, folder: Path, cmsis_nn: Path | None) -> tuple[Exported, dict[str, Contender]]:
+    """The contenders for a network; the first one is what the others are compared with."""
+    model, example = binary_model(name, 32, 10)
+    bnew.pack(model, example, folder / "m.bnew", mean=(0.49, 0.48, 0.45), std=(0.25, 0.24, 0.26))
+    exported = export_c(folder / "m.bnew", folder / "binary", name="network")
+    contenders = {"bnew": Contender(folder / "binary"), "int8": int8(exported, folder / "int8")}
+    if cmsis_nn:
+        contenders[CMSIS_NN] = int8(exported, folder / "cmsis_nn", cmsis_nn.resolve())
+    return exported, contenders
+
+
+def check(exported: Exported, contenders: dict[str, Contender], board: str) -> None:
+    """That two million instructions are counted right, and that all in int8 give the same numbers."""
+    with tempfile.TemporaryDirectory() as folder:
+        counted = Contender(code(exported, Path(folder) / "loop", "loop.c")).instructions(board)
+    if abs(counted - 2_000_000) > 1000:
+        raise RuntimeError(f"{board}: QEMU counts {counted} instructions for a loop of 2000000")
+    found = {kind: contenders[kind].numbers(board) for kind in INT8 if kind in contenders}
+    if any(numbers != found["int8"] for numbers in found.values()):
+        raise RuntimeError(f"{board}: the numbers differ: {found}")
+
+
+def code(exported: Exported, folder: Path, source: str, defines: str = "") -> Path:
+    """A folder with a C file of this benchmark in the place of a network."""
     folder.mkdir()
     (folder / "network.h").write_text(exported.header.read_text("utf-8"), "utf-8")
+    (folder / "network.c").write_text(defines + (HERE / source).read_text("utf-8"), "utf-8")
+    return folder
+
+
+def int8(exported: Exported, folder: Path, cmsis_nn: Path | None = None) -> Contender:
+    """The convolutions of a network in int8, one after the other, with random weights."""
     layers = [stage for stage in exported.stages if stage.window]
     largest = max(np.prod(shape) for stage in layers for shape in (stage.shape, source_of(stage)))
-    window = max(source_of(stage)[0] * stage.window.kernel[0] ** 2 for stage in layers if stage.window)
+    code(
+        exported,
+        folder,
+        "int8.c",
+        f"#define LARGEST {largest}\n#define WINDOW {max(map(window_of, layers))}\n",
+    )
     random = np.random.default_rng(0)
-    constants = "\n".join(line for i, stage in enumerate(layers) for line in int8_layer(i, stage, random))
+    constants = "\n".join(
+        f"static const {of} {kind}_{i}[] = {{{', '.join(map(str, numbers))}}};"
+        for i, stage in enumerate(layers)
+        for kind, of, numbers in int8_layer(stage, random, folded=cmsis_nn is None)
+    )
     rows = ",\n".join(fields(i, stage) for i, stage in enumerate(layers))
     (folder / "layers.h").write_text(f"{constants}\nstatic const struct layer layers[] = {{\n{rows}\n}};\n")
-    code = (Path(__file__).parent / "int8.c").read_text("utf-8")
-    sizes = f"#define LARGEST {largest}\n#define WINDOW {window}\n"
-    (folder / "network.c").write_text(sizes + code, "utf-8")
+    includes = f"-DCMSIS_NN -isystem {cmsis_nn}/Include -isystem {cmsis_nn}/Source" if cmsis_nn else ""
+    return Contender(folder, includes)
 
 
 def source_of(stage: Stage) -> tuple[int, int, int]:
@@ -133,15 +216,25 @@ def source_of(stage: Stage) -> tuple[int, int, int]:
     return stage.source.shape
 
 
-def int8_layer(i: int, stage: Stage, random: np.random.Generator) -> Iterator[str]:
-    """Weights and factors of layer ``i``."""
+def window_of(stage: Stage) -> int:
+    """The number of inputs of one output."""
     assert stage.window is not None
-    count = stage.shape[0] * source_of(stage)[0] * stage.window.kernel[0] ** 2
-    for kind, of, numbers in (
-        ("weights", "int8_t", random.integers(-127, 128, count)),
-        ("factors", "int32_t", random.integers(1 << 20, 1 << 24, stage.shape[0])),
-    ):
-        yield f"static const {of} {kind}_{i}[] = {{{', '.join(map(str, numbers))}}};"
+    return source_of(stage)[0] * stage.window.kernel[0] * stage.window.kernel[1]
+
+
+def int8_layer(
+    stage: Stage, random: np.random.Generator, folded: bool
+) -> Iterator[tuple[str, str, npt.NDArray[np.integer]]]:
+    """Constants of a layer whose results spread over int8; ``folded`` biases contain the zero point."""
+    channels, window = stage.shape[0], window_of(stage)
+    weights = random.integers(-127, 128, (channels, window))
+    biases = random.integers(-1000, 1001, channels)
+    spread = np.sqrt(window) * 73 * 42  # of weights, and of what a ReLU leaves of 60
+    fractions, exponents = np.frexp(random.uniform(0.5, 1.5, channels) * 60 / spread)
+    yield "weights", "int8_t", weights.ravel()
+    yield "biases", "int32_t", biases - folded * ZERO_POINT * weights.sum(1)
+    yield "multipliers", "int32_t", np.rint(fractions * 2.0**31).astype(np.int64)
+    yield "shifts", "int32_t", exponents
 
 
 def fields(i: int, stage: Stage) -> str:
@@ -149,7 +242,8 @@ def fields(i: int, stage: Stage) -> str:
     assert stage.window is not None
     window, (channels, height, width) = stage.window, source_of(stage)
     numbers = (channels, height, width, stage.shape[0], window.kernel[0], window.stride[0], window.pad[0])
-    return f"    {{{', '.join(map(str, (*numbers, *stage.shape[1:])))}, weights_{i}, factors_{i}}}"
+    constants = (f"{kind}_{i}" for kind in ("weights", "biases", "multipliers", "shifts"))
+    return f"    {{{', '.join(map(str, (*numbers, *stage.shape[1:], *constants)))}}}"
 
 
 if __name__ == "__main__":
