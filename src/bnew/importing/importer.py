@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bnew.display import some
 from bnew.errors import BnewError
 from bnew.files import write_atomically
 from bnew.importing.comparing import NodeCheck, PackedCheck, against_engine, against_runtime
@@ -46,6 +47,14 @@ class Imported:
         real = sum(node.op == "conv" for node in self.packed.nodes)
         size = f"{self.packed.file_bytes:,} bytes"
         lines = [f"{self.path}: {self.binary_layers} binary layers, {real} real ones, {size}"]
+        if not self.binary_layers:
+            reasons: dict[str, list[str]] = {}
+            for layer, reason in self.packed.real_layers.items():
+                reasons.setdefault(reason, []).append(layer)
+            lines += [
+                f"  {len(layers)}  stays real  {reason}:  {some(layers, 3)}"
+                for reason, layers in reasons.items()
+            ]
         if self.nodes is None:
             lines.append(f"not compared with {self.runtime}, which is not installed")
         else:
@@ -162,14 +171,15 @@ def _imported(
         network(example)  # refuses what is not imported, by name
     batches = _random(graph, example, options["mean"], options["std"])
     nodes = against(network, batches)
-    found: list[PackedCheck | None] = []
+    found: list[tuple[PackedFile, PackedCheck | None]] = []
 
     def write(beside: Path) -> None:
-        pack(network, example, beside, **options)
-        found.append(against_engine(network, beside, torch.cat(batches), options["half"]))
+        packed = pack(network, example, beside, **options)
+        found.append((packed, against_engine(network, beside, torch.cat(batches), options["half"])))
 
     write_atomically(Path(path), write)
-    return Imported(Path(path), PackedFile.read(path), nodes, found[0])
+    ((packed, engine),) = found
+    return Imported(Path(path), replace(packed, path=Path(path)), nodes, engine)
 
 
 def _shape(graph: Graph, file: str | Path, given: Sequence[int] | None) -> tuple[int, ...]:

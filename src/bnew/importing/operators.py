@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from bnew.errors import BnewError
-from bnew.importing import shapes, windows
+from bnew.importing import activations, norms, recurrent, resizing, shapes, windows
 from bnew.importing.graph import QONNX, Array, Node
 
 _LARGEST_BITS = 16
@@ -40,15 +41,10 @@ def _plainly(function: Callable[..., Any]) -> Row:
 def _folded(function: Callable[[Tensor, Tensor], Tensor]) -> Row:
     """A function of two, for any number of inputs."""
 
-    def all_of(node: Node, first: Tensor, *others: Tensor) -> Tensor:
-        for other in others:
-            first = function(first, other)
-        return first
-
-    return Row(all_of)
+    return Row(lambda node, *inputs: reduce(function, inputs))
 
 
-def _reduced(how: str) -> Row:
+def _reduced(how: Callable[..., Tensor]) -> Row:
     return Row(lambda node, x, axes=None: shapes.reduced(node, x, axes, how), numbers=(1,))
 
 
@@ -109,11 +105,37 @@ def _looked_up(mode: str, table: Mapping[str, Any]) -> Any:
     return table[mode]
 
 
+def _quantize(node: Node, x: Tensor, scale: Tensor, zero_point: Array | None = None) -> Tensor:
+    """clamp(round(x / scale) + zero point), whole numbers, which are real ones here."""
+    limits = np.iinfo(np.uint8 if zero_point is None else zero_point.dtype)
+    if zero_point is None and node.attributes.get("output_dtype", 0):
+        raise BnewError("it has a type and no zero point")
+    scale, offset = _along(node, x, scale, zero_point)
+    return ((x / scale).round() + offset).clamp(int(limits.min), int(limits.max))
+
+
+def _dequantize(node: Node, x: Tensor, scale: Tensor, zero_point: Array | None = None) -> Tensor:
+    """(x − zero point) · scale."""
+    scale, offset = _along(node, x, scale, zero_point)
+    return (x.to(scale.dtype) - offset) * scale
+
+
+def _along(node: Node, x: Tensor, scale: Tensor, zero_point: Array | None) -> tuple[Tensor, Tensor | int]:
+    """Scale and zero point: one for all, or along an axis."""
+    if node.attributes.get("block_size", 0):
+        raise BnewError("its scales are for blocks")
+    shape = [1] * x.dim()
+    if scale.numel() > 1:
+        shape[node.attributes.get("axis", 1)] = -1
+    moved = zero_point is not None and zero_point.any()
+    return scale.reshape(shape), torch.tensor(zero_point).to(scale.dtype).reshape(shape) if moved else 0
+
+
 def _where(node: Node, condition: Tensor, yes: Tensor, no: Tensor) -> Tensor:
     return torch.where(condition.bool(), yes, no)
 
 
-# ---------------------------------------------------------------------------------------- layers and norms
+# ---------------------------------------------------------------------------------------- layers
 
 
 def _gemm(node: Node, a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
@@ -128,41 +150,7 @@ def _gemm(node: Node, a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
     return product if c is None or beta == 0 else product + (c if beta == 1 else c * beta)
 
 
-def _batch_norm(node: Node, x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, var: Tensor) -> Tensor:
-    if node.attributes.get("training_mode", 0) or len(node.outputs) > 1:
-        raise BnewError("it is in training mode: export the network in eval mode")
-    return F.batch_norm(x, mean, var, scale, shift, eps=node.attributes.get("epsilon", 1e-5))
-
-
-def _layer_norm(node: Node, x: Tensor, scale: Tensor, shift: Tensor | None = None) -> Tensor:
-    if len(node.outputs) > 1:
-        raise BnewError("its mean and variance are results too")
-    sizes = x.shape[node.attributes.get("axis", -1) :]
-    scale = scale.expand(sizes)
-    shift = None if shift is None else shift.expand(sizes)
-    return F.layer_norm(x, sizes, scale, shift, node.attributes.get("epsilon", 1e-5))
-
-
 # --------------------------------------------------------------------------------------------- activations
-
-
-def _clip(node: Node, x: Tensor, least: Array | None = None, most: Array | None = None) -> Tensor:
-    """min(max(x, least), most); both are attributes before opset 11."""
-    limits = [
-        node.attributes.get(name) if given is None else given.item()
-        for name, given in (("min", least), ("max", most))
-    ]
-    return x if limits == [None, None] else x.clamp(*limits)
-
-
-def _prelu(node: Node, x: Tensor, slope: Tensor) -> Tensor:
-    """x where x ≥ 0, else x · slope; one slope, or one per channel."""
-    if slope.numel() == 1:
-        return F.prelu(x, slope.reshape(1))
-    whole = (1,) * (x.dim() - slope.dim()) + tuple(slope.shape)
-    if math.prod(whole) != whole[1]:
-        raise BnewError("its slopes are not one per channel")
-    return F.prelu(x, slope.reshape(-1))
 
 
 def _softmax(function: Callable[[Tensor, int], Tensor]) -> Row:
@@ -173,20 +161,6 @@ def _softmax(function: Callable[[Tensor, int], Tensor]) -> Row:
         return function(x, axis) if axis == x.dim() - 1 else function(x.flatten(axis), axis).view_as(x)
 
     return Row(over)
-
-
-def _gelu(node: Node, x: Tensor) -> Tensor:
-    return F.gelu(x, approximate=node.attributes.get("approximate", "none"))
-
-
-def _hard_sigmoid(node: Node, x: Tensor) -> Tensor:
-    alpha, beta = (float(node.attributes.get(name, usual)) for name, usual in (("alpha", 0.2), ("beta", 0.5)))
-    return (x * alpha + beta).clamp(0, 1)
-
-
-def _selu(node: Node, x: Tensor) -> Tensor:
-    alpha = float(node.attributes.get("alpha", 1.6732631921768188))
-    return F.elu(x, alpha) * float(node.attributes.get("gamma", 1.0507010221481323))
 
 
 # ------------------------------------------------------------------------------------------------- the rest
@@ -208,10 +182,41 @@ def _dropout(node: Node, x: Tensor, ratio: Array | None = None, training: Array 
     return x
 
 
-def _argmax(node: Node, x: Tensor) -> Tensor:
-    if node.attributes.get("select_last_index", 0):
-        raise BnewError("it takes the last of several largest numbers")
-    return x.argmax(node.attributes.get("axis", 0), keepdim=bool(node.attributes.get("keepdims", 1)))
+def _place(how: str) -> Row:
+    def found(node: Node, x: Tensor) -> Tensor:
+        if node.attributes.get("select_last_index", 0):
+            raise BnewError("it takes the last of several equal numbers")
+        axis, keep = node.attributes.get("axis", 0), bool(node.attributes.get("keepdims", 1))
+        result: Tensor = getattr(x, how)(axis, keepdim=keep)
+        return result
+
+    return Row(found)
+
+
+def _largest_is_1(x: Tensor, axis: int) -> Tensor:
+    return F.one_hot(x.argmax(axis), x.shape[axis]).movedim(-1, axis).to(x.dtype)
+
+
+def _top_k(node: Node, x: Tensor, k: Array) -> tuple[Tensor, ...]:
+    axis, largest = node.attributes.get("axis", -1), bool(node.attributes.get("largest", 1))
+    return tuple(torch.topk(x, int(k.item()), axis, largest))
+
+
+def _one_hot(node: Node, x: Tensor, depth: Array, values: Array) -> Tensor:
+    """The second of two values at the place x of a new axis, else the first."""
+    off, on = map(float, values)
+    axis = node.attributes.get("axis", -1)
+    return F.one_hot(x.long(), int(depth.item())).movedim(-1, axis).float() * (on - off) + off
+
+
+def _sums(node: Node, x: Tensor, axis: Array) -> Tensor:
+    """Sums of the numbers up to each place, or from it on."""
+    if node.attributes.get("exclusive", 0):
+        raise BnewError("its sums leave out the place itself")
+    dim = int(axis.item())
+    if node.attributes.get("reverse", 0):
+        return x.flip(dim).cumsum(dim).flip(dim)
+    return x.cumsum(dim)
 
 
 OPERATORS: Mapping[str, Row] = {
@@ -219,30 +224,58 @@ OPERATORS: Mapping[str, Row] = {
     "SignOfShiftedSign": _plainly(lambda x, shift: signs(x)),
     f"{QONNX[0]}.BipolarQuant": Row(_bipolar),
     **dict.fromkeys([f"{QONNX[0]}.Quant", f"{QONNX[0]}.IntQuant"], Row(_quant, numbers=(2, 3))),
+    "QuantizeLinear": Row(_quantize, numbers=(2,)),
+    "DequantizeLinear": Row(_dequantize, numbers=(2,)),
     "Greater": _plainly(torch.gt),
     "GreaterOrEqual": _plainly(torch.ge),
     "Less": _plainly(torch.lt),
     "LessOrEqual": _plainly(torch.le),
+    "Equal": _plainly(torch.eq),
     "Not": _plainly(torch.logical_not),
+    "And": _plainly(torch.logical_and),
+    "Or": _plainly(torch.logical_or),
+    "Xor": _plainly(torch.logical_xor),
     "Where": Row(_where),
     "Conv": Row(windows.conv),
+    "ConvTranspose": Row(windows.conv_transpose),
     "Gemm": Row(_gemm),
     "MatMul": _plainly(torch.matmul),
-    "BatchNormalization": Row(_batch_norm),
-    "LayerNormalization": Row(_layer_norm),
+    "LSTM": Row(recurrent.lstm, numbers=(4,)),
+    "GRU": Row(recurrent.gru, numbers=(4,)),
+    "RNN": Row(recurrent.rnn, numbers=(4,)),
+    "Einsum": Row(lambda node, *inputs: torch.einsum(node.attributes["equation"], *inputs)),
+    "BatchNormalization": Row(norms.batch_norm),
+    "LayerNormalization": Row(norms.layer_norm),
+    "RMSNormalization": Row(norms.rms_norm),
+    "GroupNormalization": Row(norms.group_norm),
+    "InstanceNormalization": Row(norms.instance_norm),
+    "LpNormalization": Row(norms.lp_norm),
+    "LRN": Row(norms.local_response_norm),
     "Relu": _plainly(F.relu),
-    "Clip": Row(_clip, numbers=(1, 2)),
-    "PRelu": Row(_prelu),
+    "Clip": Row(activations.clip, numbers=(1, 2)),
+    "PRelu": Row(activations.prelu),
     "LeakyRelu": Row(lambda node, x: F.leaky_relu(x, node.attributes.get("alpha", 0.01))),
     "Elu": Row(lambda node, x: F.elu(x, node.attributes.get("alpha", 1.0))),
-    "Selu": Row(_selu),
-    "Gelu": Row(_gelu),
-    "HardSigmoid": Row(_hard_sigmoid),
+    "Selu": Row(activations.selu),
+    "Celu": Row(lambda node, x: F.celu(x, node.attributes.get("alpha", 1.0))),
+    "ThresholdedRelu": Row(lambda node, x: F.threshold(x, node.attributes.get("alpha", 1.0), 0.0)),
+    "Shrink": Row(activations.shrink),
+    "Swish": Row(lambda node, x: x * torch.sigmoid(x * node.attributes.get("alpha", 1.0))),
+    "Mish": _plainly(F.mish),
+    "Gelu": Row(activations.gelu),
+    "HardSigmoid": Row(activations.hard_sigmoid),
     "HardSwish": _plainly(F.hardswish),
     "Sigmoid": _plainly(torch.sigmoid),
     "Softplus": _plainly(F.softplus),
+    "Softsign": _plainly(F.softsign),
     "Tanh": _plainly(torch.tanh),
     "Abs": _plainly(torch.abs),
+    "Ceil": _plainly(torch.ceil),
+    "Floor": _plainly(torch.floor),
+    "Round": _plainly(torch.round),
+    "Erf": _plainly(torch.erf),
+    "Sinh": _plainly(torch.sinh),
+    "Cosh": _plainly(torch.cosh),
     "Exp": _plainly(torch.exp),
     "Log": _plainly(torch.log),
     "Neg": _plainly(torch.neg),
@@ -254,27 +287,45 @@ OPERATORS: Mapping[str, Row] = {
     "Div": _plainly(torch.div),
     "Pow": _plainly(torch.pow),
     "Sum": _folded(torch.add),
+    "Mean": Row(lambda node, *inputs: reduce(torch.add, inputs) / len(inputs)),
     "Max": _folded(torch.maximum),
     "Min": _folded(torch.minimum),
     "Softmax": _softmax(torch.softmax),
     "LogSoftmax": _softmax(torch.log_softmax),
-    "ArgMax": Row(_argmax),
+    "Hardmax": _softmax(_largest_is_1),
+    "ArgMax": _place("argmax"),
+    "ArgMin": _place("argmin"),
+    "TopK": Row(_top_k, numbers=(1,)),
+    "OneHot": Row(_one_hot, numbers=(1, 2)),
+    "CumSum": Row(_sums, numbers=(1,)),
     "MaxPool": Row(windows.max_pool),
     "AveragePool": Row(windows.average_pool),
     "GlobalAveragePool": Row(windows.global_average),
     "GlobalMaxPool": Row(windows.global_largest),
     "Pad": Row(windows.pad, numbers=(1, 2, 3)),
+    "Resize": Row(resizing.resize, numbers=(1, 2, 3)),
+    "Upsample": Row(resizing.upsample, numbers=(1,)),
+    "Col2Im": Row(windows.col2im, numbers=(1, 2)),
     "DepthToSpace": Row(windows.depth_to_space),
     "SpaceToDepth": Row(windows.space_to_depth),
-    "ReduceMean": _reduced("mean"),
-    "ReduceSum": _reduced("sum"),
-    "ReduceMax": _reduced("amax"),
-    "ReduceMin": _reduced("amin"),
+    "ReduceMean": _reduced(torch.mean),
+    "ReduceSum": _reduced(torch.sum),
+    "ReduceMax": _reduced(torch.amax),
+    "ReduceMin": _reduced(torch.amin),
+    "ReduceProd": _reduced(shapes.product),
+    "ReduceL1": _reduced(lambda x, axes, keepdim: x.abs().sum(axes, keepdim=keepdim)),
+    "ReduceL2": _reduced(lambda x, axes, keepdim: torch.linalg.vector_norm(x, 2, axes, keepdim)),
+    "ReduceSumSquare": _reduced(lambda x, axes, keepdim: x.square().sum(axes, keepdim=keepdim)),
+    "ReduceLogSum": _reduced(lambda x, axes, keepdim: x.sum(axes, keepdim=keepdim).log()),
+    "ReduceLogSumExp": _reduced(torch.logsumexp),
     "Shape": Row(shapes.shape),
+    "Size": Row(lambda node, x: np.array(x.numel())),
     "Reshape": Row(shapes.reshape, numbers=(1,)),
     "Expand": Row(shapes.expand, numbers=(1,)),
     "Flatten": Row(shapes.flatten),
     "Transpose": Row(shapes.transpose),
+    "Tile": Row(shapes.tile, numbers=(1,)),
+    "Trilu": Row(shapes.triangle, numbers=(1,)),
     "Squeeze": Row(shapes.squeeze, numbers=(1,)),
     "Unsqueeze": Row(shapes.unsqueeze, numbers=(1,)),
     "Concat": Row(shapes.concat),
@@ -286,4 +337,4 @@ OPERATORS: Mapping[str, Row] = {
     "Dropout": Row(_dropout, numbers=(1, 2)),
 }
 # These become numbers before the network runs: all that they need is in the file.
-CONSTANT = frozenset(["Constant", "ConstantOfShape", "Range", "Equal", "Tile"])
+CONSTANT = frozenset(["Constant", "ConstantOfShape", "Range"])

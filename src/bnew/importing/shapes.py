@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -140,12 +141,29 @@ def _axes_of(node: Node, given: Array | None, name: str = "axes") -> list[int] |
     return None if found is None else list(found)
 
 
-def reduced(node: Node, x: Tensor, given: Array | None, how: str) -> Tensor:
-    """A tensor reduced over axes by the method ``how``; by default over all."""
+def tile(node: Node, x: Tensor, repeats: Array) -> Tensor:
+    """The tensor several times along each axis."""
+    return x.repeat(repeats.tolist())
+
+
+def triangle(node: Node, x: Tensor, diagonal: Array | None = None) -> Tensor:
+    """The upper or the lower triangle of matrices; 0 elsewhere."""
+    k = 0 if diagonal is None else int(diagonal.item())
+    return x.triu(k) if node.attributes.get("upper", 1) else x.tril(k)
+
+
+def reduced(node: Node, x: Tensor, given: Array | None, how: Callable[..., Tensor]) -> Tensor:
+    """A tensor reduced over axes by ``how(x, axes, keepdim=)``; by default over all."""
     axes = _axes_of(node, given)
     if not axes:
         if node.attributes.get("noop_with_empty_axes", 0):
             return x
         axes = list(range(x.dim()))
-    result: Tensor = getattr(x, how)(tuple(axes), keepdim=bool(node.attributes.get("keepdims", 1)))
-    return result
+    return how(x, tuple(axes), keepdim=bool(node.attributes.get("keepdims", 1)))
+
+
+def product(x: Tensor, axes: Sequence[int], keepdim: bool) -> Tensor:
+    """The product over axes, one after the other."""
+    for axis in sorted((each % x.dim() for each in axes), reverse=True):
+        x = x.prod(axis, keepdim=keepdim)
+    return x

@@ -26,6 +26,47 @@ def conv(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
     return convolve(F.pad(x, around(before, after)), weight, bias, strides, 0, dilations, groups)
 
 
+def conv_transpose(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """A transposed convolution: ``pads`` cut what it computes, and ``output_padding`` adds at the end."""
+    convolve = {1: F.conv_transpose1d, 2: F.conv_transpose2d}[_axes(x)]
+    strides, dilations = _numbers(node, "strides", x), _numbers(node, "dilations", x)
+    more = list(node.attributes.get("output_padding", [0] * len(strides)))
+    before, after = _cut(node, x, weight.shape[2:], strides, dilations, more)
+    # As many places less on both sides, and the difference more at the end.
+    further = [m + a - b for m, a, b in zip(more, before, after, strict=True)]
+    groups = node.attributes.get("group", 1)
+    fits = zip(further, strides, dilations, strict=True)
+    if all(0 <= n < max(stride, dilation) for n, stride, dilation in fits):
+        return convolve(x, weight, bias, strides, before, further, groups, dilations)
+    whole = convolve(x, weight, bias, strides, 0, more, groups, dilations)
+    return F.pad(whole, around([-n for n in before], [-n for n in after]))
+
+
+def _cut(
+    node: Node,
+    x: Tensor,
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    dilations: Sequence[int],
+    more: list[int],
+) -> Sides:
+    """How much of a transposed convolution is cut; what a wanted size lacks is added to ``more``."""
+    how, wanted = node.attributes.get("auto_pad", "NOTSET"), node.attributes.get("output_shape")
+    if wanted is None and how not in ("SAME_UPPER", "SAME_LOWER"):
+        return sides(node, x, kernel, strides, dilations)
+    lengths = [n * s for n, s in zip(x.shape[2:], strides, strict=True)]
+    lengths = lengths if wanted is None else wanted[-len(kernel) :]
+    totals = [
+        s * (n - 1) + m + (k - 1) * d + 1 - length
+        for n, k, s, d, m, length in zip(x.shape[2:], kernel, strides, dilations, more, lengths, strict=True)
+    ]
+    if wanted is not None:
+        more[:] = [m + max(-total, 0) for m, total in zip(more, totals, strict=True)]
+    less = [max(total, 0) // 2 for total in totals]
+    rest = [max(total, 0) - n for total, n in zip(totals, less, strict=True)]
+    return (less, rest) if how == "SAME_UPPER" else (rest, less)
+
+
 def max_pool(node: Node, x: Tensor) -> Tensor:
     """The largest number of each window; the border is never the largest."""
     pool = {1: F.max_pool1d, 2: F.max_pool2d}[_axes(x)]
@@ -149,3 +190,13 @@ def sides(
 def around(before: Sequence[int], after: Sequence[int]) -> list[int]:
     """As ``F.pad`` takes it: the last axis first."""
     return list(chain.from_iterable(zip(reversed(before), reversed(after), strict=True)))
+
+
+def col2im(node: Node, x: Tensor, image: Array, block: Array) -> Tensor:
+    """Windows (N, C · kh · kw, places) summed where they overlap."""
+    strides, dilations = (node.attributes.get(name, [1] * len(block)) for name in ("strides", "dilations"))
+    pads = node.attributes.get("pads", [0] * 2 * len(block))
+    before, after = pads[: len(block)], pads[len(block) :]
+    whole = [int(n) + b + a for n, b, a in zip(image, before, after, strict=True)]
+    summed = F.fold(x, whole, block.tolist(), dilations, 0, strides)
+    return F.pad(summed, around([-n for n in before], [-n for n in after]))

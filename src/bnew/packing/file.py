@@ -6,7 +6,7 @@ import json
 import math
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -67,12 +67,17 @@ class NodeSummary:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PackedFile(Line):
-    """Header of a packed file; prints as a line, and as tables by rich."""
+    """Header of a packed file; prints as a line, and as tables by rich.
+
+    ``real_layers`` says why layers were packed with real weights, by their nodes' names; only
+    :func:`bnew.pack` knows it.
+    """
 
     path: Path
     graph: Mapping[str, Any]
     tensors: Mapping[str, StoredTensor]
     header_bytes: int
+    real_layers: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: str | Path) -> PackedFile:

@@ -24,6 +24,7 @@ class Graph:
         tensors: by name; binary weights as uint32 words, all others real.
         inputs: (C, H, W) of an image of each input, by its name, which is also that of its value.
         outputs: the names of the outputs' values.
+        real: why layers have real weights, by their nodes' names.
 
     Raises:
         BnewError: an output needs a value that cannot be packed.
@@ -32,6 +33,7 @@ class Graph:
     def __init__(self, *outputs: Value) -> None:
         self.nodes: list[dict[str, Any]] = []
         self.tensors: dict[str, Array] = {}
+        self.real: dict[str, str] = {}
         self._tensor_names: dict[int, str] = {}
         self._made_by: dict[Value, int | None] = {}  # value → its node's number; None for an input
         self._bits: dict[Value, str] = {}
@@ -142,6 +144,8 @@ class Graph:
         for field, array in value.tensors.items():
             node[field] = self._tensor(array, value, field)
         node.update(value.fields)
+        if "real" in value.notes:
+            self.real[node["name"]] = value.notes["real"]
         assert OPERATORS[value.op].shape(node, [each.shape for each in value.inputs]) == value.shape
         self._made_by[value] = number
 

@@ -134,7 +134,7 @@ def pack(
     tensors = {name: _stored(name, array, half) for name, array in graph.tensors.items()}
     content = _container(description, tensors)
     write_atomically(Path(path), lambda beside: beside.write_bytes(content))
-    return PackedFile.read(path)
+    return replace(PackedFile.read(path), real_layers=graph.real)
 
 
 def _read(

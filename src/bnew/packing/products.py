@@ -197,7 +197,9 @@ def _product(
     right = two if b.constant or close else arranged(op, two, other, rows, [m], [k])
     right = op.real(right)
     shape = (second[-1], left.shape[1], left.shape[2])
-    value = op.make("matmul", left, right, shape=shape, fields={"transposed": close})
+    constant = a.constant or b.constant
+    why = "its weights differ within an image" if constant else "both of its factors depend on the input"
+    value = op.make("matmul", left, right, shape=shape, fields={"transposed": close}, notes={"real": why})
     layout = Layout((*its.dims[:-2], its.dims[-2], other.dims[-1]))
     return value, placed(layout, range(len(layout.dims)))
 

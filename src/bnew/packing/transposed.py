@@ -15,7 +15,16 @@ from bnew.packing.rows import windows
 from bnew.packing.spatial import on_images, pair
 from bnew.packing.values import Array, Refused, Value
 from bnew.packing.views import canonical, shown, stored, view
-from bnew.packing.weights import border_of_signs, conv, conv1d, magnitudes, of_magnitude, pack_bits, signs
+from bnew.packing.weights import (
+    border_of_signs,
+    conv,
+    conv1d,
+    magnitudes,
+    of_magnitude,
+    pack_bits,
+    signs,
+    why_real,
+)
 from bnew.phases import Phase, Phases, Place
 
 if TYPE_CHECKING:
@@ -80,7 +89,7 @@ def transposed_conv(
     if has_bits or op.binary_layer:
         found = signs(op, x, weights, ("magnitude of a transposed one", weight, groups))
     if found is None:
-        return _real(op, op.real(x), weights, bias, phases)
+        return _real(op, x, weights, bias, phases)
     source, magnitude = found
     value = _products(op, source, weight, weights, phases, pad_value)
     value = of_magnitude(op, value, magnitude)
@@ -197,7 +206,8 @@ def _real(op: Operation, x: Value, weights: Array, bias: Value | None, phases: P
         "groups": phases.groups,
     }
     shape = (len(made), sizes[0] + max(-bottom, 0), sizes[1] + max(-right, 0))
-    value = op.make("conv", x, shape=shape, tensors={"weight": made}, fields=fields)
+    notes = {"real": why_real(op, x, weights)}
+    value = op.make("conv", op.real(x), shape=shape, tensors={"weight": made}, fields=fields, notes=notes)
     if bias is not None:
         value = op.make("shift", value, numbers=np.repeat(op.array(bias), steps[0] * steps[1]), shape=shape)
     apart = (op.images, 1, outputs, *steps, *shape[1:])
@@ -235,4 +245,4 @@ def fold(
     source, layout = shown(op, x, op.input_size)
     apart = view(op, *reshaped(op, source, layout, (*op.input_size[:2], *places)))
     phases = Phases.of(kernel, stride, padding, dilation, op.size[1])
-    return _real(op, op.real(stored(op, apart)), weights, None, phases)
+    return _real(op, stored(op, apart), weights, None, phases)

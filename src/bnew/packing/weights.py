@@ -114,7 +114,8 @@ def _layer(
         value = op.make("binary_conv", source, tensors={"weight": words}, fields=fields)
         value = of_magnitude(op, value, magnitude)
     else:
-        value = op.make("conv", op.real(x), tensors={"weight": weights}, fields=fields)
+        notes = {"real": why_real(op, x, weights)}
+        value = op.make("conv", op.real(x), tensors={"weight": weights}, fields=fields, notes=notes)
     return value if bias is None else shifted(op, value, op.array(bias))
 
 
@@ -125,14 +126,29 @@ def _apart(op: Operation, x: Value, weights: Array) -> tuple[Array, Numbers] | N
     """
     if op.binary_layer is not None or op.bits(x) is None:
         return None
-    rows = weights.reshape(len(weights), -1).astype(np.float64)
-    low, high = (limit(rows, axis=1, keepdims=True) for limit in (np.min, np.max))
+    rows, low, high = _limits(weights)
     if not np.all((rows == low) | (rows == high)) or np.any(low == high) or not np.any(low + high):
         return None
     if np.all(weights) and magnitudes(weights) is not None:
         return None
     half = (high - low) / 2
     return np.where(rows == high, half, -half).reshape(weights.shape), ((high + low) / 2)[:, 0]
+
+
+def _limits(weights: Array) -> tuple[Array, Array, Array]:
+    """Weights as a row per output channel, and the least and the greatest of each."""
+    rows = weights.reshape(len(weights), -1).astype(np.float64)
+    return rows, rows.min(1, keepdims=True), rows.max(1, keepdims=True)
+
+
+def why_real(op: Operation, x: Value, weights: Array) -> str:
+    """Why a layer of ``weights``, one row per output channel, is packed as a real one."""
+    several = "its weights have several magnitudes"
+    if op.bits(x):
+        return several
+    rows, low, high = _limits(weights)
+    two = np.all((rows == low) | (rows == high)) or (np.all(weights) and magnitudes(weights) is not None)
+    return "its input is not a sign" if two else f"its input is not a sign; {several}"
 
 
 def _split(op: Operation, x: Value, signs: Array, middle: Numbers, fields: dict[str, Any]) -> Value:
