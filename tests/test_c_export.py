@@ -299,7 +299,7 @@ def test_sums_of_whole_numbers_cannot_overflow() -> None:
             if weights.any():
                 assert (np.maximum(sums.max(1) / 2, each.max(1)) > 0.4 * 32768).all()
             unit = 2.0 ** -bits.reshape(-1, 1, 1, 1).astype(float)
-            assert (np.abs(whole * unit - stage.weights) <= 0.5 * unit).all()
+            assert (np.abs(whole * unit - np.asarray(stage.weights)) <= 0.5 * unit).all()
 
 
 def test_layers_of_many_products_in_fixed_point(tmp_path: Path) -> None:
@@ -418,8 +418,9 @@ def test_fixed_point_needs_images(
             export_c(path, tmp_path / "c", fixed=wrong)
     for i, image in enumerate(images[:20]):
         Image.fromarray(image[..., 0]).save(tmp_path / f"{i}.png")
-    for source, words in ((path, ("--images", tmp_path / "*.png")), (run.path, ())):
-        code, _, err = cli("export", source, tmp_path / "d", "--format", "c", "--fixed", *words)
+    pictures: tuple[Any, ...] = ("--images", tmp_path / "*.png")
+    for source, options in ((path, pictures), (run.path, ())):
+        code, _, err = cli("export", source, tmp_path / "d", "--format", "c", "--fixed", *options)
         assert (code, err) == (0, "")
         assert "#define DIGITS_EXPONENT" in (tmp_path / "d" / "digits.h").read_text()
 

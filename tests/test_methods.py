@@ -235,10 +235,10 @@ def test_the_rate_of_binary_weights_falls_slower(optimizer: str, closure: bool) 
                 group["lr"] = rate * factor
             before = [group["lr"] for group in made.param_groups]
 
-            def gradients(step: int = step, w: nn.Parameter = w, real: nn.Parameter = real) -> Tensor:
+            def gradients(step: int = step, w: nn.Parameter = w, real: nn.Parameter = real) -> float:
                 generator = torch.Generator().manual_seed(step)
                 w.grad, real.grad = (torch.randn(p.shape, generator=generator) for p in (w, real))
-                return torch.zeros(())
+                return 0.0
 
             if closure:
                 made.step(gradients)
