@@ -72,7 +72,8 @@ sanitize: .venv/dev
 	LD_PRELOAD="$(foreach library,libasan.so libubsan.so libstdc++.so,$(shell $(CXX) -print-file-name=$(library)))" \
 		ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/sanitize $(BIN)/pytest engine/tests
 
-# `auditwheel repair` then gives the engine's wheel the tag of the Linux systems that it runs on.
+# `auditwheel repair` then gives the engine's wheel the tag of the Linux systems that it runs on. Built by
+# CPython 3.12 or later, it is for all of them (cp312-abi3); by 3.11, for 3.11 alone.
 wheels: .venv/ready
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir build/wheels . ./engine
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import bnew_engine
 import numpy as np
 import pytest
-from bnew_engine import load
+from bnew_engine import _engine, load
 from tiny import everything
 
 ENGINE, PACKAGE = Path(__file__).parents[1], Path(bnew_engine.__file__).parent
@@ -39,6 +39,13 @@ def said(program: Path, *arguments: object) -> tuple[int, str]:
     """A program's exit status, and what it printed."""
     done = subprocess.run([str(program), *map(str, arguments)], capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr
+
+
+def test_a_wheel_for_the_stable_abi_holds_it() -> None:
+    """A wheel that is tagged abi3 but built for one CPython cannot be imported by the next one."""
+    wheel = importlib.metadata.distribution("bnew-engine").read_text("WHEEL")
+    assert wheel is not None
+    assert ("-abi3-" in wheel) == (".abi3." in str(_engine.__file__))
 
 
 def test_examples_are_built_against_the_package_wherever_it_is(tmp_path: Path) -> None:
