@@ -26,6 +26,7 @@ import tyro
 from torch import Tensor, nn
 
 import bnew
+from bnew.cli.arguments import options_of
 from bnew.data.batches import Dataset
 from bnew.data.sources import load
 from bnew.files import write_atomically
@@ -46,7 +47,7 @@ class Options:
     networks: tuple[str, ...] = ("resnet20", "vgg_small", "resnet18")
     """Which of those in foreign.py."""
     methods: tuple[str, ...] = ("bnew", "ste", "bmd", "bop")
-    """Methods of phase 2."""
+    """Methods of phase 2, with options such as bnew:reopen=True."""
     budgets: tuple[str, ...] = ("2+4", "6+12")
     """Epochs of phase 1 and of phase 2."""
     seeds: tuple[int, ...] = (0, 1)
@@ -190,15 +191,16 @@ class Bench:
         method.attach(optimizer)
         self.fit(model, optimizer, epochs, seed, lambda s: 1 - s)
 
-    def phase2(self, name: str, calibrate: bool, budget: str, seed: int, kind: str) -> None:
+    def phase2(self, network: str, calibrate: bool, budget: str, seed: int, kind: str) -> None:
         """One method's run, unless it is done."""
         first, then = map(int, budget.split("+"))
-        key = (name, str(calibrate), budget, str(seed), kind)
+        key = (network, str(calibrate), budget, str(seed), kind)
         if key in self.rows():
             return
-        model = self.phase1(name, calibrate, first, seed)
+        model = self.phase1(network, calibrate, first, seed)
         torch.manual_seed(seed)
-        method = create_method(kind, bnew.binary_parameters(model), then * self.steps)
+        name, *options = kind.split(":")
+        method = create_method(name, bnew.binary_parameters(model), then * self.steps, **options_of(options))
         begun = time.perf_counter()
         self.train(model, method, then, seed + 1000)
         seconds = time.perf_counter() - begun
@@ -257,7 +259,8 @@ def tables(rows: list[dict[str, str]]) -> str:
         first = budget.partition("+")[0]
         here = [row for row in runs if row["network"] == name and row["budget"] in (first, budget)]
         for kind in dict.fromkeys(row["method"] for row in here):
-            cells = [METHODS[kind].label if kind in METHODS else kind]
+            method, *options = kind.split(":")
+            cells = [", ".join([METHODS[method].label if method in METHODS else method, *options])]
             for field, calibrate in itertools.product(("accuracy", "recalibrated"), ("False", "True")):
                 of = [row for row in here if (row["method"], row["calibrate"]) == (kind, calibrate)]
                 cells.append(spread([float(row[field]) for row in of if row[field]]))
