@@ -37,6 +37,11 @@ def factors(*numbers: float) -> list[Callable[[File], str]]:
     return [none, lambda file: file.number(numbers)]
 
 
+def five(file: File) -> str:
+    """The length of a line."""
+    return file.number([5], np.int32)
+
+
 def size(*numbers: int) -> list[Callable[[File], str]]:
     return [none, none, whole(*numbers)]
 
@@ -188,7 +193,7 @@ RECURRENT: list[Case] = [
     ("LSTM", [real(2, 12, 4), real(2, 12, 3), real(2, 24)], {**BOTH}),
     (
         "LSTM",
-        [real(1, 12, 4), real(1, 12, 3), real(1, 24), lambda file: file.number([5], np.int32), *[real(1, 1, 3)] * 2],
+        [real(1, 12, 4), real(1, 12, 3), real(1, 24), five, real(1, 1, 3), real(1, 1, 3)],
         {"hidden_size": 3, "direction": "reverse"},
     ),
     ("GRU", [real(1, 9, 4), real(1, 9, 3), real(1, 18)], {**LINEAR}),
@@ -277,7 +282,7 @@ def test_a_transposed_convolution_of_signs(binary: bool, source: Path, path: Pat
     x = file.bipolar(file.node("Conv", "x", file.normal(4, 3, 3, 3), pads=[1] * 4))
     weight = file.normal(4, 5, 3, 3)
     weight = file.node("Mul", file.bipolar(weight), file.normal(1, 5, 1, 1)) if binary else weight
-    strided = {"strides": [2, 2], "pads": [1] * 4, "output_padding": [1, 1]}
+    strided: dict[str, Any] = {"strides": [2, 2], "pads": [1] * 4, "output_padding": [1, 1]}
     x = file.bipolar(file.node("ConvTranspose", x, weight, file.normal(5), **strided))
     model = file.write(source, file.node("Conv", x, file.bipolar(file.normal(2, 5, 3, 3))))
     found = import_onnx(source, path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,12 +53,14 @@ class _Axis:
     def nearest(self, coordinates: str, mode: str) -> Array:
         """The place of the image that each place of the result takes."""
         rounded = _looked_up(_NEAREST, mode, "nearest_mode")(self.places(coordinates))
-        return np.clip(rounded, 0, self.before - 1).astype(np.int64)
+        places: Array = np.clip(rounded, 0, self.before - 1).astype(np.int64)
+        return places
 
     def as_pytorch_takes(self) -> Array:
         """The same of ``F.interpolate`` in its mode "nearest"."""
         i = np.arange(self.after, dtype=np.float32)
-        return np.minimum(np.floor(i * (np.float32(1) / self.factor)), self.before - 1).astype(np.int64)
+        places: Array = np.floor(i * (np.float32(1) / self.factor)).astype(np.int64)
+        return np.minimum(places, self.before - 1)
 
     def weights(self, coordinates: str, mode: str, a: float) -> Array:
         """(before, after): the share of each place of the image in each place of the result.
@@ -111,7 +114,7 @@ def _resized(
         raise BnewError(f"its mode is '{mode}', for {x.dim()} dimensions")
     axes = _axes(node, x, scales, sizes)
     # PyTorch takes the factors, or computes them from the sizes.
-    given: dict[str, list[float] | list[int]] = {"size": [axis.after for axis in axes]}
+    given: dict[str, Any] = {"size": [axis.after for axis in axes]}
     if sizes is None or not sizes.size:
         given = {"scale_factor": [float(axis.factor) for axis in axes]}
     if mode == "nearest":

@@ -198,5 +198,5 @@ def col2im(node: Node, x: Tensor, image: Array, block: Array) -> Tensor:
     pads = node.attributes.get("pads", [0] * 2 * len(block))
     before, after = pads[: len(block)], pads[len(block) :]
     whole = [int(n) + b + a for n, b, a in zip(image, before, after, strict=True)]
-    summed = F.fold(x, whole, block.tolist(), dilations, 0, strides)
+    summed = F.fold(x, tuple(whole), tuple(block.tolist()), tuple(dilations), 0, tuple(strides))
     return F.pad(summed, around([-n for n in before], [-n for n in after]))
