@@ -569,6 +569,20 @@ def cut(source: Path) -> None:
     source.write_bytes(source.read_bytes()[:-1000])
 
 
+def without_its_first_result(source: Path) -> None:
+    """ONNX Runtime dies of such a file."""
+    file = File(("n", 3, 8, 8))
+    parts = file.node("Split", "x", file.number([1, 2], np.int64), axis=1, results=2)
+    model = file.write(source, f"{parts[:-1]}1")
+    model.graph.node[0].output[0] = ""
+    onnx.save(model, source)
+
+
+def constant_result(source: Path) -> None:
+    file = File(("n", 3))
+    file.write(source, file.node("Add", file.number([1.0]), file.number([2.0])))
+
+
 norm_weights = [real(3), real(3), real(3), lambda file: file.number([1, 2, 3])]
 REFUSALS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no file": (lambda source: None, "there is no file"),
@@ -604,6 +618,13 @@ REFUSALS: dict[str, tuple[Callable[[Path], Any], str]] = {
         write(("Reshape", [lambda file: file.number([-1, 96], np.int64)], {})),
         "its input is no batch of images or vectors, or their number has changed",
     ),
+    "no first result": (without_its_first_result, "Split 'Split_0' .* leaves out a result before another"),
+    "a constant": (constant_result, "does not depend on its input"),
+    "no numbers": (
+        write(("Abs", [], {}), ("Neg", [], {}), ("Log", [], {})),
+        "the network's results for random images are not finite",
+    ),
+    "huge images": (write(("Relu", [], {}), shape=("n", 2**62, 2**62)), "images of .* are too large"),
     "a ragged reshape": (write(("Reshape", [whole(0, 7)], {})), "Reshape 'Reshape_0' is not imported: shape"),
     "backwards": (
         write(("Slice", [whole(-1), whole(-9), whole(2), whole(-1)], {})),
@@ -635,6 +656,51 @@ def test_refusals(case: str, source: Path, path: Path, capsys: pytest.CaptureFix
     assert said.startswith("bnew: error: ")
     assert said.count("\n") == 1
     assert [each.name for each in path.parent.iterdir() if "bnew" in each.name] == []
+
+
+OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
+    "too few": (
+        {"mean": [0, 0], "std": [1, 1]},
+        r"mean is \[0.0, 0.0\], but must be one number for each of 3",
+    ),
+    "too few of one": (
+        {"mean": [0] * 3, "std": [1, 1]},
+        r"std is \[1.0, 1.0\], but must be one number for each",
+    ),
+    "one alone": ({"mean": [0] * 3}, "mean and std belong together"),
+    "std of 0": ({"mean": [0] * 3, "std": [1, 0, 1]}, "std is .* must be positive"),
+    "std of 0 in float32": ({"mean": [0] * 3, "std": [1, 1e-46, 1]}, "std is .* must be positive"),
+    "NaN": ({"mean": [0, float("nan"), 0], "std": [1] * 3}, "mean is .* must be finite in float32"),
+    "an infinite std": ({"mean": [0] * 3, "std": [float("inf")] * 3}, "std is .* must be finite in float32"),
+    "infinite in float32": ({"mean": [1e39, 0, 0], "std": [1] * 3}, "mean is .* must be finite in float32"),
+    "a huge shape": (
+        {"input_shape": (3, 2**40, 2**40)},
+        "images of 3×1099511627776×1099511627776 are too large",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OPTIONS)
+def test_options_that_are_refused(case: str, source: Path, path: Path) -> None:
+    write(("Relu", [], {}), shape=("n", 3, "h", "w"))(source)
+    options, message = OPTIONS[case]
+    with pytest.raises(BnewError, match=message):
+        import_onnx(source, path, **{"input_shape": (3, 8, 8), **options})
+    assert not path.exists()
+
+
+def test_a_file_does_not_replace_itself(source: Path) -> None:
+    write(("Relu", [], {}))(source)
+    content = source.read_bytes()
+    with pytest.raises(BnewError, match="is the file that is imported: give the packed file another name"):
+        import_onnx(source, source)
+    assert source.read_bytes() == content
+
+
+def test_a_network_without_nodes(source: Path, path: Path) -> None:
+    File(("n", 6)).write(source, "x")
+    import_onnx(source, path)
+    np.testing.assert_array_equal(by_engine(path, ZEROS), ZEROS)
 
 
 QUANTIZERS: dict[str, tuple[Callable[[File, str], str], str]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,12 +15,12 @@ from bnew.display import some
 from bnew.errors import BnewError
 from bnew.files import write_atomically
 from bnew.importing.comparing import NodeCheck, PackedCheck, against_engine, against_runtime
-from bnew.importing.graph import Graph, read_graph
+from bnew.importing.graph import MOST_NUMBERS, Graph, read_graph
 from bnew.importing.network import ImportedNetwork
 from bnew.importing.tflite_file import is_tflite, read_tflite
 from bnew.importing.tflite_runtime import against_tflite
 from bnew.packing.file import PackedFile
-from bnew.packing.packer import pack
+from bnew.packing.packer import normalised, pack
 
 _IMAGES = 8  # random ones, to compare with
 _BATCH = 2  # of these at once, since every value of the network is kept
@@ -165,7 +166,13 @@ def _imported(
     options: dict[str, Any],
 ) -> Imported:
     """The graph compared, packed, and compared again."""
+    source, target = Path(file), Path(path)
+    if target.exists() and target.samefile(source):
+        raise BnewError(f"{target} is the file that is imported: give the packed file another name")
     example = torch.zeros(1, *_shape(graph, file, input_shape))
+    normalised(
+        options["mean"], options["std"], example.shape[1]
+    )  # refuses what is not one number per channel
     network = ImportedNetwork(graph).eval()
     with torch.no_grad():
         network(example)  # refuses what is not imported, by name
@@ -177,9 +184,9 @@ def _imported(
         packed = pack(network, example, beside, **options)
         found.append((packed, against_engine(network, beside, torch.cat(batches), options["half"])))
 
-    write_atomically(Path(path), write)
+    write_atomically(target, write)
     ((packed, engine),) = found
-    return Imported(Path(path), replace(packed, path=Path(path)), nodes, engine)
+    return Imported(target, replace(packed, path=target), nodes, engine)
 
 
 def _shape(graph: Graph, file: str | Path, given: Sequence[int] | None) -> tuple[int, ...]:
@@ -197,6 +204,8 @@ def _shape(graph: Graph, file: str | Path, given: Sequence[int] | None) -> tuple
         )
         if not fits:
             raise BnewError(f"input_shape is {lengths}, but {file} takes images of {known}")
+    if math.prod(lengths) > MOST_NUMBERS:
+        raise BnewError(f"images of {'×'.join(map(str, lengths))} are too large")
     return tuple(lengths)
 
 

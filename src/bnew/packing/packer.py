@@ -31,6 +31,7 @@ _log = logging.getLogger(__name__)
 Numbers: TypeAlias = Sequence[float] | Mapping[str, Sequence[float]]  # one per channel; or so by input
 Normalisation: TypeAlias = Mapping[str, Sequence[float]]  # the fields ``mean`` and ``std`` of an input
 
+_LARGEST = float(np.finfo(np.float32).max)
 _DTYPES = {"uint32": "U32", "float32": "F32", "float16": "F16"}
 
 
@@ -213,7 +214,7 @@ def _normalisation(inputs: Inputs, mean: Numbers | None, std: Numbers | None) ->
     """
     means, stds = _by_input("mean", inputs, mean), _by_input("std", inputs, std)
     return {
-        name: _normalised(means.get(name), stds.get(name), example.shape[1])
+        name: normalised(means.get(name), stds.get(name), example.shape[1])
         for name, example in zip(inputs.names, inputs.tensors, strict=True)
     }
 
@@ -232,13 +233,14 @@ def _by_input(what: str, inputs: Inputs, numbers: Numbers | None) -> Mapping[str
     return numbers
 
 
-def _normalised(mean: Sequence[float] | None, std: Sequence[float] | None, channels: int) -> Normalisation:
+def normalised(mean: Sequence[float] | None, std: Sequence[float] | None, channels: int) -> Normalisation:
+    """What the file says of pixels, checked; nothing if neither is given."""
     if (mean is None) != (std is None):
         raise BnewError("mean and std belong together: give both or neither")
     if mean is None or std is None:
         return {}
     numbers = {"mean": _floats("mean", mean, channels), "std": _floats("std", std, channels)}
-    if min(numbers["std"]) <= 0:
+    if min(numbers["std"]) < 1 / _LARGEST:
         raise BnewError(f"std is {list(std)}, but must be positive")
     return numbers
 
@@ -253,8 +255,10 @@ def _lattice(normalisation: Normalisation) -> npt.NDArray[Any]:
 
 def _floats(name: str, numbers: Sequence[float], channels: int) -> list[float]:
     values = [float(number) for number in numbers]
-    if len(values) != channels or not all(map(math.isfinite, values)):
+    if len(values) != channels:
         raise BnewError(f"{name} is {values}, but must be one number for each of {channels} channels")
+    if not all(abs(value) <= _LARGEST for value in values):
+        raise BnewError(f"{name} is {values}, but must be finite in float32")
     return values
 
 
