@@ -17,7 +17,8 @@ from bnew.importing import tflite_operators, tflite_runtime
 from bnew.importing.importer import import_tflite
 from bnew.importing.network import OPERATORS as ROWS
 from bnew.importing.network import ImportedNetwork
-from bnew.importing.tflite_file import TFLITE, read_tflite, unpacked
+from bnew.importing.tflite_binary import unpacked
+from bnew.importing.tflite_file import TFLITE, read_tflite
 from bnew.importing.tflite_runtime import _larq
 
 pytest.importorskip("tflite")
@@ -230,6 +231,22 @@ def test_larqs_interpreter(source: Path) -> None:
     np.testing.assert_allclose(by_larq(source, x), ours(source, x), atol=1e-4)
 
 
+def test_bits_of_comparisons(source: Path) -> None:
+    """Larq packs bools too, and returns them: true is +1."""
+    shape = (1, 3, 3, 5)
+    file = File(shape)
+    larger = file.op("GREATER", [0, file.number(0.5)], shape, dtype=np.bool_)
+    bits = file.op("LceQuantize", [larger], (*shape[:3], 1), dtype=np.int32)
+    bools = file.op("LceDequantize", [bits], shape, dtype=np.bool_)
+    signs = file.op("LceDequantize", [bits], shape)
+    chosen = file.op("SELECT_V2", [bools, file.number(3.0), file.number(4.0)], shape)
+    file.write(source, file.op("MUL", [signs, chosen], shape))
+    x = images(*shape)
+    expected = np.where(x > 0.5, 3.0, -4.0)
+    np.testing.assert_array_equal(ours(source, x), expected)
+    np.testing.assert_array_equal(by_larq(source, x), expected)
+
+
 # --------------------------------------------------------------------------- TensorFlow Lite's own operators
 
 
@@ -380,6 +397,46 @@ def test_choices(source: Path) -> None:
     np.testing.assert_allclose(ours(source, images(*shape)), by_litert(content, images(*shape)))
 
 
+CUBE = (1, 4, 4, 4)  # sides alike, so that axes in a wrong order have the right shape
+
+
+def chosen_by_a_constant(file: File) -> int:
+    condition = file.number(file.random.normal(size=CUBE) > 0, np.bool_)
+    return file.op("SELECT_V2", [condition, 0, file.number(3.0)], CUBE)
+
+
+def cast_of_a_constant(file: File) -> int:
+    whole_numbers = file.number(file.random.integers(0, 9, CUBE), np.int32)
+    real = file.op("CAST", [whole_numbers], CUBE, table="CastOptions", InDataType=2, OutDataType=0)
+    return file.op("ADD", [0, real], CUBE)
+
+
+def row_of_a_constant(file: File) -> int:
+    ends = [file.number(each, np.int32) for each in ([0, 0], [1, 4], [1, 1])]
+    row = file.op("STRIDED_SLICE", [file.normal(5, 4), *ends], (1, 4))
+    again = file.op("SLICE", [file.normal(5, 4), file.number([0, 0], np.int32), ends[1]], (1, 4))
+    return file.op("ADD", [file.op("ADD", [0, row], CUBE), again], CUBE)
+
+
+def reshaped_constant(file: File) -> int:
+    column = file.op("RESHAPE", [file.normal(4, 1), file.number([1, 4], np.int32)], (1, 4))
+    flat = file.op("RESHAPE", [file.normal(2, 2), file.number([-1], np.int32)], (4,))
+    return file.op("MUL", [file.op("ADD", [0, column], CUBE), flat], CUBE)
+
+
+@pytest.mark.parametrize(
+    "make", [chosen_by_a_constant, cast_of_a_constant, row_of_a_constant, reshaped_constant]
+)
+def test_constants(make: Callable[[File], int], source: Path, path: Path) -> None:
+    """What is computed before the network runs, and whose first axis is not of images."""
+    file = File(CUBE)
+    content = file.write(source, make(file))
+    import_tflite(source, path)
+    x = images(3, *CUBE[1:])
+    expected = np.concatenate([by_litert(content, x[i : i + 1]) for i in range(3)])
+    np.testing.assert_allclose(by_engine(path, x), expected, atol=1e-6)
+
+
 def test_half_precision_weights_and_computed_shapes(source: Path, path: Path) -> None:
     """As TensorFlow writes them: float16 and DEQUANTIZE, and a shape computed from the image's."""
     file = File((1, 4, 4, 3))
@@ -473,6 +530,62 @@ def two_inputs() -> bytes:
     return file.content(file.op("ADD", [0, 1], (1, 4)))
 
 
+def cast_and_back(dtype: Any, **options: Any) -> Callable[[], bytes]:
+    def written() -> bytes:
+        file = File((1, 4))
+        return file.content(file.op("CAST", [file.op("CAST", [0], (1, 4), dtype=dtype, **options)], (1, 4)))
+
+    return written
+
+
+def missing_numbers() -> bytes:
+    file = File((1, 4, 4, 8))
+    numbers = [file.normal(1), file.normal(1)]
+    return file.content(file.bconv(file.quantize(0), file.signs(5, 3, 3, 8), numbers, (1, 4, 4, 5), 8))
+
+
+def pool_of_real_numbers() -> bytes:
+    file = File((1, 4, 4, 8))
+    pool = {"filter_height": 2, "filter_width": 2, "stride_height": 2, "stride_width": 2, "padding": VALID}
+    return file.content(
+        file.op(
+            "LceDequantize",
+            [file.op("LceBMaxPool2d", [0], (1, 2, 2, 1), dtype=np.int32, **pool)],
+            (1, 2, 2, 8),
+        )
+    )
+
+
+def unnamed_options() -> bytes:
+    file = File((1, 4, 4, 8))
+    pooled = file.op("LceBMaxPool2d", [file.quantize(0)], (1, 4, 4, 1), dtype=np.int32)
+    return file.content(file.op("LceDequantize", [pooled], (1, 4, 4, 8)))
+
+
+def of_any_size() -> bytes:
+    file = File((1, 1, 1, 3), signature=(-1, -1, -1, 3))
+    return file.content(file.op("RELU", [0], (1, 1, 1, 3)))
+
+
+def custom_relu() -> bytes:
+    """An operator of others that is called as one of TensorFlow Lite."""
+    file = File((1, 4))
+    return file.content(file.op("mine", [0], (1, 4))).replace(b"mine", b"RELU")
+
+
+def slice_by_lengths() -> bytes:
+    file = File((1, 4))
+    ends = [file.number(each, np.int32) for each in ([0, 1], [1, 2], [1, 1])]
+    return file.content(
+        file.op("STRIDED_SLICE", [0, *ends], (1, 2), table="StridedSliceOptions", Offset=True)
+    )
+
+
+def too_few_biases() -> bytes:
+    file = File((1, 4))
+    return file.content(file.op("FULLY_CONNECTED", [0, file.normal(5, 4), file.normal(1)], (1, 5), **DENSE))
+
+
 def real_at_a_binary_layer() -> bytes:
     file = File((1, 4, 4, 8))
     return file.content(file.bconv(0, file.signs(5, 3, 3, 8), [file.normal(5)] * 2, (1, 4, 4, 5), 8))
@@ -517,8 +630,22 @@ REFUSALS: dict[str, tuple[Callable[[], bytes], str]] = {
     "an activation with zeros": (binary(fused_activation_function=RELU), "which Larq does not compute"),
     "other channels": (binary(channels_in=70), "its 1 words of weights are not for 70 channels"),
     "other signs": (binary(channels_in=7), "its weights are for 7 channels, and it gets 8"),
-    "a real input": (real_at_a_binary_layer, "its first is no packed signs"),
-    "bits in a real pool": (bits_in_a_real_pool, "it computes with the bits of 'LceQuantize_0.0'"),
+    "a real input": (real_at_a_binary_layer, "it computes with .x., which is no packed signs"),
+    "a pool of real numbers": (pool_of_real_numbers, "LceBMaxPool2d .* computes with 'x', which is no packed"),
+    "no options of Larq": (unnamed_options, "the file does not say its 'FilterHeight'"),
+    "no options": (one("SOFTMAX"), "the file does not say its 'Beta'"),
+    "one multiplier": (missing_numbers, "it has not one multiplier and bias for each of its 5 results"),
+    "one bias": (too_few_biases, "it has 1 biases for 5 results"),
+    "a cast to whole numbers": (
+        # TensorFlow Lite goes by the type of the result, whatever the options say.
+        cast_and_back(np.int32, table="CastOptions", OutDataType=0), "it casts real numbers to whole ones"),
+    "a cast without options": (cast_and_back(np.int32), "it casts real numbers to whole ones"),
+    "a cast to half precision": (
+        cast_and_back(np.float16, table="CastOptions", OutDataType=1), "it casts real .* or rounds them"),
+    "a slice by lengths": (slice_by_lengths, "or says lengths for ends"),
+    "images of any size": (of_any_size, "leaves the size of its images open: convert it for one size"),
+    "a name of another": (custom_relu, r"not imported: custom RELU \(node"),
+    "bits in a real pool": (bits_in_a_real_pool, "it computes with .LceQuantize_0.0., which is bits"),
 }  # fmt: skip
 
 

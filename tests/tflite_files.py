@@ -28,7 +28,10 @@ OPERATORS = {name: number for number, name in tflite.BUILTIN_OPCODE2NAME.items()
 class File:
     """A graph that grows operator by operator. Methods return the index of a tensor; 0 is the image."""
 
-    def __init__(self, shape: Sequence[int], seed: int = 0, dtype: Any = np.float32) -> None:
+    def __init__(
+        self, shape: Sequence[int], seed: int = 0, dtype: Any = np.float32, signature: Sequence[int] = ()
+    ) -> None:
+        self.signature = signature  # of the image, with −1 for a length that the file leaves open
         self.random = np.random.default_rng(seed)
         self.tensors: list[tuple[str, tuple[int, ...], np.dtype[Any], bytes]] = []
         self.operators: list[tuple[str, list[int], list[int], Any]] = []
@@ -154,11 +157,14 @@ class File:
 
     def _tensor(self, b: Any, index: int, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
         called, lengths = b.CreateString(name), _numbers(b, shape)
+        signature = _numbers(b, self.signature) if self.signature and index == 0 else None
         tflite.TensorStart(b)
         tflite.TensorAddShape(b, lengths)
         tflite.TensorAddType(b, TYPES[dtype])
         tflite.TensorAddBuffer(b, index + 1)
         tflite.TensorAddName(b, called)
+        if signature is not None:
+            tflite.TensorAddShapeSignature(b, signature)
         tflite.TensorAddHasRank(b, True)
         return int(tflite.TensorEnd(b))
 

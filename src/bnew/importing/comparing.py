@@ -70,7 +70,7 @@ def against_runtime(network: ImportedNetwork, batches: Sequence[Tensor]) -> Node
         if node in described:
             return ours
         results = theirs(node, inputs, ours)
-        differences.extend(difference(node, *pair, _RUNTIME) for pair in zip(ours, results, strict=False))
+        differences.extend(difference(node, *pair, _RUNTIME) for pair in zip(ours, results, strict=True))
         return results
 
     constant = {*network.nodes}.difference(node for node, _ in network.running)
@@ -127,13 +127,13 @@ def _all_at_once(network: ImportedNetwork, images: Tensor) -> Theirs:
 
     model = ModelProto()
     model.CopyFrom(network.graph.model)
-    wanted = [name for node, _ in network.running for name in node.outputs if name]
+    wanted = [name for node, _ in network.running for name in node.outputs]
     known = {each.name for each in model.graph.output}
     model.graph.output.extend(ValueInfoProto(name=name) for name in wanted if name not in known)
     values = dict(
         zip(wanted, _run(_session(model), {network.graph.input: images.numpy()}, wanted), strict=True)
     )
-    return lambda node, inputs, ours: [values.get(name, np.empty(0)) for name in node.outputs]
+    return lambda node, inputs, ours: [values[name] for name in node.outputs]
 
 
 def _each_alone(node: Node, inputs: Sequence[Number | None], ours: Sequence[Number]) -> list[Number]:
@@ -145,19 +145,21 @@ def _each_alone(node: Node, inputs: Sequence[Number | None], ours: Sequence[Numb
         helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(each.dtype), each.shape)
         for name, each in given.items()
     ]
-    wanted = [name for name in node.outputs if name]
-    graph = helper.make_graph(node.protos, "node", infos, [ValueInfoProto(name=name) for name in wanted])
+    results = [ValueInfoProto(name=name) for name in node.outputs]
+    graph = helper.make_graph(node.protos, "node", infos, results)
     opset = [helper.make_opsetid("", node.opset)]
     model = helper.make_model(graph, opset_imports=opset, ir_version=helper.find_min_ir_version_for(opset))
-    results = dict(zip(wanted, _run(_session(model), given, wanted), strict=True))
+    theirs = _run(_session(model), given, node.outputs)
     # What the graph computes with as numbers stays that.
     return [
-        results.get(name, np.empty(0)) if isinstance(own, np.ndarray) else torch.from_numpy(results[name])
-        for name, own in zip(node.outputs, ours, strict=False)
+        each if isinstance(own, np.ndarray) else torch.from_numpy(each)
+        for each, own in zip(theirs, ours, strict=True)
     ]
 
 
 def _run(session: Any, given: Mapping[str, Array], wanted: Sequence[str]) -> list[Array]:
+    if not wanted:  # to ONNX Runtime, this is all
+        return []
     try:
         results: list[Array] = session.run(list(wanted), dict(given))
     except Exception as error:  # ONNX Runtime's errors have no common base
@@ -191,6 +193,11 @@ def against_engine(network: ImportedNetwork, path: Path, images: Tensor, half: b
         return None
     engine = load_engine(path)
     ours = by_name(network(images))
+    if not all(np.isfinite(each).all() for each in ours.values()):
+        raise BnewError(
+            "the network's results for random images are not finite, so the packed file cannot be compared; if "
+            "it takes pixels, give mean and std"
+        )
     with engine_errors():
         theirs = by_name(engine(np.ascontiguousarray(images.numpy())))
     differences = np.max([*_per_image(ours, theirs)], axis=0)

@@ -24,6 +24,7 @@ QONNX = ("qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general")
 # Before, operators broadcast by an attribute.
 _OLDEST = 7
 _FLOAT32 = 1
+MOST_NUMBERS = 2**30  # of a tensor: a damaged length must not ask for all memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,13 +156,20 @@ def _nodes(protos: Iterable[NodeProto], opset: int, batch: int | None) -> Iterat
     from onnx import helper
 
     for proto in protos:
+        outputs = list(proto.output)
+        while outputs and not outputs[-1]:
+            outputs.pop()
+        if "" in outputs:
+            raise BnewError(
+                f"{proto.op_type} '{proto.name}' is not imported: it leaves out a result before another"
+            )
         own = proto.domain in _ONNX
         domain = QONNX[0] if proto.domain in QONNX else proto.domain
         yield Node(
             kind=proto.op_type if own else f"{domain}.{proto.op_type}",
             name=proto.name or next(iter(proto.output), proto.op_type),
             inputs=tuple(name or None for name in proto.input),
-            outputs=tuple(proto.output),
+            outputs=tuple(outputs),
             attributes={each.name: _plain(helper.get_attribute_value(each)) for each in proto.attribute},
             opset=opset,
             batch=batch,

@@ -69,7 +69,7 @@ class ImportedNetwork(nn.Module):
                 self.running.append((node, layer))
             else:
                 results = evaluated(node, [each for each in given if not isinstance(each, str)])
-                self.constants |= zip(node.outputs, map(_array, results), strict=False)
+                self.constants |= zip(node.outputs, map(_array, results), strict=True)
         for node, _ in self.running:
             for place, name in enumerate(node.inputs):
                 real = name in self.constants and self.constants[name].dtype.kind == "f"
@@ -103,7 +103,7 @@ class ImportedNetwork(nn.Module):
         for node, name in self.running:
             row = OPERATORS[node.kind]
             inputs = [self._input(values, row, place, each) for place, each in enumerate(node.inputs)]
-            values |= zip(node.outputs, compute(node, name, inputs), strict=False)
+            values |= zip(node.outputs, compute(node, name, inputs), strict=True)
         results = {name: _tensor(self._value(values, name)) for name in self.graph.outputs}
         return results if len(results) > 1 else next(iter(results.values()))
 
@@ -128,29 +128,35 @@ def evaluated(node: Node, inputs: Sequence[Number | None]) -> tuple[Number, ...]
         row = OPERATORS.get(node.kind)
         whole = not any(map(_is_real, inputs))
         if row is None or (whole and row.whole is None):
-            return tuple(_by_reference(node, inputs))
-        if whole and row.whole is not None:
-            return (row.whole(node, *inputs),)
-        if any(torch.is_tensor(inputs[place]) for place in row.numbers if place < len(inputs)):
-            raise BnewError("what it computes depends on the image's numbers, which is not imported")
-        given = [
-            each if each is None or place in row.numbers else _tensor(each)
-            for place, each in enumerate(inputs)
-        ]
-        results = row.function(node, *given)
+            results = _by_reference(node, inputs)
+        elif whole and row.whole is not None:
+            results = row.whole(node, *inputs)
+        else:
+            results = row.function(node, *_given(row, inputs))
+    except KeyError as error:  # an attribute
+        raise BnewError(f"{node} is not imported: the file does not say its {error}") from error
     except Exception as error:  # PyTorch and the reference may raise anything
         raise BnewError(f"{node} is not imported: {first_line(error)}") from error
     results = results if isinstance(results, tuple) else (results,)
-    if len(results) < len([name for name in node.outputs if name]):
+    if len(results) < len(node.outputs):
         raise BnewError(f"{node} is not imported: it has {len(node.outputs)} results")
-    return results
+    return results[: len(node.outputs)]
+
+
+def _given(row: Row, inputs: Sequence[Number | None]) -> list[Number | None]:
+    """The inputs as a row's function takes them."""
+    if any(torch.is_tensor(inputs[place]) for place in row.numbers if place < len(inputs)):
+        raise BnewError("what it computes depends on the image's numbers, which is not imported")
+    return [
+        each if each is None or place in row.numbers else _tensor(each) for place, each in enumerate(inputs)
+    ]
 
 
 def _is_real(number: Number | None) -> bool:
     return isinstance(number, Tensor) or (number is not None and number.dtype.kind == "f")
 
 
-def _by_reference(node: Node, inputs: Sequence[Any]) -> list[Array]:
+def _by_reference(node: Node, inputs: Sequence[Any]) -> tuple[Array, ...]:
     """The results for whole numbers, such as lengths, by ONNX's own reference, in the file's opset."""
     from onnx import helper
     from onnx.reference import ReferenceEvaluator
@@ -160,7 +166,7 @@ def _by_reference(node: Node, inputs: Sequence[Any]) -> list[Array]:
     function = helper.make_function("bnew", "node", sorted({*names} - {""}), node.outputs, node.protos, opset)
     given = {name: each for name, each in zip(names, inputs, strict=True) if name}
     results = ReferenceEvaluator(function).run(None, given, attributes={})
-    return [np.asarray(each) for each in results]
+    return tuple(np.asarray(each) for each in results)
 
 
 def _array(number: Number) -> Array:

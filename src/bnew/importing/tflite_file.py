@@ -2,32 +2,35 @@
 
 TensorFlow Lite orders an image as (N, H, W, C). Here every tensor of four dimensions is (N, C, H, W): the
 constants are turned when they are read, and the operators (``tflite_operators``) count axes accordingly.
-
-Larq Compute Engine packs the signs of 32 channels of a pixel in an int32: a set bit is −1, and the first
-channel is the lowest bit. Here such a tensor holds the signs themselves.
+Packed signs are the signs themselves (``tflite_binary``).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bnew.errors import BnewError, first_line
-from bnew.importing.graph import Array, Graph, Node
+from bnew.importing.graph import MOST_NUMBERS, Array, Graph, Node
+from bnew.importing.tflite_binary import with_signs
 from bnew.text import elided
 
 TFLITE = "tflite"  # stands before the names of all operators of such files
-CHANNELS = 32  # in a word of packed signs
-_LCE = ("LceQuantize", "LceDequantize", "LceBconv2d", "LceBMaxPool2d")
+# Larq's operators: whether the first input is packed signs, and the types of the result.
+_LCE = {
+    "LceQuantize": (False, ("INT32",)),
+    "LceDequantize": (True, ("FLOAT32", "BOOL")),
+    "LceBconv2d": (True, ("INT32", "FLOAT32")),
+    "LceBMaxPool2d": (True, ("INT32",)),
+}
 _TYPES = {
     "FLOAT32": np.float32, "FLOAT16": np.float16, "INT32": np.int32, "INT64": np.int64, "BOOL": np.bool_,
 }  # fmt: skip
-_MOST_NUMBERS = 2**30  # a damaged length must not ask for all memory
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,8 @@ class _Reader:
                 f"the input '{image.name}' of {self.path} is no batch of float32 images (N, H, W, C) or "
                 f"vectors (N, C), but {image.type.lower()} of {len(image.shape)} dimensions"
             )
+        if any(length < 0 for length in _whole(self._tensor(inputs[0]).ShapeSignatureAsNumpy())[1:]):
+            raise BnewError(f"{self.path} leaves the size of its images open: convert it for one size")
         batch = image.shape[0]
         nodes = tuple(self._nodes(kinds, batch))
         infos = {info.name: info for info in self.infos.values()}
@@ -157,10 +162,11 @@ class _Reader:
             raise BnewError(f"{self.path} is broken: it has no operator code {index}")
         code = self.model.OperatorCodes(index)
         number = max(code.DeprecatedBuiltinCode(), code.BuiltinCode())
+        names: dict[int, str] = self.tflite.BUILTIN_OPCODE2NAME
         if number == self.tflite.BuiltinOperator.CUSTOM:
             custom: bytes = code.CustomCode() or b"CUSTOM"
-            return custom.decode("utf-8", "backslashreplace")
-        names: dict[int, str] = self.tflite.BUILTIN_OPCODE2NAME
+            name = custom.decode("utf-8", "backslashreplace")
+            return f"custom {name}" if name in names.values() else name
         return names.get(number, f"operator {number}")
 
     def _tensor_type(self, index: int) -> str:
@@ -178,7 +184,7 @@ class _Reader:
             tensor = self._tensor(index)
             name, type_ = self.names[index], self._tensor_type(index)
             shape = _whole(tensor.ShapeAsNumpy())
-            if any(length < 0 for length in shape) or math.prod(shape) > _MOST_NUMBERS or len(shape) > 6:
+            if any(length < 0 for length in shape) or math.prod(shape) > MOST_NUMBERS or len(shape) > 6:
                 raise BnewError(
                     f"the tensor '{name}' of {self.path} has the shape {shape}, which is too large"
                 )
@@ -197,10 +203,7 @@ class _Reader:
             for index in inputs:
                 if index != -1 and index not in made:
                     self._hold(where, index)
-                if index in self.bits and kind not in _LCE:
-                    raise BnewError(
-                        f"{where} is not imported: it computes with the bits of '{self.names[index]}'"
-                    )
+            self._check_bits(where, kind, inputs, outputs)
             if made.intersection(outputs) or any(self.names[index] in self.constants for index in outputs):
                 raise BnewError(f"{self.path} is broken: two operators compute '{first}'")
             made.update(outputs)
@@ -219,7 +222,8 @@ class _Reader:
                 batch=batch,
                 protos=(),
             )
-            yield self._binary(node, inputs, outputs) if kind == "LceBconv2d" else node
+            larq = kind == "LceBconv2d"
+            yield with_signs(node, outputs[0] in self.bits, self.constants) if larq else node
         for index in _whole(self.main.OutputsAsNumpy()):
             if index not in made:
                 self._hold("a result", index)
@@ -234,6 +238,17 @@ class _Reader:
             )
         if tensor.Sparsity() is not None or tensor.IsVariable():
             raise BnewError(f"{where} is not imported: '{info.name}' is sparse, or is kept between images")
+
+    def _check_bits(self, where: str, kind: str, inputs: Sequence[int], outputs: Sequence[int]) -> None:
+        """Refuses packed signs where an operator takes numbers, and numbers where it takes packed signs."""
+        first, types = _LCE.get(kind, (False, ()))
+        for place, index in enumerate(inputs):
+            if (index in self.bits) != (first and place == 0):
+                what = "no packed signs" if place == 0 and first else "bits"
+                name = "nothing" if index == -1 else f"'{self.names[index]}'"
+                raise BnewError(f"{where} is not imported: it computes with {name}, which is {what}")
+        if kind in _LCE and (len(outputs) != 1 or self._info(outputs[0]).type not in types):
+            raise BnewError(f"{where} is not imported: its result is not {' or '.join(types).lower()}")
 
     def _hold(self, where: str, index: int) -> None:
         """The numbers of a constant, in our order of axes."""
@@ -258,7 +273,7 @@ class _Reader:
                 f"{self.path} is broken: the {data.size} bytes of '{info.name}' are not of its shape"
             )
         array = np.frombuffer(data.tobytes(), dtype).reshape(info.shape)
-        turned = array.ndim == 4 and array.dtype.kind == "f"
+        turned = array.ndim == 4 and array.dtype.kind in "fb"
         self.constants[info.name] = np.ascontiguousarray(array.transpose(0, 3, 1, 2)) if turned else array
 
     def _attributes(self, where: str, kind: str, operator: Any) -> dict[str, Any]:
@@ -293,56 +308,6 @@ class _Reader:
             what = "its options are not those of Larq Compute Engine 0.5 and later"
             raise BnewError(f"{where} is not imported: {what}")
         return {str(name): value for name, value in options.items()}
-
-    def _binary(self, node: Node, inputs: Sequence[int], outputs: Sequence[int]) -> Node:
-        """A binary convolution, with its weights as signs, and thresholds of its integers."""
-        if len(inputs) != 5 or inputs[0] not in self.bits:
-            raise BnewError(
-                f"LceBconv2d '{node.name}' is not imported: it has {len(inputs)} inputs, or its first is no "
-                "packed signs; Larq Compute Engine 0.5 and later write files that are imported"
-            )
-        words = self.constants.get(node.inputs[1] or "")
-        channels = node.attributes.get("channels_in", 0)
-        if words is None or words.dtype != np.int32 or words.ndim != 4 or not words.size:
-            raise BnewError(f"LceBconv2d '{node.name}' is not imported: its weights are no packed signs")
-        groups, rest = divmod(-(-channels // CHANNELS), words.shape[3])
-        own, more = divmod(channels, max(groups, 1))
-        if (
-            channels < 1
-            or groups < 1
-            or rest
-            or more
-            or (groups > 1 and own % CHANNELS)
-            or -(-own // CHANNELS) != words.shape[3]
-        ):
-            raise BnewError(
-                f"LceBconv2d '{node.name}' is not imported: its {words.shape[3]} words of weights are not "
-                f"for {channels} channels"
-            )
-        signs = f"{node.inputs[1]} of {own} channels"
-        self.constants[signs] = unpacked(words, own).transpose(0, 3, 1, 2).copy()
-        numbers = node.inputs[2:4]
-        if outputs[0] in self.bits:
-            limits = self.constants.get(node.inputs[4] or "")
-            if limits is None or limits.dtype != np.int32 or limits.shape != words.shape[:1]:
-                raise BnewError(f"LceBconv2d '{node.name}' is not imported: it has no thresholds")
-            # A bit is set, and the sign −1, where more than the threshold of the products are −1.
-            total = own * words.shape[1] * words.shape[2]
-            least = total - 2 * limits.astype(np.int64)
-            numbers = (f"{node.name}: least sums",)
-            self.constants[numbers[0]] = least.astype(np.float32).reshape(-1, 1, 1)
-        elif any(name is None for name in numbers):
-            raise BnewError(f"LceBconv2d '{node.name}' is not imported: it has no multiplier or no bias")
-        attributes = {**node.attributes, "groups": groups}
-        return replace(node, inputs=(node.inputs[0], signs, *numbers), attributes=attributes)
-
-
-def unpacked(words: Array, channels: int) -> Array:
-    """(…, words) of int32 → (…, channels) of signs: a set bit is −1, and the lowest bit comes first."""
-    bits = np.unpackbits(
-        np.ascontiguousarray(words.astype("<i4")).view(np.uint8), axis=-1, bitorder="little", count=channels
-    )
-    return (1 - 2 * bits.astype(np.float32)).astype(np.float32)
 
 
 def _whole(numbers: Any) -> list[int]:

@@ -137,6 +137,20 @@ def _of_larq(node: Node) -> Node:
     return replace(node, attributes={ours: own[theirs] for ours, theirs in _LARQ.items() if theirs in own})
 
 
+def _quantize(node: Node, x: Tensor) -> Tensor:
+    """+1 where x ≥ 0 or x is true, else −1."""
+    if x.dtype == torch.bool:
+        return torch.where(x, 1.0, -1.0)
+    if not x.is_floating_point():
+        raise BnewError("its input is of whole numbers")
+    return signs(x)
+
+
+def _dequantize(node: Node, x: Tensor) -> Tensor:
+    """The signs, or as bools whether they are +1."""
+    return x > 0 if node.attributes["results"][0].type == "BOOL" else x
+
+
 def _binary_conv(node: Node, x: Tensor, weight: Tensor, first: Tensor, shift: Tensor | None = None) -> Tensor:
     """Larq's LceBconv2d: activation(conv(x, weight)) · multiplier + bias, or its signs by thresholds.
 
@@ -146,6 +160,8 @@ def _binary_conv(node: Node, x: Tensor, weight: Tensor, first: Tensor, shift: Te
     padded, ones = _windows(node, x, weight.shape[2:]), node.attributes["pad_values"]
     if x.shape[1] != weight.shape[1] * node.attributes["groups"]:
         raise BnewError(f"its weights are for {weight.shape[1]} channels, and it gets {x.shape[1]}")
+    if any(numbers is not None and numbers.numel() != len(weight) for numbers in (first, shift)):
+        raise BnewError(f"it has not one multiplier and bias for each of its {len(weight)} results")
     if ones not in (0, 1):
         raise BnewError(f"its pad_values is {ones}")
     same = padded.attributes["auto_pad"] != "VALID"
@@ -181,6 +197,8 @@ def _fully_connected(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None 
     x = shapes.flat(x)
     if x.shape[1] != weight.shape[1]:
         raise BnewError(f"its weights are for {weight.shape[1]} numbers, and an image has {x.shape[1]}")
+    if bias is not None and len(bias) != len(weight):
+        raise BnewError(f"it has {len(bias)} biases for {len(weight)} results")
     return _activated(node, F.linear(x, weight, bias))
 
 
@@ -194,24 +212,37 @@ def _prelu(node: Node, x: Tensor, slope: Tensor) -> Tensor:
     return F.prelu(x, slope.reshape(-1))
 
 
-def _softmax(function: Callable[[Tensor, int], Tensor]) -> Row:
-    def over(node: Node, x: Tensor) -> Tensor:
-        beta = float(node.attributes.get("Beta", 1.0))
-        return function(x if beta == 1 else x * beta, shapes.axis_of(-1, x))
-
-    return Row(over)
+def _softmax(node: Node, x: Tensor) -> Tensor:
+    beta = node.attributes["Beta"]
+    return torch.softmax(x if beta == 1 else x * beta, shapes.axis_of(-1, x))
 
 
 def _concat(node: Node, *parts: Tensor) -> Tensor:
     return _activated(node, torch.cat(parts, shapes.axis_of(node.attributes["Axis"], parts[0])))
 
 
+# The types of tensors here by the file's.
+_TYPES = {
+    "FLOAT32": torch.float32, "FLOAT16": torch.float16, "INT32": torch.int32, "INT64": torch.int64,
+    "BOOL": torch.bool,
+}  # fmt: skip
+
+
 def _cast(node: Node, x: Tensor) -> Tensor:
-    types = {0: torch.float32, 1: torch.float32, 2: torch.int32, 4: torch.int64, 6: torch.bool}
-    kind = _looked_up(types, node.attributes.get("OutDataType", 0), "type")
+    """The options say a type too, but TensorFlow Lite goes by the result's."""
+    kind = _TYPES[node.attributes["results"][0].type]
     if x.is_floating_point() and kind != torch.float32:
-        raise BnewError("it casts real numbers to whole ones")
+        raise BnewError("it casts real numbers to whole ones, or rounds them")
     return x.to(kind)
+
+
+def _whole_cast(node: Node, x: Array) -> Array | Tensor:
+    kind = node.attributes["results"][0].type
+    if kind == "FLOAT32":
+        return shapes.first(torch.tensor(x, dtype=torch.float32))
+    if kind not in ("INT32", "INT64"):
+        raise BnewError(f"it casts whole numbers to {kind.lower()}")
+    return x.astype(np.int64)
 
 
 def _gelu(node: Node, x: Tensor) -> Tensor:
@@ -219,8 +250,8 @@ def _gelu(node: Node, x: Tensor) -> Tensor:
 
 
 _ROWS: Mapping[str, Row] = {
-    "LceQuantize": _plainly(signs),
-    "LceDequantize": _plainly(lambda x: x),
+    "LceQuantize": Row(_quantize),
+    "LceDequantize": Row(_dequantize),
     "LceBconv2d": Row(_binary_conv),
     "LceBMaxPool2d": Row(_binary_pool),
     "CONV_2D": Row(_conv),
@@ -258,8 +289,8 @@ _ROWS: Mapping[str, Row] = {
     "HARD_SWISH": _plainly(F.hardswish),
     "LOGISTIC": _plainly(torch.sigmoid),
     "TANH": _plainly(torch.tanh),
-    "SOFTMAX": _softmax(torch.softmax),
-    "LOG_SOFTMAX": _softmax(torch.log_softmax),
+    "SOFTMAX": Row(_softmax),
+    "LOG_SOFTMAX": _plainly(lambda x: torch.log_softmax(x, shapes.axis_of(-1, x))),
     "ABS": _plainly(torch.abs),
     "EXP": _plainly(torch.exp),
     "LOG": _plainly(torch.log),
@@ -297,19 +328,24 @@ _WHOLE: Mapping[str, Callable[..., Any]] = {
     "PACK": lambda node, *parts: np.stack(parts, node.attributes.get("Axis", 0)),
     "CONCATENATION": lambda node, *parts: np.concatenate(parts, node.attributes.get("Axis", 0)),
     "REDUCE_PROD": lambda node, lengths, axes: np.prod(lengths),
-    "CAST": lambda node, x: x.astype(np.int64),
+    "CAST": _whole_cast,
 }
 
 
 def _checked(name: str) -> Row:
-    """The row, with results of the shape that the file says."""
+    """The row, with results of the type and the shape that the file says."""
     row = _ROWS.get(name, Row(_refused))
 
     def function(node: Node, *inputs: Any) -> Any:
         results = row.function(node, *inputs)
         for place, result in enumerate(results if isinstance(results, tuple) else (results,)):
-            if torch.is_tensor(result) and result.is_floating_point():
-                shapes.has_shape(node, place, list(shapes.last(result).shape))
+            if not torch.is_tensor(result):
+                continue
+            info = node.attributes["results"][place]
+            said = torch.float32 if info.bits else _TYPES[info.type]
+            if result.dtype != said:
+                raise BnewError(f"its result is {result.dtype} here and {info.type.lower()} in the file")
+            shapes.has_shape(node, place, list(shapes.last(result).shape))
         return results
 
     return replace(row, function=function, whole=_WHOLE.get(name, _refused))

@@ -19,7 +19,8 @@ from bnew.importing.comparing import NodeCheck, difference
 from bnew.importing.graph import Array, Node
 from bnew.importing.larq_engine import larq_interpreter
 from bnew.importing.network import ImportedNetwork, Number, evaluated
-from bnew.importing.tflite_file import TfliteFile, unpacked
+from bnew.importing.tflite_binary import unpacked
+from bnew.importing.tflite_file import TfliteFile
 
 # Images in the file's order → all results, in the order that was asked for.
 Run = Callable[[Array], Sequence[Array]]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bnew.errors import BnewError
 from bnew.importing.graph import Array, Node
-from bnew.importing.tflite_file import CHANNELS
+from bnew.importing.tflite_binary import CHANNELS
 
 
 def last(x: Tensor) -> Tensor:
@@ -97,11 +97,16 @@ def has_shape(node: Node, place: int, shape: list[int]) -> None:
         raise BnewError(f"its result has the shape {words} here and {said} in the file")
 
 
+def _of_images(node: Node, x: Tensor) -> bool:
+    """Whether the first axis is of images: not that of a constant, or of lengths."""
+    return x.ndim > 1 and not node.attributes["held"][0]
+
+
 def reshape(node: Node, x: Tensor, given: Array | None = None) -> Tensor:
     """The same numbers, in the order of the file, in another shape."""
     new = node.attributes.get("NewShapeAsNumpy", 0) if given is None else given
     wanted = [] if isinstance(new, int) else [int(length) for length in new.reshape(-1)]
-    if x.dim() > 1 and wanted and wanted[0] in (node.batch, -1):
+    if _of_images(node, x) and wanted and wanted[0] in (node.batch, -1):
         wanted = [x.shape[0], *wanted[1:]]
     if len(wanted) == 2 and wanted[0] == x.shape[0]:
         return flat(x).reshape(wanted)
@@ -147,8 +152,8 @@ def split(node: Node, x: Tensor, axis: Array, sizes: Sequence[int] | None = None
 def strided(node: Node, x: Tensor, begin: Array, end: Array, steps: Array) -> Tensor:
     """Some indices of each axis."""
     masks = node.attributes
-    if masks.get("EllipsisMask", 0) or masks.get("NewAxisMask", 0) or (steps < 1).any():
-        raise BnewError("it adds or skips axes, or goes backwards")
+    if any(masks.get(name, 0) for name in ("EllipsisMask", "NewAxisMask", "Offset")) or (steps < 1).any():
+        raise BnewError("it adds or skips axes, goes backwards, or says lengths for ends")
     index: list[Any] = []
     for place, (start, stop, step) in enumerate(zip(begin, end, steps, strict=True)):
         if masks.get("ShrinkAxisMask", 0) >> place & 1:
@@ -156,7 +161,8 @@ def strided(node: Node, x: Tensor, begin: Array, end: Array, steps: Array) -> Te
             continue
         first = None if masks.get("BeginMask", 0) >> place & 1 else int(start)
         last = None if masks.get("EndMask", 0) >> place & 1 else int(stop)
-        if place == 0 and x.ndim > 1 and (first or 0) == 0 and last in (None, node.batch) and step == 1:
+        everything = (first or 0) == 0 and last in (None, node.batch) and step == 1
+        if place == 0 and everything and _of_images(node, x):
             last = None  # all images
         index.append(slice(first, last, int(step)))
     return x[tuple(index)]
@@ -166,7 +172,7 @@ def slice_(node: Node, x: Tensor, begin: Array, size: Array) -> Tensor:
     """So many indices of each axis; −1: all that follow."""
     index = []
     for place, (start, length) in enumerate(zip(begin, size, strict=True)):
-        images = place == 0 and x.ndim > 1 and start == 0 and length == node.batch
+        images = place == 0 and start == 0 and length == node.batch and _of_images(node, x)
         index.append(slice(int(start), None if length == -1 or images else int(start + length)))
     return x[tuple(index)]
 
