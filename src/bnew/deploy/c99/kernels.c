@@ -377,8 +377,13 @@ struct window {
 typedef float total_sum;
 
 static inline float dot(const float* x, const float* weights, int n, float sum) {
-    int i;
-    for (i = 0; i < n; ++i) sum = fused(x[i], weights[i], sum);
+    for (; n >= 4; n -= 4, x += 4, weights += 4) {
+        sum = fused(x[0], weights[0], sum);
+        sum = fused(x[1], weights[1], sum);
+        sum = fused(x[2], weights[2], sum);
+        sum = fused(x[3], weights[3], sum);
+    }
+    for (; n > 0; --n) sum = fused(*x++, *weights++, sum);
     return sum;
 }
 
@@ -393,10 +398,13 @@ typedef int64_t total_sum;
 
 /* Weights are such that 128 products in a row fit 32 bits. */
 static inline int64_t dot(const int16_t* x, const int16_t* weights, int n, int64_t sum) {
-    for (; n > 0; n -= 128) {
-        const int16_t* const last = x + (n < 128 ? n : 128);
+    while (n > 0) {
+        int some = n < 128 ? n : 128;
         int32_t part = 0;
-        for (; x < last; ++x, ++weights) part += *x * *weights;
+        n -= some;
+        for (; some >= 4; some -= 4, x += 4, weights += 4)
+            part += x[0] * weights[0] + x[1] * weights[1] + x[2] * weights[2] + x[3] * weights[3];
+        for (; some > 0; --some) part += *x++ * *weights++;
         sum += part;
     }
     return sum;
@@ -425,26 +433,31 @@ static void conv_row(const struct conv* s, int y) {
     const int first_y = y * w->stride_y - w->top;
     /* Without gaps, the columns of a window's row lie close together. */
     const int close = w->dilation_x == 1 && s->groups == 1;
+    const number* rows[MOST_KERNEL_ROWS]; /* where each row of the window begins */
+    int top = 0, bottom = w->kernel_y;    /* its rows inside of the image */
     int x, o, ky, kx;
+    while (top < bottom && first_y + top * w->dilation_y < 0) ++top;
+    while (top < bottom && first_y + (bottom - 1) * w->dilation_y >= w->height) --bottom;
     for (x = 0; x < s->end.width; ++x) {
         const int first_x = x * w->stride_x - w->left;
-        int begin = 0, end = w->kernel_x; /* the columns of the window inside of the image */
+        int begin = 0, end = w->kernel_x; /* its columns inside of the image */
         while (begin < end && first_x + begin * w->dilation_x < 0) ++begin;
         while (begin < end && first_x + (end - 1) * w->dilation_x >= s->in->width) --end;
+        for (ky = top; ky < bottom && begin < end; ++ky)
+            rows[ky] = pixel(s->in, first_y + ky * w->dilation_y, first_x + begin * w->dilation_x);
         for (o = 0; o < s->end.channels; ++o) {
             const weight* weights = s->weights + (ptrdiff_t)o * w->kernel_y * w->kernel_x * channels;
             const int offset = o / per_group * channels;
             total_sum sum = 0;
-            for (ky = 0; ky < w->kernel_y; ++ky, weights += w->kernel_x * channels) {
-                const int in_y = first_y + ky * w->dilation_y;
-                if (in_y < 0 || in_y >= w->height || begin == end) continue;
+            for (ky = top; ky < bottom && begin < end; ++ky) {
+                const weight* of_row = weights + (ky * w->kernel_x + begin) * channels;
                 if (close) {
-                    sum = dot(pixel(s->in, in_y, first_x + begin), weights + begin * channels,
-                              (end - begin) * channels, sum);
+                    sum = dot(rows[ky], of_row, (end - begin) * channels, sum);
                 } else {
-                    for (kx = begin; kx < end; ++kx)
-                        sum = dot(pixel(s->in, in_y, first_x + kx * w->dilation_x) + offset,
-                                  weights + kx * channels, channels, sum);
+                    for (kx = 0; kx < end - begin; ++kx) {
+                        const number* from = rows[ky] + kx * w->dilation_x * s->in->channels + offset;
+                        sum = dot(from, of_row + kx * channels, channels, sum);
+                    }
                 }
             }
             s->end.scratch[o] = from_sum(&s->end, o, sum);

@@ -75,6 +75,7 @@ def source(name: str, stages: Sequence[Stage], output: Value, memory: Memory, cl
     ]
     parts = [
         f'/* {name}: a network, written by `bnew export --format c`. */\n\n#include "{name}.h"\n',
+        *(f"#define MOST_KERNEL_ROWS {rows}\n" for rows in _kernel_rows(stages)),
         kernels(needs),
         f"/* {'network':->98} */\n",
         "\n".join(arena) + "\n",
@@ -86,6 +87,12 @@ def source(name: str, stages: Sequence[Stage], output: Value, memory: Memory, cl
         names = ",\n    ".join(text(each) for each in classes)
         parts.append(f"const char* const {name}_classes[{len(classes)}] = {{\n    {names},\n}};\n")
     return "\n".join(parts)
+
+
+def _kernel_rows(stages: Sequence[Stage]) -> list[int]:
+    """The most rows of a window of a convolution of numbers, if there is one."""
+    rows = [stage.window.kernel[0] for stage in stages if stage.kind == "conv" and stage.window]
+    return [max(rows)] if rows else []
 
 
 def kernels(needs: set[str]) -> str:
