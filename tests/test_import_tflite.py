@@ -631,9 +631,9 @@ REFUSALS: dict[str, tuple[Callable[[], bytes], str]] = {
     "other channels": (binary(channels_in=70), "its 1 words of weights are not for 70 channels"),
     "other signs": (binary(channels_in=7), "its weights are for 7 channels, and it gets 8"),
     "a real input": (real_at_a_binary_layer, "it computes with .x., which is no packed signs"),
-    "a pool of real numbers": (pool_of_real_numbers, "LceBMaxPool2d .* computes with 'x', which is no packed"),
+    "a pool of real numbers": (pool_of_real_numbers, "it computes with 'x', which is no packed signs"),
     "no options of Larq": (unnamed_options, "the file does not say its 'FilterHeight'"),
-    "no options": (one("SOFTMAX"), "the file does not say its 'Beta'"),
+    "no beta": (one("SOFTMAX"), "the file does not say its 'Beta'"),
     "one multiplier": (missing_numbers, "it has not one multiplier and bias for each of its 5 results"),
     "one bias": (too_few_biases, "it has 1 biases for 5 results"),
     "a cast to whole numbers": (

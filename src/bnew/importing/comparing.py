@@ -195,8 +195,8 @@ def against_engine(network: ImportedNetwork, path: Path, images: Tensor, half: b
     ours = by_name(network(images))
     if not all(np.isfinite(each).all() for each in ours.values()):
         raise BnewError(
-            "the network's results for random images are not finite, so the packed file cannot be compared; if "
-            "it takes pixels, give mean and std"
+            "the network's results for random images are not finite, so the packed file cannot be compared; "
+            "if it takes pixels, give mean and std"
         )
     with engine_errors():
         theirs = by_name(engine(np.ascontiguousarray(images.numpy())))

@@ -30,8 +30,8 @@ def with_signs(node: Node, packs: bool, constants: MutableMapping[str, Array]) -
     """
     if len(node.inputs) != 5:
         raise BnewError(
-            f"LceBconv2d '{node.name}' is not imported: it has {len(node.inputs)} inputs; Larq Compute Engine "
-            "0.5 and later write files that are imported"
+            f"LceBconv2d '{node.name}' is not imported: it has {len(node.inputs)} inputs; Larq Compute "
+            "Engine 0.5 and later write files that are imported"
         )
     words = constants.get(node.inputs[1] or "")
     channels = node.attributes.get("channels_in", 0)
@@ -53,7 +53,7 @@ def with_signs(node: Node, packs: bool, constants: MutableMapping[str, Array]) -
         )
     signs = f"{node.inputs[1]} of {own} channels"
     constants[signs] = unpacked(words, own).transpose(0, 3, 1, 2).copy()
-    numbers = node.inputs[2:4]
+    numbers: tuple[str | None, ...] = node.inputs[2:4]
     if packs:
         limits = constants.get(node.inputs[4] or "")
         if limits is None or limits.dtype != np.int32 or limits.shape != words.shape[:1]:
@@ -61,9 +61,10 @@ def with_signs(node: Node, packs: bool, constants: MutableMapping[str, Array]) -
         # A bit is set, and the sign −1, where more than the threshold of the products are −1.
         total = own * words.shape[1] * words.shape[2]
         least = total - 2 * limits.astype(np.int64)
-        numbers = (f"{node.name}: least sums",)
-        constants[numbers[0]] = least.astype(np.float32).reshape(-1, 1, 1)
-    elif any(name is None for name in numbers):
+        name = f"{node.name}: least sums"
+        numbers = (name,)
+        constants[name] = least.astype(np.float32).reshape(-1, 1, 1)
+    elif None in numbers:
         raise BnewError(f"LceBconv2d '{node.name}' is not imported: it has no multiplier or no bias")
     attributes = {**node.attributes, "groups": groups}
     return replace(node, inputs=(node.inputs[0], signs, *numbers), attributes=attributes)

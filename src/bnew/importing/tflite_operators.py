@@ -221,16 +221,9 @@ def _concat(node: Node, *parts: Tensor) -> Tensor:
     return _activated(node, torch.cat(parts, shapes.axis_of(node.attributes["Axis"], parts[0])))
 
 
-# The types of tensors here by the file's.
-_TYPES = {
-    "FLOAT32": torch.float32, "FLOAT16": torch.float16, "INT32": torch.int32, "INT64": torch.int64,
-    "BOOL": torch.bool,
-}  # fmt: skip
-
-
 def _cast(node: Node, x: Tensor) -> Tensor:
     """The options say a type too, but TensorFlow Lite goes by the result's."""
-    kind = _TYPES[node.attributes["results"][0].type]
+    kind = shapes.TYPES[node.attributes["results"][0].type]
     if x.is_floating_point() and kind != torch.float32:
         raise BnewError("it casts real numbers to whole ones, or rounds them")
     return x.to(kind)
@@ -339,13 +332,8 @@ def _checked(name: str) -> Row:
     def function(node: Node, *inputs: Any) -> Any:
         results = row.function(node, *inputs)
         for place, result in enumerate(results if isinstance(results, tuple) else (results,)):
-            if not torch.is_tensor(result):
-                continue
-            info = node.attributes["results"][place]
-            said = torch.float32 if info.bits else _TYPES[info.type]
-            if result.dtype != said:
-                raise BnewError(f"its result is {result.dtype} here and {info.type.lower()} in the file")
-            shapes.has_shape(node, place, list(shapes.last(result).shape))
+            if torch.is_tensor(result):
+                shapes.agrees(node, place, result)
         return results
 
     return replace(row, function=function, whole=_WHOLE.get(name, _refused))

@@ -16,6 +16,12 @@ from bnew.errors import BnewError
 from bnew.importing.graph import Array, Node
 from bnew.importing.tflite_binary import CHANNELS
 
+# The types of tensors here by the file's.
+TYPES = {
+    "FLOAT32": torch.float32, "FLOAT16": torch.float16, "INT32": torch.int32, "INT64": torch.int64,
+    "BOOL": torch.bool,
+}  # fmt: skip
+
 
 def last(x: Tensor) -> Tensor:
     """A tensor in the order of the file."""
@@ -86,6 +92,14 @@ def reduced(how: str) -> Callable[[Node, Tensor, Array], Tensor]:
         return getattr(x, how)(tuple(dims), keepdim=keep)  # type: ignore[no-any-return]
 
     return over
+
+
+def agrees(node: Node, place: int, result: Tensor) -> None:
+    """Refuses a result whose type or shape is not the one in the file."""
+    info = node.attributes["results"][place]
+    if result.dtype != (torch.float32 if info.bits else TYPES[info.type]):
+        raise BnewError(f"its result is {result.dtype} here and {info.type.lower()} in the file")
+    has_shape(node, place, list(last(result).shape))
 
 
 def has_shape(node: Node, place: int, shape: list[int]) -> None:
