@@ -2,8 +2,8 @@
  * the parts that a network needs into its file: a part stands between `#ifdef NEEDS_...` and its `#endif`.
  *
  * A number is a float or, with --fixed, 16-bit fixed point: NEEDS_FLOAT and NEEDS_FIXED are the two
- * arithmetics, of which a file has one. Floats are what the scalar kernels of bnew's engine compute, to the last bit: every
- * product that is added to something is a fused multiply-add, and sums have the same order.
+ * arithmetics, of which a file has one. Floats are what the scalar kernels of bnew's engine compute, to the
+ * last bit: every product that is added to something is a fused multiply-add, and sums have the same order.
  *
  * Each function computes one row of a result. Values lie as rows, columns, channels; the bits of a pixel fill
  * whole words, from bit 0 on. A value whose `rows` are fewer than its height is a ring: row y lies where row
@@ -18,7 +18,7 @@ struct bits;
 
 enum activation { NONE, PRELU, CLAMP, SIGN, HARD_SIGMOID, HARD_SWISH, ABS, ROUND };
 
-/* --------------------------------------------------------------------------------------------------- floats */
+/* ------------------------------------------------------------------------------------------------- floats */
 
 #ifdef NEEDS_FLOAT
 #ifdef __FAST_MATH__
@@ -193,7 +193,7 @@ static inline int is_set(const struct epilogue* e, int c, float v) {
 }
 #endif /* NEEDS_FLOAT */
 
-/* ---------------------------------------------------------------------------------------------- fixed point */
+/* -------------------------------------------------------------------------------------------- fixed point */
 
 #ifdef NEEDS_FIXED
 /* A value has an exponent e, and its number q of 16 bits stands for q 2^-e. What is larger than such a number
@@ -232,7 +232,7 @@ struct epilogue {
     int exponent;        /* 2^exponent is 1 */
     const struct affine* scale_out;
     const struct real* result;
-    const int8_t* sign_scale;  /* bit = v sign_scale >= sign_shift, or v >= sign_shift */
+    const int8_t* sign_scale; /* bit = v sign_scale >= sign_shift, or v >= sign_shift */
     const int32_t* sign_shift;
     const struct bits* signs;
     int32_t* scratch;
@@ -292,7 +292,7 @@ static inline int is_set(const struct epilogue* e, int c, int32_t v) {
 }
 #endif /* NEEDS_FIXED */
 
-/* --------------------------------------------------------------------------------------------------- values */
+/* ------------------------------------------------------------------------------------------------- values */
 
 struct real {
     number* data;
@@ -353,7 +353,7 @@ static void finish(const struct epilogue* e, int y, int x) {
     }
 }
 
-/* ----------------------------------------------------------------------------------------- operators */
+/* ---------------------------------------------------------------------------------------------- operators */
 
 static void image_row(const struct image* s, const uint8_t* image, int y) {
     const int channels = s->result->channels, count = s->result->width * channels;
