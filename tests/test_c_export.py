@@ -318,6 +318,72 @@ def test_layers_of_many_products_in_fixed_point(tmp_path: Path) -> None:
     np.testing.assert_allclose(found * 2.0 ** -(exported.exponent or 0), exact, atol=0.1)
 
 
+def near_the_engine(net: Network, images: Array, tmp_path: Path, share: float) -> None:
+    """C is the twin in NumPy, and differs from the engine by no more than this share of the largest number."""
+    path = net.write(tmp_path / "m.bnew")
+    exported = export_c(path, tmp_path / "c", name="net", fixed=images)
+    expected = bnew_engine.load(path)(images).reshape(len(images), -1)
+    library = compiled(exported, *WAYS["gcc -O2"])
+    found, _ = computed(library, "net", images, expected.shape[1], np.int16)
+    np.testing.assert_array_equal(found, twin(path, exported, images))
+    differences = np.abs(found * 2.0 ** -(exported.exponent or 0) - expected)
+    assert differences.max() <= share * np.abs(expected).max()
+
+
+@installed("gcc")
+@pytest.mark.parametrize(
+    "steps",
+    [
+        ({"clamp": [0, 1]}, {"scale": 1000.0}),
+        ({"clamp": [0, 1]}, {"scale": 1e-3}),
+        ({"scale": 1e-3}, {"multiply": "large"}),
+        ({"scale": 1e-5}, {"multiply": "large"}, {"hard_sigmoid": {}}, {"scale": 1e4}),
+        ({"multiply": "tiny"}, {"scale": 1e4}),
+    ],
+)
+def test_steps_between_small_and_large_numbers(steps: tuple[dict[str, Any], ...], tmp_path: Path) -> None:
+    """Numbers before a product, and those behind a scale, have exponents of their own."""
+    net = Network((2, 5, 5), mean=[0.3] * 2, std=[0.2] * 2)
+    for name, scale in (("large", 2000.0), ("tiny", 1e-4)):
+        net.node("identity", "input", name=name, then=[{"scale": net.tensor([scale])}])
+    then = [
+        {kind: net.tensor([argument]) if isinstance(argument, float) else argument}
+        for step in steps
+        for kind, argument in step.items()
+    ]
+    net.node("identity", "input", then=then)
+    near_the_engine(net, some_images((2, 5, 5), 8), tmp_path, 0.002)
+
+
+@installed("gcc")
+def test_channels_that_never_change(tmp_path: Path) -> None:
+    """Batch norm's scale is 316 there, and scale and shift cancel each other."""
+    net = Network((1, 4, 4), mean=[0.0], std=[1.0])
+    scale, shift = net.tensor([316.0, -316.0, 0.1]), net.tensor([-316 * 9 + 0.7, 316 * 9 - 0.3, 0.2])
+    ones = net.node("identity", "input", real=False, sign={"shift": net.tensor([0.5])}) + ".bits"
+    net.conv(ones, np.ones((3, 1, 3, 3), np.float32), binary=True, then=[{"scale": scale}, {"shift": shift}])
+    near_the_engine(net, some_images((1, 4, 4)), tmp_path, 0.0002)
+
+
+@installed("gcc")
+def test_sums_that_cancel(tmp_path: Path) -> None:
+    """A shift of 2,700 leaves numbers up to 2 of the sums."""
+    random = np.random.default_rng(0)
+    net = Network((3, 8, 8), mean=[0.0] * 3, std=[1 / 255] * 3)
+    then = [{"shift": net.tensor([-2700.0])}, {"scale": net.tensor([0.1])}]
+    net.conv("input", np.ones((4, 3, 3, 3), np.float32), then=then)
+    near_the_engine(net, random.integers(98, 103, (4, 8, 8, 3), dtype=np.uint8), tmp_path, 0.0005)
+
+
+@installed("gcc")
+def test_the_largest_number_of_many(tmp_path: Path) -> None:
+    """A maximum of more than 32,767 numbers is no sum."""
+    net = Network((1, 190, 190), mean=[0.3], std=[0.2])
+    window: dict[str, Any] = {"kernel": [190, 190], "stride": [1, 1], "padding": [0] * 4, "dilation": [1, 1]}
+    net.node("max_pool", "input", **window, size=[1, 1])
+    near_the_engine(net, some_images((1, 190, 190), 1), tmp_path, 0.0001)
+
+
 def test_affine_numbers() -> None:
     """v scale + shift, rounded once for the product and once for the sum; large and small factors."""
     random = np.random.default_rng(1)

@@ -1,7 +1,8 @@
 """16-bit fixed point, for chips without a floating-point unit: stages whose constants are whole numbers.
 
 A value has an exponent e, and its number q of 16 bits stands for q · 2^−e. The exponents are such that the
-largest numbers that were seen on images take half of the range. Every scale becomes a factor of 16 bits and a
+largest numbers that were seen on images take half of the range; numbers within a stage have exponents of their
+own before a product and after the activation, as scales there may change how large they are. Every scale becomes a factor of 16 bits and a
 shift, see ``struct affine`` in kernels.c.
 """
 
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bnew.deploy.c99.interpreting import Bools, Numbers
-from bnew.deploy.c99.ranges import floats, largest_numbers
+from bnew.deploy.c99.ranges import Largest, floats, largest_numbers
 from bnew.deploy.c99.stages import AFFINE, Epilogue, FixedEpilogue, Stage, Value
 from bnew.errors import BnewError
 from bnew.text import printable
@@ -32,7 +33,8 @@ def affine(
 ) -> npt.NDArray[Any]:
     """v scale + shift as ``struct affine``, from numbers of one exponent to those of another.
 
-    The factor has as many bits as 16 bits hold; ``most`` is the largest shift.
+    The factor has as many bits as 16 bits hold; ``most`` is the largest shift. What rounding, or its limit,
+    changes of it is made up for at the v where the result is nearest to 0: there both terms may be large.
     """
     factor = np.broadcast_to(
         np.asarray(scale, np.float64) * 2.0 ** (exponent - np.asarray(exponent_in)), channels
@@ -43,7 +45,11 @@ def affine(
     made = np.zeros(channels, AFFINE)
     made["times"] = np.clip(np.rint(factor * 2.0**by), -LARGEST, LARGEST)
     made["by"] = np.where(made["times"] == 0, 0, by)
-    made["add"] = np.clip(np.rint(np.asarray(shift, np.float64) * 2.0**exponent), -(2**30), 2**30)
+    add = np.asarray(shift, np.float64) * 2.0**exponent
+    zero = np.rint(np.divide(-add, factor, out=np.zeros(channels), where=made["times"] != 0))
+    zero = np.clip(zero, -(2.0**most), 2.0**most)
+    add = add + zero * (factor - made["times"] * 2.0**-by)
+    made["add"] = np.clip(np.rint(add), -(2**30), 2**30)
     return made
 
 
@@ -61,45 +67,48 @@ def in_fixed_point(
     exponents: dict[Value, int] = {}
     made = []
     for stage, largest in zip(stages, largest_numbers(stages, images), strict=True):
-        fixed = _fixed(stage, largest, exponents)
+        fixed, exponent = _fixed(stage, largest, exponents)
         made.append(fixed)
-        for value in fixed.results:
-            exponents[value] = _exponent(fixed)
+        exponents.update(dict.fromkeys(fixed.results, exponent))
     return tuple(made), exponents
 
 
-def _exponent(stage: Stage) -> int:
-    assert isinstance(stage.end, FixedEpilogue)
-    return stage.end.exponent
+def _exponent(largest: float) -> int:
+    """Of numbers up to ``largest``."""
+    return MOST_EXPONENT if largest == 0 else min(math.floor(math.log2(LARGEST / 2 / largest)), MOST_EXPONENT)
 
 
-def _fixed(stage: Stage, largest: float, exponents: Mapping[Value, int]) -> Stage:
-    """A stage with constants that are whole numbers."""
+def _fixed(stage: Stage, largest: Largest, exponents: Mapping[Value, int]) -> tuple[Stage, int]:
+    """A stage with constants that are whole numbers, and the exponent of its result."""
     end, channels = stage.end, stage.shape[0]
     assert isinstance(end, Epilogue)
     source = exponents.get(stage.source, 0) if stage.source and not stage.source.is_bits else 0
     if stage.kind == "flatten":
-        return replace(stage, end=FixedEpilogue(source))
-    _check_sizes(stage, largest)
-    if end.activation in ("sign", "hard_sigmoid", "hard_swish", "round"):
-        largest = max(largest, 1.0)
-    exponent = (
-        MOST_EXPONENT if largest == 0 else min(math.floor(math.log2(LARGEST / 2 / largest)), MOST_EXPONENT)
-    )
+        return replace(stage, end=FixedEpilogue(source)), source
+    _check_sizes(stage, max(largest.first, largest.middle, largest.last))
+    one = 1.0 if end.activation in ("sign", "hard_sigmoid", "hard_swish", "round") else 0.0
+    first = exponent = _exponent(max(largest.middle, one))
     passes_on = stage.kind in ("pool", "pointwise") and end.scale is None
+    if end.multiply:
+        first = _exponent(largest.first)
     if passes_on:
-        exponent = min(exponent, source)
+        first = min(first, source)
+    if end.other is not None and end.multiply:  # a product is shifted right by 30 at most
+        exponent = min(exponent, first + exponents[end.other])
+        first = min(first, exponent + 30 - exponents[end.other])
+    else:
+        exponent = first
     weights = stage.weights
     fixed = FixedEpilogue(exponent, activation=end.activation, other=end.other, multiply=end.multiply)
     scale, shift = floats(end.scale, 1), floats(end.shift, 0)
     if stage.kind == "conv":
         weights, bits = whole_weights(stage)
-        fixed = replace(fixed, sums=affine(scale, shift, channels, source + bits, exponent, most=46))
-    elif not (passes_on and exponent == source):
-        fixed = replace(fixed, scale=affine(scale, shift, channels, source, exponent))
+        fixed = replace(fixed, sums=affine(scale, shift, channels, source + bits, first, most=46))
+    elif not (passes_on and first == source):
+        fixed = replace(fixed, scale=affine(scale, shift, channels, source, first))
     if end.other is not None:
         more = min(exponent - exponents[end.other], 15)  # of numbers that are not 0, no more fit
-        by = exponents[end.other] if end.multiply else max(-more, 0)
+        by = first + exponents[end.other] - exponent if end.multiply else max(-more, 0)
         fixed = replace(fixed, other_times=1 << max(more, 0), other_by=by)
     if end.slope is not None:
         fixed = replace(fixed, slope=affine(floats(end.slope, 1), 0, channels, 0, 0))
@@ -108,17 +117,20 @@ def _fixed(stage: Stage, largest: float, exponents: Mapping[Value, int]) -> Stag
     if end.activation == "clamp":
         low, high = (float(np.clip(np.rint(b * 2.0**exponent), -LARGEST - 1, LARGEST)) for b in end.bounds)
         fixed = replace(fixed, bounds=(int(low), int(high)))
+    result = exponent
     if end.shift_out is not None:
-        out = affine(floats(end.scale_out, 1), floats(end.shift_out, 0), channels, exponent, exponent)
+        result = _exponent(largest.last)
+        out = affine(floats(end.scale_out, 1), floats(end.shift_out, 0), channels, exponent, result)
         fixed = replace(fixed, scale_out=out)
     if end.sign_shift is not None:
-        fixed = replace(fixed, **thresholds(end, exponent))
-    return replace(stage, end=fixed, weights=weights)
+        fixed = replace(fixed, **thresholds(end, result))
+    return replace(stage, end=fixed, weights=weights), result
 
 
 def _check_sizes(stage: Stage, largest: float) -> None:
-    terms = max((rows.places for rows in stage.spans[0]), default=1)
-    terms *= max((columns.places for columns in stage.spans[1]), default=1)
+    terms = 1
+    if stage.mean:
+        terms = math.prod(max(span.places for span in spans) for spans in stage.spans)
     if stage.kind == "binary_conv" and stage.window and stage.source:
         terms = math.prod(stage.window.kernel) * stage.source.shape[0]
     if largest > LARGEST / 2 or terms > LARGEST:

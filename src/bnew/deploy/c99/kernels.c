@@ -217,7 +217,8 @@ static inline int32_t applied(const struct affine* a, int32_t v) {
     return held(rounded(v * a->times, a->by) + a->add);
 }
 
-/* As with floats; what is NULL or NONE is left out. All numbers v have the exponent of the result. */
+/* As with floats; what is NULL or NONE is left out. Numbers v have one exponent from `other` to `activation`;
+ * by `multiply` and by `scale_out` they get another one. */
 struct epilogue {
     const struct affine* sums;  /* of a convolution of numbers: what its sums become */
     const struct affine* scale; /* of other operators */
@@ -229,7 +230,7 @@ struct epilogue {
     const struct affine* slope;
     int32_t low, high;
     struct affine sixth; /* v / 6 + 1/2 */
-    int exponent;        /* 2^exponent is 1 */
+    int exponent;        /* 2^exponent is 1 in an activation */
     const struct affine* scale_out;
     const struct real* result;
     const int8_t* sign_scale; /* bit = v sign_scale >= sign_shift, or v >= sign_shift */

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,17 +14,29 @@ from bnew.deploy.c99.stages import Epilogue, Stage
 from bnew.errors import BnewError
 
 
+@dataclass
+class Largest:
+    """The largest magnitudes within the steps of a stage."""
+
+    first: float = 0.0
+    """Before they are multiplied by another value."""
+    middle: float = 0.0
+    """After that, or from the start, to the activation."""
+    last: float = 0.0
+    """After the scale and shift that follow it."""
+
+
 class Reals:
-    """Arithmetic of real numbers, which notes the largest magnitude within the steps of each stage."""
+    """Arithmetic of real numbers, which notes how large they become."""
 
     def __init__(self, stages: Sequence[Stage]) -> None:
         self.stages = stages
-        self.largest = [0.0] * len(stages)
+        self.largest = [Largest() for _ in stages]
 
     def image(self, s: int, images: npt.NDArray[np.uint8]) -> Numbers:
         """b scale + shift."""
         end = self._end(s)
-        return self._seen(s, images * floats(end.scale, 1) + floats(end.shift, 0))
+        return self._seen(s, "middle", images * floats(end.scale, 1) + floats(end.shift, 0))
 
     def mean(self, sums: Numbers, places: int) -> Numbers:
         """The quotient."""
@@ -32,11 +45,14 @@ class Reals:
     def finish(self, s: int, sums: Numbers, other: Numbers | None) -> Numbers:
         """See ``finish`` in kernels.c."""
         end = self._end(s)
-        v = self._seen(s, sums * floats(end.scale, 1) + floats(end.shift, 0))
+        v = sums * floats(end.scale, 1) + floats(end.shift, 0)
+        v = self._seen(s, "first" if end.multiply else "middle", v)
         if other is not None:
-            v = self._seen(s, v * other if end.multiply else v + other)
-        v = self._seen(s, _activated(end, v))
-        return self._seen(s, v * floats(end.scale_out, 1) + floats(end.shift_out, 0))
+            v = self._seen(s, "middle", v * other if end.multiply else v + other)
+        v = self._seen(s, "middle", _activated(end, v))
+        if end.shift_out is None:
+            return v
+        return self._seen(s, "last", v * floats(end.scale_out, 1) + floats(end.shift_out, 0))
 
     def is_set(self, s: int, numbers: Numbers) -> Bools:
         """See ``is_set`` in kernels.c."""
@@ -53,8 +69,9 @@ class Reals:
         assert isinstance(end, Epilogue)
         return end
 
-    def _seen(self, s: int, v: Numbers) -> Numbers:
-        self.largest[s] = max(self.largest[s], float(np.abs(v).max(initial=0)))
+    def _seen(self, s: int, where: str, v: Numbers) -> Numbers:
+        most = max(getattr(self.largest[s], where), float(np.abs(v).max(initial=0)))
+        setattr(self.largest[s], where, most)
         return v
 
 
@@ -78,8 +95,8 @@ def _activated(end: Epilogue, v: Numbers) -> Numbers:
     return activations[end.activation]()
 
 
-def largest_numbers(stages: Sequence[Stage], images: npt.NDArray[np.uint8], batch: int = 32) -> list[float]:
-    """The largest magnitude within the steps of each stage, on images (N, H, W, C)."""
+def largest_numbers(stages: Sequence[Stage], images: npt.NDArray[np.uint8], batch: int = 32) -> list[Largest]:
+    """How large numbers become within the steps of each stage, on images (N, H, W, C)."""
     reals = Reals(stages)
     interpreter = Interpreter(stages, reals)
     for start in range(0, len(images), batch):

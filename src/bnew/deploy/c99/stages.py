@@ -61,7 +61,10 @@ AFFINE = np.dtype([("add", np.int32), ("times", np.int16), ("by", np.uint8)], al
 
 @dataclass(frozen=True)
 class FixedEpilogue:
-    """The same in 16-bit fixed point; arrays are of :data:`AFFINE`, but for those of the sign."""
+    """The same in 16-bit fixed point; arrays are of :data:`AFFINE`, but for those of the sign.
+
+    ``exponent`` is that of numbers from ``other`` to ``activation``.
+    """
 
     exponent: int
     sums: Array | None = None
