@@ -566,6 +566,10 @@ def test_refusals_name_what_is_missing(tmp_path: Path) -> None:
     net = Network((1, 4, 4))
     net.node("identity", "input")
     assert "pack it with mean and std" in refused(net, tmp_path)
+    net = Network((1, 1, 40000), **image)
+    window: dict[str, Any] = {"kernel": [1, 2], "stride": [1, 2], "padding": [0] * 4, "dilation": [1, 1]}
+    net.node("max_pool", "input", **window, size=[1, 20000], name="pool")
+    assert "layer 'pool' reads an image of 1×40000 places" in refused(net, tmp_path)
     net = Network((1, 4, 4), **image)
     net.node("identity", "input", then=[{"scale": net.tensor([np.nan])}])
     assert "weights that are not finite" in refused(net, tmp_path)

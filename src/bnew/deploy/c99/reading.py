@@ -23,6 +23,9 @@ from bnew.packing.sizes import settled
 
 Tensors: TypeAlias = Mapping[str, npt.NDArray[Any]]
 
+MOST_PLACES = 32767
+"""Along an axis, of what a pool reads: ``struct span`` in kernels.c."""
+
 
 def read_stages(path: str | Path, limits: Limits = BY_SIZE) -> tuple[tuple[Stage, ...], Value]:
     """The stages of a packed file, and the value that is its result.
@@ -218,6 +221,11 @@ def _pool(
 ) -> Callable[[Stage, Mapping[str, Any], Tensors], Stage]:
     def read(stage: Stage, node: Mapping[str, Any], tensors: Tensors) -> Stage:
         channels, height, width = stage.shape
+        if max(height, width) > MOST_PLACES:
+            raise BnewError(
+                f"layer '{stage.name}' reads an image of {height}×{width} places, and pools in C take "
+                f"{MOST_PLACES:,} along an axis at most: make it smaller before"
+            )
         return replace(
             stage,
             kind="pool",
