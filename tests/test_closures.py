@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from bnew.errors import BnewError
 from bnew.layers import BinaryLinear, binary_parameters
-from bnew.methods import METHODS, STE, Binarizer, create_method
+from bnew.methods import BNEW, METHODS, STE, Binarizer, create_method
 
 STEPS, FREEZE_AT = 12, 8
 OPTIMIZERS: dict[str, Any] = {
@@ -165,6 +165,34 @@ def test_a_step_that_failed_half_way_is_taken_back(name: str) -> None:
         for a, b in zip(own, (t for ts in method._state().values() for t in ts), strict=True):
             assert torch.equal(a, b)
     assert method.step == 4
+
+
+def test_rates_are_their_own_after_a_step_that_failed() -> None:
+    """A slower fall multiplies the rate within a step alone: what is saved, and what is left, has it not."""
+
+    def failed() -> tuple[Failing, BNEW]:
+        net = Net()
+        method = BNEW(binary_parameters(net), 4, fall=0.5)
+        optimizer = Failing(method.param_groups(net, 0.05), lr=0.05)
+        method.attach(optimizer)
+        net(batch(0)[0]).sum().backward()
+        optimizer.step()
+        optimizer.fails = True
+        with pytest.raises(MemoryError):
+            optimizer.step()
+        assert [group["lr"] for group in optimizer.param_groups] != [0.05 * method.binary_lr, 0.05]
+        return optimizer, method
+
+    optimizer, method = failed()
+    rates = [0.05 * method.binary_lr, 0.05]
+    assert [group["lr"] for group in optimizer.state_dict()["param_groups"]] == rates
+    optimizer, method = failed()
+    method.detach()
+    assert [group["lr"] for group in optimizer.param_groups] == rates
+    optimizer, method = failed()
+    optimizer.fails = False
+    optimizer.step()
+    assert [group["lr"] for group in optimizer.param_groups] == rates
 
 
 class Failing(torch.optim.SGD):

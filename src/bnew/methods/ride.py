@@ -45,6 +45,7 @@ class Ride:
         self.hooks = (
             optimizer.register_step_pre_hook(self._before),
             optimizer.register_step_post_hook(self._after),
+            optimizer.register_state_dict_pre_hook(lambda _: self._reset_rates()),
             optimizer.register_state_dict_post_hook(self._add_state),
             optimizer.register_load_state_dict_pre_hook(self._take_state),
             optimizer.register_load_state_dict_post_hook(self._load_state),
@@ -53,6 +54,7 @@ class Ride:
 
     def end(self) -> None:
         """Remove the hooks from the optimizer."""
+        self._reset_rates()
         for hook in self.hooks:
             hook.remove()
 
@@ -101,6 +103,7 @@ class Ride:
                 group["lr"] = rate * factor
 
     def _reset_rates(self) -> None:
+        """Give groups their own rates again: after the step, or when one that raised an error left them."""
         for group, rate in self.rates:
             group["lr"] = rate
         self.rates = []
