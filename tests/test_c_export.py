@@ -42,7 +42,7 @@ from bnew.deploy.c99.sample import validation_images
 from bnew.deploy.c99.stages import Epilogue, FixedEpilogue, Stage
 from bnew.deploy.c99.writing import kernels, literal, text
 from bnew.deploy.pack_run import pack_run
-from bnew.deploy.verify import verify_run
+from bnew.deploy.verify import verify, verify_run
 from bnew.errors import BnewError
 from bnew.models.trained import pretrained_card
 from bnew.results.run import Run
@@ -319,7 +319,7 @@ def test_layers_of_many_products_in_fixed_point(tmp_path: Path) -> None:
 
 
 def near_the_engine(net: Network, images: Array, tmp_path: Path, share: float) -> None:
-    """C is the twin in NumPy, and differs from the engine by no more than this share of the largest number."""
+    """C is the twin in NumPy, and differs from the engine by at most this share of the largest number."""
     path = net.write(tmp_path / "m.bnew")
     exported = export_c(path, tmp_path / "c", name="net", fixed=images)
     expected = bnew_engine.load(path)(images).reshape(len(images), -1)
@@ -437,6 +437,20 @@ def test_verify_says_what_fixed_point_changes(run: Run, digits: tuple[Path, Arra
     assert checked.fixed.largest == pytest.approx(np.abs(found - expected).max(), rel=1e-4)
     assert f"16-bit fixed point: accuracy {percent((checked.fixed.hits or 0) / len(images))}" in str(checked)
     assert "fixed point" not in str(verify_run(path, run, MACHINE))
+    by_path = verify(path, run.path, fixed=validation_images(run, MACHINE), sample=3)
+    assert by_path.sample == 3
+    assert by_path.fixed is not None
+    assert by_path.fixed.largest == checked.fixed.largest
+
+
+def test_fixed_point_takes_images_of_one_size(tmp_path: Path) -> None:
+    """A file for images of any size is computed for the size that it names."""
+    net = Network((1, 6, 6), mean=[0.5], std=[0.2], any_size=True)
+    net.conv("input", np.ones((1, 1, 3, 3), np.float32))
+    network = FixedNetwork(net.write(tmp_path / "m.bnew"), some_images((1, 6, 6)))
+    for size in (5, 8):
+        with pytest.raises(BnewError, match=r"must be uint8 \(N, 6, 6, 1\)"):
+            network(some_images((1, size, size)))
 
 
 def test_a_trained_network_in_fixed_point(digits: tuple[Path, Array, Array]) -> None:

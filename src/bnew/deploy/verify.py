@@ -206,7 +206,7 @@ def verify(
     """
     if not isinstance(model, nn.Module):
         if data is None:
-            return verify_run(file, as_run(model), Machine(device="cpu"), limits)
+            return verify(file, *load_run(as_run(model), Machine(device="cpu")), sample, limits, fixed)
         model = load(model)
     if data is None:
         raise BnewError("verify needs images: give data, batches of images and labels, or a run as model")

@@ -51,7 +51,12 @@ class FixedNetwork:
         self._interpreter = Interpreter(stages, Fixed(stages))
 
     def __call__(self, images: Bytes, batch: int = 64) -> npt.NDArray[np.float32]:
-        """The numbers (N, C, H, W) that the result stands for, (N, C) of a 1×1 one, of bytes (N, H, W, C)."""
+        """The numbers (N, C, H, W) that the result stands for, (N, C) of a 1×1 one, of bytes (N, H, W, C).
+
+        Raises:
+            BnewError: the images have another size than the file's.
+        """
+        images = checked_images(images, self._interpreter.stages)
         starts = range(0, len(images), batch)
         parts = [self._interpreter(images[start : start + batch])[self._output] for start in starts]
         numbers = (np.concatenate(parts) * self._unit).astype(np.float32).transpose(0, 3, 1, 2)
