@@ -2,7 +2,8 @@
 
 A value has an exponent e, and its number q of 16 bits stands for q · 2^−e. The exponents are such that the
 largest numbers that were seen on images take half of the range. Within a stage, numbers before a product and
-those after the activation have exponents of their own. Every scale becomes a factor of 16 bits and a shift, see ``struct affine`` in kernels.c.
+those after the activation have exponents of their own. Every scale becomes a factor of 16 bits and a shift,
+see ``struct affine`` in kernels.c.
 """
 
 from __future__ import annotations
