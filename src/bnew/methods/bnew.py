@@ -86,7 +86,8 @@ class BNEW(Binarizer):
             it was: by default, strength and :attr:`binary_lr` are twice what they are without it, and
             ``fall`` is 1/2.
         fall: where the learning rate falls linearly, that of the binary weights falls with this power of the
-            share of the run that is left: it is the group's times (1 − t / T)^(fall − 1). 1 leaves it alone.
+            share of the run that is left: it is the group's times (1 − t / T)^(fall − 1). 1 leaves it alone,
+            which is right for a rate that does not fall to 0 linearly: with fall 1/2 the factor grows to √T.
         freeze_at: share of the run after which :meth:`freeze` is called. A short run's push is strong enough
             for the weights to be at ±1 by then.
         scale: binary values are ± mean|w| (in ImageNet's fine-tuning).
