@@ -554,6 +554,8 @@ def test_more_mistakes(cli: Any, run: Run, digits: tuple[Path, Array, Array], tm
     assert (code, "could not make the folder" in err) == (2, True)
     code, _, err = cli("export", run.path, tmp_path / "x.onnx", "--ram", "64k")
     assert (code, "--ram is for --format c" in err) == (2, True)
+    code, _, err = cli("export", digits[0], tmp_path / "x.onnx")
+    assert (code, "is a file, and ONNX is made of a run: " in err) == (2, True)
 
 
 def refused(net: Network, tmp_path: Path) -> str:

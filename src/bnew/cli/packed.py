@@ -183,6 +183,10 @@ def export(
     only_in_c = {"--name": name, "--flash": flash, "--ram": ram, "--fixed": fixed, "--images": images}
     if given := [option for option, value in only_in_c.items() if value]:
         raise BnewError(f"{given[0]} is for --format c")
+    if run.is_file():
+        raise BnewError(
+            f"{run} is a file, and ONNX is made of a run: give the run's folder, or add --format c"
+        )
     from bnew.deploy.onnx import export_run
     from bnew.results.groups import best_run
 
