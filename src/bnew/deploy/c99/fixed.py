@@ -1,9 +1,9 @@
 """16-bit fixed point, for chips without a floating-point unit: stages whose constants are whole numbers.
 
-A value has an exponent e, and its number q of 16 bits stands for q · 2^−e. The exponents are such that the
-largest numbers that were seen on images take half of the range. Within a stage, numbers before a product and
-those after the activation have exponents of their own. Every scale becomes a factor of 16 bits and a shift,
-see ``struct affine`` in kernels.c.
+A value has an exponent e, and its number q of 16 bits stands for q · 2^−e. The largest number that was seen on
+images is in the upper half of the range. Within a stage, numbers before a product and those after the
+activation have exponents of their own. Every scale becomes a factor of 16 bits and a shift, see ``struct
+affine`` in kernels.c.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def in_fixed_point(
 
 def _exponent(largest: float) -> int:
     """Of numbers up to ``largest``."""
-    return MOST_EXPONENT if largest == 0 else min(math.floor(math.log2(LARGEST / 2 / largest)), MOST_EXPONENT)
+    return MOST_EXPONENT if largest == 0 else min(math.floor(math.log2(LARGEST / largest)), MOST_EXPONENT)
 
 
 def _fixed(stage: Stage, largest: Largest, exponents: Mapping[Value, int]) -> tuple[Stage, int]:
@@ -133,8 +133,8 @@ def _check_sizes(stage: Stage, largest: float) -> None:
         terms = math.prod(max(span.places for span in spans) for spans in stage.spans)
     if stage.kind == "binary_conv" and stage.window and stage.source:
         terms = math.prod(stage.window.kernel) * stage.source.shape[0]
-    if largest > LARGEST / 2 or terms > LARGEST:
-        what = f"numbers up to {largest:,.0f}" if largest > LARGEST / 2 else f"sums of {terms:,} numbers"
+    if largest > LARGEST or terms > LARGEST:
+        what = f"numbers up to {largest:,.0f}" if largest > LARGEST else f"sums of {terms:,} numbers"
         raise BnewError(
             printable(f"layer '{stage.name}' has {what}, more than 16 bits hold: export it without --fixed")
         )
