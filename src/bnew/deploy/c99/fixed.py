@@ -1,7 +1,7 @@
 """16-bit fixed point, for chips without a floating-point unit: stages whose constants are whole numbers.
 
-A value has an exponent e, and its number q of 16 bits stands for q · 2^−e. The largest number that was seen on
-images is in the upper half of the range. Within a stage, numbers before a product and those after the
+A value has an exponent e, and its number q of 16 bits stands for q · 2^−e. The largest number that was seen
+on images is in the upper half of the range. Within a stage, numbers before a product and those after the
 activation have exponents of their own. Every scale becomes a factor of 16 bits and a shift, see ``struct
 affine`` in kernels.c.
 """
