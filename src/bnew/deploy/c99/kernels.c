@@ -434,8 +434,8 @@ static void conv_row(const struct conv* s, int y) {
     const int first_y = y * w->stride_y - w->top;
     /* Without gaps, the columns of a window's row lie close together. */
     const int close = w->dilation_x == 1 && s->groups == 1;
-    const number* rows[MOST_KERNEL_ROWS]; /* where each row of the window begins */
-    int top = 0, bottom = w->kernel_y;    /* its rows inside of the image */
+    const number* rows[MOST_KERNEL_ROWS] = {NULL}; /* where each row of the window begins */
+    int top = 0, bottom = w->kernel_y;             /* its rows inside of the image */
     int x, o, ky, kx;
     while (top < bottom && first_y + top * w->dilation_y < 0) ++top;
     while (top < bottom && first_y + (bottom - 1) * w->dilation_y >= w->height) --bottom;
