@@ -20,6 +20,7 @@ from bnew.cli.output import as_json, check_format, put, put_rows, say_broken
 from bnew.display import show
 from bnew.errors import BnewError
 from bnew.process import cores
+from bnew.results.run import Run
 from bnew.text import percent, printable
 from bnew.training.machine import Machine
 
@@ -49,12 +50,16 @@ def pack(
     best = best_run(run)
     machine = Machine(data_dir=data_dir, device="cpu")
     packed = pack_run(best, file, machine, half=half, any_size=any_size)
-    if best.path != run:
-        accuracy = f"{percent(best.summary['val_accuracy'])} validation accuracy"
-        print(printable(f"best network below {run}: {best.path} ({accuracy})"))
+    _say_which(best, run)
     sizes = f"{packed.file_bytes:,} bytes, {packed.header_bytes:,} of them the header"
     print(printable(f"{file}: {best.path} in {sizes}"))
     return 0
+
+
+def _say_which(best: Run, run: Path) -> None:
+    if best.path != run:
+        accuracy = f"{percent(best.summary['val_accuracy'])} validation accuracy"
+        print(printable(f"best network below {run}: {best.path} ({accuracy})"))
 
 
 def info(file: FileArgument, /) -> int:
@@ -190,7 +195,9 @@ def export(
     from bnew.deploy.onnx import export_run
     from bnew.results.groups import best_run
 
-    check = export_run(best_run(run), to, Machine(data_dir=data_dir, device="cpu"))
+    best = best_run(run)
+    _say_which(best, run)
+    check = export_run(best, to, Machine(data_dir=data_dir, device="cpu"))
     print(printable(f"{to}: {to.stat().st_size:,} bytes"))
     print(check or "not checked, as onnxruntime is not installed")
     print("Signs and binary weights are float32 in it: neither small nor fast. `bnew pack` makes what is.")
@@ -214,6 +221,7 @@ def _packed(
     from bnew.results.groups import best_run
 
     best = best_run(run)
+    _say_which(best, run)
     path = folder / f"{best.path.resolve().name}.bnew"
     pack_run(best, path, machine)
     if not fixed:

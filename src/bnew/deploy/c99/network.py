@@ -94,6 +94,6 @@ class FixedCheck:
         right = "" if self.hits is None else f"accuracy {percent(self.hits / self.images)}, "
         same = percent(self.same / self.images)
         return (
-            f"16-bit fixed point: {right}the packed file's class in {same} of images, largest difference "
-            f"{self.largest:.2g}"
+            f"16-bit fixed point: {right}the packed file's class in {same} of images, its results differ by "
+            f"{self.largest:.2g} at most"
         )
