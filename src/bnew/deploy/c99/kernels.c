@@ -13,6 +13,8 @@
 #include <stdint.h>
 #include <string.h>
 
+typedef char needs_an_int_of_32_bits[sizeof(int) >= 4 ? 1 : -1];
+
 struct real;
 struct bits;
 
