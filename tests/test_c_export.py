@@ -36,7 +36,7 @@ from tiny import Network, powers, signs
 from bnew.deploy.c99.export import CODE, Exported, export_c
 from bnew.deploy.c99.fixed import Fixed, affine, applied, thresholds, whole_weights
 from bnew.deploy.c99.interpreting import Interpreter
-from bnew.deploy.c99.network import FixedNetwork
+from bnew.deploy.c99.network import FixedNetwork, as_bytes
 from bnew.deploy.c99.reading import read_stages
 from bnew.deploy.c99.sample import validation_images
 from bnew.deploy.c99.stages import Epilogue, FixedEpilogue, Stage
@@ -194,8 +194,7 @@ def digits(run: Run) -> tuple[Path, Array, Array]:
     images = np.concatenate(
         [x.numpy() for x, _ in load_run_data(run, MACHINE).batches("test", train=False).epoch(0)]
     )
-    mean, std = (np.array(packed.graph["input"][key])[:, None, None] for key in ("mean", "std"))
-    images = np.rint((images * std + mean) * 255).astype(np.uint8).transpose(0, 2, 3, 1)
+    images = as_bytes(images, *(packed.graph["input"][key] for key in ("mean", "std")))
     return path, images, bnew_engine.load(path, isa="scalar")(images)
 
 
@@ -243,7 +242,7 @@ def test_flash_is_what_the_compiler_says(tmp_path: Path) -> None:
 
 def twin(path: Path, exported: Exported, images: Array) -> Array:
     """What the exported stages of whole numbers give in NumPy, (N, size)."""
-    output = read_stages(path)[1]
+    output = read_stages(path).output
     values = Interpreter(exported.stages, Fixed(exported.stages))(images)
     return values[output].transpose(0, 3, 1, 2).reshape(len(images), -1)
 
@@ -302,10 +301,9 @@ def test_sums_of_whole_numbers_cannot_overflow() -> None:
             assert (np.abs(whole * unit - np.asarray(stage.weights)) <= 0.5 * unit).all()
 
 
+@installed("gcc")
 def test_layers_of_many_products_in_fixed_point(tmp_path: Path) -> None:
     """2,048 products of the largest numbers, of one sign, are summed as they are."""
-    if not shutil.which("gcc"):
-        pytest.skip("not installed: gcc")
     net = Network((8, 16, 16), mean=[0.0] * 8, std=[1.0] * 8)
     x = net.node("flatten", "input")
     net.conv(x, np.full((3, 2048, 1, 1), 0.25, np.float32))
@@ -554,6 +552,8 @@ def test_more_mistakes(cli: Any, run: Run, digits: tuple[Path, Array, Array], tm
     assert (code, "could not make the folder" in err) == (2, True)
     code, _, err = cli("export", run.path, tmp_path / "x.onnx", "--ram", "64k")
     assert (code, "--ram is for --format c" in err) == (2, True)
+    code, _, err = cli("export", run.path, tmp_path / "x.onnx", "--name", "")
+    assert (code, "--name is for --format c" in err) == (2, True)
     code, _, err = cli("export", digits[0], tmp_path / "x.onnx")
     assert (code, "is a file, and ONNX is made of a run: " in err) == (2, True)
 

@@ -186,7 +186,7 @@ def export(
         print(printable(f"{exported.source} and {exported.header.name}"))
         return 0
     only_in_c = {"--name": name, "--flash": flash, "--ram": ram, "--fixed": fixed, "--images": images}
-    if given := [option for option, value in only_in_c.items() if value]:
+    if given := [option for option, value in only_in_c.items() if value not in (None, False, ())]:
         raise BnewError(f"{given[0]} is for --format c")
     if run.is_file():
         raise BnewError(

@@ -21,7 +21,6 @@ from bnew.deploy.limits import BY_SIZE, Limits
 from bnew.display import Line, new_table
 from bnew.errors import BnewError
 from bnew.files import write_atomically
-from bnew.packing.file import PackedFile
 from bnew.text import printable
 
 CODE = 6 << 10
@@ -104,7 +103,8 @@ def export_c(
         BnewError: the file is damaged, has an operator without a kernel in C, or does not fit; or the files
             cannot be written. Then nothing is written.
     """
-    made, output = read_stages(path, limits)
+    stages = read_stages(path, limits)
+    made, output = tuple(stages), stages.output
     exponent, number_bytes = None, 4
     if fixed is not None:
         made, exponents = in_fixed_point(made, checked_images(fixed, made))
@@ -113,7 +113,7 @@ def export_c(
     memory = plan(made, output, number_bytes)
     exported = Exported(folder / f"{name}.c", folder / f"{name}.h", made, memory, exponent)
     _check(exported, flash, ram)
-    classes: Sequence[str] = PackedFile.read(path).graph.get("classes", ())
+    classes: Sequence[str] = stages.graph.get("classes", ())
     image = made[0].real
     assert image is not None
     header = writing.header(name, output, image, exported.ram, classes, exponent)

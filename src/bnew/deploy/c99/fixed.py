@@ -182,10 +182,6 @@ class Fixed:
     def __init__(self, stages: Sequence[Stage]) -> None:
         self.stages = stages
 
-    def image(self, s: int, images: npt.NDArray[np.uint8]) -> Numbers:
-        """See ``normalised``."""
-        return self.finish(s, images.astype(np.int64), None)
-
     def mean(self, sums: Numbers, places: int) -> Numbers:
         """See ``quotient``."""
         return (2 * sums + places) // (2 * places)

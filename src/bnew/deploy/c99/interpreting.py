@@ -20,9 +20,6 @@ Bools: TypeAlias = npt.NDArray[np.bool_]
 class Arithmetic(Protocol):
     """What numbers are and how a stage ends; ``s`` is the place of the stage in its list."""
 
-    def image(self, s: int, images: npt.NDArray[np.uint8]) -> Numbers:
-        """The numbers of bytes."""
-
     def mean(self, sums: Numbers, places: int) -> Numbers:
         """Sums of so many numbers, divided by it."""
 
@@ -55,7 +52,7 @@ class Interpreter:
         self, s: int, stage: Stage, images: npt.NDArray[np.uint8], values: dict[Value, Numbers]
     ) -> Numbers:
         if stage.kind == "image":
-            return self.arithmetic.image(s, images)
+            return self.arithmetic.finish(s, images.astype(np.int64), None)
         assert stage.source is not None
         x = values[stage.source]
         if stage.kind == "flatten":

@@ -14,7 +14,6 @@ from bnew.deploy.c99.fixed import Fixed, in_fixed_point
 from bnew.deploy.c99.interpreting import Interpreter
 from bnew.deploy.c99.ranges import checked_images
 from bnew.deploy.c99.reading import read_stages
-from bnew.packing.file import PackedFile
 from bnew.text import percent
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -43,10 +42,10 @@ class FixedNetwork:
     """
 
     def __init__(self, file: str | Path, sample: Bytes) -> None:
-        stages, self._output = read_stages(file)
-        image = PackedFile.read(file).graph["input"]
+        read = read_stages(file)
+        self._output, image = read.output, read.graph["input"]
         self._mean, self._std = image["mean"], image["std"]
-        stages, exponents = in_fixed_point(stages, checked_images(sample, stages))
+        stages, exponents = in_fixed_point(tuple(read), checked_images(sample, tuple(read)))
         self._unit = 2.0 ** -exponents[self._output]
         self._interpreter = Interpreter(stages, Fixed(stages))
 

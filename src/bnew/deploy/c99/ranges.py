@@ -33,11 +33,6 @@ class Reals:
         self.stages = stages
         self.largest = [Largest() for _ in stages]
 
-    def image(self, s: int, images: npt.NDArray[np.uint8]) -> Numbers:
-        """b scale + shift."""
-        end = self._end(s)
-        return self._seen(s, "middle", images * floats(end.scale, 1) + floats(end.shift, 0))
-
     def mean(self, sums: Numbers, places: int) -> Numbers:
         """The quotient."""
         return sums / places

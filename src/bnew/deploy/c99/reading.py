@@ -27,8 +27,8 @@ MOST_PLACES = 32767
 """Along an axis, of what a pool reads: ``struct span`` in kernels.c."""
 
 
-def read_stages(path: str | Path, limits: Limits = BY_SIZE) -> tuple[tuple[Stage, ...], Value]:
-    """The stages of a packed file, and the value that is its result.
+def read_stages(path: str | Path, limits: Limits = BY_SIZE) -> Stages:
+    """The stages of a packed file.
 
     Raises:
         BnewError: the file is damaged, or has what C has no kernel for, see :class:`Stages`.
@@ -38,8 +38,7 @@ def read_stages(path: str | Path, limits: Limits = BY_SIZE) -> tuple[tuple[Stage
     tensors = load_file(path)
     if not all(np.isfinite(tensor).all() for tensor in tensors.values()):
         raise BnewError(f"{path} has weights that are not finite, which C code cannot hold")
-    stages = Stages(packed.graph, tensors)
-    return tuple(stages), stages.output
+    return Stages(packed.graph, tensors)
 
 
 class Stages:
@@ -50,6 +49,7 @@ class Stages:
     """
 
     def __init__(self, graph: Mapping[str, Any], tensors: Tensors) -> None:
+        self.graph = graph
         self._tensors = tensors
         self._made: list[Stage] = []
         self._values: dict[str, Value] = {}
