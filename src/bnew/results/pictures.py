@@ -157,7 +157,7 @@ def _accuracy(groups: Sequence[Group]) -> Picture | None:
         _label_ends(ax, curves, scale=100)
 
     caption = f"Validation accuracy by epoch. {_who(curves)} The lowest twentieth may lie below the frame."
-    return Picture("accuracy", caption, _svg(draw, 3.4))
+    return Picture("accuracy", caption, draw_svg(draw, 3.4))
 
 
 def _distance(groups: Sequence[Group]) -> Picture | None:
@@ -179,7 +179,7 @@ def _distance(groups: Sequence[Group]) -> Picture | None:
         f"Mean distance to ±1 of the binary layers' weights, or of the real values whose signs they are, by "
         f"epoch. {_who(curves)} Logarithmic, but linear below {DISTANCE_FLOOR:g}."
     )
-    return Picture("distance", caption, _svg(draw, 3.4))
+    return Picture("distance", caption, draw_svg(draw, 3.4))
 
 
 def _histograms(groups: Sequence[Group]) -> Picture | None:
@@ -206,10 +206,10 @@ def _histograms(groups: Sequence[Group]) -> Picture | None:
         "Heights are square roots of the shares, so that the ends do not hide the middle. "
         f"The first run of each method ({_seeds([group.runs[0] for group, _ in shown])})."
     )
-    return Picture("weights", caption, _svg(draw, 0.4 + 2.5 * lines))
+    return Picture("weights", caption, draw_svg(draw, 0.4 + 2.5 * lines))
 
 
-def _svg(draw: Callable[[Figure], None], height: float) -> str:
+def draw_svg(draw: Callable[[Figure], None], height: float) -> str:
     """The output of ``draw`` as an SVG element without prologue or metadata."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
