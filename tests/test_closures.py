@@ -173,10 +173,12 @@ def test_rates_are_their_own_after_a_step_that_failed() -> None:
     def failed() -> tuple[Failing, BNEW]:
         net = Net()
         method = BNEW(binary_parameters(net), 4, fall=0.5)
-        optimizer = Failing(method.param_groups(net, 0.05), lr=0.05)
+        optimizer = Failing(method.param_groups(net, 0.2), lr=0.2)
         method.attach(optimizer)
         net(batch(0)[0]).sum().backward()
         optimizer.step()
+        for group in optimizer.param_groups:
+            group["lr"] /= 4
         optimizer.fails = True
         with pytest.raises(MemoryError):
             optimizer.step()
@@ -193,6 +195,11 @@ def test_rates_are_their_own_after_a_step_that_failed() -> None:
     optimizer.fails = False
     optimizer.step()
     assert [group["lr"] for group in optimizer.param_groups] == rates
+    optimizer, method = failed()
+    optimizer.fails = False
+    optimizer.param_groups[0]["lr"] = 0.01  # a schedule goes on after the error
+    optimizer.step()
+    assert [group["lr"] for group in optimizer.param_groups] == [0.01, 0.05]
 
 
 class Failing(torch.optim.SGD):

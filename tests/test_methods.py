@@ -220,7 +220,7 @@ def test_a_push_that_yields_refuses_averages_of_weight_decay() -> None:
 @pytest.mark.parametrize("closure", [False, True])
 @every_optimizer
 def test_the_rate_of_binary_weights_falls_slower(optimizer: str, closure: bool) -> None:
-    """As if a loop gave the groups of binary weights the rate lr (1 − t/T) (1 − t/T)^(fall − 1)."""
+    """As if a loop gave the groups of binary weights the rate lr (1 − t/T)^fall, others lr (1 − t/T)."""
     runs = []
     for by_hand in (False, True):
         w, real = nn.Parameter(torch.linspace(-0.5, 0.5, 12).view(3, 4)), nn.Parameter(torch.ones(2))
@@ -230,7 +230,7 @@ def test_the_rate_of_binary_weights_falls_slower(optimizer: str, closure: bool) 
         rates = [group["lr"] for group in made.param_groups]
         for step in range(20):
             left = 1 - step / 20
-            factors = (left * left**-0.5 if by_hand else left, left)
+            factors = (left**0.5 if by_hand else left, left)
             for group, rate, factor in zip(made.param_groups, rates, factors, strict=True):
                 group["lr"] = rate * factor
             before = [group["lr"] for group in made.param_groups]
@@ -249,6 +249,27 @@ def test_the_rate_of_binary_weights_falls_slower(optimizer: str, closure: bool) 
         runs.append((w.detach(), real.detach()))
         assert ("fall" in method.settings) is not by_hand
     torch.testing.assert_close(runs[0], runs[1], rtol=1e-5, atol=1e-6)
+
+
+def test_fall_is_that_of_the_highest_rate_so_far() -> None:
+    """A constant rate stays; after a warm-up the rate falls from its top, also when the run was resumed."""
+    w = nn.Parameter(torch.zeros(1, 1))
+    method = BNEW([w], 9, reg=1e-9, fall=0.5, fill=None)
+    optimizer = torch.optim.SGD([w], 1.0)
+    method.attach(optimizer)
+    moved = []
+    for step, rate in enumerate((0.01, 0.01, 0.04, 0.04, 0.01, 0.0025, 0.0)):
+        if step == 5:  # in another process
+            state = optimizer.state_dict()
+            method = BNEW([w], 9, reg=1e-9, fall=0.5, fill=None)
+            optimizer = torch.optim.SGD([w], 1.0)
+            method.attach(optimizer)
+            optimizer.load_state_dict(state)
+        optimizer.param_groups[0]["lr"] = rate
+        before, w.grad = w.item(), torch.full_like(w, -1.0)
+        optimizer.step()
+        moved.append(w.item() - before)
+    assert moved == pytest.approx([0.01, 0.01, 0.04, 0.04, 0.02, 0.01, 0], abs=1e-6)
 
 
 def test_fall_needs_a_group_of_its_own() -> None:

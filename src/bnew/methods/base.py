@@ -41,6 +41,8 @@ class Binarizer(Outside):
     """
 
     needs_total_steps = False
+    fall: float = 1.0
+    """The learning rate of the binary weights falls with this power of their group's own fall."""
 
     def __init__(
         self, params: Iterable[nn.Parameter], total_steps: int | None = None, *, scale: bool = False
@@ -124,11 +126,6 @@ class Binarizer(Outside):
     @property
     def binary_lr(self) -> float:
         """Factor for the learning rate of the binary weights; 1 for most methods."""
-        return 1.0
-
-    @property
-    def lr_factor(self) -> float:
-        """Factor for their learning rate in the next step alone; 1 for most methods."""
         return 1.0
 
     # ------------------------------------------------------------------ riding on the optimizer

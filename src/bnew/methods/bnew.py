@@ -85,9 +85,8 @@ class BNEW(Binarizer):
             the loss insists. Not in the paper; see docs/short-runs.md. On average the push is half of what
             it was: by default, strength and :attr:`binary_lr` are twice what they are without it, and
             ``fall`` is 1/2.
-        fall: where the learning rate falls linearly, that of the binary weights falls with this power of the
-            share of the run that is left: it is the group's times (1 − t / T)^(fall − 1). 1 leaves it alone,
-            which is right for a rate that does not fall to 0 linearly: with fall 1/2 the factor grows to √T.
+        fall: the learning rate of the binary weights falls with this power of their group's own fall: from a
+            highest rate r so far, it is r (lr / r)^fall where the group's is lr. 1 leaves it alone.
         freeze_at: share of the run after which :meth:`freeze` is called. A short run's push is strong enough
             for the weights to be at ±1 by then.
         scale: binary values are ± mean|w| (in ImageNet's fine-tuning).
@@ -149,12 +148,6 @@ class BNEW(Binarizer):
     def binary_lr(self) -> float:
         """``min(f^−0.4, 8)`` for a run f < 1 times as long as the published one, else 1; twice for reopen."""
         return self._binary_lr
-
-    @property
-    def lr_factor(self) -> float:
-        """``(1 − t / T)^(fall − 1)``; 1 from T on."""
-        left = 1 - self.progress
-        return float(left ** (self.fall - 1)) if left else 1.0
 
     def schedule(self) -> dict[str, float]:
         """``reg``: λ_t."""

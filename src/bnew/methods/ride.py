@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from bnew.methods.base import Binarizer
 
 
-# Key of the method's state in the optimizer's.
+# Key of the method's state in the optimizer's; key of the highest learning rate so far in a group.
 STATE = "bnew"
+PEAK = "bnew_peak_lr"
 
 
 class Ride:
@@ -40,7 +41,7 @@ class Ride:
         self.method, self.optimizer = method, optimizer
         self.closure: _Closure | None = None
         self.stepping = False
-        self.rates: list[tuple[dict[str, Any], Any]] = []  # groups whose rate is another one in this step
+        self.rates: list[tuple[dict[str, Any], Any, Any]] = []  # group, its rate, its rate in this step
         self.within = 0  # nested steps: a step may call the step of its base class, which calls the hooks too
         self.hooks = (
             optimizer.register_step_pre_hook(self._before),
@@ -93,19 +94,27 @@ class Ride:
         self.method.after_step()
 
     def begin(self) -> None:
-        """The method's turn before the step, when the gradients exist; then its rate for this step."""
+        """The method's turn before the step, when the gradients exist; then its rates for this step."""
         self.method.before_step(self.optimizer)
-        if (factor := self.method.lr_factor) != 1:
-            own = {id(p) for p in self.method.params}
-            groups = [g for g in self.optimizer.param_groups if own & {id(p) for p in g["params"]}]
-            self.rates = [(group, group["lr"]) for group in groups]
-            for group, rate in self.rates:
-                group["lr"] = rate * factor
+        if self.method.fall == 1:
+            return
+        own = {id(p) for p in self.method.params}
+        for group in self.optimizer.param_groups:
+            if not own.isdisjoint(map(id, group["params"])):
+                rate = group["lr"]
+                peak = group[PEAK] = max(float(rate), group.get(PEAK, 0.0))
+                if peak:
+                    group["lr"] = peak * (rate / peak) ** self.method.fall
+                    self.rates.append((group, rate, group["lr"]))
 
     def _reset_rates(self) -> None:
-        """Give groups their own rates again: after the step, or when one that raised an error left them."""
-        for group, rate in self.rates:
-            group["lr"] = rate
+        """Give groups their own rates again: after the step, or when one that raised an error left them.
+
+        A rate that was set since then, as by a scheduler after that error, stays.
+        """
+        for group, rate, lent in self.rates:
+            if group["lr"] is lent:
+                group["lr"] = rate
         self.rates = []
 
     def _add_state(self, _: torch.optim.Optimizer, state: dict[str, Any]) -> None:
