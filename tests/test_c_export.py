@@ -303,15 +303,16 @@ def test_sums_of_whole_numbers_cannot_overflow() -> None:
 
 @installed("gcc")
 def test_layers_of_many_products_in_fixed_point(tmp_path: Path) -> None:
-    """2,048 products of the largest numbers, of one sign, are summed as they are."""
+    """2,048 products of the largest numbers, of one sign, are summed as they are: by fours, and alone."""
     net = Network((8, 16, 16), mean=[0.0] * 8, std=[1.0] * 8)
     x = net.node("flatten", "input")
-    net.conv(x, np.full((3, 2048, 1, 1), 0.25, np.float32))
+    net.conv(x, np.full((7, 2048, 1, 1), 0.25, np.float32))
     path = net.write(tmp_path / "m.bnew")
     images = np.stack([np.full((16, 16, 8), value, np.uint8) for value in (255, 200, 0)])
     exported = export_c(path, tmp_path / "c", name="net", fixed=images)
-    found, _ = computed(compiled(exported, *WAYS["gcc -O2"]), "net", images, 3, np.int16)
+    found, _ = computed(compiled(exported, *WAYS["gcc -O2"]), "net", images, 7, np.int16)
     np.testing.assert_array_equal(found, twin(path, exported, images))
+    np.testing.assert_array_equal(found, sanitized(exported, images, np.int16, tmp_path / "c"))
     exact = bnew_engine.load(path)(images)
     np.testing.assert_allclose(found * 2.0 ** -(exported.exponent or 0), exact, atol=0.1)
 
@@ -474,6 +475,28 @@ def test_boards_in_fixed_point(
     if board == "cortex-m3":  # no library of floats
         names = run_tool("arm-none-eabi-nm", tmp_path / board / "network.elf")
         assert not re.findall(r"__aeabi_[fd]\w+", names)
+
+
+@pytest.mark.parametrize("board", BOARDS)
+def test_boards_convolve_in_fixed_point(board: str, tmp_path: Path) -> None:
+    """More products than 32 bits hold, an odd number of them, groups, gaps; two at once where a chip can."""
+    random = np.random.default_rng(3)
+    net = Network((3, 9, 9), mean=[0.5] * 3, std=[0.2] * 3)
+    x = net.conv("input", random.standard_normal((6, 3, 7, 7)).astype(np.float32), padding=[3] * 4)
+    gaps: dict[str, Any] = {"groups": 6, "dilation": [2, 2], "padding": [2] * 4}
+    x = net.conv(x, random.standard_normal((6, 1, 3, 3)).astype(np.float32), **gaps)
+    x = net.conv(x, random.standard_normal((10, 3, 3, 2)).astype(np.float32), groups=2, stride=[2, 2])
+    x = net.node("flatten", x)
+    net.conv(x, random.standard_normal((9, 160, 1, 1)).astype(np.float32))
+    path = net.write(tmp_path / "m.bnew")
+    images = np.concatenate([some_images((3, 9, 9)), np.full((1, 9, 9, 3), 255, np.uint8)])
+    exported = export_c(path, tmp_path, name="network", fixed=images)
+    found, _ = on_board(board, tmp_path, images)
+    expected = twin(path, exported, images)
+    np.testing.assert_array_equal(found.astype(np.uint16).view(np.int16), expected)
+    if BOARDS[board] == "arm":
+        code = run_tool("arm-none-eabi-objdump", "-d", tmp_path / board / "network.elf")
+        assert ("smlad" in code) == (board != "cortex-m3")
 
 
 def test_fixed_point_needs_images(
@@ -651,7 +674,7 @@ int main(void) {
         /* At times a b is a little less than half of the smallest float, and c is an odd number of those. */
         const int small = i % 16 == 15;
         const float a = small ? 0x1.000002p-75f : some(i % 4);
-        const float b = small ? 0x1.fffffcp-76f : some(i / 4 % 4);
+        const float b = small ? 0x1.fffffcp-76f : i & 64 && i % 16 == 7 ? 0 * a : some(i / 4 % 4);
         const float c = small    ? (float)(drawn() >> 9 | 1) * 0x1p-149f
                         : i & 32 ? some(i / 64 % 4)
                         : i & 16 ? -(a * b)

@@ -1,4 +1,4 @@
-/* The kernels of a network that bnew exports as C99, for chips without SIMD. `bnew export --format c` writes
+/* The kernels of a network that bnew exports as C99, for microcontrollers. `bnew export --format c` writes
  * the parts that a network needs into its file: a part stands between `#ifdef NEEDS_...` and its `#endif`.
  *
  * A number is a float or, with --fixed, 16-bit fixed point: NEEDS_FLOAT and NEEDS_FIXED are the two
@@ -12,6 +12,9 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#ifdef __ARM_FEATURE_SIMD32
+#include <arm_acle.h>
+#endif
 
 typedef char needs_an_int_of_32_bits[sizeof(int) >= 4 ? 1 : -1];
 
@@ -106,6 +109,10 @@ static inline float fused(float a, float b, float c) {
             memcpy(&a, &word, sizeof a);
             return a;
         }
+    } else if ((x << 1 == 0 && ey < 255) || (y << 1 == 0 && ex < 255)) { /* a b = 0 */
+        if (z << 1 == 0) z &= x ^ y;                                     /* -0 if both are */
+        memcpy(&c, &z, sizeof c);
+        return c;
     }
     return fused_in_double(a, b, c);
 }
@@ -379,7 +386,8 @@ struct window {
 #ifdef NEEDS_FLOAT
 typedef float total_sum;
 
-static inline float dot(const float* x, const float* weights, int n, float sum) {
+static inline float dot(const float* x, const float* weights, int n) {
+    float sum = 0;
     for (; n >= 4; n -= 4, x += 4, weights += 4) {
         sum = fused(x[0], weights[0], sum);
         sum = fused(x[1], weights[1], sum);
@@ -388,6 +396,19 @@ static inline float dot(const float* x, const float* weights, int n, float sum) 
     }
     for (; n > 0; --n) sum = fused(*x++, *weights++, sum);
     return sum;
+}
+
+/* The same for four output channels at once, which read each number together. */
+static inline void dot_of_four(const float* x, const float* weights, int n, float* sums) {
+    const float *a = weights, *b = a + n, *c = b + n, *d = c + n;
+    float of_a = 0, of_b = 0, of_c = 0, of_d = 0;
+    for (; n > 0; --n, ++x) {
+        of_a = fused(*x, *a++, of_a);
+        of_b = fused(*x, *b++, of_b);
+        of_c = fused(*x, *c++, of_c);
+        of_d = fused(*x, *d++, of_d);
+    }
+    sums[0] = of_a, sums[1] = of_b, sums[2] = of_c, sums[3] = of_d;
 }
 
 static inline float from_sum(const struct epilogue* e, int c, float sum) {
@@ -399,24 +420,53 @@ static inline float from_sum(const struct epilogue* e, int c, float sum) {
 #ifdef NEEDS_FIXED
 typedef int64_t total_sum;
 
-/* Weights are such that 128 products in a row fit 32 bits. */
-static inline int64_t dot(const int16_t* x, const int16_t* weights, int n, int64_t sum) {
-    while (n > 0) {
-        int some = n < 128 ? n : 128;
+/* sum + x[0] weights[0] + x[1] weights[1] */
+static inline int32_t two_products(const int16_t* x, const int16_t* weights, int32_t sum) {
+#ifdef __ARM_FEATURE_SIMD32
+    int16x2_t a, b;
+    memcpy(&a, x, sizeof a);
+    memcpy(&b, weights, sizeof b);
+    return __smlad(a, b, sum);
+#else
+    return sum + x[0] * weights[0] + x[1] * weights[1];
+#endif
+}
+
+/* In 128 weights in a row, the sizes add up to 65535 at most: the products of any of these fit 32 bits. */
+static inline int64_t dot(const int16_t* x, const int16_t* weights, int n) {
+    int64_t sum = 0;
+    for (; n > 0; n -= 128) {
+        const int16_t* const end = x + (n < 128 ? n / 2 * 2 : 128);
         int32_t part = 0;
-        n -= some;
-        for (; some >= 4; some -= 4, x += 4, weights += 4)
-            part += x[0] * weights[0] + x[1] * weights[1] + x[2] * weights[2] + x[3] * weights[3];
-        for (; some > 0; --some) part += *x++ * *weights++;
+        for (; x < end; x += 2, weights += 2) part = two_products(x, weights, part);
+        if (n < 128 && n % 2) part += *x * *weights;
         sum += part;
     }
     return sum;
 }
 
-/* As `applied`, of large sums. */
+/* The same for four output channels at once, which read each number together. */
+static inline void dot_of_four(const int16_t* x, const int16_t* weights, int n, int64_t* sums) {
+    const int16_t *a = weights, *b = a + n, *c = b + n, *d = c + n;
+    sums[0] = sums[1] = sums[2] = sums[3] = 0;
+    for (; n > 0; n -= 128) {
+        const int16_t* const end = x + (n < 128 ? n / 2 * 2 : 128);
+        int32_t of_a = 0, of_b = 0, of_c = 0, of_d = 0;
+        for (; x < end; x += 2, a += 2, b += 2, c += 2, d += 2) {
+            of_a = two_products(x, a, of_a);
+            of_b = two_products(x, b, of_b);
+            of_c = two_products(x, c, of_c);
+            of_d = two_products(x, d, of_d);
+        }
+        if (n < 128 && n % 2) of_a += *x * *a, of_b += *x * *b, of_c += *x * *c, of_d += *x * *d;
+        sums[0] += of_a, sums[1] += of_b, sums[2] += of_c, sums[3] += of_d;
+    }
+}
+
+/* As `applied`, of large sums: (v / 2^(by - 1) + 1) / 2 rounds too, and without a shift for the half. */
 static inline int32_t from_sum(const struct epilogue* e, int c, int64_t sum) {
     const struct affine* a = &e->sums[c];
-    const int64_t v = ((sum * a->times + (((int64_t)1 << a->by) >> 1)) >> a->by) + a->add;
+    const int64_t v = (((2 * sum * a->times >> a->by) + 1) >> 1) + a->add;
     return v > 32767 ? 32767 : v < -32768 ? -32768 : (int32_t)v;
 }
 #endif /* NEEDS_FIXED */
@@ -427,43 +477,53 @@ struct conv {
     int groups;
     const struct real* in;
     const weight* weights;
+    number* numbers; /* scratch: a window of a group; NULL if it is one place that is always inside */
     struct epilogue end;
 };
 
+/* The numbers of a window, one place after the other; those in the padding are 0, as in bnew's engine. */
+static const number* numbers_of(const struct conv* s, int group, int first_y, int first_x) {
+    const struct window* w = &s->window;
+    const int channels = s->in->channels / s->groups;
+    number* to = s->numbers;
+    int ky, kx, c, pieces = w->kernel_x, length = channels;
+    if (!to) return pixel(s->in, first_y, first_x) + group * channels;
+    if (s->groups == 1 && w->dilation_x == 1 && first_x >= 0 && first_x + w->kernel_x <= s->in->width) {
+        pieces = 1; /* a row lies close together */
+        length = w->kernel_x * channels;
+    }
+    for (ky = 0; ky < w->kernel_y; ++ky) {
+        const int y = first_y + ky * w->dilation_y;
+        const number* row = y >= 0 && y < w->height ? pixel(s->in, y, 0) + group * channels : NULL;
+        for (kx = 0; kx < pieces; ++kx) {
+            const int x = first_x + kx * w->dilation_x;
+            const number* from = row && x >= 0 && x < s->in->width ? row + x * s->in->channels : NULL;
+            if (from)
+                for (c = 0; c < length; ++c) *to++ = from[c];
+            else
+                for (c = 0; c < length; ++c) *to++ = 0;
+        }
+    }
+    return s->numbers;
+}
+
 static void conv_row(const struct conv* s, int y) {
     const struct window* w = &s->window;
-    const int channels = s->in->channels / s->groups, per_group = s->end.channels / s->groups;
-    const int first_y = y * w->stride_y - w->top;
-    /* Without gaps, the columns of a window's row lie close together. */
-    const int close = w->dilation_x == 1 && s->groups == 1;
-    const number* rows[MOST_KERNEL_ROWS] = {NULL}; /* where each row of the window begins */
-    int top = 0, bottom = w->kernel_y;             /* its rows inside of the image */
-    int x, o, ky, kx;
-    while (top < bottom && first_y + top * w->dilation_y < 0) ++top;
-    while (top < bottom && first_y + (bottom - 1) * w->dilation_y >= w->height) --bottom;
+    const int per_group = s->end.channels / s->groups;
+    const int size = w->kernel_y * w->kernel_x * (s->in->channels / s->groups);
+    int x, group, o, k;
     for (x = 0; x < s->end.width; ++x) {
-        const int first_x = x * w->stride_x - w->left;
-        int begin = 0, end = w->kernel_x; /* its columns inside of the image */
-        while (begin < end && first_x + begin * w->dilation_x < 0) ++begin;
-        while (begin < end && first_x + (end - 1) * w->dilation_x >= s->in->width) --end;
-        for (ky = top; ky < bottom && begin < end; ++ky)
-            rows[ky] = pixel(s->in, first_y + ky * w->dilation_y, first_x + begin * w->dilation_x);
-        for (o = 0; o < s->end.channels; ++o) {
-            const weight* weights = s->weights + (ptrdiff_t)o * w->kernel_y * w->kernel_x * channels;
-            const int offset = o / per_group * channels;
-            total_sum sum = 0;
-            for (ky = top; ky < bottom && begin < end; ++ky) {
-                const weight* of_row = weights + (ky * w->kernel_x + begin) * channels;
-                if (close) {
-                    sum = dot(rows[ky], of_row, (end - begin) * channels, sum);
-                } else {
-                    for (kx = 0; kx < end - begin; ++kx) {
-                        const number* from = rows[ky] + kx * w->dilation_x * s->in->channels + offset;
-                        sum = dot(from, of_row + kx * channels, channels, sum);
-                    }
-                }
+        const weight* weights = s->weights;
+        accumulator* to = s->end.scratch;
+        for (group = 0; group < s->groups; ++group) {
+            const number* in = numbers_of(s, group, y * w->stride_y - w->top, x * w->stride_x - w->left);
+            const int last = (group + 1) * per_group;
+            total_sum sums[4];
+            for (o = group * per_group; o + 4 <= last; o += 4, weights += 4 * size) {
+                dot_of_four(in, weights, size, sums);
+                for (k = 0; k < 4; ++k) *to++ = from_sum(&s->end, o + k, sums[k]);
             }
-            s->end.scratch[o] = from_sum(&s->end, o, sum);
+            for (; o < last; ++o, weights += size) *to++ = from_sum(&s->end, o, dot(in, weights, size));
         }
         finish(&s->end, y, x);
     }

@@ -53,7 +53,7 @@ def words_of(bits: int) -> int:
 def plan(stages: Sequence[Stage], output: Value, number_bytes: int = 4) -> Memory:
     """The smallest arena that was found, by trying for one stage after the other whether a ring helps.
 
-    Numbers are floats of 4 bytes, or 2 bytes long; scratch for the latter is words.
+    Numbers are floats of 4 bytes, or 2 bytes long; a pixel's sums of the latter are words.
     """
     graph = _Graph(stages, output, number_bytes)
     best = graph.place(frozenset())
@@ -173,10 +173,20 @@ class _Graph:
 
 
 def scratch_of(stage: Stage, number_bytes: int) -> tuple[int, int]:
-    """The numbers and the words that a stage needs besides its values; words for a pixel's sums come last."""
+    """The numbers and the words that a stage needs besides its values; those for a pixel's sums come last."""
     sums = stage.shape[0] if stage.has_epilogue else 0
-    words = 2 * window_words(stage)
-    return (sums, words) if number_bytes == 4 else (0, words + sums)
+    numbers, words = window_numbers(stage), 2 * window_words(stage)
+    return (numbers + sums, words) if number_bytes == 4 else (numbers, words + sums)
+
+
+def window_numbers(stage: Stage) -> int:
+    """The numbers of a convolution's window, of one group; 0 if they lie where they are."""
+    if stage.kind != "conv":
+        return 0
+    assert stage.weights is not None
+    assert stage.window is not None
+    lies_there = stage.window.kernel == (1, 1) and not any(stage.window.pad)
+    return 0 if lies_there else stage.weights[0].size
 
 
 def window_words(stage: Stage) -> int:

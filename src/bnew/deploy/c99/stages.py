@@ -123,7 +123,7 @@ class Span:
     places: int
 
 
-STRUCTS = {"image": 4, "conv": 48, "binary_conv": 60, "pool": 24, "pointwise": 4, "flatten": 12}
+STRUCTS = {"image": 4, "conv": 52, "binary_conv": 60, "pool": 24, "pointwise": 4, "flatten": 12}
 """The kernels, and the bytes of their structs in kernels.c without epilogues; of images, without scales."""
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bnew.deploy.c99.memory import Memory, window_words
+from bnew.deploy.c99.memory import Memory, window_numbers, window_words
 from bnew.deploy.c99.stages import AFFINE, Span, Stage, Value
 
 
@@ -75,7 +75,6 @@ def source(name: str, stages: Sequence[Stage], output: Value, memory: Memory, cl
     ]
     parts = [
         f'/* {name}: a network, written by `bnew export --format c`. */\n\n#include "{name}.h"\n',
-        *(f"#define MOST_KERNEL_ROWS {rows}\n" for rows in _kernel_rows(stages)),
         kernels(needs),
         f"/* {'network':->98} */\n",
         "\n".join(arena) + "\n",
@@ -87,12 +86,6 @@ def source(name: str, stages: Sequence[Stage], output: Value, memory: Memory, cl
         names = ",\n    ".join(text(each) for each in classes)
         parts.append(f"const char* const {name}_classes[{len(classes)}] = {{\n    {names},\n}};\n")
     return "\n".join(parts)
-
-
-def _kernel_rows(stages: Sequence[Stage]) -> list[int]:
-    """The most rows of a window of a convolution of numbers, if there is one."""
-    rows = [stage.window.kernel[0] for stage in stages if stage.kind == "conv" and stage.window]
-    return [max(rows)] if rows else []
 
 
 def kernels(needs: set[str]) -> str:
@@ -161,6 +154,8 @@ class _Writer:
             yield "weights", f"{stage.name}__weights"
         if stage.kind == "conv":
             yield "groups", stage.groups
+            if window_numbers(stage):
+                yield "numbers", f"arena.reals + {self._memory.scratch[s][0]}"
         if stage.kind == "binary_conv":
             assert stage.weights is not None
             scratch = self._memory.scratch[s][1]
@@ -189,7 +184,7 @@ class _Writer:
                 yield field, f"&{self.value(value)}"
         reals, words = self._memory.scratch[s]
         if not self._memory.is_fixed:
-            yield "scratch", f"arena.reals + {reals}"
+            yield "scratch", f"arena.reals + {reals + window_numbers(stage)}"
         else:
             yield "scratch", f"(accumulator*)(arena.bits + {words + 2 * window_words(stage)})"
         yield "channels", stage.shape[0]
