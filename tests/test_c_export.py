@@ -520,10 +520,10 @@ def test_fixed_point_needs_images(
     for i, image in enumerate(images[:20]):
         Image.fromarray(image[..., 0]).save(tmp_path / f"{i}.png")
     pictures: tuple[Any, ...] = ("--images", tmp_path / "*.png")
-    for source, options in ((path, pictures), (run.path, ())):
+    for source, options, name in ((path, pictures, "digits"), (run.path, (), "birealnet8")):
         code, _, err = cli("export", source, tmp_path / "d", "--format", "c", "--fixed", *options)
         assert (code, err) == (0, "")
-        assert "#define DIGITS_EXPONENT" in (tmp_path / "d" / "digits.h").read_text()
+        assert f"#define {name.upper()}_EXPONENT" in (tmp_path / "d" / f"{name}.h").read_text()
 
 
 def test_numbers_that_16_bits_cannot_hold(tmp_path: Path) -> None:
@@ -545,7 +545,10 @@ def test_command(cli: Any, run: Run, digits: tuple[Path, Array, Array], tmp_path
     assert all(len(line) <= 80 for line in out.splitlines()[:-1])
     assert "binary_conv" in out
     assert sorted(file.name for file in (tmp_path / "a").iterdir()) == ["digits.c", "digits.h"]
-    code, *_ = cli("export", run.path, tmp_path / "b", "--format", "c")
+    code, *_ = cli("export", run.path, tmp_path / "m", "--format", "c")
+    assert code == 0
+    assert sorted(file.name for file in (tmp_path / "m").iterdir()) == ["birealnet8.c", "birealnet8.h"]
+    code, *_ = cli("export", run.path, tmp_path / "b", "--format", "c", "--name", "digits")
     assert code == 0
     for name in ("digits.c", "digits.h"):
         assert (tmp_path / "a" / name).read_text() == (tmp_path / "b" / name).read_text()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -489,10 +491,13 @@ def test_several_results_and_an_open_shape(source: Path, path: Path) -> None:
     y = file.node("GlobalAveragePool", x)
     onnx.save(file.model(x, y), source)
     with pytest.raises(
-        BnewError, match=r"takes images of 3×\?×\? and leaves lengths open: give the input_shape"
+        BnewError,
+        match=r"takes images of 3×\?×\? and leaves lengths open: give input_shape \(--input-shape\)$",
     ):
         import_onnx(source, path)
-    with pytest.raises(BnewError, match=r"input_shape is \[4, 8, 8\], but .* takes images of 3×\?×\?"):
+    with pytest.raises(
+        BnewError, match=r"input_shape \(--input-shape\) is \[4, 8, 8\], but .* takes images of 3×\?×\?"
+    ):
         import_onnx(source, path, input_shape=(4, 8, 8))
     import_onnx(source, path, input_shape=(3, 8, 8))
     images = np.random.default_rng(2).normal(size=(2, 3, 8, 8)).astype(np.float32)
@@ -780,6 +785,22 @@ def test_without_libraries(source: Path, path: Path, monkeypatch: pytest.MonkeyP
         patched.setitem(sys.modules, "onnx", None)
         with pytest.raises(BnewError, match=r"importing needs onnx .*pip install 'bnew\[onnx\]'"):
             import_onnx(source, path)
+
+
+def test_one_is_no_plural(source: Path, path: Path) -> None:
+    fully_connected(source, 64, "qonnx.custom_op.general")
+    found = import_onnx(source, path)
+    assert found.nodes is not None
+    assert found.engine is not None
+    layers: Any = SimpleNamespace(
+        nodes=[SimpleNamespace(op=op) for op in ("binary_conv", "conv")], file_bytes=9
+    )
+    one = replace(found.nodes, nodes=1, described=1)
+    said = str(replace(found, packed=layers, nodes=one, engine=replace(found.engine, equal=1)))
+    assert ": 1 binary layer, 1 real one, " in said
+    assert ": 1 node differs by " in said
+    assert "; 1 is " in said
+    assert ": 1 of 8 random images differs by " in said
 
 
 def test_command(source: Path, path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,7 +22,7 @@ from bnew.convert.summary import summary
 from bnew.errors import BnewError, NumericalError
 from bnew.packing.file import PackedFile
 from bnew.results.report import write_report
-from bnew.text import CONTROLS, printable
+from bnew.text import CONTROLS, counted, printable
 
 HOSTILE = "\x1b[31m\nred\u202e<script>alert(1)</script>|\x9b\u2028[bold]"
 SHOWN = r"\x1b[31m\nred\u202e<script>alert(1)</script>|\x9b\u2028[bold]"
@@ -185,3 +185,13 @@ def test_a_row_of_the_table_stays_one(report: dict[str, str]) -> None:
     assert len(rows) == 2  # the header, and the group
     assert all(len(re.findall(r"(?<!\\)\|", row)) == 12 for row in rows)
     assert "<script>" not in re.sub(r"\\.", "", report["report.md"])
+
+
+def test_counted() -> None:
+    assert [counted(n, "layer") for n in (0, 1, 2, 1000)] == [
+        "0 layers",
+        "1 layer",
+        "2 layers",
+        "1,000 layers",
+    ]
+    assert [counted(n, "is", "are") for n in (1, 2)] == ["1 is", "2 are"]

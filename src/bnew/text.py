@@ -34,6 +34,11 @@ def percent(share: float | None, digits: int = 2) -> str:
     return "–" if share is None else f"{100 * share:.{digits}f} %"
 
 
+def counted(count: int, singular: str, plural: str = "") -> str:
+    """``1 layer``, ``2 layers``; ``plural`` where it is not the singular with an s."""
+    return f"{count:,} {singular if count == 1 else plural or singular + 's'}"
+
+
 def elided(names: Sequence[str]) -> str:
     """``a, b, c``, of more than six the first five and an ellipsis."""
     return ", ".join([*names[:5], "…"] if len(names) > 6 else names)

@@ -160,7 +160,7 @@ def export(
             bits, no heap and no library, and computes the numbers of bnew-engine to the last bit.
         data_dir: folder of the run's images, named as for `bnew eval`, to check an ONNX graph or for --fixed;
             by default, the run's own. ONNX is checked on generated images if those are missing.
-        name: how the functions in C begin; by default, as the packed file or the run's folder is named.
+        name: how the functions in C begin; by default, as the packed file or the run's model is named.
         flash: the chip's bytes of flash, such as 256k: a network in C that does not fit is refused.
         ram: the same for its RAM.
         fixed: numbers in C are 16-bit fixed point in place of floats, for a chip without a floating-point
@@ -222,7 +222,8 @@ def _packed(
 
     best = best_run(run)
     _say_which(best, run)
-    path = folder / f"{best.path.resolve().name}.bnew"
+    model = Path(best.recipe.model.rpartition(":")[2]).name  # of package.module:factory, timm:hf-hub:org/name
+    path = folder / f"{model}.bnew"
     pack_run(best, path, machine)
     if not fixed:
         return path, None

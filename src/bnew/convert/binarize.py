@@ -22,6 +22,7 @@ from bnew.deprecated import renamed_argument, warn_of
 from bnew.errors import lookup
 from bnew.layers import SURROGATES, BinaryLayer, RSign, check_module
 from bnew.process import is_first_process
+from bnew.text import counted
 
 P = ParamSpec("P")
 InputSign: TypeAlias = str | Callable[[int], nn.Module]
@@ -179,8 +180,7 @@ def binarize(
         recalibrate(model, calibrate)
     if verbose and is_first_process():
         count = sum(row.binarize for row in rows)
-        layers = "one binary layer" if count == 1 else f"{count} binary layers"
-        print(f"binarize: {type(model).__name__} has {layers} now", file=sys.stderr)
+        print(f"binarize: {type(model).__name__} has {counted(count, 'binary layer')} now", file=sys.stderr)
         print(rows.outcome, file=sys.stderr)
     return model
 

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from bnew.display import duration
 from bnew.fit.plan import NAMES, Clock
-from bnew.text import percent, printable
+from bnew.text import counted, percent, printable
 
 if TYPE_CHECKING:
     from bnew.training.loop import Trainer
@@ -74,7 +74,7 @@ class Screen:
 
 def ended_early(stage: str, epochs: int, planned: int) -> str:
     """What is said of a stage for which there was less time than planned."""
-    return f"{NAMES[stage]} ended after {epochs} of {planned} epochs, as its time was used up"
+    return f"{NAMES[stage]} ended after {epochs} of {counted(planned, 'epoch')}, as its time was used up"
 
 
 class FirstEpoch(Exception):

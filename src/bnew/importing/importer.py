@@ -21,7 +21,9 @@ from bnew.importing.tflite_file import is_tflite, read_tflite
 from bnew.importing.tflite_runtime import against_tflite
 from bnew.packing.file import PackedFile
 from bnew.packing.packer import normalised, pack
+from bnew.text import counted
 
+_SHAPE = "input_shape (--input-shape)"  # in Python, and on the command line
 _IMAGES = 8  # random ones, to compare with
 _BATCH = 2  # of these at once, since every value of the network is kept
 
@@ -46,8 +48,8 @@ class Imported:
 
     def __str__(self) -> str:
         real = sum(node.op == "conv" for node in self.packed.nodes)
-        size = f"{self.packed.file_bytes:,} bytes"
-        lines = [f"{self.path}: {self.binary_layers} binary layers, {real} real ones, {size}"]
+        size, binary = f"{self.packed.file_bytes:,} bytes", counted(self.binary_layers, "binary layer")
+        lines = [f"{self.path}: {binary}, {counted(real, 'real one')}, {size}"]
         if not self.binary_layers:
             reasons: dict[str, list[str]] = {}
             for layer, reason in self.packed.real_layers.items():
@@ -59,17 +61,20 @@ class Imported:
         if self.nodes is None:
             lines.append(f"not compared with {self.runtime}, which is not installed")
         else:
-            by_hand = f"; {self.nodes.described} are {self.nodes.kinds}" if self.nodes.described else ""
+            described = counted(self.nodes.described, "is", "are")
+            by_hand = f"; {described} {self.nodes.kinds}" if self.nodes.described else ""
+            differ = counted(self.nodes.nodes, "node differs", "nodes differ")
             lines.append(
-                f"{self.nodes.runtime}: {self.nodes.nodes} nodes differ by {self.nodes.difference:.1g} of "
-                f"the root mean square at most{by_hand}"
+                f"{self.nodes.runtime}: {differ} by {self.nodes.difference:.1g} of the "
+                f" root mean square at most{by_hand}"
             )
         if self.engine is None:
             lines.append("the packed file was not run, as bnew-engine is not installed")
         else:
             found = self.engine
+            differ = "differs" if found.equal == 1 else "differ"
             lines.append(
-                f"bnew-engine: {found.equal} of {found.images} random images differ by rounding only; "
+                f"bnew-engine: {found.equal} of {found.images} random images {differ} by rounding only; "
                 f"{found.median:.1g} in the median, {found.largest:.1g} at most"
             )
         return "\n".join(lines)
@@ -153,7 +158,7 @@ def import_network(
     if not is_tflite(Path(file)):
         return import_onnx(file, path, input_shape=input_shape, **options)
     if input_shape is not None:
-        raise BnewError("a .tflite file says the shape of its images: leave out the input_shape")
+        raise BnewError(f"a .tflite file says the shape of its images: leave out {_SHAPE}")
     return import_tflite(file, path, **options)
 
 
@@ -196,14 +201,14 @@ def _shape(graph: Graph, file: str | Path, given: Sequence[int] | None) -> tuple
     if given is None:
         lengths = [length for length in own if length is not None]
         if len(lengths) < len(own):
-            raise BnewError(f"{file} takes images of {known} and leaves lengths open: give the input_shape")
+            raise BnewError(f"{file} takes images of {known} and leaves lengths open: give {_SHAPE}")
     else:
         lengths = [int(length) for length in given]
         fits = len(lengths) == len(own) and all(
             n > 0 and m in (None, n) for n, m in zip(lengths, own, strict=False)
         )
         if not fits:
-            raise BnewError(f"input_shape is {lengths}, but {file} takes images of {known}")
+            raise BnewError(f"{_SHAPE} is {lengths}, but {file} takes images of {known}")
     if math.prod(lengths) > MOST_NUMBERS:
         raise BnewError(f"images of {'×'.join(map(str, lengths))} are too large")
     return tuple(lengths)

@@ -21,7 +21,7 @@ from bnew.packing.checksum import is_whole
 from bnew.packing.rows import Argument, Takes
 from bnew.packing.sizes import settled
 from bnew.packing.vocabulary import OPERATORS, STEPS
-from bnew.text import elided, percent, printable
+from bnew.text import counted, elided, percent, printable
 
 VERSION = "1"
 METADATA = {"format", "version", "graph", "crc32"}
@@ -238,7 +238,7 @@ class PackedFile(Line):
         binary, real = self._weights
         return printable(
             f"<PackedFile '{self.path}': {' and '.join(inputs)} → {result.removesuffix('×1×1')}, "
-            f"{len(self.nodes)} nodes, "
+            f"{counted(len(self.nodes), 'node')}, "
             f"{binary:,} binary weights, {real:,} real numbers, {self.file_bytes:,} bytes>"
         )
 

@@ -73,7 +73,7 @@ class Stages:
         if "mean" not in image:
             raise BnewError(
                 "the file does not say how bytes of an image become numbers: pack it with mean and std, as "
-                "bnew.pack(..., mean=..., std=...) does"
+                "bnew.pack(..., mean=..., std=...) or bnew import --mean ... --std ... does"
             )
         # (b / 255 - mean) / std = b / (255 std) - mean / std
         mean, std = (np.array(image[key], np.float32).astype(np.float64) for key in ("mean", "std"))
