@@ -144,8 +144,7 @@ Cortex-M7 runs two instructions at once where it can.
 
 The ratio is to the better of bnew's two. Without an FPU, most instructions of bnew with floats go into the
 first layer, scales and shortcuts, whose multiply-adds are computed by whole numbers: there, and only there,
-`--fixed` is what to take. Where a ratio is below one, int8 needs fewer instructions, and a binary network
-saves flash alone.
+`--fixed` is what to take.
 """
     options.out.write_text(report, "utf-8")
     print(report)
