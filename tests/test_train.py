@@ -626,6 +626,8 @@ def test_mixed_precision(tmp_path: Path) -> None:
     for name in ("train_loss", "train_accuracy"):
         assert float(mixed.rows()[-1][name]) == pytest.approx(float(plain.rows()[-1][name]), rel=0.15)
     assert mixed.summary["distance"] == 0
+    tested = evaluate_run(mixed, MACHINE)  # in float32, as the packed network computes
+    assert mixed.summary["test_loss"] == pytest.approx(tested.loss, rel=1e-5)
 
 
 def test_the_code_that_decides_is_all_there_is() -> None:

@@ -407,10 +407,11 @@ class Trainer:
         self._shown.epoch(epoch, state, row)
 
     def finish(self) -> None:
-        """Test the best weights, once."""
+        """Test the best weights, once; without mixed precision, as the packed network computes."""
         state = self.state
         load_weights(self.module, self.run, state.best_sha256)
-        tested = evaluate(self.model, self.test, self.fabric, self.data.num_classes)
+        model = self.module if self.machine.precision.endswith("mixed") else self.model
+        tested = evaluate(model, self.test, self.fabric, self.data.num_classes)
         summary: dict[str, Any] = {
             "val_accuracy": state.best["accuracy"],
             "best_epoch": state.best["epoch"],
