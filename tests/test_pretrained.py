@@ -67,7 +67,7 @@ def test_documentation_has_the_numbers_of_the_card(card: Card) -> None:
     page = (Path(__file__).parent.parent / "docs" / "pretrained.md").read_text()
     (row,) = (line for line in page.splitlines() if line.startswith(f"| {card.name} | {card.model} |"))
     assert f"| {card.trained} | {percent(card.accuracy)} (" in row
-    assert f"of {card.test_images} images | {card.packed_bytes:,} bytes |" in row
+    assert f"of {card.test_images:,} images | {card.packed_bytes:,} bytes |" in row
 
 
 def test_a_card_as_a_table() -> None:
