@@ -33,7 +33,7 @@ from helpers import MACHINE, RECIPE
 from PIL import Image
 from tiny import Network, powers, signs
 
-from bnew.deploy.c99.export import CODE, Exported, export_c
+from bnew.deploy.c99.export import CODE, Exported, export_c, identifier
 from bnew.deploy.c99.fixed import Fixed, affine, applied, thresholds, whole_weights
 from bnew.deploy.c99.interpreting import Interpreter
 from bnew.deploy.c99.network import FixedNetwork, as_bytes
@@ -315,6 +315,35 @@ def test_layers_of_many_products_in_fixed_point(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found, sanitized(exported, images, np.int16, tmp_path / "c"))
     exact = bnew_engine.load(path)(images)
     np.testing.assert_allclose(found * 2.0 ** -(exported.exponent or 0), exact, atol=0.1)
+
+
+WINDOWS: dict[str, dict[str, Any]] = {
+    "all in the padding": {"kernel": (1, 3), "stride": (3, 3), "padding": (1, 2, 1, 2), "dilation": (1, 3)},
+    "padding larger than the kernel": {"kernel": (2, 1), "stride": (2, 1), "padding": (5, 0, 0, 4)},
+    "1x1 with padding and stride": {"kernel": (1, 1), "stride": (2, 3), "padding": (0, 1, 2, 0), "groups": 6},
+    "gaps": {"kernel": (2, 3), "padding": (0, 3, 5, 0), "dilation": (3, 2), "groups": 2},
+    "the image": {"kernel": (2, 3), "groups": 3},
+}
+
+
+@installed("gcc")
+@pytest.mark.parametrize("window", WINDOWS)
+def test_windows_at_the_edges(window: str, tmp_path: Path) -> None:
+    """Few rows, of which a ring may keep one that no window reads; 5 outputs a group."""
+    random = np.random.default_rng(5)
+    fields: dict[str, Any] = {"groups": 1, **WINDOWS[window]}
+    groups = fields["groups"]
+    net = Network((6, 2, 3), mean=[0.4] * 6, std=[0.2] * 6)
+    weight = random.standard_normal((5 * groups, 6 // groups, *fields.pop("kernel"))).astype(np.float32)
+    net.conv("input", weight, then=[{"shift": net.tensor([0.1])}], **fields)
+    path = net.write(tmp_path / "m.bnew")
+    images = some_images((6, 2, 3))
+    expected = bnew_engine.load(path, isa="scalar")(images).reshape(len(images), -1)
+    exported = export_c(path, tmp_path, name="net")
+    assert_same_bits(sanitized(exported, images, np.float32, tmp_path), expected)
+    exported = export_c(path, tmp_path, name="net", fixed=images)
+    results = sanitized(exported, images, np.int16, tmp_path)
+    np.testing.assert_array_equal(results, twin(path, exported, images))
 
 
 def near_the_engine(net: Network, images: Array, tmp_path: Path, share: float) -> None:
@@ -649,6 +678,20 @@ def test_names_and_texts(tmp_path: Path) -> None:
     assert len({stage.name for stage in exported.stages}) == len(exported.stages)
     texts = (ctypes.c_char_p * 4).in_dll(compiled(exported, *WAYS["gcc -O2"]), "net_classes")
     assert [each.decode() for each in texts if each] == net.graph["classes"]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("x-1.y", "x_1_y"),
+        ("9net", "net_9net"),
+        ("int", "int"),
+        ("string", "net_string"),
+        ("Time", "net_Time"),
+    ],
+)
+def test_names_begin_functions_and_files(name: str, expected: str) -> None:
+    assert identifier(name) == expected
 
 
 FUSED = """

@@ -26,6 +26,12 @@ from bnew.text import printable
 CODE = 6 << 10
 """The flash that is reckoned for the kernels' machine code: it is smaller on Cortex-M and RISC-V, by -Os."""
 
+HEADERS = frozenset(
+    "arm_acle assert complex ctype errno fenv float inttypes iso646 limits locale math setjmp signal stdarg "
+    "stdbool stddef stdint stdio stdlib string tgmath time wchar wctype".split()
+)
+"""C's own: a file of such a name, such as string.h, would be included in place of it."""
+
 
 @dataclass(frozen=True, repr=False)
 class Exported(Line):
@@ -128,7 +134,7 @@ def export_c(
 
 
 def identifier(name: str) -> str:
-    """``name`` as a C identifier.
+    """``name`` as a C identifier that names no header of C's own.
 
     Raises:
         BnewError: nothing of it can be in one.
@@ -136,7 +142,7 @@ def identifier(name: str) -> str:
     plain = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_")
     if not plain:
         raise BnewError(f"'{name}' has no letter that a name in C can have: give one by --name")
-    return f"net_{plain}" if plain[0].isdigit() else plain
+    return f"net_{plain}" if plain[0].isdigit() or plain.lower() in HEADERS else plain
 
 
 def _check(exported: Exported, flash: int | None, ram: int | None) -> None:

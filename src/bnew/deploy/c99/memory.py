@@ -96,7 +96,7 @@ class _Graph:
         reader = self.stages[into]
         if reader.kind == "flatten":
             return None
-        rows = produced = 0
+        rows, produced = 1, 0  # a row is written also where no window reads one
         for y in range(reader.height):
             first, last = reader.reads(y) if reader.source in values else (y, y + 1)
             if reader.end.other in values:
