@@ -26,9 +26,9 @@ from bnew.text import printable
 CODE = 6 << 10
 """The flash that is reckoned for the kernels' machine code: it is smaller on Cortex-M and RISC-V, by -Os."""
 
-HEADERS = frozenset(
-    "arm_acle assert complex ctype errno fenv float inttypes iso646 limits locale math setjmp signal stdarg "
-    "stdbool stddef stdint stdio stdlib string tgmath time wchar wctype".split()
+HEADERS = (
+    "arm_acle|assert|complex|ctype|errno|fenv|float|inttypes|iso646|limits|locale|math|setjmp|signal|stdarg|"
+    "stdbool|stddef|stdint|stdio|stdlib|string|tgmath|time|wchar|wctype"
 )
 """C's own: a file of such a name, such as string.h, would be included in place of it."""
 
@@ -142,7 +142,8 @@ def identifier(name: str) -> str:
     plain = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_")
     if not plain:
         raise BnewError(f"'{name}' has no letter that a name in C can have: give one by --name")
-    return f"net_{plain}" if plain[0].isdigit() or plain.lower() in HEADERS else plain
+    taken = plain[0].isdigit() or re.fullmatch(HEADERS, plain, re.IGNORECASE)
+    return f"net_{plain}" if taken else plain
 
 
 def _check(exported: Exported, flash: int | None, ram: int | None) -> None:
