@@ -47,7 +47,7 @@ def with_classes(
     """Results (N, classes) of images (N, H, W, C), those that are expected, and the classes chosen (N)."""
     library = exported.source.with_suffix(".so")
     compiler = os.environ.get("CC", "cc")
-    command = [compiler, "-std=c99", "-O2", "-shared", "-fPIC", exported.source, "-o", library]
+    command = [compiler, "-std=c99", "-O2", "-shared", "-fPIC", str(exported.source), "-o", str(library)]
     subprocess.run(command, check=True)
     code = ctypes.CDLL(str(library))
     out, chosen = np.zeros(expected.shape, dtype), np.zeros(len(images), np.int64)
