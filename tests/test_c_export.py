@@ -555,11 +555,15 @@ def test_fixed_point_needs_images(
         assert f"#define {name.upper()}_EXPONENT" in (tmp_path / "d" / f"{name}.h").read_text()
 
 
-def test_numbers_that_16_bits_cannot_hold(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("scale", "refusal"),
+    [(1e6, "numbers up to .*, more than 16 bits hold"), (1e-5, "numbers of 1e-05 at most, smaller than 16")],
+)
+def test_numbers_that_16_bits_cannot_hold(scale: float, refusal: str, tmp_path: Path) -> None:
     net = Network((1, 4, 4), mean=[0.0], std=[1.0])
-    net.node("identity", "input", name="huge", then=[{"scale": net.tensor([1e6])}])
+    net.node("identity", "input", name="a", then=[{"scale": net.tensor([scale])}])
     images = some_images((1, 4, 4))
-    with pytest.raises(BnewError, match=r"layer 'huge' has numbers up to .*, more than 16 bits hold"):
+    with pytest.raises(BnewError, match=f"layer 'a' has {refusal}"):
         export_c(net.write(tmp_path / "m.bnew"), tmp_path / "c", fixed=images)
     assert not (tmp_path / "c").exists()
 

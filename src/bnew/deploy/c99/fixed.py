@@ -24,6 +24,8 @@ from bnew.text import printable
 
 LARGEST = 32767
 MOST_EXPONENT = 20
+LEAST = 2.0 ** (7 - MOST_EXPONENT)
+"""The largest number of a stage has seven bits at least."""
 CHUNK = 128
 """The products that kernels.c adds in 32 bits."""
 
@@ -85,9 +87,11 @@ def _fixed(stage: Stage, largest: Largest, exponents: Mapping[Value, int]) -> tu
     source = exponents.get(stage.source, 0) if stage.source and not stage.source.is_bits else 0
     if stage.kind == "flatten":
         return replace(stage, end=FixedEpilogue(source)), source
-    _check_sizes(stage, max(largest.first, largest.middle, largest.last))
     one = 1.0 if end.activation in ("sign", "hard_sigmoid", "hard_swish", "round") else 0.0
-    first = exponent = _exponent(max(largest.middle, one))
+    middle = max(largest.middle, one)
+    _check_sizes(stage, max(largest.first, middle, largest.last))
+    _check_smallness(stage, min(middle, largest.last or middle))
+    first = exponent = _exponent(middle)
     passes_on = stage.kind in ("pool", "pointwise") and end.scale is None
     if end.multiply:
         first = _exponent(largest.first)
@@ -138,6 +142,12 @@ def _check_sizes(stage: Stage, largest: float) -> None:
         raise BnewError(
             printable(f"layer '{stage.name}' has {what}, more than 16 bits hold: export it without --fixed")
         )
+
+
+def _check_smallness(stage: Stage, largest: float) -> None:
+    if 0 < largest < LEAST:
+        what = f"layer '{stage.name}' has numbers of {largest:.1g} at most, smaller than 16 bits hold"
+        raise BnewError(printable(f"{what}: export it without --fixed"))
 
 
 def whole_weights(stage: Stage) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.int64]]:
