@@ -7,14 +7,21 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
+from helpers import MACHINE
 from tiny import Network, powers, signs, words_of
 
 from bnew.deploy.c99.export import Exported
 from bnew.deploy.c99.folding import STEPS
+from bnew.deploy.c99.network import as_bytes
+from bnew.deploy.pack_run import pack_run
+from bnew.results.run import Run
+from bnew.training.run_data import load_run_data
+
+bnew_engine = pytest.importorskip("bnew_engine")
 
 STRICT = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror")
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g")
@@ -27,6 +34,7 @@ WAYS = {
     "clang -O3 with FMA": ("clang", "-std=gnu99", "-O3", "-march=x86-64-v3", "-ffp-contract=fast"),
 }
 Array = np.typing.NDArray[Any]
+Digits: TypeAlias = tuple[Path, Array, Array]
 BOARDS = {
     "cortex-m3": "arm",
     "cortex-m4": "arm",
@@ -81,6 +89,10 @@ def computed(
     return out, classes
 
 
+def assert_same_bits(found: Array, expected: Array) -> None:
+    np.testing.assert_array_equal(found.view(np.uint32), expected.reshape(found.shape).view(np.uint32))
+
+
 def on_board(board: str, folder: Path, images: Array) -> tuple[Array, list[int]]:
     """Bits (N, size) and classes that an emulated board prints for ``folder/network.c``."""
     tools = (BARE[BOARDS[board]], f"qemu-system-{BOARDS[board]}", "make")
@@ -92,6 +104,41 @@ def on_board(board: str, folder: Path, images: Array) -> tuple[Array, list[int]]
     assert int(re.findall(r"^(\d+) instructions", printed, re.MULTILINE)[0]) > 1000
     found = np.array([[int(each, 16) for each in row.split()] for _, row in lines], np.uint32)
     return found, [int(number) for number, _ in lines]
+
+
+def sanitized(exported: Exported, images: Array, dtype: Any, folder: Path) -> Array:
+    """Results (N, size) of a program that is watched by sanitizers."""
+    (folder / "main.c").write_text(
+        """
+        #include <stdio.h>
+        #include "net.h"
+        int main(void) {
+            static uint8_t image[NET_HEIGHT * NET_WIDTH * NET_CHANNELS];
+            static net_number out[NET_OUTPUTS];
+            while (fread(image, sizeof image, 1, stdin)) {
+                net_run(image, out);
+                fwrite(out, sizeof out, 1, stdout);
+            }
+            return 0;
+        }
+        """
+    )
+    program = folder / "program"
+    run_tool("gcc", *STRICT, *SANITIZERS, folder / "main.c", exported.source, "-o", program)
+    done = subprocess.run(
+        [program], input=images.tobytes(), capture_output=True, check=False, env={"LD_PRELOAD": ""}
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    return np.frombuffer(done.stdout, dtype).reshape(len(images), -1)
+
+
+def all_digits(run: Run) -> Digits:
+    """A run's packed file, all its test images as bytes, and the results of the engine's scalar kernels."""
+    path = run.path.parent / "digits.bnew"
+    of_image = pack_run(run, path, MACHINE).graph["input"]
+    batches = load_run_data(run, MACHINE).batches("test", train=False).epoch(0)
+    images = as_bytes(np.concatenate([x.numpy() for x, _ in batches]), of_image["mean"], of_image["std"])
+    return path, images, bnew_engine.load(path, isa="scalar")(images)
 
 
 def section_sizes(compiler: str, file: Path) -> dict[str, int]:

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-if TYPE_CHECKING:  # it loads torch, which reads the number of threads below
+if TYPE_CHECKING:  # they load torch, which reads the number of threads below
+    from c_code import Digits
     from helpers import Cli
+
+    from bnew.results.run import Run
 
 # As many threads everywhere, so that runs can be compared bit for bit. With a test process on each core, more
 # would only wait for each other. NumPy, and the processes that tests start, take the number from here.
@@ -70,3 +73,21 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
         return ended.value.code, *capsys.readouterr()
 
     return call
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A network of the digits, trained for a second."""
+    from helpers import MACHINE, RECIPE
+
+    from bnew.training.loop import train
+
+    return train(RECIPE, tmp_path_factory.mktemp("c") / "digits", MACHINE)
+
+
+@pytest.fixture(scope="session")
+def digits(digits_run: Run) -> Digits:
+    """Its packed file, all test images as bytes, and the engine's results."""
+    from c_code import all_digits
+
+    return all_digits(digits_run)
