@@ -66,7 +66,7 @@ class Imported:
             differ = counted(self.nodes.nodes, "node differs", "nodes differ")
             lines.append(
                 f"{self.nodes.runtime}: {differ} by {self.nodes.difference:.1g} of the "
-                f" root mean square at most{by_hand}"
+                f"root mean square at most{by_hand}"
             )
         if self.engine is None:
             lines.append("the packed file was not run, as bnew-engine is not installed")
