@@ -798,6 +798,7 @@ def test_one_is_no_plural(source: Path, path: Path) -> None:
     one = replace(found.nodes, nodes=1, described=1)
     said = str(replace(found, packed=layers, nodes=one, engine=replace(found.engine, equal=1)))
     assert ": 1 binary layer, 1 real one, " in said
+    assert "  " not in said
     assert ": 1 node differs by " in said
     assert "; 1 is " in said
     assert ": 1 of 8 random images differs by " in said
