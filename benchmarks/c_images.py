@@ -41,26 +41,20 @@ class Options:
     """The folder of the run."""
 
 
-def with_classes(
-    exported: Exported, images: Array, expected: Array, dtype: type[np.generic]
-) -> tuple[Array, Array, Array]:
-    """Results (N, classes) of images (N, H, W, C), those that are expected, and the classes chosen (N)."""
+def check(what: str, exported: Exported, images: Array, expected: Array) -> None:
+    """Fails unless C gives all numbers (N, classes) of images (N, H, W, C), and their classes."""
     library = exported.source.with_suffix(".so")
     compiler = os.environ.get("CC", "cc")
     command = [compiler, "-std=c99", "-O2", "-shared", "-fPIC", str(exported.source), "-o", str(library)]
     subprocess.run(command, check=True)
     code = ctypes.CDLL(str(library))
-    out, chosen = np.zeros(expected.shape, dtype), np.zeros(len(images), np.int64)
+    out = np.zeros(expected.shape, np.float32 if exported.exponent is None else np.int16)
+    chosen = np.zeros(len(images), np.int64)
     for i, image in enumerate(images):
         data = image.tobytes()
         code.network_run(data, out[i].ctypes.data_as(ctypes.c_void_p))
         chosen[i] = code.network_predict(data)
-    results = out * np.float32(2.0 ** -(exported.exponent or 0))
-    return results, expected, chosen
-
-
-def check(what: str, found: Array, expected: Array, chosen: Array) -> None:
-    """Fails unless all numbers and all classes are equal."""
+    found = out * np.float32(2.0 ** -(exported.exponent or 0))
     same = (found.view(np.uint32) == expected.view(np.uint32)).all(1)
     right = chosen == expected.argmax(1)
     print(
@@ -80,10 +74,10 @@ def main(options: Options) -> None:
         images = as_bytes(np.concatenate([x.numpy() for x, _ in batches]), of_image["mean"], of_image["std"])
         engine = np.ascontiguousarray(bnew_engine.load(path, isa="scalar")(images).reshape(len(images), -1))
         exported = export_c(path, Path(folder) / "floats", name="network")
-        check("floats, beside the engine", *with_classes(exported, images, engine, np.float32))
+        check("floats, beside the engine", exported, images, engine)
         exported = export_c(path, Path(folder) / "fixed", name="network", fixed=sample)
         fixed = FixedNetwork(path, sample)(images)
-        check("--fixed, beside its twin", *with_classes(exported, images, fixed, np.int16))
+        check("--fixed, beside its twin", exported, images, fixed)
     same = (engine.argmax(1) == fixed.argmax(1)).mean()
     right = [100 * (results.argmax(1) == labels).mean() for results in (engine, fixed)]
     print(f"accuracy: floats {right[0]:.2f} %, --fixed {right[1]:.2f} %; {100 * same:.2f} % the same class")
